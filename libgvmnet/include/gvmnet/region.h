@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Regions: named memory of 4 KiB pages, cut into slabs that are spread over the memory nodes of the
+ * cluster map. This is a client's view of one region through one worker: all calls and callbacks
+ * are on that worker's thread; a program with several workers opens the region on each.
+ *
+ * The region hides keys, grants, reconnects and retries. A page operation that meets a broken
+ * connection or an absent node is tried again, with full-jitter back-off, until its deadline; so
+ * with GVM_NEVER it stalls until the node is back. A node that is back without the region's data
+ * (another generation) is a loss: operations on its slabs fail with -EIO at once and for good.
+ */
+#ifndef GVMNET_REGION_H
+#define GVMNET_REGION_H
+
+#include <gvmnet/gvmnet.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct gvm_region;
+
+#define GVM_REGION_CREATE 1u	/* make it where it is not there */
+#define GVM_REGION_EXCL 2u	/* with CREATE: -EEXIST where it is there */
+#define GVM_REGION_EPHEMERAL 4u /* goes when this client has gone */
+#define GVM_REGION_READONLY 8u
+
+#define GVM_SLAB_BYTES (16u << 20)
+
+struct gvm_region_config {
+	const char *name;	/* 1 to 63 of [A-Za-z0-9._-] */
+	uint64_t bytes;		/* a multiple of the page size; 0 with no CREATE: as it is */
+	uint32_t slab_bytes;	/* power of two, 64 KiB to 1 GiB; 0: GVM_SLAB_BYTES */
+	uint32_t flags;		/* GVM_REGION_* */
+	uint32_t linger_ms;	/* how long it stays held after a connection is lost; 0: 30,000 */
+	void *arg;
+	/* A node that holds slabs cannot be reached (why < 0), is back (0), or is back without the
+	 * data (-EIO). May be NULL. */
+	void (*node_state)(void *arg, unsigned node, int why);
+};
+
+/* Called once: 0 and the region may be used; else it could not be opened: -EBUSY (another client
+ * holds it), -ENOENT, -EEXIST, -ENOSPC, -EACCES, -EINVAL, ...; the log has the sentence. */
+typedef void (*gvm_region_cb)(void *arg, struct gvm_region *region, int status);
+
+/*
+ * Open or create. Asynchronous; *region is valid at once for gvm_region_close, for the rest after
+ * opened(0). deadline_ns as in gvm_op. All nodes that the map places a slab on take part.
+ */
+int gvm_region_open(struct gvm_worker *worker, const struct gvm_region_config *config,
+		    uint64_t deadline_ns, gvm_region_cb opened, struct gvm_region **region);
+/* The id that goes with a name: the same everywhere. */
+uint64_t gvm_region_id_of(const char *name);
+uint64_t gvm_region_id(const struct gvm_region *region);
+uint64_t gvm_region_pages(const struct gvm_region *region);
+uint64_t gvm_region_slab_pages(const struct gvm_region *region);
+/* 1: the slab with this page has storage on its node, so that the page may differ from zeros. */
+int gvm_region_has_storage(const struct gvm_region *region, uint64_t page);
+
+/* One page operation; like gvm_op: the caller's memory, done exactly once, never from the post. */
+struct gvm_region_op {
+	void (*done)(struct gvm_region_op *op, int status);
+	uint64_t deadline_ns; /* absolute; 0: GVM_OP_TIMEOUT_MS from now; GVM_NEVER: stall */
+	/* the library's */
+	struct gvm_op op;
+	struct gvm_region *region;
+	struct gvm_region_op *next, *prev;
+	void *buf;
+	uint64_t page;
+	uint32_t count;
+	uint8_t kind, tries, state;
+	void *slab;
+};
+
+/*
+ * Fetch count pages from page on into buf. They must lie in one slab, count * 4096 at most
+ * GVM_XFER_MAX. A slab without storage gives zeros, without a word on the network (the operation
+ * still completes from progress). -EIO: the data is lost.
+ */
+int gvm_region_fetch(struct gvm_region *region, uint64_t page, uint32_t count, void *buf,
+		     struct gvm_region_op *op);
+/* Store count pages; within one slab, as above. buf must not change until done. A slab without
+ * storage is given some first. -ENOSPC: the memory node is full. */
+int gvm_region_put(struct gvm_region *region, uint64_t page, uint32_t count, const void *buf,
+		   struct gvm_region_op *op);
+/* The pages read as zeros from done on, and cost nothing. Any count, also over slabs. A fetch or put
+ * of such a page before done is undefined: wait. */
+int gvm_region_discard(struct gvm_region *region, uint64_t page, uint64_t count,
+		       struct gvm_region_op *op);
+/* As GVM_XFER_MAX and -EAGAIN of gvm_fetch: operations wait in the region, so posts do not fail for
+ * want of credits. Gathered like gvm_fetch's: gvm_worker_flush sends them. */
+
+/*
+ * A clone of the whole region under another name, as it is now; both go their own way afterwards
+ * (copy on write by slab at the memory nodes). Operations under way must be waited for first.
+ * Asynchronous: done(status) once.
+ */
+int gvm_region_clone(struct gvm_region *region, const char *name, uint32_t flags,
+		     struct gvm_region_op *op);
+/* Change its size. Growing gives zeros; shrinking discards. No operations may be under way. */
+int gvm_region_resize(struct gvm_region *region, uint64_t bytes, struct gvm_region_op *op);
+/* Delete it on every node. Afterwards only gvm_region_close. */
+int gvm_region_delete(struct gvm_region *region, struct gvm_region_op *op);
+/* Let go: operations under way complete with -ECANCELED; the name can be opened by others. */
+void gvm_region_close(struct gvm_region *region);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
