@@ -33,6 +33,7 @@
 #define GVM_WIRE_NAME_MAX 63u /* bytes of a region's or cluster's name, without terminator */
 #define GVM_WIRE_MAC_LEN 32u
 #define GVM_WIRE_NONCE_LEN 32u
+#define GVM_REFUSED_MAX 256u /* bytes of the sentence in REFUSED, without terminator */
 
 /* What a frame is. Numbers are the protocol's: never reuse one. */
 enum gvm_wire_type {
@@ -57,7 +58,7 @@ enum gvm_wire_type {
 	GVM_T_REGION_OPEN = 32,
 	GVM_T_REGION_CLOSE = 33,
 	GVM_T_REGION_DELETE = 34,
-	GVM_T_REGION_RESIZE = 35,
+	GVM_T_REGION_RESIZE = 35, /* page = new size in pages, arg = slabs of it on this node */
 	GVM_T_REGION_CLONE = 36, /* snapshot: what a forked child sees */
 	GVM_T_SLAB_GRANT = 37,	 /* give this slab memory that I may write; answer its key */
 	GVM_T_SLAB_LIST = 38,	 /* which slabs of the region have memory, and their keys */
@@ -116,13 +117,16 @@ struct gvm_hdr {
 /* Write the 48 bytes of h at buf. h must be well formed (the caller made it). */
 void gvm_hdr_encode(uint8_t *buf, const struct gvm_hdr *h);
 /*
- * Read a header from the 48 bytes at buf. -GVM_EPROTO: bad magic, unknown type, undefined flag or
- * status, or a length that the type does not allow (message > GVM_WIRE_MSG_MAX, transfer >
- * GVM_WIRE_XFER_MAX, FETCH or STORED with a payload, ...).
+ * Read a header from the 48 bytes at buf. -GVM_EPROTO: bad magic, unknown type, a flag or status
+ * that is undefined or that the type does not have (requests have no status, only FETCHED has ZERO,
+ * only REPLY has MORE; the application's types have all), or a length that the type does not allow
+ * (message > GVM_WIRE_MSG_MAX, transfer > GVM_WIRE_XFER_MAX, FETCH or STORED with a payload, a
+ * body of fixed length that has another, FETCHED with neither bytes nor ZERO, ...).
  */
 int gvm_hdr_decode(const uint8_t *buf, struct gvm_hdr *h);
 
-/* -errno of a wire status, and back. A number not in the table is EPROTO, an errno not in it IO. */
+/* -errno of a wire status, and back (either sign). A number not in the table is EPROTO, an errno
+ * not in it IO. */
 int gvm_wire_errno(unsigned status);
 unsigned gvm_wire_status(int err);
 /* Short English name of a frame type or status ("FETCH", "busy"), never NULL. */
