@@ -197,6 +197,12 @@ struct gvm_region_clone {
 #define GVM_REGION_CLONE_LEN 80u
 
 /*
+ * REGION_CLOSE, REGION_DELETE: the header's region says it all. REGION_RESIZE: page = the new size
+ * in pages (not 0), arg = how many slabs of it the client's map places on this node. Their replies
+ * have no body. NODE_STAT: the reply's body is JSON text.
+ */
+
+/*
  * SLAB_LIST. Header: region, page = first slab index, arg = most entries wanted. The reply has
  * entries of 16 bytes, ascending, GVM_F_MORE when there are further ones. SLAB_GRANT: page = slab
  * index; the reply has one entry.
