@@ -228,6 +228,24 @@ struct gvm_worker *gvm_peer_worker(const struct gvm_peer *peer);
 void gvm_peer_set_user(struct gvm_peer *peer, void *user);
 void *gvm_peer_user(const struct gvm_peer *peer);
 
+/*
+ * What becomes of a peer, for a layer between the application and the worker (the region client):
+ * each observer of a peer is told what gvm_worker_config's handlers of the same names are told,
+ * before them, and after the operations of a connection that ended have completed. An observer may
+ * take itself away, also from within. Zero-initialise; the caller's memory until taken away.
+ * For peers that this side connects: they last as long as their worker.
+ */
+struct gvm_peer_observer {
+	void (*peer_state)(struct gvm_peer_observer *observer, struct gvm_peer *peer,
+			   enum gvm_peer_state state, int why);
+	void (*writable)(struct gvm_peer_observer *observer, struct gvm_peer *peer);
+	struct gvm_peer_observer *next, *prev; /* the library's */
+	struct gvm_peer *peer;		       /* the library's */
+};
+void gvm_peer_observe(struct gvm_peer *peer, struct gvm_peer_observer *observer);
+/* No-op for one that observes nothing. */
+void gvm_peer_unobserve(struct gvm_peer_observer *observer);
+
 /* ---- operations ---------------------------------------------------------------------------- */
 
 /*

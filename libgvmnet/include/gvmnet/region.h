@@ -2,7 +2,10 @@
 /*
  * Regions: named memory of 4 KiB pages, cut into slabs that are spread over the memory nodes of the
  * cluster map. This is a client's view of one region through one worker: all calls and callbacks
- * are on that worker's thread; a program with several workers opens the region on each.
+ * are on that worker's thread. A program with several workers opens the region on one of them and,
+ * when that has succeeded, without CREATE on the others, and uses each slab through one of them only:
+ * storage that a slab is given through one view is not seen by the others. A region is closed
+ * before its worker is.
  *
  * The region hides keys, grants, reconnects and retries. A page operation that meets a broken
  * connection or an absent node is tried again, with full-jitter back-off, until its deadline; so
@@ -34,8 +37,8 @@ struct gvm_region_config {
 	uint32_t flags;		/* GVM_REGION_* */
 	uint32_t linger_ms;	/* how long it stays held after a connection is lost; 0: 30,000 */
 	void *arg;
-	/* A node that holds slabs cannot be reached (why < 0), is back (0), or is back without the
-	 * data (-EIO). May be NULL. */
+	/* A node that holds slabs cannot be reached (why < 0, once), is back (0), or is back without
+	 * the data, or a part of it (-EIO, its last word). Once opened. May be NULL. */
 	void (*node_state)(void *arg, unsigned node, int why);
 };
 
@@ -67,9 +70,10 @@ struct gvm_region_op {
 	struct gvm_region_op *next, *prev;
 	void *buf;
 	uint64_t page;
+	uint64_t end, at; /* of a discard: one past the last page, the slab it has come to */
 	uint32_t count;
+	int32_t failure;  /* of a part; the whole goes on first */
 	uint8_t kind, tries, state;
-	void *slab;
 };
 
 /*
