@@ -17,6 +17,16 @@
  * their payload is bounded by GVM_HELLO_MAX, and a fetch or put from the other side is a protocol
  * error. After closed() or close() the provider never mentions the endpoint again; all its
  * operations have been completed before closed(), or before close() returns.
+ *
+ * Who owns what of a gvm_op between fetch() or put() and completed(): core has next, prev, peer,
+ * state and status; the provider has slot and prov[4] (its queue links go there) and reads the rest.
+ *
+ * Who calls when: core calls send, fetch, put, cancel and shut also from within message(), and shut
+ * from within connected() and accepted(); shut() inside an upcall makes the endpoint gone when the
+ * upcall returns, whatever it returns. completed(), writable() and closed() call nothing of the
+ * provider: core serves them after progress() or ready() has returned.
+ *
+ * Who counts what: the provider bytes_*, fetches_served and puts_served; core all the others.
  */
 #ifndef GVM_PROVIDER_H
 #define GVM_PROVIDER_H

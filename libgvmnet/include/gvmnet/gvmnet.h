@@ -145,8 +145,9 @@ struct gvm_worker_config {
 	void *arg;
 	/* A message that is not the answer to a gvm_call. */
 	void (*message)(void *arg, struct gvm_peer *peer, const struct gvm_msg *msg);
-	/* A peer has become READY (status 0), or has ceased to be (why, negative errno). For a
-	 * connection that the other side opened, CLOSED is its last event: the peer is freed after. */
+	/* A peer has become READY (why 0), has ceased to be, or an attempt to connect has failed (why,
+	 * negative errno; the operations under way have completed before). For a connection that the
+	 * other side opened, CLOSED is its last event: the peer is freed after. */
 	void (*peer_state)(void *arg, struct gvm_peer *peer, enum gvm_peer_state state, int why);
 	/* A post that was answered -EAGAIN may be tried again. */
 	void (*writable)(void *arg, struct gvm_peer *peer);
@@ -271,6 +272,7 @@ struct gvm_op {
 	uint32_t len;
 	uint8_t kind, state;
 	uint16_t slot;
+	int status;
 	uint64_t prov[4];	/* the provider's */
 };
 
