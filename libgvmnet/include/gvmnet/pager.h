@@ -79,9 +79,15 @@ int gvm_pager_discard(struct gvm_range *range, uint64_t offset, uint64_t bytes);
 /* The program is about to, or did, move or resize its mapping: call this instead of mremap. Like
  * mremap(base, bytes, new_bytes, flags, fixed): returns the new address, or MAP_FAILED and errno. */
 void *gvm_pager_remap(struct gvm_range *range, uint64_t new_bytes, int flags, void *fixed);
-/* Unmap a part: its pages are gone here and there. A hole splits the range's bookkeeping, not the
- * region. When nothing is left the range is detached and must not be used again (returns 1). */
+/* Give up a part: its pages are gone here and there. A hole splits the range's bookkeeping, not the
+ * region. The addresses stay reserved, inaccessible (an anonymous PROT_NONE mapping laid over them in
+ * one step, so that no other thread's mmap can land there): the caller unmaps them or maps over them.
+ * When nothing is left the range is detached and must not be used again (returns 1). */
 int gvm_pager_unmap(struct gvm_range *range, uint64_t offset, uint64_t bytes);
+/* Whether a forked child gets a view of the range (1, the default). 0: its region is not cloned, and
+ * the child's addresses are left as the kernel made them; for what is MADV_DONTFORK, and for shared
+ * memory, of which a clone would not be the same memory any more. */
+void gvm_range_set_fork(struct gvm_range *range, int follow);
 /* Change the local budget while running. -EINVAL: less than 1 MiB. Returns at once; pages go as
  * fast as they can be written back. */
 int gvm_pager_set_local(struct gvm_pager *pager, uint64_t bytes);
