@@ -156,6 +156,7 @@ struct gvm_worker_config {
 
 int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 		    struct gvm_worker **worker);
+struct gvm_net *gvm_worker_net(const struct gvm_worker *worker);
 /* Ends connections; operations under way complete with -ECANCELED before this returns. */
 void gvm_worker_close(struct gvm_worker *worker);
 /* Do what can be done now without waiting. Returns the number of events served. */
