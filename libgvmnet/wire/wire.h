@@ -200,6 +200,13 @@ struct gvm_region_clone {
  * REGION_CLOSE, REGION_DELETE: the header's region says it all. REGION_RESIZE: page = the new size
  * in pages (not 0), arg = how many slabs of it the client's map places on this node. Their replies
  * have no body. NODE_STAT: the reply's body is JSON text.
+ *
+ * REGION_OPEN, REGION_DELETE, REGION_LIST and NODE_STAT may come at any time. The others want the
+ * region to be open on the same connection, else the answer is NOENT: a node that has lost a region
+ * can so never take a grant for the beginning of a new one. DELETE wants that nobody but this
+ * client holds it. DISCARD takes a slab's storage and key away, and the slab from the list, only
+ * where one run covers all of the slab that lies in the region: a client that finds a slab missing
+ * from the list without having discarded it whole knows that its data is lost.
  */
 
 /*
