@@ -63,25 +63,43 @@ void gvm_log_set(void (*sink)(enum gvm_log_level level, const char *line));
 void gvm_log_set_level(enum gvm_log_level level);
 enum gvm_log_level gvm_log_level(void);
 
+/*
+ * For lines that a remote peer can cause: at most GVM_LOG_BURST of them a second, then silence; the
+ * first line of a later second says how many were left out. One limit, static and
+ * zero-initialised, for each kind of line. Thread-safe; does not allocate.
+ */
+#define GVM_LOG_BURST 10u
+struct gvm_log_limit {
+	uint64_t second;	  /* the library's */
+	uint32_t lines, left_out; /* the library's */
+};
+void gvm_log_limited(struct gvm_log_limit *limit, enum gvm_log_level level, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
 /* ---- options ------------------------------------------------------------------------------- */
 
 /* One option as the table declares it: GVM_* in the environment, --name on a command line. */
 struct gvm_option {
 	const char *env;     /* "GVM_TRANSPORT" */
 	const char *flag;    /* "--transport", or NULL */
-	const char *type;    /* "text", "count", "bytes", "ms", "bool", "choice" */
+	const char *type;    /* "text", "count", "bytes", "ms", "bool", "choice", "provider" (a choice,
+			      * then ":arguments" or nothing), "node" (an id or "none"), "cpus" ("0,2-5") */
 	const char *fallback; /* the default, as text */
 	const char *help;    /* one sentence */
-	const char *choices; /* for choice: "a|b|c" */
+	const char *choices; /* for choice and provider: "a|b|c"; for bytes: "power of two" or NULL */
+	uint64_t min, max;   /* for count, bytes and ms: what is legal, both inclusive */
 };
 /* The table, *count entries. */
 const struct gvm_option *gvm_options(size_t *count);
 /* The value in force: set by gvm_option_set, else the environment, else the default. Never NULL
  * for an option that is in the table. */
 const char *gvm_option_text(const char *env);
-/* The same as a number; bytes understand K, M, G, T (1,024-based). Values are checked when read
- * from the command line or by gvm_options_check, so these cannot fail. */
+/* The same as a number; bytes understand K, M, G, T (1,024-based), bool is 0 or 1, a node that is
+ * "none" is GVM_NODE_NONE. Values are checked when read from the command line or by
+ * gvm_options_check, so these cannot fail; an illegal one in the environment counts as not there. */
 uint64_t gvm_option_number(const char *env);
+/* The CPU of the i-th polling thread by GVM_POLL_CPUS, in turn; -1: not to be pinned. */
+int gvm_option_cpu(unsigned i);
 /* Set an option by its environment name; -EINVAL with a logged sentence if the value is not legal,
  * -ENOENT if there is no such option. Before the net is opened. */
 int gvm_option_set(const char *env, const char *value);
@@ -333,7 +351,7 @@ void gvm_mem_unregister(struct gvm_mem *mem, void (*gone)(void *arg), void *arg)
 #define GVM_HIST_BUCKETS (62 * GVM_HIST_STEPS)
 struct gvm_hist {
 	uint64_t count, sum, max;
-	uint32_t bucket[GVM_HIST_BUCKETS];
+	uint64_t bucket[GVM_HIST_BUCKETS];
 };
 void gvm_hist_add(struct gvm_hist *hist, uint64_t value);
 /* The value that fraction (0 to 1) of the samples do not exceed; 0 when there are none. */
@@ -341,6 +359,12 @@ uint64_t gvm_hist_percentile(const struct gvm_hist *hist, double fraction);
 void gvm_hist_merge(struct gvm_hist *into, const struct gvm_hist *from);
 /* Upper edge (inclusive) of a bucket. */
 uint64_t gvm_hist_edge(unsigned bucket);
+
+/* As a JSON object: count, mean, p50, p90, p99, p999, max, in the unit of the samples. */
+void gvm_hist_json(FILE *out, const struct gvm_hist *hist);
+/* As a Prometheus summary called name; samples are multiplied by scale (1e-9: from ns to s). */
+void gvm_hist_prometheus(FILE *out, const char *name, const char *help, double scale,
+			 const struct gvm_hist *hist);
 
 /* Counters of one worker's connections; each has one name everywhere (see gvm_net_counters). */
 struct gvm_net_stats {

@@ -1,0 +1,494 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The options: one table, from which the command line, the environment, "gvm info" and the manual
+ * pages all take their names, defaults, ranges and help. The command line beats the environment,
+ * the environment the default. Values are set before threads start; reading is for any thread and
+ * neither locks nor allocates.
+ */
+#include <gvmnet/gvmnet.h>
+
+#include <ctype.h>
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern char **environ;
+
+#define K      (1ull << 10)
+#define M      (1ull << 20)
+#define G      (1ull << 30)
+#define DAY_MS (24ull * 3600 * 1000)
+
+#define TEXT(env, flag, fallback, help)                                                            \
+	{                                                                                          \
+		env, flag, "text", fallback, help, NULL, 0, 0                                      \
+	}
+#define NUMBER(env, flag, type, fallback, min, max, help)                                          \
+	{                                                                                          \
+		env, flag, type, fallback, help, NULL, min, max                                    \
+	}
+#define CHOICE(env, flag, fallback, choices, help)                                                 \
+	{                                                                                          \
+		env, flag, "choice", fallback, help, choices, 0, 0                                 \
+	}
+
+static const struct gvm_option table[] = {
+	/* the transport and who this is */
+	{ "GVM_TRANSPORT", "--transport", "provider", "auto",
+	  "Which provider carries the bytes; auto takes the best that can be used here.",
+	  "auto|tcp|verbs|ofi|loop", 0, 0 },
+	TEXT("GVM_CLUSTER", "--cluster", "",
+	     "The cluster file: a line \"ID HOST PORT\" for each node, see cluster.conf(5)."),
+	{ "GVM_NODE", "--node", "node", "none",
+	  "This process's id in the cluster file; a client needs none.", NULL, 0,
+	  GVM_MAX_NODES - 1 },
+	TEXT("GVM_KEY_FILE", "--key-file", "",
+	     "File with the pre-shared key, not readable by others; without one only loopback is "
+	     "listened on."),
+	{ "GVM_INSECURE", "--insecure", "bool", "0",
+	  "Listen beyond loopback although there is no key.", NULL, 0, 1 },
+	CHOICE("GVM_LOG", "--log", "warn", "error|warn|info|debug",
+	       "The most detailed kind of line that is logged."),
+
+	/* connections and operations */
+	NUMBER("GVM_OP_TIMEOUT_MS", NULL, "ms", "10000", 1, DAY_MS,
+	       "Deadline of an operation that names none."),
+	NUMBER("GVM_CONNECT_MS", NULL, "ms", "5000", 1, DAY_MS,
+	       "How long one attempt to connect may take."),
+	NUMBER("GVM_HANDSHAKE_MS", NULL, "ms", "5000", 1, DAY_MS,
+	       "How long a new connection may take to prove its key."),
+	NUMBER("GVM_KEEPALIVE_MS", NULL, "ms", "10000", 10, DAY_MS,
+	       "A peer that is silent for so long is asked; silent for twice as long, it is lost."),
+	NUMBER("GVM_BACKOFF_MIN_MS", NULL, "ms", "10", 1, 60000,
+	       "Bound of the random pause before the first new attempt; it doubles from there."),
+	NUMBER("GVM_BACKOFF_MAX_MS", NULL, "ms", "2000", 1, DAY_MS,
+	       "The most that the bound of the pause between attempts grows to."),
+	NUMBER("GVM_SPIN_US", NULL, "count", "20", 0, 1000000,
+	       "Microseconds that a worker polls before it sleeps."),
+	{ "GVM_POLL_CPUS", NULL, "cpus", "",
+	  "CPUs that polling threads are pinned to in turn, such as 0,2-5; empty: not pinned.",
+	  NULL, 0, 0 },
+	NUMBER("GVM_OP_WINDOW", NULL, "count", "256", 1, 4096,
+	       "One-sided operations that may be under way per connection."),
+	NUMBER("GVM_CREDITS", NULL, "count", "64", 4, 4096,
+	       "Messages that a peer may send before it must wait for this side."),
+	NUMBER("GVM_MAX_CONNS", NULL, "count", "16384", 1, 1000000,
+	       "Connections that one worker accepts."),
+
+	/* the pager */
+	NUMBER("GVM_LOCAL", "--local", "bytes", "1G", M, 1ull << 48,
+	       "How much of the paged memory may be on this machine at a time."),
+	NUMBER("GVM_PAGER_THREADS", NULL, "count", "0", 0, 256,
+	       "Threads that serve page faults; 0: as many as fit the machine."),
+	NUMBER("GVM_PREFETCH", "--prefetch", "count", "32", 0, 256,
+	       "Most pages that are fetched ahead of a fault; 0: none."),
+	CHOICE(
+	    "GVM_UNREACHABLE", "--unreachable", "stall", "stall|sigbus|zero",
+	    "What an access does whose memory node does not answer: wait, SIGBUS, or read zeros."),
+	NUMBER("GVM_UNREACHABLE_MS", NULL, "ms", "5000", 1, DAY_MS,
+	       "How long sigbus and zero wait for the memory node first."),
+	{ "GVM_SLAB", NULL, "bytes", "16M", "Size of the slabs of new regions.", "power of two",
+	  64 * K, G },
+	CHOICE("GVM_MODE", "--mode", "auto", "auto|kernel|user",
+	       "Whether memory is paged by the kernel module or by userfaultfd; auto looks for the "
+	       "module."),
+
+	/* gvm run */
+	NUMBER("GVM_RUN_MIN", "--min", "bytes", "64M", 4 * K, 1ull << 48,
+	       "Mappings of at least this size are taken over by gvm run."),
+	TEXT("GVM_RUN_MATCH", "--match", "",
+	     "Pattern of file or memfd names whose mappings are taken over, whatever their size."),
+	NUMBER("GVM_RUN_MALLOC", "--malloc", "bytes", "0", 0, 1ull << 48,
+	       "Blocks from malloc of at least this size are taken over; 0: none."),
+	TEXT("GVM_STATS_FILE", "--stats-file", "",
+	     "Where gvm run writes statistics as JSON each second; empty: where gvm top looks."),
+};
+#define OPTIONS (sizeof(table) / sizeof(table[0]))
+
+static char *set_values[OPTIONS]; /* by gvm_option_set; ours to free */
+
+const struct gvm_option *gvm_options(size_t *count)
+{
+	*count = OPTIONS;
+	return table;
+}
+
+/* ---- values -------------------------------------------------------------------------------- */
+
+static int is_type(const struct gvm_option *o, const char *type)
+{
+	return strcmp(o->type, type) == 0;
+}
+
+/* Digits only: no sign, no space, no second base. */
+static int parse_count(const char *text, uint64_t *value)
+{
+	uint64_t v = 0;
+
+	if (!*text)
+		return -EINVAL;
+	for (; *text; text++) {
+		if (*text < '0' || *text > '9')
+			return -EINVAL;
+		if (__builtin_mul_overflow(v, 10, &v) ||
+		    __builtin_add_overflow(v, (uint64_t)(*text - '0'), &v))
+			return -ERANGE;
+	}
+	*value = v;
+	return 0;
+}
+
+/* The factor of "", "K", "M", "G", "T", each also with "iB"; 0 for anything else. */
+static uint64_t byte_unit(const char *text)
+{
+	static const char letters[] = "KMGT";
+	const char *at;
+
+	if (!*text)
+		return 1;
+	at = strchr(letters, toupper((unsigned char)*text));
+	if (!at || (text[1] && strcmp(text + 1, "iB") != 0))
+		return 0;
+	return 1ull << (10 * (at - letters + 1));
+}
+
+/* Up to nine digits behind the point: value / scale. */
+static int parse_fraction(const char **text, uint64_t *value, uint64_t *scale)
+{
+	const char *p = *text + 1;
+
+	*value = 0;
+	*scale = 1;
+	for (; *p >= '0' && *p <= '9'; p++) {
+		if (*scale == 1000000000)
+			return -EINVAL;
+		*value = *value * 10 + (uint64_t)(*p - '0');
+		*scale *= 10;
+	}
+	*text = p;
+	return *scale > 1 ? 0 : -EINVAL;
+}
+
+int gvm_parse_bytes(const char *text, uint64_t *bytes)
+{
+	uint64_t whole = 0, part = 0, scale = 1, unit;
+	unsigned __int128 total;
+	const char *p = text;
+
+	for (; *p >= '0' && *p <= '9'; p++)
+		if (__builtin_mul_overflow(whole, 10, &whole) ||
+		    __builtin_add_overflow(whole, (uint64_t)(*p - '0'), &whole))
+			return -ERANGE;
+	if (p == text || (*p == '.' && parse_fraction(&p, &part, &scale) < 0))
+		return -EINVAL;
+	unit = byte_unit(p);
+	if (unit == 0 || (unit == 1 && scale > 1))
+		return -EINVAL;
+	total = (unsigned __int128)whole * unit + (unsigned __int128)part * unit / scale;
+	if (total > UINT64_MAX)
+		return -ERANGE;
+	*bytes = (uint64_t)total;
+	return 0;
+}
+
+static int parse_bool(const char *text, uint64_t *value)
+{
+	static const char *const words[2][4] = { { "0", "no", "off", "false" },
+						 { "1", "yes", "on", "true" } };
+	unsigned v, i;
+
+	for (v = 0; v < 2; v++)
+		for (i = 0; i < 4; i++)
+			if (strcmp(text, words[v][i]) == 0) {
+				*value = v;
+				return 0;
+			}
+	return -EINVAL;
+}
+
+/* "0,2-5": calls out as many CPUs as i asks for and leaves the i-th in *cpu; counts them. */
+static int parse_cpus(const char *text, unsigned i, unsigned *cpu, unsigned *count)
+{
+	unsigned n = 0;
+
+	while (*text) {
+		unsigned long first, last;
+		char *end;
+
+		if (!isdigit((unsigned char)*text))
+			return -EINVAL;
+		first = last = strtoul(text, &end, 10);
+		if (*end == '-') {
+			if (!isdigit((unsigned char)end[1]))
+				return -EINVAL;
+			last = strtoul(end + 1, &end, 10);
+		}
+		if (last < first || last >= CPU_SETSIZE)
+			return -ERANGE;
+		if (i >= n && i - n <= last - first)
+			*cpu = (unsigned)(first + (i - n));
+		n += (unsigned)(last - first + 1);
+		if (*end == ',' && end[1])
+			end++;
+		else if (*end)
+			return -EINVAL;
+		text = end;
+	}
+	*count = n;
+	return 0;
+}
+
+/* Is word, of len bytes, one of "a|b|c"? */
+static int among(const char *choices, const char *word, size_t len)
+{
+	while (len > 0) {
+		size_t n = strcspn(choices, "|");
+
+		if (n == len && memcmp(choices, word, n) == 0)
+			return 1;
+		if (!choices[n])
+			return 0;
+		choices += n + 1;
+	}
+	return 0;
+}
+
+static int parse_ranged(const struct gvm_option *o, const char *text, uint64_t *value)
+{
+	int err = is_type(o, "bytes") ? gvm_parse_bytes(text, value) : parse_count(text, value);
+
+	if (err < 0)
+		return err;
+	if (*value < o->min || *value > o->max)
+		return -ERANGE;
+	/* For bytes, choices can only say that a power of two is wanted. */
+	return o->choices && (*value & (*value - 1)) ? -EDOM : 0;
+}
+
+/* Check text and turn it into a number; 0 for types that are none. */
+static int parse_value(const struct gvm_option *o, const char *text, uint64_t *value)
+{
+	unsigned cpu, count;
+
+	*value = 0;
+	if (is_type(o, "text"))
+		return 0;
+	if (is_type(o, "choice"))
+		return among(o->choices, text, strlen(text)) ? 0 : -EINVAL;
+	if (is_type(o, "provider"))
+		return among(o->choices, text, strcspn(text, ":")) ? 0 : -EINVAL;
+	if (is_type(o, "bool"))
+		return parse_bool(text, value);
+	if (is_type(o, "cpus"))
+		return parse_cpus(text, 0, &cpu, &count);
+	if (is_type(o, "node") && strcmp(text, "none") == 0) {
+		*value = GVM_NODE_NONE;
+		return 0;
+	}
+	return parse_ranged(o, text, value);
+}
+
+/* What would be legal, for the sentence that refuses a value. */
+static const char *legal_values(const struct gvm_option *o, char *buf, size_t size)
+{
+	if (is_type(o, "choice"))
+		snprintf(buf, size, "one of %s", o->choices);
+	else if (is_type(o, "provider"))
+		snprintf(buf, size, "one of %s, optionally followed by \":arguments\"", o->choices);
+	else if (is_type(o, "bool"))
+		snprintf(buf, size, "0 or 1");
+	else if (is_type(o, "cpus"))
+		snprintf(buf, size, "CPU numbers below %d such as 0,2-5", CPU_SETSIZE);
+	else if (is_type(o, "bytes"))
+		snprintf(buf, size, "%s of bytes such as 256M, from %llu to %llu",
+			 o->choices ? "a power of two" : "a number", (unsigned long long)o->min,
+			 (unsigned long long)o->max);
+	else
+		snprintf(buf, size, "%sa whole number%s from %llu to %llu",
+			 is_type(o, "node") ? "\"none\" or " : "",
+			 is_type(o, "ms") ? " of milliseconds" : "", (unsigned long long)o->min,
+			 (unsigned long long)o->max);
+	return buf;
+}
+
+static int check(const struct gvm_option *o, const char *name, const char *text)
+{
+	char legal[160];
+	uint64_t value;
+
+	if (parse_value(o, text, &value) == 0)
+		return 0;
+	gvm_log(GVM_LOG_ERROR, "%s: \"%s\" is not legal here; it may be %s", name, text,
+		legal_values(o, legal, sizeof(legal)));
+	return -EINVAL;
+}
+
+/* ---- what is in force ---------------------------------------------------------------------- */
+
+/* The entry whose environment name is the first len bytes of env. */
+static const struct gvm_option *find(const char *env, size_t len)
+{
+	size_t i;
+
+	for (i = 0; i < OPTIONS; i++)
+		if (strncmp(table[i].env, env, len) == 0 && table[i].env[len] == 0)
+			return &table[i];
+	return NULL;
+}
+
+/* An empty variable is one that is not set. */
+static const char *from_environment(const struct gvm_option *o)
+{
+	const char *text = getenv(o->env);
+
+	return text && *text ? text : NULL;
+}
+
+static const char *in_force(const struct gvm_option *o, uint64_t *value)
+{
+	const char *text = set_values[o - table];
+
+	if (!text)
+		text = from_environment(o);
+	if (text && parse_value(o, text, value) == 0)
+		return text;
+	parse_value(o, o->fallback, value);
+	return o->fallback;
+}
+
+const char *gvm_option_text(const char *env)
+{
+	const struct gvm_option *o = find(env, strlen(env));
+	uint64_t value;
+
+	return o ? in_force(o, &value) : NULL;
+}
+
+uint64_t gvm_option_number(const char *env)
+{
+	const struct gvm_option *o = find(env, strlen(env));
+	uint64_t value = 0;
+
+	if (o)
+		in_force(o, &value);
+	return value;
+}
+
+int gvm_option_cpu(unsigned i)
+{
+	const char *text = gvm_option_text("GVM_POLL_CPUS");
+	unsigned cpu = 0, count = 0;
+
+	if (parse_cpus(text, 0, &cpu, &count) < 0 || count == 0)
+		return -1;
+	parse_cpus(text, i % count, &cpu, &count);
+	return (int)cpu;
+}
+
+/* ---- setting ------------------------------------------------------------------------------- */
+
+static void set_log_level(const char *text)
+{
+	static const char *const names[] = { "error", "warn", "info", "debug" };
+	int i;
+
+	for (i = 0; i < 4; i++)
+		if (strcmp(text, names[i]) == 0)
+			gvm_log_set_level((enum gvm_log_level)i);
+}
+
+static int set(const struct gvm_option *o, const char *name, const char *text)
+{
+	int err = check(o, name, text);
+	char *copy;
+
+	if (err < 0)
+		return err;
+	copy = strdup(text);
+	if (!copy)
+		return -ENOMEM;
+	free(set_values[o - table]);
+	set_values[o - table] = copy;
+	if (strcmp(o->env, "GVM_LOG") == 0)
+		set_log_level(text);
+	return 0;
+}
+
+int gvm_option_set(const char *env, const char *value)
+{
+	const struct gvm_option *o = find(env, strlen(env));
+
+	return o ? set(o, env, value) : -ENOENT;
+}
+
+/* The option that arg names ("--name" or "--name=value"), *value behind the '=' or NULL. */
+static const struct gvm_option *option_of_arg(const char *arg, const char **value)
+{
+	size_t i, len = strcspn(arg, "=");
+
+	for (i = 0; i < OPTIONS; i++) {
+		const char *flag = table[i].flag;
+
+		if (!flag || strncmp(flag, arg, len) != 0 || flag[len])
+			continue;
+		*value = arg[len] ? arg + len + 1 : NULL;
+		return &table[i];
+	}
+	return NULL;
+}
+
+int gvm_options_parse(int *argc, char **argv)
+{
+	int in, out, err;
+
+	for (in = out = 1; in < *argc && strcmp(argv[in], "--") != 0; in++) {
+		const char *value;
+		const struct gvm_option *o = option_of_arg(argv[in], &value);
+
+		if (!o) {
+			argv[out++] = argv[in];
+			continue;
+		}
+		if (!value && is_type(o, "bool"))
+			value = "1";
+		else if (!value && in + 1 < *argc)
+			value = argv[++in];
+		if (!value) {
+			gvm_log(GVM_LOG_ERROR, "%s needs a value", o->flag);
+			return -EINVAL;
+		}
+		err = set(o, o->flag, value);
+		if (err < 0)
+			return err;
+	}
+	while (in < *argc)
+		argv[out++] = argv[in++];
+	argv[out] = NULL;
+	*argc = out;
+	return 0;
+}
+
+int gvm_options_check(void)
+{
+	int err = 0;
+	size_t i;
+	char **e;
+
+	for (i = 0; i < OPTIONS; i++) {
+		const char *text = from_environment(&table[i]);
+
+		if (text && check(&table[i], table[i].env, text) < 0)
+			err = -EINVAL;
+	}
+	for (e = environ; e && *e; e++) {
+		int len = (int)strcspn(*e, "=");
+
+		if (strncmp(*e, "GVM_", 4) == 0 && !find(*e, (size_t)len))
+			gvm_log(GVM_LOG_WARN,
+				"%.*s is set in the environment, but there is no such option "
+				"(\"gvm info\" lists them)",
+				len, *e);
+	}
+	return err;
+}
