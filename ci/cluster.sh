@@ -14,12 +14,14 @@ node_pid=
 node_log=$scratch/node.log
 unset "${!GVM_@}"
 
-# node_up: the node listens; false also when it has ended
-node_listens() { gone "$node_pid" || listens "$port"; }
+host=127.0.0.1
+node_via=() # what the node's command line is put behind: nsenter, a limit of memory
+
+node_listens() { gone "$node_pid" || "${node_via[@]}" bash -c ": </dev/tcp/$host/$port" 2>/dev/null; }
 
 # launch_node ARGUMENT...: gvm-memsrv on $port; sets $node_pid; true when it is ready
 launch_node() {
-	"$memsrv" --listen "127.0.0.1:$port" --key-file "$key" "$@" >>"$node_log" 2>&1 </dev/null &
+	"${node_via[@]}" "$memsrv" --listen "$host:$port" --key-file "$key" "$@" >>"$node_log" 2>&1 </dev/null &
 	node_pid=$!
 	started+=("$node_pid")
 	await 20 node_listens && alive "$node_pid"
@@ -32,7 +34,7 @@ start_node() {
 	[ -f "$key" ] || new_key "$key"
 	for try in 1 2 3 4 5; do
 		port=$(free_port)
-		printf '0 127.0.0.1 %s\n' "$port" >"$conf"
+		printf '0 %s %s\n' "$host" "$port" >"$conf"
 		if launch_node "$@"; then
 			return
 		fi
@@ -43,6 +45,12 @@ start_node() {
 	return 1
 }
 
+# kill_node: as the kernel or a power cut would, without a word
+kill_node() {
+	kill -KILL "$node_pid"
+	wait "$node_pid" 2>/dev/null || true
+}
+
 # gvm_run LOCAL ARGUMENT... -- PROGRAM...: run it on the node's memory, with at most LOCAL here
 gvm_run() {
 	local budget=$1
@@ -50,7 +58,46 @@ gvm_run() {
 	"$gvm" run --cluster "$conf" --key-file "$key" --local "$budget" "$@"
 }
 
-memwork() {
+# need_memwork: build the verifier for the host, as $scratch/memwork
+need_memwork() {
 	[ -x "$scratch/memwork" ] ||
 		gcc -O2 -Wall -Wextra -Werror -pthread -o "$scratch/memwork" "$top/ci/guest/memwork.c"
+}
+
+# launch_work LOG LOCAL ARGUMENT... -- MEMWORK-ARGUMENT...: memwork under gvm run in the background;
+# sets $work_pid
+work_pid=
+launch_work() {
+	local log=$1 budget=$2 run=()
+	shift 2
+	while [ "$1" != -- ]; do
+		run+=("$1")
+		shift
+	done
+	shift
+	"${work_via[@]}" "$gvm" run --cluster "$conf" --key-file "$key" --local "$budget" "${run[@]}" -- \
+		"$scratch/memwork" "$@" >"$log" 2>&1 </dev/null &
+	work_pid=$!
+	started+=("$work_pid")
+}
+work_via=()
+
+# has LOG PATTERN: for await
+has() { grep -qE -- "$2" "$1" 2>/dev/null; }
+
+# work_reaches LOG PATTERN: the workload has said so; false if it ends or takes too long before
+work_reaches() {
+	has_or_gone() { has "$1" "$2" || gone "$work_pid"; }
+	await "${3:-120}" has_or_gone "$1" "$2"
+	has "$1" "$2"
+}
+
+# end_of PID SECONDS: wait for its end; sets $ended to its exit status, "late" if it did not end
+ended=
+end_of() {
+	ended=late
+	if await "$2" gone "$1"; then
+		ended=0
+		wait "$1" || ended=$?
+	fi
 }
