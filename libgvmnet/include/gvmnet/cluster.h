@@ -58,7 +58,8 @@ uint64_t gvm_cluster_digest(const struct gvm_cluster *cluster);
  */
 int gvm_place(const struct gvm_cluster *cluster, uint64_t region, uint64_t slab, unsigned want,
 	      uint16_t *nodes);
-/* How many of a region's slabs have their home on node. */
+/* How many of a region's slabs have their home on node. Takes time in slabs times nodes (7 ms for
+ * 65,536 x 16): slabs must be bounded before it comes here from the network. */
 uint64_t gvm_place_share(const struct gvm_cluster *cluster, uint64_t region, uint64_t slabs,
 			 unsigned node);
 
