@@ -324,6 +324,15 @@ size_t gvm_hello_encode(uint8_t *buf, const struct gvm_hello *m)
 	return HELLO_END;
 }
 
+/* A node without a cluster file has no name to give: all zeros. */
+static int get_cluster(const uint8_t *p, char *name)
+{
+	static const char none[NAME_BYTES];
+
+	memcpy(name, p, NAME_BYTES);
+	return memcmp(name, none, NAME_BYTES) == 0 || gvm_wire_name_ok(name) ? 0 : -GVM_EPROTO;
+}
+
 /* Features that are not known here are not an error: a newer node may have them. */
 static int hello_fits(const struct gvm_hello *m)
 {
@@ -348,7 +357,7 @@ int gvm_hello_decode(const uint8_t *buf, size_t len, struct gvm_hello *m)
 	got.incarnation = get64(buf + HELLO_INCARNATION);
 	got.map_digest = get64(buf + HELLO_MAP_DIGEST);
 	memcpy(got.nonce, buf + HELLO_NONCE, GVM_WIRE_NONCE_LEN);
-	if (get_name(buf + HELLO_CLUSTER, got.cluster) < 0 || !hello_fits(&got))
+	if (get_cluster(buf + HELLO_CLUSTER, got.cluster) < 0 || !hello_fits(&got))
 		return -GVM_EPROTO;
 	*m = got;
 	return 0;

@@ -147,7 +147,7 @@ struct gvm_hello {
 	uint64_t incarnation;	 /* drawn at each start of the sender; never 0 */
 	uint64_t map_digest;	 /* of the sender's cluster map; 0: has none */
 	uint8_t nonce[GVM_WIRE_NONCE_LEN];
-	char cluster[GVM_WIRE_NAME_MAX + 1]; /* cluster's name, zero-padded */
+	char cluster[GVM_WIRE_NAME_MAX + 1]; /* cluster's name, zero-padded; empty: has no map */
 };
 #define GVM_HELLO_LEN 136u
 #define GVM_HELLO_MAGIC 0x31544e4d56475f5fULL
