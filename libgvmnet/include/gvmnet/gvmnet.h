@@ -287,7 +287,7 @@ struct gvm_op {
 	struct gvm_peer *peer;
 	struct gvm_mem *mem;
 	void *buf;
-	uint64_t key, offset, xid;
+	uint64_t key, offset, xid, expires;
 	uint32_t len;
 	uint8_t kind, state;
 	uint16_t slot;
