@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the files of core/ share and nobody else sees: the insides of net, worker, peer and memory.
+ *
+ * A net is immutable once open, but for its memory table (mem.c), which has locks of its own. All
+ * of a worker and its peers belongs to the thread that runs the worker, but for the fields marked
+ * as shared.
+ */
+#ifndef GVM_CORE_H
+#define GVM_CORE_H
+
+#include <gvmnet/cluster.h>
+#include <gvmnet/gvmnet.h>
+#include <stdatomic.h>
+#include <pthread.h>
+#include "providers/provider.h"
+
+#define GVM_KEY_MIN 16u	  /* bytes of a pre-shared key */
+#define GVM_KEY_MAX 4096u
+
+/* ---- mem.c --------------------------------------------------------------------------------- */
+
+#define GVM_MEM_SHARDS 16u
+
+struct gvm_mem_shard {
+	pthread_rwlock_t lock;
+	struct gvm_mem **buckets; /* a power of two of them */
+	size_t bucket_count, count;
+} __attribute__((aligned(64)));
+
+struct gvm_mem_table {
+	struct gvm_mem_shard shard[GVM_MEM_SHARDS];
+};
+
+int gvm_mem_table_init(struct gvm_mem_table *table);
+/* Everything must have been unregistered. */
+void gvm_mem_table_fini(struct gvm_mem_table *table);
+/* As mem_get of gvm_host_ops. */
+int gvm_mem_lookup(struct gvm_mem_table *table, uint64_t key, uint64_t owner, unsigned access,
+		   uint64_t offset, uint64_t len, void **at, struct gvm_mem **mem);
+void gvm_mem_drop(struct gvm_mem *mem);
+
+/* ---- net.c --------------------------------------------------------------------------------- */
+
+struct gvm_net {
+	const struct gvm_provider_ops *ops;
+	const char *args;	 /* what follows "name:" in transport */
+	char transport[64];
+	const struct gvm_cluster *cluster;
+	uint16_t node;
+	int insecure;
+	uint64_t incarnation, map_digest;
+	uint32_t epoch;
+	char cluster_name[GVM_WIRE_NAME_MAX + 1]; /* "" without a map */
+	uint8_t *key;		 /* NULL: none */
+	size_t key_len;
+	struct gvm_mem_table mem;
+	atomic_int workers;
+};
+
+/* Fill buf with unpredictable bytes; ends the process if the system cannot give any. */
+void gvm_random(void *buf, size_t len);
+
+/* ---- handshake.c --------------------------------------------------------------------------- */
+
+enum gvm_hs_stage { GVM_HS_HELLO, GVM_HS_CHALLENGE, GVM_HS_PROOF, GVM_HS_READY, GVM_HS_OVER };
+
+/* One side of one handshake; no I/O of its own. */
+struct gvm_hs {
+	const struct gvm_net *net;
+	int accepting;		   /* the listening side */
+	enum gvm_hs_stage expect;  /* the frame that must come next */
+	uint16_t to_node;	   /* whom the connecting side wants */
+	uint16_t credits, max_fetch; /* what this side grants */
+	uint8_t hello[GVM_HELLO_LEN], challenge[GVM_HELLO_LEN];
+	struct gvm_hello theirs;   /* believed only after the proof */
+};
+
+/* What one step of a handshake has to say. */
+struct gvm_hs_out {
+	uint8_t type;		   /* of the frame to send; 0: none */
+	uint16_t status;	   /* of a REFUSED */
+	uint32_t length;
+	uint8_t body[GVM_REFUSED_MAX > GVM_HELLO_LEN ? GVM_REFUSED_MAX : GVM_HELLO_LEN];
+	char why[GVM_REFUSED_MAX + 1]; /* sentence for the log, printable, when refused */
+};
+
+void gvm_hs_init(struct gvm_hs *hs, const struct gvm_net *net, int accepting, unsigned to_node,
+		 uint16_t credits, uint16_t max_fetch);
+/* The connecting side's first frame. */
+void gvm_hs_begin(struct gvm_hs *hs, struct gvm_hs_out *out);
+/*
+ * A frame has arrived. 0: send out and go on; 1: send out (if it has a type), the other side is
+ * proven and hs->theirs holds; negative errno: send out (if it has a type) and end the connection.
+ */
+int gvm_hs_step(struct gvm_hs *hs, const struct gvm_hdr *hdr, const void *payload,
+		struct gvm_hs_out *out);
+/* Make out a REFUSED with this status and sentence; returns the status as a negative errno. */
+int gvm_hs_refuse(struct gvm_hs_out *out, unsigned status, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+/* Copy len bytes of text from the network to a string that is safe to log. */
+void gvm_sanitise(char *to, size_t room, const void *text, size_t len);
+
+/* ---- timer.c ------------------------------------------------------------------------------- */
+
+struct gvm_timers {
+	struct gvm_timer **heap;
+	size_t count, room;
+	size_t reserved; /* timers that must always find a place */
+};
+
+/* Make sure that `more` further timers can always be set. -ENOMEM. */
+int gvm_timers_reserve(struct gvm_timers *timers, size_t more);
+void gvm_timers_release(struct gvm_timers *timers, size_t fewer);
+int gvm_timers_set(struct gvm_timers *timers, struct gvm_timer *timer, uint64_t when);
+/* For timers that were reserved: cannot fail. */
+void gvm_timers_set_reserved(struct gvm_timers *timers, struct gvm_timer *timer, uint64_t when);
+void gvm_timers_clear(struct gvm_timers *timers, struct gvm_timer *timer);
+/* GVM_NEVER when none is set. */
+uint64_t gvm_timers_next(const struct gvm_timers *timers);
+/* Run what is due; a timer set meanwhile runs next time. Returns how many ran. */
+int gvm_timers_run(struct gvm_timers *timers, uint64_t now);
+void gvm_timers_fini(struct gvm_timers *timers);
+
+/* ---- worker.c ------------------------------------------------------------------------------ */
+
+#define GVM_BATCH 64 /* epoll events taken at once */
+
+struct epoll_event;
+struct gvm_host {
+	struct gvm_worker *worker;
+};
+
+struct gvm_op_list {
+	struct gvm_op *first, *last;
+	uint32_t count;
+};
+
+struct gvm_options_read {
+	uint64_t op_timeout_ns, keepalive_ns, connect_ns, handshake_ns, spin_ns;
+	uint64_t backoff_min_ns, backoff_max_ns;
+	uint32_t window, max_conns, max_handshakes;
+	uint16_t credits;
+};
+
+struct gvm_worker {
+	struct gvm_host host;
+	struct gvm_net *net;
+	const struct gvm_provider_ops *ops;
+	struct gvm_prov *prov;
+	struct gvm_worker_config config;
+	struct gvm_options_read opt;
+	int epoll_fd, wake_fd;
+	int pinned, closing, in_round;
+	int no_pwait2;		       /* the kernel is older than epoll_pwait2 */
+	uint64_t now;		       /* 0: not read yet */
+
+	struct epoll_event *batch;     /* events not yet served are [batch_at, batch_count) */
+	int batch_at, batch_count;
+
+	unsigned spin_skip, spin_fails; /* waits that will not spin; spins in vain in a row */
+
+	struct gvm_timers timers;
+	struct gvm_op_list done;       /* ended, status set, user not told */
+	struct gvm_peer *pending;      /* peers with work that waits for the end of upcalls */
+	struct gvm_peer *pending_last;
+	struct gvm_peer *peers;	       /* all */
+	struct gvm_peer **by_node;     /* client peers by node id */
+	size_t by_node_room;
+	struct gvm_peer *greeting, *greeting_last; /* accepted, in handshake, oldest first */
+	unsigned greeting_count, accepted_ready;
+	struct gvm_listener **listeners;
+	size_t listener_count;
+	struct gvm_log_limit limit;    /* of lines that strangers cause */
+	uint64_t random;	       /* jitter */
+	struct gvm_net_stats stats;
+
+	/* shared with all threads */
+	_Atomic(struct gvm_task *) tasks __attribute__((aligned(64)));
+	atomic_int woken, sleeping;
+	struct gvm_net_stats published;
+};
+
+/* The clock of this round. */
+static inline uint64_t gvm_worker_clock(struct gvm_worker *worker)
+{
+	if (worker->now == 0)
+		worker->now = gvm_now();
+	return worker->now;
+}
+/* Below limit (0: 0), uniformly. */
+uint64_t gvm_worker_random(struct gvm_worker *worker, uint64_t limit);
+extern const struct gvm_host_ops gvm_core_host_ops;
+
+/* ---- peer.c -------------------------------------------------------------------------------- */
+
+struct gvm_call_slot {
+	struct gvm_op *op; /* NULL: free */
+	uint32_t next_free;
+};
+
+/* A reply that found the provider's queue full. */
+struct gvm_reply {
+	struct gvm_reply *next;
+	struct gvm_hdr hdr;
+	uint8_t body[];
+};
+
+/* What a peer still has to do when no upcall is on the stack. */
+#define GVM_PEND_KICK 1u     /* start waiting operations, send what waits */
+#define GVM_PEND_WRITABLE 2u /* tell the user that a post may be tried again */
+#define GVM_PEND_CLOSED 4u   /* tell the user that it is not READY any more; free an accepted one */
+#define GVM_PEND_CONNECT 8u  /* begin to connect */
+
+struct gvm_peer {
+	struct gvm_worker *worker;
+	struct gvm_ep *ep;		   /* NULL: not connected */
+	struct gvm_peer *next, *prev;	   /* worker->peers */
+	struct gvm_peer *next_pending;
+	struct gvm_peer *next_greeting, *prev_greeting;
+	uint8_t state, accepted, in_pending, pending;
+	uint8_t starved;		   /* a post was answered -EAGAIN */
+	uint8_t wanted;			   /* connect again even if no operation waits */
+	uint8_t pinged, told_ready, bye, greeting;
+	uint16_t node, port;
+	char *host;			   /* of one that this side connects */
+	void *user;
+	struct gvm_peer_observer *observers;
+	struct gvm_peer_observer *told_next; /* the one to be told after this one */
+	uint64_t incarnation;
+	int why;			   /* why it ended last */
+	const char *reason;		   /* sentence for that, static; NULL: the provider's */
+	unsigned failures;		   /* connects in vain in a row */
+	uint64_t ready_since;
+	struct gvm_hs *hs;		   /* only while CONNECTING and PROVING */
+
+	struct gvm_op_list active, waiting; /* given to the provider or the peer; not yet */
+	uint32_t one_sided, max_one_sided;
+	uint32_t calls_active;
+	struct gvm_call_slot *slots;
+	uint32_t slot_count, slot_free;	   /* slot_free: index + 1, 0: none */
+	uint64_t xid;
+
+	uint32_t credits;		   /* messages that this side may send */
+	uint32_t granted;		   /* messages that the other side may still send */
+	uint32_t owed;			   /* credits to give back */
+	uint32_t calls_owed;		   /* calls of the other side without an answer */
+	struct gvm_reply *replies, *replies_last;
+
+	struct gvm_timer state_timer;	   /* connect and handshake deadline, back-off, liveness */
+	struct gvm_timer op_timer;	   /* not later than the next operation's deadline */
+	char name[96];
+};
+
+/* Serve done operations and pending peers. Returns how many. */
+int gvm_peers_serve(struct gvm_worker *worker);
+/* Something waits for gvm_peers_serve. */
+static inline int gvm_peers_pending(const struct gvm_worker *worker)
+{
+	return worker->done.first || worker->pending;
+}
+/* End all connections with -ECANCELED and free all peers. */
+void gvm_peers_close(struct gvm_worker *worker);
+
+#endif

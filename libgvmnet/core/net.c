@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The net: who this process is. Checks the configuration, reads the key, draws the incarnation and
+ * chooses the provider from the one table of them. Immutable after gvm_net_open, so any thread may
+ * read it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/crypto.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "core/core.h"
+
+/* ---- providers ----------------------------------------------------------------------------- */
+
+/* All names that GVM_TRANSPORT may have; ops is NULL for what this build does not have. */
+static const struct {
+	const char *name;
+	const struct gvm_provider_ops *ops;
+	const char *what;
+	const char *why;
+} providers[] = {
+	{ "tcp", &gvm_provider_tcp, NULL, NULL },
+	{ "loop", &gvm_provider_loop, NULL, NULL },
+	{ "verbs", NULL, "RDMA over RoCE v2 or InfiniBand",
+	  "the verbs provider is not in this build" },
+	{ "ofi", NULL, "libfabric", "the ofi provider is not in this build" },
+};
+#define PROVIDERS (sizeof(providers) / sizeof(providers[0]))
+#define AUTO_PROVIDER "tcp"
+
+static void describe_provider(size_t i, struct gvm_provider_info *info)
+{
+	const struct gvm_provider_ops *ops = providers[i].ops;
+
+	info->name = providers[i].name;
+	info->what = ops ? ops->what : providers[i].what;
+	info->why = providers[i].why;
+	info->usable = -EPROTONOSUPPORT;
+	if (ops) {
+		info->why = "";
+		info->usable = ops->probe(&info->why);
+		if (info->usable == 0 || !info->why)
+			info->why = "";
+	}
+}
+
+size_t gvm_providers(struct gvm_provider_info *info, size_t n)
+{
+	size_t i;
+
+	for (i = 0; i < n && i < PROVIDERS; i++)
+		describe_provider(i, &info[i]);
+	return PROVIDERS;
+}
+
+static void list_usable(char *list, size_t room)
+{
+	struct gvm_provider_info info;
+	size_t i, at = 0;
+
+	list[0] = 0;
+	for (i = 0; i < PROVIDERS; i++) {
+		int n;
+
+		describe_provider(i, &info);
+		if (info.usable != 0)
+			continue;
+		n = snprintf(list + at, room - at, "%s%s", at ? ", " : "", info.name);
+		if (n < 0 || (size_t)n >= room - at)
+			return;
+		at += (size_t)n;
+	}
+}
+
+static int refuse_transport(const char *transport, const char *why)
+{
+	char usable[64];
+
+	list_usable(usable, sizeof(usable));
+	gvm_log(GVM_LOG_ERROR, "transport %s: %s; this build has: %s", transport, why, usable);
+	return -EPROTONOSUPPORT;
+}
+
+/* "name" or "name:args". */
+static int choose_provider(struct gvm_net *net, const char *transport)
+{
+	struct gvm_provider_info info;
+	size_t len, i;
+
+	if (!transport)
+		transport = gvm_option_text("GVM_TRANSPORT");
+	if (strlen(transport) >= sizeof(net->transport))
+		return refuse_transport("(too long)", "there is no such transport");
+	strcpy(net->transport, strcmp(transport, "auto") ? transport : AUTO_PROVIDER);
+	len = strcspn(net->transport, ":");
+	net->args = net->transport + len + (net->transport[len] == ':');
+	net->transport[len] = 0;
+	for (i = 0; i < PROVIDERS; i++)
+		if (strcmp(net->transport, providers[i].name) == 0)
+			break;
+	if (i == PROVIDERS)
+		return refuse_transport(net->transport, "there is no such transport");
+	describe_provider(i, &info);
+	if (info.usable != 0)
+		return refuse_transport(info.name, info.why);
+	net->ops = providers[i].ops;
+	return 0;
+}
+
+/* ---- the key ------------------------------------------------------------------------------- */
+
+static int check_key_file(const char *path, int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode)) {
+		gvm_log(GVM_LOG_ERROR, "key file %s is not a regular file; make one: "
+			"openssl rand -hex 32 > FILE; chmod 600 FILE", path);
+		return -EACCES;
+	}
+	if (st.st_mode & (S_IRWXG | S_IRWXO)) {
+		gvm_log(GVM_LOG_ERROR, "key file %s is open to others than its owner (mode %04o); "
+			"close it: chmod 600 %s", path, (unsigned)st.st_mode & 07777u, path);
+		return -EACCES;
+	}
+	return 0;
+}
+
+/* The file's bytes without one newline at the end; not more than GVM_KEY_MAX. */
+static int take_key(struct gvm_net *net, const char *path, int fd)
+{
+	uint8_t buf[GVM_KEY_MAX + 1];
+	size_t len = 0;
+	ssize_t n;
+	int err = 0;
+
+	while (len < sizeof(buf) && (n = read(fd, buf + len, sizeof(buf) - len)) != 0) {
+		if (n < 0 && errno != EINTR) {
+			err = -errno;
+			gvm_log(GVM_LOG_ERROR, "key file %s cannot be read: %s", path,
+				strerror(-err));
+			goto wipe;
+		}
+		len += n > 0 ? (size_t)n : 0;
+	}
+	if (len > GVM_KEY_MAX) {
+		gvm_log(GVM_LOG_ERROR, "key file %s is too long: at most %u bytes", path, GVM_KEY_MAX);
+		err = -EACCES;
+		goto wipe;
+	}
+	if (len > 0 && buf[len - 1] == '\n')
+		len--;
+	if (len > 0 && buf[len - 1] == '\r')
+		len--;
+	if (len < GVM_KEY_MIN) {
+		gvm_log(GVM_LOG_ERROR, "key file %s has %zu bytes, a key needs at least %u; make one: "
+			"openssl rand -hex 32 > %s; chmod 600 %s", path, len, GVM_KEY_MIN, path, path);
+		err = -EACCES;
+		goto wipe;
+	}
+	net->key = malloc(len);
+	if (!net->key) {
+		err = -ENOMEM;
+		goto wipe;
+	}
+	memcpy(net->key, buf, len);
+	net->key_len = len;
+wipe:
+	OPENSSL_cleanse(buf, sizeof(buf));
+	return err;
+}
+
+static int read_key(struct gvm_net *net, const char *path)
+{
+	int fd, err;
+
+	if (!path)
+		path = gvm_option_text("GVM_KEY_FILE");
+	if (!path || !*path)
+		return 0;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0) {
+		err = -errno;
+		if (err == -ENOENT)
+			gvm_log(GVM_LOG_ERROR, "key file %s does not exist; make one: "
+				"openssl rand -hex 32 > %s; chmod 600 %s", path, path, path);
+		else
+			gvm_log(GVM_LOG_ERROR, "key file %s cannot be opened: %s", path, strerror(-err));
+		return err;
+	}
+	err = check_key_file(path, fd);
+	if (!err)
+		err = take_key(net, path, fd);
+	close(fd);
+	return err;
+}
+
+/* ---- open and close ------------------------------------------------------------------------ */
+
+void gvm_random(void *buf, size_t len)
+{
+	uint8_t *at = buf;
+
+	while (len > 0) {
+		ssize_t n = getrandom(at, len, 0);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0) {
+			gvm_log(GVM_LOG_ERROR, "getrandom: %s; keys cannot be drawn", strerror(errno));
+			abort();
+		}
+		at += n;
+		len -= (size_t)n;
+	}
+}
+
+static int check_config(const struct gvm_net_config *config)
+{
+	if (config->node != GVM_NODE_NONE && config->node >= GVM_MAX_NODES) {
+		gvm_log(GVM_LOG_ERROR, "node id %u is not legal: 0 to %u", config->node,
+			GVM_MAX_NODES - 1);
+		return -EINVAL;
+	}
+	if (config->node != GVM_NODE_NONE && config->cluster &&
+	    !gvm_cluster_node(config->cluster, config->node)) {
+		gvm_log(GVM_LOG_ERROR, "node id %u is not in the cluster file", config->node);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static void adopt_cluster(struct gvm_net *net, const struct gvm_cluster *cluster)
+{
+	net->cluster = cluster;
+	if (!cluster)
+		return;
+	net->map_digest = gvm_cluster_digest(cluster);
+	net->epoch = gvm_cluster_epoch(cluster);
+	snprintf(net->cluster_name, sizeof(net->cluster_name), "%s", gvm_cluster_name(cluster));
+}
+
+int gvm_net_open(const struct gvm_net_config *config, struct gvm_net **out)
+{
+	struct gvm_net *net;
+	int err = check_config(config);
+
+	if (err)
+		return err;
+	net = aligned_alloc(_Alignof(struct gvm_net), sizeof(*net));
+	if (!net)
+		return -ENOMEM;
+	memset(net, 0, sizeof(*net));
+	net->node = (uint16_t)config->node;
+	net->insecure = config->insecure;
+	adopt_cluster(net, config->cluster);
+	do
+		gvm_random(&net->incarnation, sizeof(net->incarnation));
+	while (net->incarnation == 0);
+	err = choose_provider(net, config->transport);
+	if (err)
+		goto free_net;
+	err = read_key(net, config->key_file);
+	if (err)
+		goto free_net;
+	err = gvm_mem_table_init(&net->mem);
+	if (err)
+		goto free_key;
+	*out = net;
+	return 0;
+free_key:
+	OPENSSL_cleanse(net->key, net->key_len);
+	free(net->key);
+free_net:
+	free(net);
+	return err;
+}
+
+void gvm_net_close(struct gvm_net *net)
+{
+	if (!net)
+		return;
+	if (atomic_load(&net->workers) > 0)
+		gvm_log(GVM_LOG_ERROR, "gvm_net_close: %d workers are still open",
+			atomic_load(&net->workers));
+	gvm_mem_table_fini(&net->mem);
+	if (net->key)
+		OPENSSL_cleanse(net->key, net->key_len);
+	free(net->key);
+	free(net);
+}
+
+uint64_t gvm_net_incarnation(const struct gvm_net *net)
+{
+	return net->incarnation;
+}
+
+const struct gvm_cluster *gvm_net_cluster(const struct gvm_net *net)
+{
+	return net->cluster;
+}
+
+const char *gvm_net_transport(const struct gvm_net *net)
+{
+	return net->transport;
+}

@@ -1,0 +1,599 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The worker: one event loop over one epoll set. A round serves, in this order: the provider's
+ * queues, descriptors, tasks from other threads, timers, ended operations and peers with something
+ * left to do; then it hands what was gathered to the provider.
+ *
+ * Belongs to the thread that runs it, except for gvm_worker_run and gvm_worker_wake, which any
+ * thread may call and which meet the worker only in three atomic fields, and for the published
+ * statistics, which the worker copies for readers at the end of a round.
+ *
+ * Waiting: `sleeping` is raised before the last look at tasks and `woken`, and whoever adds to these
+ * looks at `sleeping` afterwards, all sequentially consistent, so that one of the two sees the
+ * other; the descriptor is written only if there is somebody to wake.
+ */
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+#include "core/core.h"
+
+#define NS_PER_MS	1000000ULL
+#define NS_PER_S	1000000000ULL
+#define MAX_HANDSHAKES	1024u /* accepted connections that have not proven themselves */
+#define SPIN_SKIP_MAX	4096u /* waits between two tries of a spin that never pays */
+
+/* ---- the clock and jitter ------------------------------------------------------------------ */
+
+uint64_t gvm_now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t gvm_worker_now(struct gvm_worker *worker)
+{
+	return gvm_worker_clock(worker);
+}
+
+/* xorshift64*: spreads retries, decides nothing else. */
+uint64_t gvm_worker_random(struct gvm_worker *worker, uint64_t limit)
+{
+	uint64_t x = worker->random;
+
+	x ^= x >> 12;
+	x ^= x << 25;
+	x ^= x >> 27;
+	worker->random = x;
+	return limit ? (x * 0x2545F4914F6CDD1DULL >> 11) % limit : 0;
+}
+
+/* ---- watches ------------------------------------------------------------------------------- */
+
+static int control(struct gvm_worker *worker, int what, struct gvm_watch *watch, uint32_t events)
+{
+	struct epoll_event event = { .events = events, .data.ptr = watch };
+
+	return epoll_ctl(worker->epoll_fd, what, watch->fd, &event) < 0 ? -errno : 0;
+}
+
+int gvm_worker_watch(struct gvm_worker *worker, struct gvm_watch *watch, uint32_t epoll_events)
+{
+	return control(worker, EPOLL_CTL_ADD, watch, epoll_events);
+}
+
+int gvm_worker_rewatch(struct gvm_worker *worker, struct gvm_watch *watch, uint32_t epoll_events)
+{
+	return control(worker, EPOLL_CTL_MOD, watch, epoll_events);
+}
+
+void gvm_worker_unwatch(struct gvm_worker *worker, struct gvm_watch *watch)
+{
+	int i;
+
+	control(worker, EPOLL_CTL_DEL, watch, 0);
+	for (i = worker->batch_at; i < worker->batch_count; i++)
+		if (worker->batch[i].data.ptr == watch)
+			worker->batch[i].data.ptr = NULL;
+}
+
+/* ---- tasks and wakes ----------------------------------------------------------------------- */
+
+static void wake_sleeper(struct gvm_worker *worker)
+{
+	uint64_t one = 1;
+	int saved = errno;
+
+	if (atomic_load(&worker->sleeping) && atomic_exchange(&worker->sleeping, 0))
+		while (write(worker->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+			;
+	errno = saved;
+}
+
+void gvm_worker_run(struct gvm_worker *worker, struct gvm_task *task)
+{
+	struct gvm_task *first = atomic_load_explicit(&worker->tasks, memory_order_relaxed);
+
+	do
+		task->next = first;
+	while (!atomic_compare_exchange_weak(&worker->tasks, &first, task));
+	wake_sleeper(worker);
+}
+
+void gvm_worker_wake(struct gvm_worker *worker)
+{
+	atomic_store(&worker->woken, 1);
+	wake_sleeper(worker);
+}
+
+/* The list is last in, first out; tasks run in the order in which they came. */
+static int run_tasks(struct gvm_worker *worker)
+{
+	struct gvm_task *task, *next, *ordered = NULL;
+	int ran = 0;
+
+	if (!atomic_load_explicit(&worker->tasks, memory_order_relaxed))
+		return 0;
+	for (task = atomic_exchange(&worker->tasks, NULL); task; task = next) {
+		next = task->next;
+		task->next = ordered;
+		ordered = task;
+	}
+	for (task = ordered; task; task = next) {
+		next = task->next;
+		task->fn(task);
+		ran++;
+	}
+	return ran;
+}
+
+/* ---- timers -------------------------------------------------------------------------------- */
+
+int gvm_timer_set(struct gvm_worker *worker, struct gvm_timer *timer, uint64_t when)
+{
+	return gvm_timers_set(&worker->timers, timer, when);
+}
+
+void gvm_timer_clear(struct gvm_worker *worker, struct gvm_timer *timer)
+{
+	gvm_timers_clear(&worker->timers, timer);
+}
+
+static int run_timers(struct gvm_worker *worker)
+{
+	if (!worker->timers.count)
+		return 0;
+	return gvm_timers_run(&worker->timers, gvm_worker_clock(worker));
+}
+
+/* ---- rounds -------------------------------------------------------------------------------- */
+
+static void publish(struct gvm_worker *worker)
+{
+	const uint64_t *from = (const uint64_t *)&worker->stats;
+	uint64_t *to = (uint64_t *)&worker->published;
+	size_t i;
+
+	for (i = 0; i < sizeof(worker->stats) / sizeof(*from); i++)
+		__atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
+}
+
+void gvm_worker_stats(struct gvm_worker *worker, struct gvm_net_stats *stats)
+{
+	const uint64_t *from = (const uint64_t *)&worker->published;
+	uint64_t *to = (uint64_t *)stats;
+	size_t i;
+
+	for (i = 0; i < sizeof(*stats) / sizeof(*from); i++)
+		to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+}
+
+/* The thread is known only now. */
+static void pin(struct gvm_worker *worker)
+{
+	cpu_set_t cpus;
+
+	worker->pinned = 1;
+	if (worker->config.cpu < 0 || worker->config.cpu >= CPU_SETSIZE)
+		return;
+	CPU_ZERO(&cpus);
+	CPU_SET(worker->config.cpu, &cpus);
+	if (sched_setaffinity(0, sizeof(cpus), &cpus) < 0)
+		gvm_log(GVM_LOG_WARN, "a worker cannot be pinned to CPU %d: %s", worker->config.cpu,
+			strerror(errno));
+}
+
+static int begin(struct gvm_worker *worker)
+{
+	if (worker->in_round)
+		return 0;
+	worker->in_round = 1;
+	worker->now = 0;
+	if (!worker->pinned)
+		pin(worker);
+	return 1;
+}
+
+/* The time between two rounds is the user's, so the clock is not kept over it. */
+static int end(struct gvm_worker *worker, int served)
+{
+	publish(worker);
+	worker->now = 0;
+	worker->in_round = 0;
+	return served;
+}
+
+static int dispatch(struct gvm_worker *worker, int count)
+{
+	int served = 0;
+
+	worker->now = 0;
+	worker->batch_at = 0;
+	worker->batch_count = count;
+	while (worker->batch_at < worker->batch_count) {
+		struct epoll_event *event = &worker->batch[worker->batch_at++];
+		struct gvm_watch *watch = event->data.ptr;
+
+		if (!watch || event->data.ptr == worker)
+			continue;
+		watch->ready(watch, event->events);
+		served++;
+	}
+	worker->batch_at = worker->batch_count = 0;
+	return served;
+}
+
+static int poll_now(struct gvm_worker *worker)
+{
+	int count = epoll_wait(worker->epoll_fd, worker->batch, GVM_BATCH, 0);
+
+	return count > 0 ? dispatch(worker, count) : 0;
+}
+
+/* All that needs no system call to find. */
+static int serve_queues(struct gvm_worker *worker)
+{
+	int served = run_tasks(worker);
+
+	served += run_timers(worker);
+	served += gvm_peers_serve(worker);
+	worker->ops->flush(worker->prov);
+	return served;
+}
+
+int gvm_worker_progress(struct gvm_worker *worker)
+{
+	int served;
+
+	if (!begin(worker))
+		return 0;
+	served = worker->ops->progress(worker->prov);
+	served += poll_now(worker);
+	served += serve_queues(worker);
+	atomic_store_explicit(&worker->woken, 0, memory_order_relaxed);
+	return end(worker, served);
+}
+
+void gvm_worker_flush(struct gvm_worker *worker)
+{
+	worker->ops->flush(worker->prov);
+}
+
+/* ---- waiting ------------------------------------------------------------------------------- */
+
+static int called(struct gvm_worker *worker)
+{
+	return atomic_load(&worker->woken) || atomic_load(&worker->tasks);
+}
+
+/* A spin in vain doubles the number of waits that go without; one that paid ends that. */
+static void spin_paid(struct gvm_worker *worker, int paid)
+{
+	if (paid) {
+		worker->spin_fails = 0;
+	} else {
+		worker->spin_skip = worker->spin_fails ? 1u << worker->spin_fails : 0;
+		if (worker->spin_skip < SPIN_SKIP_MAX)
+			worker->spin_fails++;
+	}
+}
+
+/* Returns the number of events; stops at until. */
+static int spin(struct gvm_worker *worker, uint64_t until)
+{
+	uint64_t now = gvm_now(), stop = now + worker->opt.spin_ns;
+	int served;
+
+	if (worker->spin_skip > 0) {
+		worker->spin_skip--;
+		return 0;
+	}
+	do {
+		served = worker->ops->progress(worker->prov) + poll_now(worker);
+		if (served || called(worker)) {
+			spin_paid(worker, 1);
+			return served;
+		}
+		now = gvm_now();
+	} while (now < stop && now < until);
+	if (now >= stop)
+		spin_paid(worker, 0);
+	return 0;
+}
+
+static int epoll_sleep_ms(struct gvm_worker *worker, uint64_t ns)
+{
+	uint64_t ms = ns / NS_PER_MS + (ns % NS_PER_MS != 0);
+
+	return epoll_wait(worker->epoll_fd, worker->batch, GVM_BATCH,
+			  ns == GVM_NEVER ? -1 : (int)(ms > INT32_MAX ? INT32_MAX : ms));
+}
+
+static int epoll_sleep(struct gvm_worker *worker, uint64_t ns)
+{
+	struct timespec ts = { .tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S) };
+	int count;
+
+	if (worker->no_pwait2)
+		return epoll_sleep_ms(worker, ns);
+	count = epoll_pwait2(worker->epoll_fd, worker->batch, GVM_BATCH,
+			     ns == GVM_NEVER ? NULL : &ts, NULL);
+	if (count < 0 && (errno == ENOSYS || errno == EPERM)) {
+		worker->no_pwait2 = 1;
+		return epoll_sleep_ms(worker, ns);
+	}
+	return count;
+}
+
+/* Returns the number of events, negative when a signal has ended the sleep. */
+static int sleep_until(struct gvm_worker *worker, uint64_t until)
+{
+	uint64_t ns = GVM_NEVER;
+	int count = 0;
+
+	if (worker->ops->arm(worker->prov))
+		return worker->ops->progress(worker->prov);
+	if (until != GVM_NEVER) {
+		uint64_t now = gvm_now();
+
+		ns = until > now ? until - now : 0;
+	}
+	atomic_store(&worker->sleeping, 1);
+	if (!called(worker))
+		count = epoll_sleep(worker, ns);
+	atomic_store(&worker->sleeping, 0);
+	if (count < 0)
+		return errno == EINTR ? -1 : 0;
+	return dispatch(worker, count);
+}
+
+/* Spin or sleep until something was served, `until`, a wake or a signal. */
+static int wait_for_events(struct gvm_worker *worker, uint64_t until)
+{
+	for (;;) {
+		uint64_t timer = gvm_timers_next(&worker->timers);
+		uint64_t stop = timer < until ? timer : until;
+		int served = 0, events = 0;
+
+		if (worker->opt.spin_ns)
+			events = spin(worker, stop);
+		if (!events && !called(worker)) {
+			publish(worker);
+			events = sleep_until(worker, stop);
+		}
+		worker->now = 0;
+		served = events > 0 ? events : 0;
+		served += serve_queues(worker);
+		if (atomic_exchange(&worker->woken, 0))
+			return served + 1;
+		if (served || events < 0)
+			return served;
+		if (until != GVM_NEVER && gvm_worker_clock(worker) >= until)
+			return 0;
+	}
+}
+
+int gvm_worker_wait(struct gvm_worker *worker, uint64_t timeout_ns)
+{
+	uint64_t until = GVM_NEVER, now;
+	int served;
+
+	if (!begin(worker))
+		return 0;
+	served = worker->ops->progress(worker->prov);
+	served += serve_queues(worker);
+	if (atomic_load_explicit(&worker->woken, memory_order_relaxed) &&
+	    atomic_exchange(&worker->woken, 0))
+		served++;
+	if (served)
+		return end(worker, served + poll_now(worker));
+	if (timeout_ns != GVM_NEVER) {
+		now = gvm_worker_clock(worker);
+		until = timeout_ns < GVM_NEVER - now ? now + timeout_ns : GVM_NEVER;
+	}
+	return end(worker, wait_for_events(worker, until));
+}
+
+/* ---- listening ----------------------------------------------------------------------------- */
+
+static int is_loopback(const struct sockaddr *addr)
+{
+	const struct sockaddr_in *v4 = (const void *)addr;
+	const struct sockaddr_in6 *v6 = (const void *)addr;
+
+	if (addr->sa_family == AF_INET)
+		return ntohl(v4->sin_addr.s_addr) >> 24 == 127;
+	if (addr->sa_family != AF_INET6)
+		return 0;
+	if (IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr))
+		return v6->sin6_addr.s6_addr[12] == 127;
+	return IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr);
+}
+
+/* A name that does not resolve is not this function's to complain about. */
+static int reaches_beyond(const char *host)
+{
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list, *at;
+	int beyond = 0;
+
+	if (strcmp(host, "*") == 0)
+		return 1;
+	if (getaddrinfo(host, NULL, &hints, &list) != 0)
+		return 0;
+	for (at = list; at && !beyond; at = at->ai_next)
+		beyond = !is_loopback(at->ai_addr);
+	freeaddrinfo(list);
+	return beyond;
+}
+
+static int may_listen(const struct gvm_net *net, const char *host)
+{
+	if (net->key || net->insecure || net->ops == &gvm_provider_loop || !reaches_beyond(host))
+		return 0;
+	gvm_log(GVM_LOG_ERROR, "%s reaches beyond this machine and there is no key: give one "
+		"(--key-file; openssl rand -hex 32 > FILE; chmod 600 FILE), or say --insecure", host);
+	return -EACCES;
+}
+
+int gvm_worker_listen(struct gvm_worker *worker, const char *host, unsigned port,
+		      unsigned *bound_port)
+{
+	struct gvm_listener **listeners, *listener;
+	unsigned bound;
+	int err;
+
+	if (!host || port > 65535)
+		return -EINVAL;
+	err = may_listen(worker->net, host);
+	if (err)
+		return err;
+	listeners = realloc(worker->listeners,
+			    (worker->listener_count + 1) * sizeof(*listeners));
+	if (!listeners)
+		return -ENOMEM;
+	worker->listeners = listeners;
+	err = worker->ops->listen(worker->prov, host, port, &listener, &bound);
+	if (err)
+		return err;
+	listeners[worker->listener_count++] = listener;
+	if (bound_port)
+		*bound_port = bound;
+	return 0;
+}
+
+void gvm_worker_unlisten(struct gvm_worker *worker)
+{
+	while (worker->listener_count > 0)
+		worker->ops->unlisten(worker->listeners[--worker->listener_count]);
+	free(worker->listeners);
+	worker->listeners = NULL;
+}
+
+struct gvm_net *gvm_worker_net(const struct gvm_worker *worker)
+{
+	return worker->net;
+}
+
+/* ---- open and close ------------------------------------------------------------------------ */
+
+static uint64_t option_ms(const char *name)
+{
+	uint64_t ms = gvm_option_number(name);
+
+	return ms < GVM_NEVER / NS_PER_MS ? ms * NS_PER_MS : GVM_NEVER;
+}
+
+static uint32_t option_count(const char *name, uint32_t most)
+{
+	uint64_t n = gvm_option_number(name);
+
+	return (uint32_t)(n < 1 ? 1 : n > most ? most : n);
+}
+
+static void read_options(struct gvm_options_read *opt)
+{
+	opt->op_timeout_ns = option_ms("GVM_OP_TIMEOUT_MS");
+	opt->keepalive_ns = option_ms("GVM_KEEPALIVE_MS");
+	opt->handshake_ns = option_ms("GVM_HANDSHAKE_MS");
+	opt->spin_ns = gvm_option_number("GVM_SPIN_US") * 1000;
+	opt->window = option_count("GVM_OP_WINDOW", 4096);
+	opt->max_conns = option_count("GVM_MAX_CONNS", UINT32_MAX);
+	opt->max_handshakes = MAX_HANDSHAKES;
+	opt->connect_ns = option_ms("GVM_CONNECT_MS");
+	opt->backoff_min_ns = option_ms("GVM_BACKOFF_MIN_MS");
+	opt->backoff_max_ns = option_ms("GVM_BACKOFF_MAX_MS");
+	opt->credits = (uint16_t)option_count("GVM_CREDITS", 4096);
+}
+
+static int open_descriptors(struct gvm_worker *worker)
+{
+	struct epoll_event event = { .events = EPOLLIN | EPOLLET, .data.ptr = worker };
+	int err;
+
+	worker->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (worker->epoll_fd < 0)
+		return -errno;
+	worker->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (worker->wake_fd < 0) {
+		err = -errno;
+		goto close_epoll;
+	}
+	if (epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, worker->wake_fd, &event) < 0) {
+		err = -errno;
+		goto close_wake;
+	}
+	return 0;
+close_wake:
+	close(worker->wake_fd);
+close_epoll:
+	close(worker->epoll_fd);
+	return err;
+}
+
+static void close_descriptors(struct gvm_worker *worker)
+{
+	close(worker->wake_fd);
+	close(worker->epoll_fd);
+}
+
+int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
+		    struct gvm_worker **out)
+{
+	struct gvm_worker *worker = aligned_alloc(_Alignof(struct gvm_worker), sizeof(*worker));
+	int err = -ENOMEM;
+
+	if (!worker)
+		return err;
+	memset(worker, 0, sizeof(*worker));
+	worker->host.worker = worker;
+	worker->net = net;
+	worker->ops = net->ops;
+	worker->config = *config;
+	read_options(&worker->opt);
+	gvm_random(&worker->random, sizeof(worker->random));
+	worker->random |= 1;
+	worker->batch = calloc(GVM_BATCH, sizeof(*worker->batch));
+	if (!worker->batch)
+		goto free_worker;
+	err = open_descriptors(worker);
+	if (err)
+		goto free_batch;
+	err = worker->ops->open(&worker->host, &gvm_core_host_ops, net->args, &worker->prov);
+	if (err)
+		goto close_fds;
+	atomic_fetch_add(&net->workers, 1);
+	*out = worker;
+	return 0;
+close_fds:
+	close_descriptors(worker);
+free_batch:
+	free(worker->batch);
+free_worker:
+	free(worker);
+	return err;
+}
+
+void gvm_worker_close(struct gvm_worker *worker)
+{
+	if (!worker)
+		return;
+	run_tasks(worker);
+	worker->closing = 1;
+	worker->in_round = 1;
+	gvm_worker_unlisten(worker);
+	gvm_peers_close(worker);
+	worker->ops->close(worker->prov);
+	gvm_timers_fini(&worker->timers);
+	close_descriptors(worker);
+	free(worker->batch);
+	atomic_fetch_sub(&worker->net->workers, 1);
+	free(worker);
+}
