@@ -48,6 +48,13 @@ check() {
 	fi
 }
 
+# must DESCRIPTION COMMAND...: a check without which the rest of the case makes no sense
+must() {
+	local before=$failures
+	check "$@"
+	[ "$failures" = "$before" ] || finish
+}
+
 # check_line DESCRIPTION FILE PATTERN: the file has a line that matches (extended, any case)
 check_line() {
 	if grep -qiE -- "$3" "$2"; then
