@@ -36,9 +36,9 @@
 
 enum frame_kind {
 	F_CONNECT, /* to the listening side */
-	F_OPEN,	   /* to the connecting side: accepted; status */
-	F_WIRE,	   /* hdr and payload */
-	F_ROOM,	   /* the other side has served what was queued */
+	F_OPEN,    /* to the connecting side: accepted; status */
+	F_WIRE,    /* hdr and payload */
+	F_ROOM,    /* the other side has served what was queued */
 	F_CLOSE,   /* the other side has closed, in order behind what it said */
 	F_BREAK,   /* a fault has broken the connection */
 };
@@ -48,8 +48,8 @@ struct frame {
 	struct frame *next;
 	struct link *link;
 	struct gvm_listener *listener; /* of F_CONNECT; compared, not followed, until found alive */
-	uint64_t due;		       /* not before */
-	uint8_t kind, to;	       /* to: which end */
+	uint64_t due;                  /* not before */
+	uint8_t kind, to;              /* to: which end */
 	int status;
 	struct gvm_hdr hdr;
 	uint8_t payload[];
@@ -64,13 +64,13 @@ struct loop_ep {
 };
 
 struct link {
-	unsigned refs;		 /* the two ends, and each frame */
-	int broken;		 /* frames of it are not delivered any more, but F_BREAK */
-	unsigned queued[2];	 /* F_WIRE frames on their way to an end */
-	int starved[2];		 /* this end was refused room */
-	uint64_t due[2];	 /* of the last frame to an end */
+	unsigned refs;            /* the two ends, and each frame */
+	int broken;               /* frames of it are not delivered any more, but F_BREAK */
+	unsigned queued[2];       /* F_WIRE frames on their way to an end */
+	int starved[2];           /* this end was refused room */
+	uint64_t due[2];          /* of the last frame to an end */
 	struct gvm_prov *prov[2]; /* NULL: this end is gone */
-	struct loop_ep *ep[2];	 /* touched by its own worker only */
+	struct loop_ep *ep[2];    /* touched by its own worker only */
 };
 
 struct gvm_listener {
@@ -380,16 +380,22 @@ static int post_op(struct loop_ep *ep, struct gvm_op *op, const struct gvm_hdr *
 
 static int loop_fetch(struct gvm_ep *ep, struct gvm_op *op)
 {
-	struct gvm_hdr hdr = { .type = GVM_T_FETCH, .xid = op->xid, .region = op->key,
-			       .page = op->offset, .arg = op->len };
+	struct gvm_hdr hdr = { .type = GVM_T_FETCH,
+			       .xid = op->xid,
+			       .region = op->key,
+			       .page = op->offset,
+			       .arg = op->len };
 
 	return post_op(to_loop(ep), op, &hdr, NULL, GVM_OP_FETCH);
 }
 
 static int loop_put(struct gvm_ep *ep, struct gvm_op *op)
 {
-	struct gvm_hdr hdr = { .type = GVM_T_PUT, .xid = op->xid, .region = op->key,
-			       .page = op->offset, .length = op->len };
+	struct gvm_hdr hdr = { .type = GVM_T_PUT,
+			       .xid = op->xid,
+			       .region = op->key,
+			       .page = op->offset,
+			       .length = op->len };
 
 	return post_op(to_loop(ep), op, &hdr, op->buf, GVM_OP_PUT);
 }
@@ -590,7 +596,8 @@ static void set_timer(struct gvm_prov *prov, uint64_t due)
 	timerfd_settime(prov->timer.fd, TFD_TIMER_ABSTIME, &at, NULL);
 }
 
-/* Take the first frame that is due; NULL: none, and the timer is set for the next. Under the lock. */
+/* Take the first frame that is due; NULL: none, and the timer is set for the next. Under the lock.
+ */
 static struct frame *inbox_take(struct gvm_prov *prov)
 {
 	uint64_t first = 0, now = 0;

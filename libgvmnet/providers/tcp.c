@@ -15,8 +15,8 @@
  *              end of serving what one recv() has brought, or when core flushes.
  *
  * What bounds a connection: TX_POSTS and TX_STAGED for what this side posts (-EAGAIN), GVM_SLOTS
- * operations under way, and TX_ANSWERS answers that the other side does not take: then it is not read
- * from until it does. More than that comes only from one that asks for more than GVM_SLOTS
+ * operations under way, and TX_ANSWERS answers that the other side does not take: then it is not
+ * read from until it does. More than that comes only from one that asks for more than GVM_SLOTS
  * operations at a time, so two nodes of this kind cannot block each other.
  *
  * A put is stored in whole pages: of one that breaks off in the middle of a page nothing of that
@@ -46,19 +46,19 @@
 #include "providers/tcp_addr.h"
 #include "providers/txq.h"
 
-#define RX_BYTES      (256u << 10) /* of the worker's receive buffer */
-#define RX_SERVE      (64u << 10)  /* read at once from one that asks: bounds the answers */
-#define RX_DIRECT     (16u << 10)  /* this much of a payload missing: receive it into its place */
-#define TX_IOV	      128	   /* iovecs of a sendmsg(): 64 pages */
-#define TX_BATCH      64u	   /* frames after which serving pauses to send */
-#define TX_POSTS      512u
-#define TX_STAGED     (128u << 10)
-#define TX_ANSWERS    512u
-#define ACCEPT_BATCH  64
-#define PAUSE_NS      100000000ull  /* a listener without descriptors rests */
-#define LOG_EVERY_NS  1000000000ull
+#define RX_BYTES        (256u << 10) /* of the worker's receive buffer */
+#define RX_SERVE        (64u << 10)  /* read at once from one that asks: bounds the answers */
+#define RX_DIRECT       (16u << 10)  /* this much of a payload missing: receive it into its place */
+#define TX_IOV          128          /* iovecs of a sendmsg(): 64 pages */
+#define TX_BATCH        64u          /* frames after which serving pauses to send */
+#define TX_POSTS        512u
+#define TX_STAGED       (128u << 10)
+#define TX_ANSWERS      512u
+#define ACCEPT_BATCH    64
+#define PAUSE_NS        100000000ull /* a listener without descriptors rests */
+#define LOG_EVERY_NS    1000000000ull
 #define USER_TIMEOUT_MS 30000 /* the kernel gives up on bytes that are not acknowledged */
-#define PAGE	      4096u
+#define PAGE            4096u
 
 enum ep_state { EP_LOOKUP, EP_CONNECTING, EP_OPEN, EP_DEAD };
 
@@ -75,10 +75,10 @@ struct tcp_ep {
 	uint8_t on_late;   /* in prov->late */
 	uint8_t blocked;   /* the socket takes no more */
 	uint8_t want_room; /* a post was refused */
-	uint8_t silent;	   /* shut() by core: no more upcalls but completions */
+	uint8_t silent;    /* shut() by core: no more upcalls but completions */
 	uint8_t serving;   /* the other side asks for memory */
-	uint32_t mask;	   /* of the poll */
-	int error;	   /* found while flushing, to be told by progress() */
+	uint32_t mask;     /* of the poll */
+	int error;         /* found while flushing, to be told by progress() */
 
 	struct gvm_txq *tx; /* NULL: nothing to send */
 	uint64_t tx_seq;    /* number of the next frame when there is no tx */
@@ -89,8 +89,8 @@ struct tcp_ep {
 
 	/* the payload that is arriving */
 	uint32_t rx_left;
-	int rx_status;		 /* of a put: what it will be answered */
-	uint8_t *rx_to;		 /* of a fetch: where the rest goes */
+	int rx_status;            /* of a put: what it will be answered */
+	uint8_t *rx_to;           /* of a fetch: where the rest goes */
 	struct gvm_slot *rx_slot; /* of a fetch; NULL: cancelled */
 	uint64_t rx_xid, rx_key, rx_offset;
 
@@ -117,7 +117,7 @@ struct gvm_prov {
 	struct gvm_host *host;
 	const struct gvm_host_ops *up;
 	struct tcp_ep *flush, **flush_end; /* endpoints with something new to send */
-	struct tcp_ep *late;		   /* endpoints with something to tell core */
+	struct tcp_ep *late;               /* endpoints with something to tell core */
 	struct tcp_ep *dead;
 	struct gvm_txq_pool txqs;
 	struct gvm_listener *listeners;
@@ -337,7 +337,8 @@ static void ep_settle(struct tcp_ep *ep)
 		return;
 	}
 	ep_rewatch(ep);
-	if (ep->state == EP_OPEN && ep->want_room && has_room(ep, 2) && !gvm_slots_full(ep->slots)) {
+	if (ep->state == EP_OPEN && ep->want_room && has_room(ep, 2) &&
+	    !gvm_slots_full(ep->slots)) {
 		ep->want_room = 0;
 		ep->ep.prov->up->writable(&ep->ep);
 	}
@@ -413,8 +414,8 @@ static uint32_t rx_put(struct tcp_ep *ep, const uint8_t *buf, uint32_t n)
 
 	if (!take)
 		return 0;
-	/* The key is looked up for each piece, so that a put that never ends does not hold memory that
-	 * has been withdrawn. */
+	/* The key is looked up for each piece, so that a put that never ends does not hold memory
+	 * that has been withdrawn. */
 	if (!ep->rx_status)
 		ep->rx_status = prov->up->mem_get(prov->host, ep->rx_key, ep->ep.owner,
 						  GVM_ACCESS_PUT, ep->rx_offset, take, &at, &mem);
@@ -681,9 +682,9 @@ static void ep_read(struct tcp_ep *ep)
 	}
 	if (!got) {
 		ep_fail(ep, -ECONNRESET,
-			ep->part_len || ep->rx != RX_FRAME ?
-				"the connection broke off in the middle of a frame" :
-				"the other side has closed the connection");
+			ep->part_len || ep->rx != RX_FRAME
+			    ? "the connection broke off in the middle of a frame"
+			    : "the other side has closed the connection");
 		return;
 	}
 	ep->ep.last_heard = prov->up->now(prov->host);
@@ -987,8 +988,11 @@ static int post_op(struct tcp_ep *ep, struct gvm_op *op, const struct gvm_hdr *h
 
 static int tcp_fetch(struct gvm_ep *ep, struct gvm_op *op)
 {
-	struct gvm_hdr hdr = { .type = GVM_T_FETCH, .xid = op->xid, .region = op->key,
-			       .page = op->offset, .arg = op->len };
+	struct gvm_hdr hdr = { .type = GVM_T_FETCH,
+			       .xid = op->xid,
+			       .region = op->key,
+			       .page = op->offset,
+			       .arg = op->len };
 	struct gvm_txent ent = { 0 };
 
 	return post_op(to_tcp(ep), op, &hdr, &ent, GVM_OP_FETCH);
@@ -996,8 +1000,11 @@ static int tcp_fetch(struct gvm_ep *ep, struct gvm_op *op)
 
 static int tcp_put(struct gvm_ep *ep, struct gvm_op *op)
 {
-	struct gvm_hdr hdr = { .type = GVM_T_PUT, .xid = op->xid, .region = op->key,
-			       .page = op->offset, .length = op->len };
+	struct gvm_hdr hdr = { .type = GVM_T_PUT,
+			       .xid = op->xid,
+			       .region = op->key,
+			       .page = op->offset,
+			       .length = op->len };
 	struct gvm_txent ent = { .ext = op->buf, .ext_len = op->len };
 
 	return post_op(to_tcp(ep), op, &hdr, &ent, GVM_OP_PUT);

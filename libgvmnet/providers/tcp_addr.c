@@ -118,7 +118,7 @@ static struct bound {
 	struct sockaddr_storage sa;
 	socklen_t len;
 	unsigned sockets;
-} *bound_list;
+} * bound_list;
 
 static struct bound **bound_find(const struct sockaddr_storage *sa, socklen_t len)
 {
@@ -299,7 +299,8 @@ static void look_up(struct gvm_lookup *l)
 	if (rc)
 		rc = get_info(l->host, l->port, 0, &l->addrs);
 	if (rc)
-		gvm_log(GVM_LOG_WARN, "cannot find the address of '%s': %s", l->host, gai_strerror(rc));
+		gvm_log(GVM_LOG_WARN, "cannot find the address of '%s': %s", l->host,
+			gai_strerror(rc));
 	l->err = rc ? -EHOSTUNREACH : 0;
 }
 
@@ -336,7 +337,8 @@ static int start_thread(struct gvm_resolver *r)
 	int err;
 
 	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before); /* the program's signals are not for this thread */
+	pthread_sigmask(SIG_SETMASK, &all,
+			&before); /* the program's signals are not for this thread */
 	pthread_attr_init(&attr);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setstacksize(&attr, LOOKUP_STACK);

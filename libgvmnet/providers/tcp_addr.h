@@ -46,8 +46,8 @@ void gvm_addr_unlisten(int fd);
 struct gvm_resolver;
 struct gvm_lookup {
 	struct gvm_lookup *next;
-	void *user;	/* whom it is for; the worker's thread may set it to NULL: nobody */
-	int err;	/* 0 or a negative errno; the reason is logged */
+	void *user; /* whom it is for; the worker's thread may set it to NULL: nobody */
+	int err;    /* 0 or a negative errno; the reason is logged */
 	struct gvm_addrs addrs;
 	unsigned port;
 	char host[];

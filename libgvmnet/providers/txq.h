@@ -26,12 +26,12 @@ struct gvm_txent {
 struct gvm_txq {
 	struct gvm_txent *ent;
 	uint32_t ent_cap, head, count; /* a ring; ent_cap is a power of two */
-	uint32_t answers;	       /* of count */
+	uint32_t answers;              /* of count */
 	uint8_t *stage;
 	uint32_t stage_cap, stage_head, stage_tail;
-	uint32_t done;		       /* bytes of the first frame that are sent */
-	uint64_t seq;		       /* number of the first frame, in the order of posting */
-	struct gvm_txq *next;	       /* in the pool */
+	uint32_t done;        /* bytes of the first frame that are sent */
+	uint64_t seq;         /* number of the first frame, in the order of posting */
+	struct gvm_txq *next; /* in the pool */
 };
 
 struct gvm_txq_pool {
