@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The store: a memory node's regions, who holds them, how much is promised, and the slabs with
+ * their keys. Control operations only: fetch and put go by key and never come here.
+ *
+ * Who holds a region. A session is a connection that has opened regions. A region is held by one
+ * client (an incarnation), with any number of sessions. When the last session is lost, the client
+ * keeps the hold for the linger time of its open; when it was closed in order, it ends at once. At
+ * the end of a hold all keys are withdrawn and an ephemeral region is deleted. Another client is
+ * refused (-EBUSY) while the hold lasts, and after it until the last transfer with an old key is over.
+ *
+ * How much. A region reserves its share (slabs that the client's map places here) when it is made;
+ * what does not fit is refused then (-ENOSPC) and not at a write-back. A clone reserves what its
+ * source has stored, the worst case of copy on write, and more, slab by slab, as it grows.
+ * `limit` is memory times the overcommit ratio; storage that exists never exceeds `memory`.
+ *
+ * Sharing. A clone shares its source's slabs; both get keys that only read. A grant (or a discard
+ * of a part) copies the slab first, if anyone else still has it.
+ *
+ * Threads: everything here may be called from any thread; one mutex guards it all. A session's
+ * calls must not overlap with its own store_session_close. The library calls the store back (a
+ * withdrawn key is no longer in use) without that mutex.
+ */
+#ifndef MEMSRV_STORE_H
+#define MEMSRV_STORE_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+#include <gvmnet/gvmnet.h>
+
+#include "storage.h"
+#include "wire/wire.h"
+
+#define STORE_PAGES_MAX	    (UINT64_C(1) << 40) /* 4 PiB in one region */
+#define STORE_SLAB_PAGES_MIN 16u
+#define STORE_SLAB_PAGES_MAX (1u << 18)
+#define STORE_LINGER_MAX_MS (24u * 3600 * 1000)
+
+struct store;
+struct session;
+struct image;
+
+struct store_config {
+	struct gvm_net *net;
+	uint64_t incarnation; /* of this node, told to clients */
+	uint64_t memory;      /* bytes of storage that may exist */
+	uint64_t limit;	      /* bytes that may be promised; at least memory */
+	uint64_t region_quota; /* most bytes of one region here; 0: no such bound */
+	uint32_t max_regions;
+	uint32_t max_sessions;
+	enum huge_pages huge;
+	struct image *image;	 /* stays the caller's; NULL: memory only */
+	uint64_t (*now)(void);	 /* NULL: gvm_now */
+};
+
+/* Takes over the image's regions: they stay held by who held them, for their linger time. */
+int store_open(const struct store_config *config, struct store **store);
+/* All sessions are closed and no worker runs. Regions of an image stay in it. */
+void store_close(struct store *store);
+/* From now on no region is made, opened or cloned: -ESHUTDOWN. */
+void store_drain(struct store *store);
+/* End lingers and do what needs doing now and then. Call it every 100 ms or so. */
+void store_tick(struct store *store);
+
+/* name is for the log and is copied. -EUSERS: too many; -ENOMEM. */
+int store_session_open(struct store *store, uint64_t incarnation, const char *name,
+		       struct session **session);
+/* The connection is gone: its holds end, or linger. */
+void store_session_close(struct session *session);
+
+/* The requests of wire.h. 0 or -errno; outputs are set on success. All arguments may be hostile. */
+int store_region_open(struct session *s, uint64_t id, const struct gvm_region_open *req,
+		      struct gvm_region_opened *out);
+int store_region_close(struct session *s, uint64_t id);
+int store_region_delete(struct session *s, uint64_t id);
+int store_region_resize(struct session *s, uint64_t id, uint64_t pages, uint64_t share);
+int store_region_clone(struct session *s, uint64_t id, const struct gvm_region_clone *req,
+		       struct gvm_region_opened *out);
+int store_slab_grant(struct session *s, uint64_t id, uint64_t slab, struct gvm_slab_entry *out);
+/* Up to want entries from slab first on; *count of them; *more: there are further ones. */
+int store_slab_list(struct session *s, uint64_t id, uint64_t first, uint32_t want,
+		    struct gvm_slab_entry *out, uint32_t *count, int *more);
+/* All runs are checked before the first page is touched. */
+int store_discard(struct session *s, uint64_t id, const struct gvm_page_run *runs, uint32_t count);
+/* Up to want regions after the first skip. */
+uint32_t store_region_list(struct store *store, uint64_t skip, uint32_t want,
+			   struct gvm_region_entry *out, int *more);
+
+struct store_stats {
+	uint64_t memory_bytes, limit_bytes, reserved_bytes, stored_bytes, huge_bytes; /* gauges */
+	uint64_t regions, regions_held, regions_lingering, sessions, slabs, keys;     /* gauges */
+	uint64_t draining;							      /* gauge */
+	uint64_t opens, creates, deletes, clones, resizes, grants, copies, discarded_pages;
+	uint64_t expired, refused_space, refused_busy, refused_other;
+};
+void store_stats(struct store *store, struct store_stats *stats);
+const struct gvm_counter *store_counters(size_t *count);
+/* Sessions that hold something now. */
+uint32_t store_sessions(struct store *store);
+
+#endif
