@@ -1,0 +1,562 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Programs as users have them, for test_preload and the end-to-end tests: each scenario uses memory
+ * in one of the ways that there are and checks what it must find there. It knows nothing of gvmnet.
+ * Usage: preload_prog SCENARIO [argument]. Exit status 0: all was as it should be; 3: it was not.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PAGE 4096ul
+#define MIB (1ul << 20)
+#define RW (PROT_READ | PROT_WRITE)
+#define ANON (MAP_PRIVATE | MAP_ANONYMOUS)
+
+static size_t size = 8 * MIB; /* of "a large mapping"; the second argument, in MiB */
+
+#define CHECK(x)                                                                                   \
+	do {                                                                                       \
+		if (!(x)) {                                                                        \
+			fprintf(stderr, "%s:%d: not so: %s (errno %d)\n", __FILE__, __LINE__, #x,  \
+				errno);                                                            \
+			_exit(3);                                                                  \
+		}                                                                                  \
+	} while (0)
+
+/* One word a page says which page it is, and of which filling. */
+static void fill(char *p, size_t bytes, uint64_t seed)
+{
+	for (size_t at = 0; at < bytes; at += PAGE)
+		*(uint64_t *)(p + at + at / PAGE % 500 * 8) = seed * 1000003 + at + 1;
+}
+
+static int holds(const char *p, size_t bytes, uint64_t seed)
+{
+	for (size_t at = 0; at < bytes; at += PAGE)
+		if (*(const uint64_t *)(p + at + at / PAGE % 500 * 8) != seed * 1000003 + at + 1)
+			return 0;
+	return 1;
+}
+
+static int zeros(const char *p, size_t bytes)
+{
+	for (size_t at = 0; at < bytes; at += 8)
+		if (*(const uint64_t *)(p + at))
+			return 0;
+	return 1;
+}
+
+static char *map(size_t bytes)
+{
+	char *p = mmap(NULL, bytes, RW, ANON, -1, 0);
+
+	CHECK(p != MAP_FAILED);
+	return p;
+}
+
+/* Does an access end in a signal? In a vforked sense: a child tries. */
+static int faults(char *p)
+{
+	int status;
+	pid_t pid = fork();
+
+	CHECK(pid >= 0);
+	if (!pid) {
+		signal(SIGSEGV, SIG_DFL);
+		*(volatile char *)p = 1;
+		_exit(0);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid);
+	return WIFSIGNALED(status);
+}
+
+static void fill_verify(void)
+{
+	char *p = map(size);
+
+	CHECK(zeros(p, size));
+	fill(p, size, 1);
+	CHECK(holds(p, size, 1));
+	fill(p, size, 2);
+	CHECK(holds(p, size, 2));
+	CHECK(!munmap(p, size));
+}
+
+static void small(void)
+{
+	char *p = map(64 * 1024);
+
+	fill(p, 64 * 1024, 1);
+	CHECK(holds(p, 64 * 1024, 1));
+}
+
+static void *thread(void *arg)
+{
+	uint64_t seed = (uint64_t)(uintptr_t)arg;
+
+	for (int round = 0; round < 4; round++) {
+		char *p = map(size);
+		fill(p, size, seed + (uint64_t)round);
+		char *q = malloc(size / 2);
+		CHECK(q);
+		fill(q, size / 2, seed);
+		CHECK(holds(p, size, seed + (uint64_t)round));
+		CHECK(holds(q, size / 2, seed));
+		free(q);
+		CHECK(!munmap(p, size));
+	}
+	return NULL;
+}
+
+static void threads(void)
+{
+	pthread_t id[4];
+
+	for (uintptr_t i = 0; i < 4; i++)
+		CHECK(!pthread_create(&id[i], NULL, thread, (void *)(i * 100 + 1)));
+	for (int i = 0; i < 4; i++)
+		CHECK(!pthread_join(id[i], NULL));
+}
+
+static void wait_for(pid_t pid)
+{
+	int status;
+
+	CHECK(waitpid(pid, &status, 0) == pid);
+	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* Both sides see what was there, and neither sees what the other writes afterwards. */
+static void fork_both_ways(void)
+{
+	char *p = map(size), *block = malloc(size);
+	int go[2], done[2];
+	char c;
+
+	fill(p, size, 1);
+	fill(block, size, 5);
+	CHECK(!pipe(go) && !pipe(done));
+	pid_t pid = fork();
+	CHECK(pid >= 0);
+	if (!pid) {
+		CHECK(holds(p, size, 1) && holds(block, size, 5));
+		fill(p, size / 2, 2);
+		CHECK(write(done[1], "x", 1) == 1);
+		CHECK(read(go[0], &c, 1) == 1);
+		CHECK(holds(p, size / 2, 2));
+		char *q = map(size);
+		fill(q, size, 7);
+		CHECK(holds(q, size, 7));
+		exit(0);
+	}
+	CHECK(read(done[0], &c, 1) == 1);
+	CHECK(holds(p, size, 1));
+	fill(p, size, 3);
+	CHECK(write(go[1], "x", 1) == 1);
+	wait_for(pid);
+	CHECK(holds(p, size, 3) && holds(block, size, 5));
+}
+
+static int prepared, in_parent, in_child;
+static void on_prepare(void)
+{
+	prepared++;
+}
+static void on_parent(void)
+{
+	in_parent++;
+}
+static void on_child(void)
+{
+	in_child++;
+}
+
+static void fork_handlers(void)
+{
+	char *p = map(size);
+	void *plugin = dlopen(getenv("PLUGIN"), RTLD_NOW);
+
+	CHECK(plugin);
+	int *children = dlsym(plugin, "plugin_children");
+	fill(p, size, 1);
+	CHECK(!pthread_atfork(on_prepare, on_parent, on_child));
+	pid_t pid = fork();
+	if (!pid) {
+		CHECK(prepared == 1 && in_child == 1 && !in_parent && *children == 1);
+		CHECK(holds(p, size, 1));
+		_exit(0);
+	}
+	wait_for(pid);
+	CHECK(prepared == 1 && in_parent == 1 && !in_child && *children == 0);
+	CHECK(!dlclose(plugin)); /* takes its handler with it */
+	pid = fork();
+	if (!pid)
+		_exit(in_child != 1);
+	wait_for(pid);
+}
+
+static void fork_exec(void)
+{
+	char *p = map(size), *argv[] = { "true", NULL };
+	pid_t pid;
+
+	fill(p, size, 1);
+	CHECK(!posix_spawnp(&pid, "true", NULL, NULL, argv, environ));
+	wait_for(pid);
+	pid = vfork();
+	if (!pid) {
+		execlp("true", "true", (char *)NULL);
+		_exit(1);
+	}
+	wait_for(pid);
+	CHECK(system("exit 0") == 0);
+	CHECK(holds(p, size, 1));
+}
+
+static void dontfork(void)
+{
+	char *p = map(64 * MIB);
+
+	*p = 1;
+	CHECK(!madvise(p, 64 * MIB, MADV_DONTFORK));
+	CHECK(faults(p));
+	CHECK(!madvise(p, 64 * MIB, MADV_DOFORK));
+	CHECK(!faults(p));
+}
+
+static void shared_fork(void)
+{
+	char *p = mmap(NULL, size, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(p != MAP_FAILED);
+	fill(p, size, 1);
+	CHECK(faults(p)); /* not silently another memory */
+	CHECK(holds(p, size, 1));
+}
+
+static void remap(void)
+{
+	size_t big = 64 * MIB;
+	char *p = map(size), *q;
+
+	fill(p, size, 1);
+	q = mremap(p, size, 2 * size, MREMAP_MAYMOVE);
+	CHECK(q != MAP_FAILED && holds(q, size, 1) && zeros(q + size, size));
+	q = mremap(q, 2 * size, size / 2, 0);
+	CHECK(q != MAP_FAILED && holds(q, size / 2, 1));
+	char *to = mmap(NULL, size, PROT_NONE, ANON, -1, 0);
+	CHECK(mremap(q, size / 2, size, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
+	CHECK(holds(to, size / 2, 1) && zeros(to + size / 2, size / 2));
+	p = map(big);
+	fill(p, big, 2);
+	q = mremap(p, big, 2 * big, MREMAP_MAYMOVE);
+	CHECK(q != MAP_FAILED && holds(q, big, 2) && zeros(q + big, big));
+	fill(q, 2 * big, 3);
+	char *half = mremap(q + big, big, big, MREMAP_MAYMOVE | MREMAP_FIXED,
+			    mmap(NULL, big, PROT_NONE, ANON, -1, 0));
+	CHECK(half != MAP_FAILED && holds(q, big, 3));
+	CHECK(*(uint64_t *)(half + big / PAGE % 500 * 8) == 3 * 1000003 + big + 1);
+	CHECK(!munmap(q, big) && !munmap(half, big) && !munmap(to, size));
+}
+
+static void partial_unmap(void)
+{
+	size_t big = 64 * MIB;
+	char *p = map(big);
+
+	fill(p, big, 1);
+	CHECK(!munmap(p + 16 * MIB, 16 * MIB));
+	CHECK(holds(p, 16 * MIB, 1));
+	CHECK(*(uint64_t *)(p + 32 * MIB + 32 * MIB / PAGE % 500 * 8) == 1000003 + 32 * MIB + 1);
+	CHECK(faults(p + 16 * MIB));
+	CHECK(!munmap(p - PAGE, PAGE) || 1);
+	CHECK(!munmap(p, big)); /* over the hole */
+	CHECK(faults(p));
+	p = map(big);
+	CHECK(zeros(p, big));
+	CHECK(!munmap(p + big - PAGE, PAGE) && !munmap(p, PAGE) && !munmap(p, big));
+}
+
+static void discards(void)
+{
+	char *p = map(size);
+	const int advices[] = { MADV_DONTNEED, MADV_FREE };
+
+	for (int i = 0; i < 2; i++) {
+		fill(p, size, 1);
+		CHECK(!madvise(p + MIB, MIB, advices[i]));
+		CHECK(holds(p, MIB, 1));
+		CHECK(advices[i] == MADV_FREE || zeros(p + MIB, MIB));
+	}
+	fill(p, size, 2);
+	CHECK(!madvise(p, size, MADV_HUGEPAGE) && !madvise(p, size, MADV_MERGEABLE));
+	CHECK(!madvise(p, size, MADV_WILLNEED) && !madvise(p, size, MADV_COLD));
+	CHECK(!posix_madvise(p, size, POSIX_MADV_DONTNEED));
+	CHECK(!mlock(p, size) && !munlock(p, size));
+	CHECK(holds(p, size, 2));
+	CHECK(madvise(p, size, MADV_REMOVE) == -1 && errno == EINVAL);
+	CHECK(madvise(p + 1, size, MADV_DONTNEED) == -1 && errno == EINVAL);
+	char *s = mmap(NULL, size, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(s != MAP_FAILED);
+	fill(s, size, 3);
+	CHECK(!madvise(s, size, MADV_DONTNEED) && holds(s, size, 3)); /* shared: keeps its data */
+	CHECK(!madvise(s, MIB, MADV_REMOVE) && zeros(s, MIB));
+}
+
+static void protect(void)
+{
+	char *p = map(size);
+
+	fill(p, size, 1);
+	CHECK(!mprotect(p, MIB, PROT_READ));
+	CHECK(faults(p) && holds(p, size, 1));
+	CHECK(!mprotect(p, MIB, PROT_NONE) && faults(p));
+	CHECK(!mprotect(p, MIB, RW) && holds(p, size, 1));
+	fill(p, size, 2);
+	CHECK(holds(p, size, 2));
+	CHECK(!mprotect(p, MIB, PROT_READ) && !munmap(p, size));
+	p = map(size); /* its pages may come again */
+	CHECK(zeros(p, size));
+	fill(p, size, 3);
+}
+
+/* As QEMU does: reserve more than is needed, then map the exact part over it. */
+static void qemu_like(void)
+{
+	size_t ram = 64 * MIB, slack = 2 * MIB;
+	char *r = mmap(NULL, ram + slack, PROT_NONE, ANON | MAP_NORESERVE, -1, 0);
+
+	CHECK(r != MAP_FAILED);
+	char *p = (char *)(((uintptr_t)r + slack - 1) & ~(slack - 1));
+	CHECK(mmap(p, ram, RW, ANON | MAP_FIXED | MAP_NORESERVE, -1, 0) == p);
+	if (p > r)
+		CHECK(!munmap(r, (size_t)(p - r)));
+	size_t rest = (size_t)(r + ram + slack - p) - ram;
+	if (rest > PAGE)
+		CHECK(!munmap(p + ram + PAGE, rest - PAGE));
+	CHECK(!madvise(p, ram, MADV_HUGEPAGE) && !madvise(p, ram, MADV_DONTFORK));
+	fill(p, ram, 1);
+	CHECK(holds(p, ram, 1));
+	CHECK(!madvise(p + 4 * MIB, 4 * MIB, MADV_DONTNEED) && zeros(p + 4 * MIB, 4 * MIB));
+	CHECK(mmap(p, MIB, RW, ANON | MAP_FIXED, -1, 0) == p && zeros(p, MIB));
+	CHECK(mmap(p, MIB, PROT_NONE, ANON | MAP_FIXED, -1, 0) == p);
+	CHECK(mmap(p, MIB, RW, ANON | MAP_FIXED, -1, 0) == p && zeros(p, MIB));
+	int fd = open("/dev/zero", O_RDWR);
+	CHECK(mmap(p + MIB, MIB, RW, MAP_PRIVATE | MAP_FIXED, fd, 0) == p + MIB);
+	CHECK(zeros(p + MIB, MIB));
+	CHECK(!munmap(p, ram));
+}
+
+static void reserve_then_open(void)
+{
+	char *p = mmap(NULL, 64 * MIB, PROT_NONE, ANON | MAP_NORESERVE, -1, 0);
+
+	CHECK(p != MAP_FAILED);
+	CHECK(!mprotect(p + 8 * MIB, 16 * MIB, RW));
+	CHECK(zeros(p + 8 * MIB, 16 * MIB));
+	fill(p + 8 * MIB, 16 * MIB, 1);
+	CHECK(!mprotect(p, PAGE, RW)); /* too small, stays local */
+	*p = 7;
+	CHECK(holds(p + 8 * MIB, 16 * MIB, 1) && *p == 7);
+	CHECK(faults(p + 4 * MIB));
+	CHECK(!munmap(p, 64 * MIB));
+}
+
+static void mallocs(void)
+{
+	static char *block[64];
+	static size_t bytes[64];
+	unsigned seed = 1;
+
+	for (int round = 0; round < 2000; round++) {
+		int i = rand_r(&seed) % 64;
+		size_t want = (size_t)(rand_r(&seed) % (round % 7 ? 100000 : 6000000)) + 8;
+		if (block[i])
+			for (size_t k = 0; k + 8 <= bytes[i]; k += 4096)
+				CHECK(*(uint64_t *)(block[i] + k) == k + (size_t)i);
+		size_t kept = 0;
+		switch (rand_r(&seed) % 5) {
+		case 0:
+			free(block[i]);
+			CHECK((block[i] = calloc(want, 1)));
+			for (size_t k = 0; k < want; k++)
+				CHECK(!block[i][k]);
+			break;
+		case 1:
+			free(block[i]);
+			CHECK(!posix_memalign((void **)&block[i], 1 << 16, want));
+			CHECK(((uintptr_t)block[i] & 0xffff) == 0);
+			break;
+		case 2:
+			free(block[i]);
+			CHECK((block[i] = malloc(want)));
+			break;
+		default:
+			kept = block[i] ? bytes[i] : 0;
+			CHECK((block[i] = realloc(block[i], want)));
+			kept = kept < want ? kept : want;
+		}
+		CHECK(malloc_usable_size(block[i]) >= want);
+		for (size_t k = 0; k + 8 <= kept; k += 4096)
+			CHECK(*(uint64_t *)(block[i] + k) == k + (size_t)i);
+		bytes[i] = want;
+		for (size_t k = 0; k + 8 <= want; k += 4096)
+			*(uint64_t *)(block[i] + k) = k + (size_t)i;
+	}
+	for (int i = 0; i < 64; i++)
+		free(block[i]);
+	volatile size_t absurd = PTRDIFF_MAX;
+	CHECK(!malloc(absurd) && errno == ENOMEM && !calloc(absurd, 3));
+	char *text = strdup("copied");
+	CHECK(!strcmp(text, "copied"));
+	free(text);
+	free(NULL);
+}
+
+static void plugin(void)
+{
+	void *lib = dlopen(getenv("PLUGIN"), RTLD_NOW);
+
+	CHECK(lib);
+	void *(*plugin_map)(size_t) = (void *(*)(size_t))dlsym(lib, "plugin_map");
+	char *p = plugin_map(64 * MIB);
+	fill(p, 64 * MIB, 1);
+	CHECK(holds(p, 64 * MIB, 1));
+}
+
+static void daemonised(void)
+{
+	int done[2];
+	char c;
+
+	CHECK(!pipe(done));
+	pid_t pid = fork();
+	if (pid) {
+		close(done[1]);
+		CHECK(read(done[0], &c, 1) == 1 && c == 'k'); /* the daemon is well */
+		exit(0);
+	}
+	CHECK(!daemon(0, 1));
+	fill_verify();
+	CHECK(write(done[1], "k", 1) == 1);
+	exit(0);
+}
+
+static void not_taken(void)
+{
+	CHECK(mmap(NULL, size, RW | PROT_EXEC, ANON, -1, 0) != MAP_FAILED);
+	CHECK(mmap(NULL, size, RW, ANON | MAP_STACK, -1, 0) != MAP_FAILED);
+	CHECK(mmap(NULL, size, PROT_READ, ANON, -1, 0) != MAP_FAILED);
+	CHECK(mmap(NULL, 0, RW, ANON, -1, 0) == MAP_FAILED && errno == EINVAL);
+	CHECK(mmap(NULL, size, RW, MAP_SHARED, -1, 0) == MAP_FAILED && errno == EBADF);
+}
+
+static void memfd(void)
+{
+	int fd = memfd_create("guest-ram", 0);
+	char word[8];
+
+	CHECK(fd >= 0 && !ftruncate(fd, (off_t)size));
+	char *p = mmap(NULL, size, RW, MAP_SHARED, fd, 0);
+	CHECK(p != MAP_FAILED && zeros(p, size));
+	fill(p, size, 1);
+	CHECK(holds(p, size, 1));
+	CHECK(!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, MIB, MIB));
+	CHECK(holds(p, MIB, 1) && zeros(p + MIB, MIB));
+	CHECK(mmap(NULL, PAGE, RW, MAP_SHARED, fd, 0) == MAP_FAILED && errno == ENOTSUP);
+	CHECK(pread(fd, word, 8, 0) == 8);
+	CHECK(!munmap(p, size));
+	p = mmap(NULL, PAGE, RW, MAP_SHARED, fd, 0); /* nothing of it is paged any more */
+	CHECK(p != MAP_FAILED);
+}
+
+/* A file that holds data: left alone, or with --load read in. */
+static void data(void)
+{
+	int fd = memfd_create("with-data", 0);
+
+	CHECK(fd >= 0 && !ftruncate(fd, (off_t)size));
+	CHECK(pwrite(fd, "precious", 8, (off_t)MIB) == 8);
+	char *p = mmap(NULL, size, RW, MAP_SHARED, fd, 0);
+	CHECK(p != MAP_FAILED && !memcmp(p + MIB, "precious", 8) && zeros(p, MIB));
+}
+
+static volatile sig_atomic_t handled;
+static void on_signal(int number)
+{
+	char *p = mmap(NULL, size, RW, ANON, -1, 0);
+
+	if (p != MAP_FAILED) {
+		*p = 1;
+		munmap(p, size);
+		handled = handled + 1;
+	}
+}
+
+/* mmap in a handler, whatever the program was doing. */
+static void signals(void)
+{
+	struct sigaction action = { .sa_handler = on_signal };
+
+	CHECK(!sigaction(SIGALRM, &action, NULL));
+	struct itimerval timer = { { 0, 500 }, { 0, 500 } };
+	CHECK(!setitimer(ITIMER_REAL, &timer, NULL));
+	for (int i = 0; i < 3000 || handled < 5; i++) {
+		char *p = map(size);
+		*p = 1;
+		CHECK(!munmap(p, size));
+		free(malloc(size));
+	}
+}
+
+static void sleeper(void)
+{
+	char *p = map(size);
+
+	fill(p, size, 1);
+	if (write(1, "ready\n", 6) == 6)
+		pause();
+}
+
+static const struct {
+	const char *name;
+	void (*run)(void);
+} scenarios[] = {
+	{ "fill", fill_verify },	{ "small", small },
+	{ "threads", threads },		{ "fork", fork_both_ways },
+	{ "handlers", fork_handlers },	{ "exec", fork_exec },
+	{ "dontfork", dontfork },	{ "shared_fork", shared_fork },
+	{ "remap", remap },		{ "partial", partial_unmap },
+	{ "discards", discards },	{ "protect", protect },
+	{ "qemu", qemu_like },		{ "reserve", reserve_then_open },
+	{ "malloc", mallocs },		{ "plugin", plugin },
+	{ "daemon", daemonised },	{ "not_taken", not_taken },
+	{ "memfd", memfd },		{ "data", data },
+	{ "signals", signals },		{ "sleeper", sleeper },
+};
+
+int main(int argc, char **argv)
+{
+	if (argc > 2)
+		size = strtoul(argv[2], NULL, 10) * MIB;
+	for (size_t i = 0; argc > 1 && i < sizeof scenarios / sizeof *scenarios; i++)
+		if (!strcmp(argv[1], scenarios[i].name)) {
+			scenarios[i].run();
+			return 0;
+		}
+	fprintf(stderr, "preload_prog: which scenario?\n");
+	return 2;
+}

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Inside the preload library: what its files know of each other.
+ *
+ *   preload_mmap.c    mmap and its family, as the program calls them
+ *   preload_malloc.c  malloc and its family
+ *   preload_fork.c    fork, daemon, forkpty, pthread_atfork
+ *   preload_exit.c    the ends of a process
+ *   preload_take.c    the one lock; what is taken over, given back, moved (calls the pager)
+ *   preload_table.c   which addresses are whose (pure)
+ *   preload_policy.c  what is taken over (pure), and the options
+ *   preload_report.c  what the user is told
+ *   preload_heap.c    memory for this library's own use, never paged
+ *   preload_raw.c     the system calls, past all interposition
+ *
+ * Calls that this library, the pager and the transport in it make to the interposed functions are
+ * bound to the raw system calls and to the private heap when it is linked (ld --wrap, see
+ * CMakeLists.txt). What libc and libcrypto do for them is told apart by preload_inside.
+ */
+#ifndef GVM_PRELOAD_H
+#define GVM_PRELOAD_H
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/types.h>
+#include <gvmnet/pager.h>
+
+#define PRELOAD_EXPORT __attribute__((visibility("default")))
+#define PRELOAD_PAGE ((size_t)GVM_PAGE_SIZE)
+
+/* More than 0: this thread works for this library. Nothing it does is taken over, and malloc gives
+ * it memory of the private heap. */
+extern __thread int preload_inside __attribute__((tls_model("initial-exec")));
+
+/* ---- raw system calls (errno is set, as libc does) ------------------------------------------ */
+void *raw_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off);
+int raw_munmap(void *addr, size_t len);
+void *raw_mremap(void *old, size_t old_len, size_t new_len, int flags, void *fixed);
+int raw_madvise(void *addr, size_t len, int advice);
+int raw_mprotect(void *addr, size_t len, int prot);
+int raw_mlock(const void *addr, size_t len, unsigned flags);
+int raw_munlock(const void *addr, size_t len);
+int raw_mlockall(int flags);
+int raw_fallocate(int fd, int mode, off_t off, off_t len);
+void raw_exit(int code) __attribute__((noreturn));
+pid_t raw_getpid(void);
+
+/* ---- private heap --------------------------------------------------------------------------- */
+void *heap_alloc(size_t size);
+void *heap_alloc_aligned(size_t align, size_t size);
+void *heap_zalloc(size_t size);
+void *heap_realloc(void *p, size_t size);
+void heap_free(void *p);
+int heap_owns(const void *p);
+size_t heap_usable(const void *p);
+void heap_fork_child(void);
+void heap_lock(void);
+void heap_unlock(void);
+
+/* ---- table ---------------------------------------------------------------------------------- */
+
+/* Where the pages of a segment come from: one range of the pager, or none (a reservation). */
+struct source {
+	struct gvm_range *range;
+	uintptr_t base;		/* of the range, as attached or last moved */
+	size_t bytes;
+	unsigned refs;		/* segments in the table */
+	int pool;		/* the range is shared out in pieces */
+	int shared;		/* MAP_SHARED: no copy on fork, MADV_DONTNEED keeps the data */
+	uint64_t dev, ino;	/* of the file that the program mapped; 0: anonymous */
+	uint64_t file_offset;
+	char name[64];		/* of the region */
+	char what[64];		/* for people: "anonymous", "malloc", the file's name */
+};
+
+enum seg_state {
+	SEG_USED,	/* the program's, paged */
+	SEG_FREE,	/* a pool's, not handed out; reads as zeros, readable and writable */
+	SEG_RESERVED,	/* the program's private PROT_NONE reservation: not paged, never touched */
+};
+
+struct seg {
+	uintptr_t base;
+	size_t bytes;
+	struct source *source; /* NULL for SEG_RESERVED */
+	uint8_t state;
+	uint8_t malloced; /* belongs to malloc_: base is what free() gets */
+	uint8_t nofork, wipe;
+	int prot;
+};
+
+struct table {
+	struct seg *seg; /* ascending, disjoint */
+	size_t count, room;
+};
+
+/* Index of the first segment that ends above addr; table->count if there is none. */
+size_t table_find(const struct table *table, uintptr_t addr);
+/* The segment that holds addr, or NULL. */
+struct seg *table_at(const struct table *table, uintptr_t addr);
+/* Does any segment meet [base, base + bytes)? */
+int table_meets(const struct table *table, uintptr_t base, size_t bytes);
+/* Is each byte of it in a segment of that state? */
+int table_covered(const struct table *table, uintptr_t base, size_t bytes, enum seg_state state);
+/* Add one; its addresses must not be in the table. -ENOMEM. Takes a reference of its source. */
+int table_add(struct table *table, const struct seg *seg);
+/* Cut segments so that one begins at addr, where addr lies inside of one. -ENOMEM. */
+int table_cut(struct table *table, uintptr_t addr);
+/* Remove the i-th. Drops its reference of the source (the source is the caller's to free). */
+void table_remove(struct table *table, size_t i);
+/* Join the i-th with equal neighbours; returns its index afterwards. */
+size_t table_join(struct table *table, size_t i);
+/* Make room for n more, so that n calls of add or cut cannot fail. */
+int table_reserve(struct table *table, size_t n);
+/* The lowest address, a multiple of align (a power of two), from which bytes lie in one SEG_FREE
+ * segment; 0 if there is none. */
+uintptr_t table_fit(const struct table *table, size_t bytes, size_t align);
+
+/* ---- policy --------------------------------------------------------------------------------- */
+
+struct policy {
+	uint64_t min;	    /* bytes of the smallest mapping taken */
+	uint64_t malloc_min; /* of the smallest malloc block; 0: off */
+	const char *match;  /* patterns of file names, comma between; "": files in memory only */
+	int load;	    /* take files that hold data, and read it in */
+	int verbose, report;
+	const char *stats_file; /* "" : none */
+};
+extern struct policy preload_policy;
+
+enum verdict {
+	TAKE_NO,	/* not our business */
+	TAKE_ANON,	/* private anonymous memory */
+	TAKE_SHARED,	/* shared anonymous memory */
+	TAKE_FILE,	/* a shared mapping of a file: see policy_file */
+	TAKE_RESERVE,	/* a private PROT_NONE reservation: remember it */
+};
+/* By the arguments of mmap alone. why, if not NULL, gets half a sentence for TAKE_NO. */
+enum verdict policy_mmap(const struct policy *policy, size_t len, int prot, int flags, int fd,
+			 const char **why);
+/* Does a comma-separated list of shell patterns match a file's path or its last part? */
+int policy_match(const char *patterns, const char *path);
+/* Read the options, which have been checked. */
+void policy_read(struct policy *policy);
+
+/* ---- taking over ---------------------------------------------------------------------------- */
+
+/* May anything of [addr, addr + len) be in the table? Without the lock; no false "no" for memory
+ * that the caller owns. */
+int take_meets(const void *addr, size_t len);
+/* The same, exactly; takes the lock. */
+int take_holds(const void *addr, size_t len);
+/* Hold the lock, all signals blocked, inside. */
+struct take_guard { uint64_t mask; };
+void take_lock(struct take_guard *guard);
+void take_unlock(struct take_guard *guard);
+/* All below with the lock held. Addresses and lengths in whole pages; they return like the system
+ * call (-1 or MAP_FAILED with errno). */
+void *take_anon(void *addr, size_t len, int prot, int flags, int malloced);
+void *take_shared(void *addr, size_t len, int prot, int flags);
+void *take_file(void *addr, size_t len, int prot, int flags, int fd, off_t off);
+int take_reserve(void *addr, size_t len);
+int take_unmap(uintptr_t base, size_t len);
+void *take_over_fixed(void *addr, size_t len, int prot); /* fresh zeros over private paged memory */
+int take_clear(uintptr_t base, size_t len); /* table only: what MAP_FIXED is about to replace */
+int take_advise(uintptr_t base, size_t len, int advice);
+int take_protect(uintptr_t base, size_t len, int prot);
+/* Of any memory, when old or new addresses meet the table. */
+void *take_remap(uintptr_t base, size_t len, size_t new_len, int flags, void *fixed);
+/* Is a part of this file taken over? No lock needed for "no file is". */
+int take_has_files(void);
+int take_knows_file(int fd);
+/* The program punched a hole into fd. */
+void take_punch(int fd, uint64_t off, uint64_t len);
+/* A block of malloc: its segment's bytes, 0 if p is none of ours. */
+size_t take_malloc_bytes(const void *p);
+
+struct gvm_pager *take_pager(void); /* NULL: not started */
+int take_fork_prepare(void);
+void take_fork_parent(int forked);
+void take_fork_child(int prepared);
+
+/* ---- report --------------------------------------------------------------------------------- */
+
+/* One line "gvm: ..." on standard error, without allocation. */
+void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void report_init(void);
+void report_started(struct gvm_pager *pager);
+void report_took(const struct source *source, uintptr_t base, size_t bytes, int piece);
+/* A mapping that was not taken, for the warning at the end. */
+void report_passed(size_t bytes, const char *why);
+/* One that should have been taken and could not be. */
+void report_refused(void);
+void report_fork_child(void);
+void report_final(void);
+
+/* ---- set up --------------------------------------------------------------------------------- */
+/* The constructor has run, and there is a cluster to page to. */
+extern int preload_active;
+static inline int preload_ready(void)
+{
+	return __builtin_expect(preload_active, 1);
+}
+/* The next definition of a symbol that this library interposes. */
+void *next_symbol(const char *name);
+void malloc_init(void);
+
+#endif

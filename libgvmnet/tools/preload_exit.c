@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The beginning and the ends of a process: the constructor, the destructor, and the ways out that run
+ * no destructors. A death by a signal leaves the statistics file as the last word.
+ */
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "preload.h"
+
+int preload_active;
+
+void *next_symbol(const char *name)
+{
+	preload_inside++;
+	void *symbol = dlsym(RTLD_NEXT, name);
+	preload_inside--;
+	return symbol;
+}
+
+/* First of all constructors of this library's; those of the program's libraries may come before. */
+__attribute__((constructor)) static void begin(void)
+{
+	preload_inside++;
+	policy_read(&preload_policy);
+	preload_active = *gvm_option_text("GVM_CLUSTER") || *gvm_option_text("GVM_CONNECT");
+	malloc_init();
+	report_init();
+	preload_inside--;
+}
+
+__attribute__((destructor)) static void end(void)
+{
+	report_final();
+}
+
+PRELOAD_EXPORT void _exit(int code)
+{
+	report_final();
+	raw_exit(code);
+}
+
+PRELOAD_EXPORT void _Exit(int code)
+{
+	report_final();
+	raw_exit(code);
+}

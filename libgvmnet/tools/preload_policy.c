@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Which mappings are taken over, by what the program asks for, and the options that say so. Pure but
+ * for reading the options once, before threads start.
+ */
+#include <fnmatch.h>
+#include <string.h>
+#include <sys/mman.h>
+#include "preload.h"
+
+struct policy preload_policy;
+
+static enum verdict no(const char **why, const char *text)
+{
+	if (why)
+		*why = text;
+	return TAKE_NO;
+}
+
+enum verdict policy_mmap(const struct policy *policy, size_t len, int prot, int flags, int fd,
+			 const char **why)
+{
+	int shared = (flags & MAP_TYPE) != MAP_PRIVATE;
+
+	int named = !(flags & MAP_ANONYMOUS) && *policy->match;
+	if (len < policy->min && !named)
+		return no(why, "smaller than --min");
+	if (flags & MAP_HUGETLB)
+		return no(why, "of huge pages (MAP_HUGETLB)");
+	if (flags & (MAP_STACK | MAP_GROWSDOWN))
+		return no(why, "a stack");
+	if (prot & PROT_EXEC)
+		return no(why, "executable");
+	if (!(flags & MAP_ANONYMOUS)) {
+		if (!shared)
+			return no(why, "a private mapping of a file");
+		return prot & PROT_WRITE ? TAKE_FILE : no(why, "a read-only mapping of a file");
+	}
+	if (shared)
+		return prot & PROT_WRITE ? TAKE_SHARED : no(why, "shared and not writable");
+	if (prot == PROT_NONE)
+		return TAKE_RESERVE;
+	return prot & PROT_WRITE ? TAKE_ANON : no(why, "not writable");
+}
+
+int policy_match(const char *patterns, const char *path)
+{
+	const char *last = strrchr(path, '/');
+	char pattern[256];
+
+	last = last ? last + 1 : path;
+	while (*patterns) {
+		size_t len = strcspn(patterns, ",");
+		if (len && len < sizeof pattern) {
+			memcpy(pattern, patterns, len);
+			pattern[len] = 0;
+			if (!fnmatch(pattern, path, 0) || !fnmatch(pattern, last, 0))
+				return 1;
+		}
+		patterns += len + (patterns[len] == ',');
+	}
+	return 0;
+}
+
+void policy_read(struct policy *policy)
+{
+	policy->min = gvm_option_number("GVM_RUN_MIN");
+	policy->malloc_min = gvm_option_number("GVM_RUN_MALLOC");
+	policy->match = gvm_option_text("GVM_RUN_MATCH");
+	policy->load = gvm_option_number("GVM_RUN_LOAD") != 0;
+	policy->verbose = gvm_option_number("GVM_RUN_VERBOSE") != 0;
+	policy->report = gvm_option_number("GVM_RUN_REPORT") != 0;
+	policy->stats_file = gvm_option_text("GVM_STATS_FILE");
+	if (policy->min < PRELOAD_PAGE)
+		policy->min = PRELOAD_PAGE;
+}

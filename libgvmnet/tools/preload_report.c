@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the user is told: a line for what is taken over (--verbose), a warning when nothing was, a
+ * report at the end, and a file of statistics, renewed each second, for "gvm top". Counters here are
+ * changed under the lock of preload_take.c, or atomically.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include "preload.h"
+
+#define MIB (1024.0 * 1024)
+
+static struct {
+	_Atomic(int) pid;	   /* that reports; 0: it has */
+	int first;		   /* this is the process that gvm run became */
+	struct gvm_pager *pager;
+	_Atomic(uint64_t) ranges, pieces;
+	_Atomic(uint64_t) bytes;   /* of ranges */
+	_Atomic(uint64_t) largest; /* mapping that was not taken */
+	const char *_Atomic why;
+	_Atomic(int) refused;	   /* a mapping failed: that was said */
+	uint64_t began;
+} report;
+
+void say(const char *fmt, ...)
+{
+	char line[512] = "gvm: ";
+	size_t used = strlen(line);
+	int saved = errno;
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(line + used, sizeof line - used - 1, fmt, ap);
+	va_end(ap);
+	used = strlen(line);
+	line[used++] = '\n';
+	for (size_t done = 0; done < used;) {
+		ssize_t n = write(STDERR_FILENO, line + done, used - done);
+		if (n <= 0 && errno != EINTR)
+			break;
+		done += n > 0 ? (size_t)n : 0;
+	}
+	errno = saved;
+}
+
+/* "1.0 GiB" */
+static const char *human(uint64_t bytes, char *text, size_t size)
+{
+	double mib = (double)bytes / MIB;
+
+	if (mib >= 1024)
+		snprintf(text, size, "%.1f GiB", mib / 1024);
+	else if (mib >= 1)
+		snprintf(text, size, "%.1f MiB", mib);
+	else
+		snprintf(text, size, "%.0f KiB", mib * 1024);
+	return text;
+}
+
+void report_init(void)
+{
+	const char *first = getenv("GVM_RUN_PID");
+
+	report.pid = preload_active ? (int)raw_getpid() : 0;
+	report.first = first && atoi(first) == report.pid;
+}
+
+void report_passed(size_t bytes, const char *why)
+{
+	if (bytes > report.largest && why) {
+		report.largest = bytes;
+		report.why = why;
+	}
+}
+
+void report_refused(void)
+{
+	report.refused = 1;
+}
+
+void report_took(const struct source *source, uintptr_t base, size_t bytes, int piece)
+{
+	char size[32];
+
+	if (piece) {
+		report.pieces++;
+	} else {
+		report.ranges++;
+		report.bytes += bytes;
+	}
+	if (preload_policy.verbose)
+		say("took over %s at %#lx (%s) %s region %s", human(bytes, size, sizeof size),
+		    (unsigned long)base, source->what, piece ? "in" : "as", source->name);
+}
+
+/* ---- statistics file ------------------------------------------------------------------------ */
+
+static void write_latency(FILE *out, const char *name, const struct gvm_hist *hist, const char *end)
+{
+	fprintf(out, "\"%s\":{\"count\":%llu,\"p50_ns\":%llu,\"p99_ns\":%llu,\"max_ns\":%llu}%s", name,
+		(unsigned long long)hist->count, (unsigned long long)gvm_hist_percentile(hist, 0.5),
+		(unsigned long long)gvm_hist_percentile(hist, 0.99), (unsigned long long)hist->max,
+		end);
+}
+
+static void write_stats(FILE *out, struct gvm_pager *pager)
+{
+	struct gvm_pager_stats stats;
+	struct gvm_pager_latency latency;
+	size_t count;
+	const struct gvm_counter *counters = gvm_pager_counters(&count);
+
+	gvm_pager_stats(pager, &stats, &latency);
+	fprintf(out, "{\"program\":\"%s\",\"pid\":%d,\"time\":%lld,\"uptime_s\":%.1f,",
+		program_invocation_short_name, (int)raw_getpid(), (long long)time(NULL),
+		(double)(gvm_now() - report.began) / 1e9);
+	fprintf(out, "\"local_bytes\":%llu,\"mappings\":%llu,\"taken_bytes\":%llu,",
+		(unsigned long long)gvm_option_number("GVM_LOCAL"),
+		(unsigned long long)(report.ranges + report.pieces),
+		(unsigned long long)report.bytes);
+	fputs("\"latency\":{", out);
+	write_latency(out, "all", &latency.all, ",");
+	write_latency(out, "remote", &latency.remote, ",");
+	write_latency(out, "zero", &latency.zero, ",");
+	write_latency(out, "write", &latency.write, ",");
+	write_latency(out, "victim", &latency.victim, "},");
+	gvm_counters_json(out, counters, count, &stats);
+	fputs("}\n", out);
+}
+
+/* The whole file or none of it: readers never see a half. */
+static void renew_file(struct gvm_pager *pager)
+{
+	char temp[4096];
+	int len = snprintf(temp, sizeof temp, "%s.%d", preload_policy.stats_file,
+			   (int)raw_getpid());
+
+	if (len >= (int)sizeof temp)
+		return;
+	FILE *out = fopen(temp, "we");
+	if (!out)
+		return;
+	write_stats(out, pager);
+	if (fclose(out) || rename(temp, preload_policy.stats_file))
+		unlink(temp);
+}
+
+static void *stats_thread(void *arg)
+{
+	struct timespec second = { .tv_sec = 1 };
+
+	for (;;) {
+		if (report.pid)
+			renew_file(arg);
+		nanosleep(&second, NULL);
+	}
+	return NULL;
+}
+
+void report_started(struct gvm_pager *pager)
+{
+	pthread_t thread;
+
+	report.pager = pager;
+	report.began = gvm_now();
+	if (!*preload_policy.stats_file)
+		return;
+	if (pthread_create(&thread, NULL, stats_thread, pager))
+		say("the statistics file is not written: no thread can be started");
+	else
+		pthread_detach(thread);
+}
+
+/* ---- the end -------------------------------------------------------------------------------- */
+
+static void warn_nothing(void)
+{
+	char largest[32], min[32];
+
+	human(report.largest, largest, sizeof largest);
+	human(preload_policy.min, min, sizeof min);
+	if (!report.largest)
+		say("WARNING: nothing was taken over: the program mapped nothing that could be; "
+		    "all of its memory was local (--malloc takes blocks of malloc)");
+	else if (report.largest < preload_policy.min)
+		say("WARNING: nothing was taken over: the largest mapping was %s, and --min is %s; "
+		    "--min %lluK would take it", largest, min,
+		    (unsigned long long)(report.largest / 1024));
+	else
+		say("WARNING: nothing was taken over: the largest mapping, %s, is %s", largest,
+		    report.why);
+}
+
+static void print_report(void)
+{
+	struct gvm_pager_stats s;
+	struct gvm_pager_latency latency;
+	const struct gvm_hist *all = &latency.all;
+	char size[32], local[32], in[32], out[32];
+
+	gvm_pager_stats(report.pager, &s, &latency);
+	uint64_t near = s.faults > s.faults_remote ? s.faults - s.faults_remote : 0;
+	say("took over %llu ranges, %s, for %llu mappings; %s of it may be local",
+	    (unsigned long long)report.ranges, human(report.bytes, size, sizeof size),
+	    (unsigned long long)(report.pieces ? report.pieces : report.ranges),
+	    human(gvm_option_number("GVM_LOCAL"), local, sizeof local));
+	say("%llu faults, p50 %.1f us, p99 %.1f us; %.1f %% did not wait for a memory node",
+	    (unsigned long long)s.faults, (double)gvm_hist_percentile(all, 0.5) / 1e3,
+	    (double)gvm_hist_percentile(all, 0.99) / 1e3,
+	    s.faults ? 100.0 * (double)near / (double)s.faults : 100.0);
+	say("%llu pages fetched (%s), %llu prefetched of which %llu used, %llu written back (%s)",
+	    (unsigned long long)s.fetched_pages, human(s.fetched_bytes, in, sizeof in),
+	    (unsigned long long)s.prefetched_pages, (unsigned long long)s.prefetch_used,
+	    (unsigned long long)s.written_pages, human(s.written_bytes, out, sizeof out));
+	if (s.lost_pages || s.unreachable_zeroed || s.unreachable_sigbus)
+		say("LOST: %llu pages lost, %llu read as zeros, %llu ended in SIGBUS",
+		    (unsigned long long)s.lost_pages, (unsigned long long)s.unreachable_zeroed,
+		    (unsigned long long)s.unreachable_sigbus);
+}
+
+/* Once, by the process that the library was loaded into (not a vforked child on its way to exec). */
+void report_final(void)
+{
+	int pid = (int)raw_getpid();
+
+	if (!atomic_compare_exchange_strong(&report.pid, &pid, 0))
+		return;
+	preload_inside++;
+	if (!report.ranges && report.first && !report.refused)
+		warn_nothing();
+	if (report.ranges && report.pager) {
+		if (preload_policy.report)
+			print_report();
+		if (*preload_policy.stats_file)
+			renew_file(report.pager);
+	}
+	preload_inside--;
+}
+
+/* A forked child tells nothing unless asked to: it is one of many. It has no statistics file. */
+void report_fork_child(void)
+{
+	report.pid = report.pid && preload_policy.verbose ? (int)raw_getpid() : 0;
+	report.first = 0;
+	preload_policy.stats_file = "";
+}
