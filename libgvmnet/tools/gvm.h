@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The gvm program: what its commands share. A command is one function in a file of its own,
+ * gvm_NAME.c, and one line in the table of gvm.c.
+ */
+#ifndef GVM_TOOL_H
+#define GVM_TOOL_H
+
+/* How a command ends, unless it says otherwise. */
+enum gvm_exit { GVM_EXIT_OK = 0, GVM_EXIT_FAILED = 1, GVM_EXIT_USAGE = 2 };
+
+/*
+ * argv[0] is the command's name, and argv is terminated by NULL. Returns the exit code. Must
+ * understand --help: say on standard output how it is used, and return GVM_EXIT_OK.
+ */
+int gvm_cmd_info(int argc, char **argv);
+
+/* Is there a "--help" or "-h" in argv, before any "--"? */
+int gvm_wants_help(int argc, char **argv);
+/* Complain about argv[i] and point to --help; returns GVM_EXIT_USAGE. */
+int gvm_usage(char **argv, int i);
+
+#endif
