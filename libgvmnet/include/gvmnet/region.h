@@ -40,6 +40,9 @@ struct gvm_region_config {
 	/* A node that holds slabs cannot be reached (why < 0, once), is back (0), or is back without
 	 * the data, or a part of it (-EIO, its last word). Once opened. May be NULL. */
 	void (*node_state)(void *arg, unsigned node, int why);
+	/* The name that decides which nodes its slabs lie on; NULL: its own. A clone lies where its
+	 * source lies, so it is opened with what its source was placed as. */
+	const char *placed_as;
 };
 
 /* Called once: 0 and the region may be used; else it could not be opened: -EBUSY (another client
@@ -96,12 +99,13 @@ int gvm_region_discard(struct gvm_region *region, uint64_t page, uint64_t count,
 
 /*
  * A clone of the whole region under another name, as it is now; both go their own way afterwards
- * (copy on write by slab at the memory nodes). Operations under way must be waited for first.
+ * (copy on write by slab at the memory nodes). Operations under way must be waited for first
+ * (-EBUSY). The clone is nobody's until it is opened, with placed_as. flags: GVM_REGION_EPHEMERAL.
  * Asynchronous: done(status) once.
  */
 int gvm_region_clone(struct gvm_region *region, const char *name, uint32_t flags,
 		     struct gvm_region_op *op);
-/* Change its size. Growing gives zeros; shrinking discards. No operations may be under way. */
+/* Change its size. Growing gives zeros; shrinking discards. No operations may be under way (-EBUSY). */
 int gvm_region_resize(struct gvm_region *region, uint64_t bytes, struct gvm_region_op *op);
 /* Delete it on every node. Afterwards only gvm_region_close. */
 int gvm_region_delete(struct gvm_region *region, struct gvm_region_op *op);
