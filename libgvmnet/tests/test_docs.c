@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Shows that docs/wire.md is true: each table of fields has every field where the encoder puts it
+ * and ends where the structure ends; the table of types has every type, with the lengths that the
+ * decoder takes; the table of status codes has the errno of each; the frames drawn in it decode.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include "wire/wire.h"
+
+static char *wire_md;
+
+static int read_docs(void **state)
+{
+	FILE *f = fopen(GVM_DOCS "/wire.md", "r");
+	size_t len;
+
+	assert_non_null(f);
+	wire_md = calloc(1, 1 << 20);
+	len = fread(wire_md, 1, (1 << 20) - 1, f);
+	assert_true(len > 1000 && feof(f));
+	fclose(f);
+	return 0;
+}
+
+static int free_docs(void **state)
+{
+	free(wire_md);
+	return 0;
+}
+
+/* The n-th cell of a table row, without the spaces around it. */
+static char *cell(const char *row, int n, char *out, size_t size)
+{
+	size_t len;
+
+	while (n-- >= 0 && row)
+		row = strchr(row, '|') ? strchr(row, '|') + 1 : NULL;
+	assert_non_null(row);
+	row += strspn(row, " ");
+	len = strcspn(row, "|\n");
+	while (len > 0 && row[len - 1] == ' ')
+		len--;
+	snprintf(out, size, "%.*s", (int)len, row);
+	return out;
+}
+
+/* The first row of numbers of the table behind a line that begins with heading. */
+static const char *table_behind(const char *heading)
+{
+	const char *at = strstr(wire_md, heading);
+
+	if (!at)
+		fail_msg("wire.md has no \"%s\"", heading);
+	at = strstr(at, "\n| ---");
+	assert_non_null(at);
+	return strchr(at + 1, '\n') + 1;
+}
+
+static const char *next_row(const char *row)
+{
+	row = strchr(row, '\n');
+	return row && row[1] == '|' ? row + 1 : NULL;
+}
+
+/* ---- fields -------------------------------------------------------------------------------- */
+
+/* Where two encodings begin to differ. */
+static size_t difference(const uint8_t *a, const uint8_t *b, size_t len)
+{
+	size_t i = 0;
+
+	while (i < len && a[i] == b[i])
+		i++;
+	return i;
+}
+
+struct field {
+	const char *name;
+	size_t offset;
+};
+
+#define FIELD(what, encode_to, member)                                                             \
+	({                                                                                         \
+		struct gvm_##what m_;                                                              \
+		uint8_t a_[256] = { 0 }, b_[256] = { 0 };                                          \
+		memset(&m_, 0, sizeof(m_));                                                        \
+		encode_to(a_, &m_);                                                                \
+		memset(&m_.member, 'x', sizeof(m_.member));                                        \
+		encode_to(b_, &m_);                                                                \
+		(struct field){ #member, difference(a_, b_, sizeof(a_)) };                         \
+	})
+
+static void check_table(const char *heading, size_t len, const struct field *fields, size_t count)
+{
+	const char *row = table_behind(heading);
+	char number[32], name[64];
+	size_t at = 0, i, seen = 0;
+
+	for (; row; row = next_row(row)) {
+		assert_int_equal(strtoul(cell(row, 0, number, sizeof(number)), NULL, 10), at);
+		cell(row, 2, name, sizeof(name));
+		for (i = 0; i < count; i++)
+			if (strcmp(fields[i].name, name) == 0) {
+				assert_int_equal(fields[i].offset, at);
+				seen++;
+			}
+		at += strtoul(cell(row, 1, number, sizeof(number)), NULL, 10);
+	}
+	assert_int_equal(at, len);
+	assert_int_equal(seen, count);
+}
+#define CHECK_TABLE(heading, len, ...)                                                             \
+	do {                                                                                       \
+		const struct field fields_[] = { __VA_ARGS__ };                                    \
+		check_table(heading, len, fields_, sizeof(fields_) / sizeof(fields_[0]));          \
+	} while (0)
+
+static void fields_are_where_they_are_drawn(void **state)
+{
+#define F(member) FIELD(hdr, gvm_hdr_encode, member)
+	CHECK_TABLE("## 2. The header (48 bytes)", GVM_WIRE_HDR_LEN, F(type), F(flags), F(status),
+		    F(credits), F(length), F(epoch), F(xid), F(region), F(page), F(arg));
+#undef F
+#define F(member) FIELD(hello, gvm_hello_encode, member)
+	CHECK_TABLE("### HELLO and CHALLENGE (136 bytes)", GVM_HELLO_LEN, F(magic), F(proto_min),
+		    F(proto_max), F(node), F(to_node), F(features), F(credits), F(max_fetch),
+		    F(incarnation), F(map_digest), F(nonce), F(cluster));
+#undef F
+#define F(member) FIELD(region_open, gvm_region_open_encode, member)
+	CHECK_TABLE("### REGION_OPEN (104 bytes)", GVM_REGION_OPEN_LEN, F(name), F(pages),
+		    F(generation), F(share_slabs), F(slab_pages), F(page_size), F(flags),
+		    F(linger_ms));
+#undef F
+#define F(member) FIELD(region_opened, gvm_region_opened_encode, member)
+	CHECK_TABLE("### The body of the answer to REGION_OPEN and REGION_CLONE (48 bytes)",
+		    GVM_REGION_OPENED_LEN, F(generation), F(pages), F(slabs_used), F(incarnation),
+		    F(slab_pages), F(page_size), F(flags));
+#undef F
+#define F(member) FIELD(region_clone, gvm_region_clone_encode, member)
+	CHECK_TABLE("### REGION_CLONE (80 bytes)", GVM_REGION_CLONE_LEN, F(name), F(id), F(flags),
+		    F(linger_ms));
+#undef F
+#define F(member) FIELD(slab_entry, gvm_slab_entry_encode, member)
+	CHECK_TABLE("### A slab entry (16 bytes)", GVM_SLAB_ENTRY_LEN, F(slab), F(key));
+#undef F
+#define F(member) FIELD(page_run, gvm_page_run_encode, member)
+	CHECK_TABLE("### A run of pages, in DISCARD (16 bytes)", GVM_PAGE_RUN_LEN, F(page),
+		    F(count));
+#undef F
+#define F(member) FIELD(region_entry, gvm_region_entry_encode, member)
+	CHECK_TABLE("### An entry of REGION_LIST (112 bytes)", GVM_REGION_ENTRY_LEN, F(name), F(id),
+		    F(pages), F(slabs_used), F(generation), F(holder), F(flags), F(sessions));
+#undef F
+}
+
+/* ---- types and status ---------------------------------------------------------------------- */
+
+static int takes(unsigned type, uint32_t length)
+{
+	struct gvm_hdr h = { .type = (uint8_t)type, .length = length, .arg = 1 }, back;
+	uint8_t buf[GVM_WIRE_HDR_LEN];
+
+	if (type == GVM_T_REFUSED)
+		h.status = GVM_ST_AUTH;
+	if (type == GVM_T_FETCHED && length == 0)
+		h.flags = GVM_F_ZERO;
+	gvm_hdr_encode(buf, &h);
+	return gvm_hdr_decode(buf, &back) == 0;
+}
+
+static void types_are_complete(void **state)
+{
+	const char *row = table_behind("\n## 3. Frame types");
+	char text[64], *rest;
+	unsigned type, documented = 0, known = 0;
+
+	for (; row; row = next_row(row)) {
+		uint32_t min, max;
+
+		type = (unsigned)strtoul(cell(row, 0, text, sizeof(text)), NULL, 10);
+		documented += strstr(text, "64 to 255") ? 192 : 1;
+		assert_string_equal(cell(row, 1, text, sizeof(text)), gvm_wire_type_name(type));
+		min = max = (uint32_t)strtoul(cell(row, 3, text, sizeof(text)), &rest, 10);
+		if (strncmp(rest, " to ", 4) == 0)
+			max = (uint32_t)strtoul(rest + 4, NULL, 10);
+		assert_true(takes(type, min) && takes(type, max));
+		assert_false(takes(type, max + 1) || takes(type, min - 1));
+	}
+	for (type = 0; type < 256; type++)
+		known += strcmp(gvm_wire_type_name(type), "unknown") != 0;
+	assert_int_equal(documented, known);
+}
+
+static void status_codes_are_complete(void **state)
+{
+	const char *row = next_row(table_behind("\n## 4. Status"));
+	char text[64];
+	unsigned n = 1;
+
+	for (; row; row = next_row(row), n++) {
+		assert_int_equal(strtoul(cell(row, 0, text, sizeof(text)), NULL, 10), n);
+		assert_string_equal(cell(row, 2, text, sizeof(text)),
+				    strerrorname_np(-gvm_wire_errno(n)));
+	}
+	assert_int_equal(n, GVM_ST_MAX);
+}
+
+/* ---- examples ------------------------------------------------------------------------------ */
+
+static void drawn_frames_decode(void **state)
+{
+	const char *at = wire_md;
+	unsigned frames = 0;
+
+	while ((at = strstr(at, "```hex "))) {
+		uint8_t buf[GVM_WIRE_HDR_LEN];
+		char name[32];
+		struct gvm_hdr h;
+		size_t i;
+
+		at += 7;
+		snprintf(name, sizeof(name), "%.*s", (int)strcspn(at, "\n"), at);
+		at = strchr(at, '\n');
+		for (i = 0; i < sizeof(buf); i++)
+			buf[i] = (uint8_t)strtoul(at, (char **)&at, 16);
+		assert_int_equal(strncmp(at, "\n```", 4), 0);
+		assert_int_equal(gvm_hdr_decode(buf, &h), 0);
+		assert_string_equal(gvm_wire_type_name(h.type), name);
+		assert_int_equal(h.xid, 5);
+		frames++;
+	}
+	assert_int_equal(frames, 2);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(fields_are_where_they_are_drawn),
+		cmocka_unit_test(types_are_complete),
+		cmocka_unit_test(status_codes_are_complete),
+		cmocka_unit_test(drawn_frames_decode),
+	};
+
+	return cmocka_run_group_tests(tests, read_docs, free_docs);
+}
