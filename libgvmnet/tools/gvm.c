@@ -16,6 +16,7 @@ static const struct command {
 	int (*run)(int argc, char **argv);
 	const char *help;
 } commands[] = {
+	{ "run", gvm_cmd_run, "Run a program whose large mappings live on memory nodes" },
 	{ "info", gvm_cmd_info, "Show providers, options, userfaultfd, and check a cluster file" },
 	{ "help", cmd_help, "Say how gvm, or one of its commands, is used" },
 	{ "version", cmd_version, "Say which version this is" },

@@ -13,6 +13,7 @@ enum gvm_exit { GVM_EXIT_OK = 0, GVM_EXIT_FAILED = 1, GVM_EXIT_USAGE = 2 };
  * argv[0] is the command's name, and argv is terminated by NULL. Returns the exit code. Must
  * understand --help: say on standard output how it is used, and return GVM_EXIT_OK.
  */
+int gvm_cmd_run(int argc, char **argv);
 int gvm_cmd_info(int argc, char **argv);
 
 /* Is there a "--help" or "-h" in argv, before any "--"? */

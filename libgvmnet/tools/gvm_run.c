@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * gvm run: check all that can be checked, then become the program, with the preload library in its
+ * environment. Signals, exit code and terminal are the program's own. The options travel as GVM_*
+ * variables, files by absolute names because the program may change its directory.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <gvmnet/gvmnet.h>
+#include "tools/gvm.h"
+#include "tools/gvm_run.h"
+
+#define LIBRARY "libgvmnet-preload.so"
+
+int run_refuse(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	fputs("gvm run: ", stderr);
+	vfprintf(stderr, fmt, ap);
+	fputc('\n', stderr);
+	va_end(ap);
+	return -1;
+}
+
+static const char help[] =
+	"usage: gvm run --cluster FILE [OPTION]... -- PROGRAM [ARGUMENT]...\n"
+	"       gvm run --connect HOST:PORT [OPTION]... -- PROGRAM [ARGUMENT]...\n\n"
+	"Run an unmodified program. Its large mappings, and large blocks of malloc, live on memory\n"
+	"nodes; at most --local of them are in this machine's memory at a time.\n\n"
+	"  --cluster FILE       the memory nodes: a line \"ID HOST PORT\" for each\n"
+	"  --connect HOST:PORT  the one memory node, in place of a cluster file\n"
+	"  --key-file FILE      the pre-shared key, the same as the memory nodes'\n"
+	"  --local SIZE         most memory that may be local (default 1G)\n"
+	"  --min SIZE           smallest mapping that is taken over (default 2M)\n"
+	"  --malloc SIZE|off    smallest block of malloc that is taken over (default 2M)\n"
+	"  --match PATTERN,...  shared mappings of files of these names are taken over; default:\n"
+	"                       files in memory (memfd, tmpfs) from --min on\n"
+	"  --load               also files that hold data: it is read in, and never written back\n"
+	"  --unreachable HOW    stall, sigbus or zero, when a memory node does not answer\n"
+	"  --prefetch PAGES     most pages fetched ahead of a fault\n"
+	"  --stats-file FILE    JSON, renewed each second, for gvm top\n"
+	"  --verbose            a line for each mapping that is taken over\n"
+	"  --no-report          no report at the end\n\n"
+	"Not taken over: stacks, executable and huge-page mappings, private mappings of files, and\n"
+	"what the program maps without the C library. A large private reservation (PROT_NONE) is\n"
+	"taken over where --min or more of it are made writable at once. mlock of what is taken over\n"
+	"succeeds and does nothing. A child of fork sees all of it but shared memory.\n\n"
+	"The exit code is the program's; 120: gvm run refused to start it, 2: wrong usage.\n";
+
+/* Spellings that the option table does not have. */
+static void respell(int argc, char **argv)
+{
+	for (int i = 1; i < argc && strcmp(argv[i], "--"); i++) {
+		if (!strcmp(argv[i], "--no-report"))
+			argv[i] = "--report=0";
+		else if (!strcmp(argv[i], "--malloc=off"))
+			argv[i] = "--malloc=0";
+		else if (!strcmp(argv[i], "--stats") && i + 1 < argc)
+			argv[i] = "--stats-file";
+		else if (!strcmp(argv[i], "--malloc") && i + 1 < argc && !strcmp(argv[i + 1], "off"))
+			argv[i + 1] = "0";
+	}
+}
+
+/* Returns the index of the program in argv, or 0 after a complaint. */
+static int find_arguments(int argc, char **argv)
+{
+	if (argc > 1 && strcmp(argv[1], "--")) {
+		if (*argv[1] == '-')
+			gvm_usage(argv, 1);
+		else
+			run_refuse("put \"--\" before the program and its arguments");
+		return 0;
+	}
+	if (argc < 3) {
+		run_refuse("which program? gvm run [OPTION]... -- PROGRAM [ARGUMENT]...");
+		return 0;
+	}
+	return 2;
+}
+
+static int load_cluster(struct gvm_cluster **cluster)
+{
+	const char *file = gvm_option_text("GVM_CLUSTER"), *connect = gvm_option_text("GVM_CONNECT");
+	const char *colon = strrchr(connect, ':');
+	char line[320], *error = NULL;
+	int err;
+
+	if (!*file == !*connect)
+		return run_refuse(*file ? "--cluster and --connect exclude each other" :
+					  "no memory node is named: give --cluster FILE or --connect "
+					  "HOST:PORT");
+	if (*connect) {
+		if (!colon || (size_t)snprintf(line, sizeof line, "0 %.*s %s\n", (int)(colon - connect),
+					       connect, colon + 1) >= sizeof line)
+			return run_refuse("--connect %s: it must be HOST:PORT", connect);
+		err = gvm_cluster_parse(line, strlen(line), "--connect", cluster, &error);
+	} else {
+		err = gvm_cluster_load(file, cluster, &error);
+	}
+	if (err)
+		run_refuse("%s", error ? error : strerror(-err));
+	free(error);
+	return err ? -1 : 0;
+}
+
+/* Beside the program in the build tree, else where it was installed; GVM_PRELOAD overrides. */
+static int find_library(char *path, size_t room)
+{
+	const char *given = gvm_option_text("GVM_PRELOAD");
+	char exe[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+
+	if (*given) {
+		if (!realpath(given, path) || access(path, R_OK))
+			return run_refuse("GVM_PRELOAD names %s, which cannot be read: %s", given,
+					  strerror(errno));
+		return 0;
+	}
+	exe[n > 0 ? n : 0] = 0;
+	char *slash = strrchr(exe, '/');
+	if (slash)
+		*slash = 0;
+	const char *forms[] = { "%s/" LIBRARY, "%s/../" GVM_LIBDIR "/gvmnet/" LIBRARY,
+				GVM_FULL_LIBDIR "/gvmnet/" LIBRARY };
+	for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+		char form[PATH_MAX + 128];
+		if (i < 2)
+			snprintf(form, sizeof form, "%s%s", exe, forms[i] + 2);
+		else
+			snprintf(form, sizeof form, "%s", forms[i]);
+		char *found = realpath(form, NULL);
+		if (found && strlen(found) < room && !access(found, R_OK)) {
+			strcpy(path, found);
+			free(found);
+			return 0;
+		}
+		free(found);
+	}
+	return run_refuse("the preload library %s was found neither beside %s nor in "
+			  GVM_FULL_LIBDIR "/gvmnet; GVM_PRELOAD can name it", LIBRARY, exe);
+}
+
+/* ---- the environment ------------------------------------------------------------------------ */
+
+static int put(const char *name, const char *value)
+{
+	return setenv(name, value, 1) ? run_refuse("%s: %s", name, strerror(errno)) : 0;
+}
+
+/* A file's absolute name; it need not exist. */
+static int put_path(const char *name)
+{
+	const char *value = gvm_option_text(name);
+	char dir[PATH_MAX], path[PATH_MAX * 2];
+
+	if (!*value)
+		return 0;
+	if (*value == '/')
+		return put(name, value);
+	if (!getcwd(dir, sizeof dir))
+		return run_refuse("the current directory has no name: %s", strerror(errno));
+	snprintf(path, sizeof path, "%s/%s", dir, value);
+	return put(name, path);
+}
+
+static int put_options(void)
+{
+	static const char *const files[] = { "GVM_CLUSTER", "GVM_KEY_FILE", "GVM_STATS_FILE" };
+	size_t count;
+	const struct gvm_option *options = gvm_options(&count);
+	int err = 0;
+
+	for (size_t i = 0; i < count && !err; i++) {
+		const char *value = gvm_option_text(options[i].env);
+		if (strcmp(value, options[i].fallback) || getenv(options[i].env))
+			err = put(options[i].env, value);
+	}
+	for (size_t i = 0; i < sizeof files / sizeof *files && !err; i++)
+		err = put_path(files[i]);
+	return err;
+}
+
+static int put_preload(const char *library)
+{
+	const char *had = getenv("LD_PRELOAD");
+	char text[PATH_MAX * 4], pid[32];
+
+	if (strpbrk(library, " :"))
+		return run_refuse("%s: the loader cannot take a name with a space or a colon", library);
+	if ((size_t)snprintf(text, sizeof text, "%s%s%s", library, had && *had ? ":" : "",
+			     had ? had : "") >= sizeof text)
+		return run_refuse("LD_PRELOAD is too long already");
+	snprintf(pid, sizeof pid, "%d", (int)getpid());
+	return put("GVM_RUN_PID", pid) || put("LD_PRELOAD", text) ? -1 : 0;
+}
+
+static int check_all(const char *program, char *path, char *library)
+{
+	struct gvm_cluster *cluster;
+
+	if (run_check_program(program, path, PATH_MAX) || find_library(library, PATH_MAX) ||
+	    load_cluster(&cluster))
+		return -1;
+	int err = run_check_userfaultfd();
+	if (!err)
+		err = run_probe(cluster);
+	gvm_cluster_free(cluster);
+	return err;
+}
+
+int gvm_cmd_run(int argc, char **argv)
+{
+	char path[PATH_MAX], library[PATH_MAX];
+
+	if (gvm_wants_help(argc, argv)) {
+		fputs(help, stdout);
+		return GVM_EXIT_OK;
+	}
+	respell(argc, argv);
+	if (gvm_options_check() || gvm_options_parse(&argc, argv))
+		return GVM_EXIT_USAGE;
+	int program = find_arguments(argc, argv);
+	if (!program)
+		return GVM_EXIT_USAGE;
+	if (check_all(argv[program], path, library) || put_options() || put_preload(library))
+		return GVM_RUN_REFUSED;
+	execv(path, argv + program);
+	run_refuse("%s cannot be run: %s", path, strerror(errno));
+	return GVM_RUN_REFUSED;
+}
