@@ -247,7 +247,9 @@ static void list_failed(struct region_node *node, int status)
 {
 	struct gvm_region *region = node->region;
 
-	if (opening(region) && !region_status_transient(status)) {
+	/* -ENOENT: a view of the region that was closed while its node was away has closed this one
+	 * too, on the connection that they share; so open it again */
+	if (opening(region) && !region_status_transient(status) && status != -ENOENT) {
 		region_open_progress(node, status);
 		return;
 	}

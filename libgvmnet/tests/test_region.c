@@ -1112,7 +1112,8 @@ static void test_back_pressure(void **state)
 	for (unsigned i = 0; i < N; i++)
 		pending += !puts[i].done;
 	assert_true(pending > N / 2);
-	UNTIL(puts[N - 1].done);
+	for (unsigned i = 0; i < N; i++)
+		UNTIL(puts[i].done);
 	run_for(5 * MS);
 	for (unsigned i = 0; i < N; i++) {
 		assert_int_equal(puts[i].done, 1);
@@ -1317,7 +1318,9 @@ static void test_close(void **state)
 			progress();
 		gvm_region_close(region);
 		region = NULL;
-		run_for(10 * MS);
+		for (unsigned i = 0; i < N; i++)
+			UNTIL(ops[i].done);
+		run_for(5 * MS);
 		for (unsigned i = 0; i < N; i++) {
 			assert_int_equal(ops[i].done, 1);
 			assert_true(ops[i].status == 0 || ops[i].status == -ECANCELED);
