@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A pager that pages nothing: what the interposition of tools/preload*.c asks of it is written to the
- * file FAKE_LOG, one line a call, and done plainly, so that the program's view of its memory must be
- * right too. FAKE_FAIL names a call ("attach", "open", "fork") that fails. Only for test_preload.
+ * A pager that pages nothing: what the interposition of tools/preload*.c asks of it is written to
+ * the file FAKE_LOG, one line a call, and done plainly, so that the program's view of its memory
+ * must be right too. FAKE_FAIL names a call ("attach", "open", "fork") that fails. Only for
+ * test_preload.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -57,7 +58,8 @@ static void must(int ok, const char *what)
 static void inside(const struct gvm_range *range, uint64_t offset, uint64_t bytes)
 {
 	must(bytes && offset <= range->bytes && bytes <= range->bytes - offset &&
-		     !(offset % 4096) && !(bytes % 4096), "outside of the range");
+		 !(offset % 4096) && !(bytes % 4096),
+	     "outside of the range");
 }
 
 const char *gvm_option_text(const char *env)

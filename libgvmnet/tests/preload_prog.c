@@ -21,8 +21,8 @@
 #include <unistd.h>
 
 #define PAGE 4096ul
-#define MIB (1ul << 20)
-#define RW (PROT_READ | PROT_WRITE)
+#define MIB  (1ul << 20)
+#define RW   (PROT_READ | PROT_WRITE)
 #define ANON (MAP_PRIVATE | MAP_ANONYMOUS)
 
 static size_t size = 8 * MIB; /* of "a large mapping"; the second argument, in MiB */
@@ -535,17 +535,28 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } scenarios[] = {
-	{ "fill", fill_verify },	{ "small", small },
-	{ "threads", threads },		{ "fork", fork_both_ways },
-	{ "handlers", fork_handlers },	{ "exec", fork_exec },
-	{ "dontfork", dontfork },	{ "shared_fork", shared_fork },
-	{ "remap", remap },		{ "partial", partial_unmap },
-	{ "discards", discards },	{ "protect", protect },
-	{ "qemu", qemu_like },		{ "reserve", reserve_then_open },
-	{ "malloc", mallocs },		{ "plugin", plugin },
-	{ "daemon", daemonised },	{ "not_taken", not_taken },
-	{ "memfd", memfd },		{ "data", data },
-	{ "signals", signals },		{ "sleeper", sleeper },
+	{ "fill", fill_verify },
+	{ "small", small },
+	{ "threads", threads },
+	{ "fork", fork_both_ways },
+	{ "handlers", fork_handlers },
+	{ "exec", fork_exec },
+	{ "dontfork", dontfork },
+	{ "shared_fork", shared_fork },
+	{ "remap", remap },
+	{ "partial", partial_unmap },
+	{ "discards", discards },
+	{ "protect", protect },
+	{ "qemu", qemu_like },
+	{ "reserve", reserve_then_open },
+	{ "malloc", mallocs },
+	{ "plugin", plugin },
+	{ "daemon", daemonised },
+	{ "not_taken", not_taken },
+	{ "memfd", memfd },
+	{ "data", data },
+	{ "signals", signals },
+	{ "sleeper", sleeper },
 };
 
 int main(int argc, char **argv)

@@ -19,7 +19,7 @@
 #include <cmocka.h>
 
 #define REFUSED 120
-#define USAGE 2
+#define USAGE   2
 
 static char dir[] = "/tmp/gvm-test-run-XXXXXX";
 static char output[16384];
@@ -117,8 +117,7 @@ static void a_node_that_is_not_there(void **state)
 /* A listener that never speaks. */
 static void a_node_that_does_not_answer(void **state)
 {
-	struct sockaddr_in in = { .sin_family = AF_INET,
-				  .sin_addr = { htonl(INADDR_LOOPBACK) } };
+	struct sockaddr_in in = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
 	socklen_t len = sizeof in;
 	char at[64];
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -169,10 +168,10 @@ static void write_file(const char *name, mode_t mode, const char *text, size_t l
 
 static int begin(void **state)
 {
-	char elf[64] = "\177ELF\002\001\001", script[512], key[] = "0123456789abcdef0123456789abcdef";
+	char elf[64] = "\177ELF\002\001\001", script[512],
+	     key[] = "0123456789abcdef0123456789abcdef";
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
-	struct sockaddr_in in = { .sin_family = AF_INET,
-				  .sin_addr = { htonl(INADDR_LOOPBACK) } };
+	struct sockaddr_in in = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
 	socklen_t len = sizeof in;
 
 	if (!mkdtemp(dir) || bind(fd, (struct sockaddr *)&in, len) ||
@@ -202,8 +201,8 @@ static int begin(void **state)
 
 static int end(void **state)
 {
-	const char *const names[] = { "double.conf", "openkey", "text", "suid", "script", "other",
-				      "cut" };
+	const char *const names[] = { "double.conf", "openkey", "text", "suid",
+				      "script",      "other",   "cut" };
 	char path[256];
 
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++) {

@@ -85,9 +85,9 @@ static int count(const char *text, const char *what)
 }
 
 #define RUNS(scenario) assert_int_equal(run(scenario, NULL), 0)
-#define MADE(what) assert_true(count(calls, what) > 0)
-#define NEVER(what) assert_int_equal(count(calls, what), 0)
-#define SAID(what) assert_non_null(strstr(errors, what))
+#define MADE(what)     assert_true(count(calls, what) > 0)
+#define NEVER(what)    assert_int_equal(count(calls, what), 0)
+#define SAID(what)     assert_non_null(strstr(errors, what))
 
 static void a_mapping_is_taken_and_reported(void **state)
 {

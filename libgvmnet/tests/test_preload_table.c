@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The preload library's table of addresses against a map of single pages that does the same the slow
- * way, and its rules of what is taken over.
+ * The preload library's table of addresses against a map of single pages that does the same the
+ * slow way, and its rules of what is taken over.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,7 +14,7 @@
 #include "tools/preload.h"
 
 #define PAGES 64
-#define BASE ((uintptr_t)1 << 32)
+#define BASE  ((uintptr_t)1 << 32)
 
 static uintptr_t addr(size_t page)
 {
@@ -27,8 +27,8 @@ static void agree(const struct table *table, const int *owner, const struct sour
 
 	for (size_t i = 0; i < table->count; i++) {
 		assert_true(table->seg[i].bytes > 0);
-		assert_true(!i || table->seg[i - 1].base + table->seg[i - 1].bytes <=
-					  table->seg[i].base);
+		assert_true(!i ||
+			    table->seg[i - 1].base + table->seg[i - 1].bytes <= table->seg[i].base);
 		refs[table->seg[i].source - sources]++;
 	}
 	for (size_t page = 0; page < PAGES; page++) {
@@ -56,7 +56,8 @@ static void a_random_walk_agrees_with_single_pages(void **state)
 		for (size_t i = from; i < from + len; i++)
 			owner[i] = who;
 		if (who) {
-			struct seg seg = { .base = addr(from), .bytes = len * PRELOAD_PAGE,
+			struct seg seg = { .base = addr(from),
+					   .bytes = len * PRELOAD_PAGE,
 					   .source = &sources[who - 1] };
 			assert_int_equal(table_add(&table, &seg), 0);
 			assert_true(table_covered(&table, seg.base, seg.bytes, SEG_USED));
@@ -74,8 +75,9 @@ static void blocks_of_malloc_do_not_join(void **state)
 	struct table table = { 0 };
 
 	for (size_t i = 0; i < 4; i++) {
-		struct seg seg = { .base = addr(i), .bytes = PRELOAD_PAGE, .source = &source,
-				   .malloced = i < 2 };
+		struct seg seg = {
+			.base = addr(i), .bytes = PRELOAD_PAGE, .source = &source, .malloced = i < 2
+		};
 		assert_int_equal(table_add(&table, &seg), 0);
 		table_join(&table, table_find(&table, seg.base));
 	}
@@ -87,8 +89,9 @@ static void free_space_is_found_with_alignment(void **state)
 {
 	struct table table = { 0 };
 	struct source source = { .bytes = 1 };
-	struct seg seg = { .base = addr(1), .bytes = 8 * PRELOAD_PAGE, .source = &source,
-			   .state = SEG_FREE };
+	struct seg seg = {
+		.base = addr(1), .bytes = 8 * PRELOAD_PAGE, .source = &source, .state = SEG_FREE
+	};
 
 	assert_int_equal(table_fit(&table, PRELOAD_PAGE, PRELOAD_PAGE), 0);
 	assert_int_equal(table_add(&table, &seg), 0);
@@ -103,7 +106,8 @@ static void free_space_is_found_with_alignment(void **state)
 
 static void what_is_taken(void **state)
 {
-	const struct policy any = { .min = 1 << 20, .match = "" }, named = { .min = 1 << 20, .match = "x" };
+	const struct policy any = { .min = 1 << 20, .match = "" },
+			    named = { .min = 1 << 20, .match = "x" };
 	const int rw = PROT_READ | PROT_WRITE, anon = MAP_PRIVATE | MAP_ANONYMOUS;
 	const struct {
 		const struct policy *policy;
@@ -134,7 +138,8 @@ static void what_is_taken(void **state)
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		const char *why = NULL;
 		assert_int_equal(policy_mmap(cases[i].policy, cases[i].len, cases[i].prot,
-					     cases[i].flags, 0, &why), cases[i].verdict);
+					     cases[i].flags, 0, &why),
+				 cases[i].verdict);
 		assert_int_equal(why != NULL, cases[i].verdict == TAKE_NO);
 	}
 }

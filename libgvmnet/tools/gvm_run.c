@@ -30,29 +30,29 @@ int run_refuse(const char *fmt, ...)
 }
 
 static const char help[] =
-	"usage: gvm run --cluster FILE [OPTION]... -- PROGRAM [ARGUMENT]...\n"
-	"       gvm run --connect HOST:PORT [OPTION]... -- PROGRAM [ARGUMENT]...\n\n"
-	"Run an unmodified program. Its large mappings, and large blocks of malloc, live on memory\n"
-	"nodes; at most --local of them are in this machine's memory at a time.\n\n"
-	"  --cluster FILE       the memory nodes: a line \"ID HOST PORT\" for each\n"
-	"  --connect HOST:PORT  the one memory node, in place of a cluster file\n"
-	"  --key-file FILE      the pre-shared key, the same as the memory nodes'\n"
-	"  --local SIZE         most memory that may be local (default 1G)\n"
-	"  --min SIZE           smallest mapping that is taken over (default 2M)\n"
-	"  --malloc SIZE|off    smallest block of malloc that is taken over (default 2M)\n"
-	"  --match PATTERN,...  shared mappings of files of these names are taken over; default:\n"
-	"                       files in memory (memfd, tmpfs) from --min on\n"
-	"  --load               also files that hold data: it is read in, and never written back\n"
-	"  --unreachable HOW    stall, sigbus or zero, when a memory node does not answer\n"
-	"  --prefetch PAGES     most pages fetched ahead of a fault\n"
-	"  --stats-file FILE    JSON, renewed each second, for gvm top\n"
-	"  --verbose            a line for each mapping that is taken over\n"
-	"  --no-report          no report at the end\n\n"
-	"Not taken over: stacks, executable and huge-page mappings, private mappings of files, and\n"
-	"what the program maps without the C library. A large private reservation (PROT_NONE) is\n"
-	"taken over where --min or more of it are made writable at once. mlock of what is taken over\n"
-	"succeeds and does nothing. A child of fork sees all of it but shared memory.\n\n"
-	"The exit code is the program's; 120: gvm run refused to start it, 2: wrong usage.\n";
+    "usage: gvm run --cluster FILE [OPTION]... -- PROGRAM [ARGUMENT]...\n"
+    "       gvm run --connect HOST:PORT [OPTION]... -- PROGRAM [ARGUMENT]...\n\n"
+    "Run an unmodified program. Its large mappings, and large blocks of malloc, live on memory\n"
+    "nodes; at most --local of them are in this machine's memory at a time.\n\n"
+    "  --cluster FILE       the memory nodes: a line \"ID HOST PORT\" for each\n"
+    "  --connect HOST:PORT  the one memory node, in place of a cluster file\n"
+    "  --key-file FILE      the pre-shared key, the same as the memory nodes'\n"
+    "  --local SIZE         most memory that may be local (default 1G)\n"
+    "  --min SIZE           smallest mapping that is taken over (default 2M)\n"
+    "  --malloc SIZE|off    smallest block of malloc that is taken over (default 2M)\n"
+    "  --match PATTERN,...  shared mappings of files of these names are taken over; default:\n"
+    "                       files in memory (memfd, tmpfs) from --min on\n"
+    "  --load               also files that hold data: it is read in, and never written back\n"
+    "  --unreachable HOW    stall, sigbus or zero, when a memory node does not answer\n"
+    "  --prefetch PAGES     most pages fetched ahead of a fault\n"
+    "  --stats-file FILE    JSON, renewed each second, for gvm top\n"
+    "  --verbose            a line for each mapping that is taken over\n"
+    "  --no-report          no report at the end\n\n"
+    "Not taken over: stacks, executable and huge-page mappings, private mappings of files, and\n"
+    "what the program maps without the C library. A large private reservation (PROT_NONE) is\n"
+    "taken over where --min or more of it are made writable at once. mlock of what is taken over\n"
+    "succeeds and does nothing. A child of fork sees all of it but shared memory.\n\n"
+    "The exit code is the program's; 120: gvm run refused to start it, 2: wrong usage.\n";
 
 /* Spellings that the option table does not have. */
 static void respell(int argc, char **argv)
@@ -64,7 +64,8 @@ static void respell(int argc, char **argv)
 			argv[i] = "--malloc=0";
 		else if (!strcmp(argv[i], "--stats") && i + 1 < argc)
 			argv[i] = "--stats-file";
-		else if (!strcmp(argv[i], "--malloc") && i + 1 < argc && !strcmp(argv[i + 1], "off"))
+		else if (!strcmp(argv[i], "--malloc") && i + 1 < argc &&
+			 !strcmp(argv[i + 1], "off"))
 			argv[i + 1] = "0";
 	}
 }
@@ -88,18 +89,21 @@ static int find_arguments(int argc, char **argv)
 
 static int load_cluster(struct gvm_cluster **cluster)
 {
-	const char *file = gvm_option_text("GVM_CLUSTER"), *connect = gvm_option_text("GVM_CONNECT");
+	const char *file = gvm_option_text("GVM_CLUSTER"),
+		   *connect = gvm_option_text("GVM_CONNECT");
 	const char *colon = strrchr(connect, ':');
 	char line[320], *error = NULL;
 	int err;
 
 	if (!*file == !*connect)
-		return run_refuse(*file ? "--cluster and --connect exclude each other" :
-					  "no memory node is named: give --cluster FILE or --connect "
-					  "HOST:PORT");
+		return run_refuse(*file
+				      ? "--cluster and --connect exclude each other"
+				      : "no memory node is named: give --cluster FILE or --connect "
+					"HOST:PORT");
 	if (*connect) {
-		if (!colon || (size_t)snprintf(line, sizeof line, "0 %.*s %s\n", (int)(colon - connect),
-					       connect, colon + 1) >= sizeof line)
+		if (!colon ||
+		    (size_t)snprintf(line, sizeof line, "0 %.*s %s\n", (int)(colon - connect),
+				     connect, colon + 1) >= sizeof line)
 			return run_refuse("--connect %s: it must be HOST:PORT", connect);
 		err = gvm_cluster_parse(line, strlen(line), "--connect", cluster, &error);
 	} else {
@@ -144,8 +148,10 @@ static int find_library(char *path, size_t room)
 		}
 		free(found);
 	}
-	return run_refuse("the preload library %s was found neither beside %s nor in "
-			  GVM_FULL_LIBDIR "/gvmnet; GVM_PRELOAD can name it", LIBRARY, exe);
+	return run_refuse(
+	    "the preload library %s was found neither beside %s nor in " GVM_FULL_LIBDIR
+	    "/gvmnet; GVM_PRELOAD can name it",
+	    LIBRARY, exe);
 }
 
 /* ---- the environment ------------------------------------------------------------------------ */
@@ -194,7 +200,8 @@ static int put_preload(const char *library)
 	char text[PATH_MAX * 4], pid[32];
 
 	if (strpbrk(library, " :"))
-		return run_refuse("%s: the loader cannot take a name with a space or a colon", library);
+		return run_refuse("%s: the loader cannot take a name with a space or a colon",
+				  library);
 	if ((size_t)snprintf(text, sizeof text, "%s%s%s", library, had && *had ? ":" : "",
 			     had ? had : "") >= sizeof text)
 		return run_refuse("LD_PRELOAD is too long already");

@@ -50,12 +50,13 @@ static int find_program(const char *name, char *path, size_t room)
 			return 0;
 		if (access(path, F_OK))
 			return run_refuse("%s cannot be run: no such file", name);
-		return run_refuse("%s cannot be run: it is no file that this user may execute", name);
+		return run_refuse("%s cannot be run: it is no file that this user may execute",
+				  name);
 	}
 	for (dirs = dirs ? dirs : "/usr/bin:/bin"; *name;) {
 		int len = (int)strcspn(dirs, ":");
 		if ((size_t)snprintf(path, room, "%.*s/%s", len ? len : 1, len ? dirs : ".", name) <
-			    room &&
+			room &&
 		    executable(path))
 			return 0;
 		if (!dirs[len])
@@ -74,11 +75,15 @@ static int check_privileges(const char *path, int fd)
 		return run_refuse("%s: %s", path, strerror(errno));
 	if ((st.st_mode & S_ISUID && st.st_uid != geteuid()) ||
 	    (st.st_mode & S_ISGID && st.st_mode & S_IXGRP && st.st_gid != getegid()))
-		return run_refuse("%s is set-user-id or set-group-id, so the loader ignores the preload "
-				  "library; run it as its owner", path);
+		return run_refuse(
+		    "%s is set-user-id or set-group-id, so the loader ignores the preload "
+		    "library; run it as its owner",
+		    path);
 	if (geteuid() && fgetxattr(fd, "security.capability", NULL, 0) > 0)
-		return run_refuse("%s has file capabilities, so the loader ignores the preload library; "
-				  "run it as root, or a copy without them", path);
+		return run_refuse(
+		    "%s has file capabilities, so the loader ignores the preload library; "
+		    "run it as root, or a copy without them",
+		    path);
 	return 0;
 }
 
@@ -90,8 +95,10 @@ static int check_loader(const char *path, int fd, const Elf64_Phdr *ph)
 	if (pread(fd, loader, want, (off_t)ph->p_offset) != (ssize_t)want)
 		return run_refuse("%s is damaged: its loader's name cannot be read", path);
 	if (strstr(loader, "musl"))
-		return run_refuse("%s uses another C library (%s); gvm run needs programs of the GNU C "
-				  "library, or a VM", path, loader);
+		return run_refuse(
+		    "%s uses another C library (%s); gvm run needs programs of the GNU C "
+		    "library, or a VM",
+		    path, loader);
 	return 0;
 }
 
@@ -99,8 +106,10 @@ static int check_elf(const char *path, int fd, const Elf64_Ehdr *eh)
 {
 	if (eh->e_ident[EI_CLASS] != ELFCLASS64 || eh->e_ident[EI_DATA] != ELFDATA2LSB ||
 	    eh->e_machine != MACHINE)
-		return run_refuse("%s is a program for another kind of machine (32 bits, or another "
-				  "processor)", path);
+		return run_refuse(
+		    "%s is a program for another kind of machine (32 bits, or another "
+		    "processor)",
+		    path);
 	if (eh->e_phentsize != sizeof(Elf64_Phdr))
 		return run_refuse("%s is damaged: its program headers have another size", path);
 	for (unsigned i = 0; i < eh->e_phnum; i++) {
@@ -112,7 +121,8 @@ static int check_elf(const char *path, int fd, const Elf64_Ehdr *eh)
 			return check_loader(path, fd, &ph);
 	}
 	return run_refuse("%s is a static program: no library can be preloaded into it; use a "
-			  "dynamic build of it", path);
+			  "dynamic build of it",
+			  path);
 }
 
 /* The interpreter of a script: the rest of the line after "#!", up to white space. */

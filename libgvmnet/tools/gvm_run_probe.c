@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Asks each memory node of the map for its statistics, all at once, so that a wrong address or key is
- * known before the program starts. What the library would log on the way is kept, and the last
+ * Asks each memory node of the map for its statistics, all at once, so that a wrong address or key
+ * is known before the program starts. What the library would log on the way is kept, and the last
  * line of it said only if the probe fails. One thread.
  */
 #include <errno.h>
@@ -95,11 +95,11 @@ static int ask_all(struct probe *probe, const struct gvm_cluster *cluster)
 /* What to do about it; NULL: the library's last line says more than we know. */
 static const char *reason(int why)
 {
-	return why == -ETIMEDOUT    ? "it does not answer" :
-	       why == -ECONNREFUSED ? "connection refused; is gvm-memsrv running there?" :
-	       why == -EACCES	    ? "the key is not the node's; --key-file must name the same key" :
-	       why == -EXDEV	    ? "it belongs to another cluster, or its cluster file differs" :
-				      NULL;
+	return why == -ETIMEDOUT      ? "it does not answer"
+	       : why == -ECONNREFUSED ? "connection refused; is gvm-memsrv running there?"
+	       : why == -EACCES ? "the key is not the node's; --key-file must name the same key"
+	       : why == -EXDEV  ? "it belongs to another cluster, or its cluster file differs"
+				: NULL;
 }
 
 static int report(const struct probe *probe, int err)
@@ -138,7 +138,8 @@ static int with_worker(struct gvm_net *net, const struct gvm_cluster *cluster)
 int run_probe(const struct gvm_cluster *cluster)
 {
 	const char *key = gvm_option_text("GVM_KEY_FILE");
-	struct gvm_net_config config = { .cluster = cluster, .node = GVM_NODE_NONE,
+	struct gvm_net_config config = { .cluster = cluster,
+					 .node = GVM_NODE_NONE,
 					 .key_file = *key ? key : NULL };
 	struct gvm_net *net;
 

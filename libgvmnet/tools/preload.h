@@ -6,7 +6,10 @@
  *   preload_malloc.c  malloc and its family
  *   preload_fork.c    fork, daemon, forkpty, pthread_atfork
  *   preload_exit.c    the ends of a process
- *   preload_take.c    the one lock; what is taken over, given back, moved (calls the pager)
+ *   preload_take.c    the one lock, the pager, and what the next three share
+ *   preload_anon.c    private anonymous memory, pools of it
+ *   preload_file.c    shared memory and files
+ *   preload_change.c  unmapping, discarding, protecting, moving
  *   preload_table.c   which addresses are whose (pure)
  *   preload_policy.c  what is taken over (pure), and the options
  *   preload_report.c  what the user is told

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The beginning and the ends of a process: the constructor, the destructor, and the ways out that run
- * no destructors. A death by a signal leaves the statistics file as the last word.
+ * The beginning and the ends of a process: the constructor, the destructor, and the ways out that
+ * run no destructors. A death by a signal leaves the statistics file as the last word.
  */
 #include <dlfcn.h>
 #include <stdlib.h>

@@ -5,9 +5,10 @@
  * program's allocator (whose locks may be held when a mapping is taken over), and must be known by
  * its address, because free() is one function for all.
  *
- * Sizes are rounded up to a power of two; each size has a list of free blocks; new blocks are cut off
- * a reservation of address space. Blocks from LARGE up give their pages back when freed. Any thread;
- * one lock, held for a few instructions, with signals blocked by whoever can be interrupted.
+ * Sizes are rounded up to a power of two; each size has a list of free blocks; new blocks are cut
+ * off a reservation of address space. Blocks from LARGE up give their pages back when freed. Any
+ * thread; one lock, held for a few instructions, with signals blocked by whoever can be
+ * interrupted.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -16,13 +17,13 @@
 #include <sys/mman.h>
 #include "preload.h"
 
-#define HEAP_MAX ((size_t)64 << 30)
+#define HEAP_MAX   ((size_t)64 << 30)
 #define HEAP_LEAST ((size_t)64 << 20)
-#define STEP ((size_t)4 << 20) /* made accessible at a time */
-#define LARGE ((size_t)256 << 10)
-#define CLASSES 48
-#define HEADER 16 /* class of the block; keeps 16-byte alignment */
-#define ALIGNED 0x80u /* in the class: the word before holds the distance to the block */
+#define STEP       ((size_t)4 << 20) /* made accessible at a time */
+#define LARGE      ((size_t)256 << 10)
+#define CLASSES    48
+#define HEADER     16    /* class of the block; keeps 16-byte alignment */
+#define ALIGNED    0x80u /* in the class: the word before holds the distance to the block */
 
 struct block {
 	struct block *next;
@@ -32,7 +33,7 @@ static struct {
 	pthread_mutex_t lock;
 	_Atomic(uintptr_t) base;
 	_Atomic(uintptr_t) end; /* of the reservation */
-	uintptr_t top, open;	/* cut off so far; accessible so far */
+	uintptr_t top, open;    /* cut off so far; accessible so far */
 	struct block *free[CLASSES];
 } heap = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -90,7 +91,7 @@ static unsigned class_of(size_t size)
 	unsigned class = 5; /* 32 bytes */
 
 	while (((size_t)1 << class) < size)
-		class++;
+		class ++;
 	return class;
 }
 
@@ -220,7 +221,8 @@ int heap_owns(const void *p)
 {
 	uintptr_t base = atomic_load_explicit(&heap.base, memory_order_relaxed);
 
-	return base && (uintptr_t)p - base < atomic_load_explicit(&heap.end, memory_order_relaxed) - base;
+	return base &&
+	       (uintptr_t)p - base < atomic_load_explicit(&heap.end, memory_order_relaxed) - base;
 }
 
 /* What the objects in this library mean by malloc (ld --wrap). free() of theirs may also get what

@@ -2,8 +2,8 @@
 /*
  * malloc and its family. Large blocks are mappings that are taken over; everything else goes to the
  * allocator that the program would have had. glibc's malloc maps memory past all interposition, so
- * that its large blocks must be caught here; another allocator (jemalloc, tcmalloc) calls mmap, which
- * is, and may be asked to free blocks by functions of its own: its blocks are left to it.
+ * that its large blocks must be caught here; another allocator (jemalloc, tcmalloc) calls mmap,
+ * which is, and may be asked to free blocks by functions of its own: its blocks are left to it.
  *
  * Before the constructor has run, and for threads that work for this library, blocks are of the
  * private heap. All three kinds are told apart by address. Any thread.

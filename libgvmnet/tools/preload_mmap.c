@@ -26,14 +26,15 @@ static int odd(const void *addr)
 /* Arguments that the kernel would refuse are left to the kernel, before anything is changed. */
 static int nonsense(const void *addr, size_t len)
 {
-	return !len || whole(len) < len || odd(addr) || (uintptr_t)addr + whole(len) < (uintptr_t)addr;
+	return !len || whole(len) < len || odd(addr) ||
+	       (uintptr_t)addr + whole(len) < (uintptr_t)addr;
 }
 
 /* Private memory of zeros: what can also be had by discarding what is there. */
 static int plain(int prot, int flags)
 {
-	return (flags & MAP_TYPE) == MAP_PRIVATE && (flags & MAP_ANONYMOUS) && !(prot & PROT_EXEC) &&
-	       !(flags & (MAP_HUGETLB | MAP_GROWSDOWN | MAP_STACK));
+	return (flags & MAP_TYPE) == MAP_PRIVATE && (flags & MAP_ANONYMOUS) &&
+	       !(prot & PROT_EXEC) && !(flags & (MAP_HUGETLB | MAP_GROWSDOWN | MAP_STACK));
 }
 
 static void *map_locked(void *addr, size_t len, int prot, int flags, int fd, off_t off,
@@ -92,7 +93,7 @@ PRELOAD_EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, o
 }
 
 PRELOAD_EXPORT void *mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t off)
-	__attribute__((alias("mmap")));
+    __attribute__((alias("mmap")));
 
 PRELOAD_EXPORT int munmap(void *addr, size_t len)
 {
@@ -137,7 +138,8 @@ PRELOAD_EXPORT int madvise(void *addr, size_t len, int advice)
 	return err;
 }
 
-/* POSIX_MADV_DONTNEED is a hint that must not lose data, so there is nothing to do on paged memory. */
+/* POSIX_MADV_DONTNEED is a hint that must not lose data, so there is nothing to do on paged memory.
+ */
 PRELOAD_EXPORT int posix_madvise(void *addr, size_t len, int advice)
 {
 	int saved = errno, err = 0;
@@ -163,7 +165,8 @@ PRELOAD_EXPORT int mprotect(void *addr, size_t len, int prot)
 	return err;
 }
 
-/* Paged memory cannot be locked: it succeeds without effect, as for a user whose limit allows it. */
+/* Paged memory cannot be locked: it succeeds without effect, as for a user whose limit allows it.
+ */
 PRELOAD_EXPORT int mlock(const void *addr, size_t len)
 {
 	return OUTSIDE || !take_holds(addr, len) ? raw_mlock(addr, len, 0) : 0;
@@ -201,4 +204,4 @@ PRELOAD_EXPORT int fallocate(int fd, int mode, off_t off, off_t len)
 }
 
 PRELOAD_EXPORT int fallocate64(int fd, int mode, off64_t off, off64_t len)
-	__attribute__((alias("fallocate")));
+    __attribute__((alias("fallocate")));

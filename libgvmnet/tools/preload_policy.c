@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Which mappings are taken over, by what the program asks for, and the options that say so. Pure but
- * for reading the options once, before threads start.
+ * Which mappings are taken over, by what the program asks for, and the options that say so. Pure
+ * but for reading the options once, before threads start.
  */
 #include <fnmatch.h>
 #include <string.h>

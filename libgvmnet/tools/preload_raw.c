@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The system calls that the preload library interposes, past all interposition, and the targets of
- * ld --wrap: what the objects in this library mean by mmap is this, not the program's mmap. Any thread.
+ * ld --wrap: what the objects in this library mean by mmap is this, not the program's mmap. Any
+ * thread.
  */
 #include <errno.h>
 #include <pthread.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What the user is told: a line for what is taken over (--verbose), a warning when nothing was, a
- * report at the end, and a file of statistics, renewed each second, for "gvm top". Counters here are
- * changed under the lock of preload_take.c, or atomically.
+ * report at the end, and a file of statistics, renewed each second, for "gvm top". Counters here
+ * are changed under the lock of preload_take.c, or atomically.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -17,14 +17,14 @@
 #define MIB (1024.0 * 1024)
 
 static struct {
-	_Atomic(int) pid;	   /* that reports; 0: it has */
-	int first;		   /* this is the process that gvm run became */
+	_Atomic(int) pid; /* that reports; 0: it has */
+	int first;        /* this is the process that gvm run became */
 	struct gvm_pager *pager;
 	_Atomic(uint64_t) ranges, pieces;
 	_Atomic(uint64_t) bytes;   /* of ranges */
 	_Atomic(uint64_t) largest; /* mapping that was not taken */
 	const char *_Atomic why;
-	_Atomic(int) refused;	   /* a mapping failed: that was said */
+	_Atomic(int) refused; /* a mapping failed: that was said */
 	uint64_t began;
 } report;
 
@@ -103,8 +103,9 @@ void report_took(const struct source *source, uintptr_t base, size_t bytes, int 
 
 static void write_latency(FILE *out, const char *name, const struct gvm_hist *hist, const char *end)
 {
-	fprintf(out, "\"%s\":{\"count\":%llu,\"p50_ns\":%llu,\"p99_ns\":%llu,\"max_ns\":%llu}%s", name,
-		(unsigned long long)hist->count, (unsigned long long)gvm_hist_percentile(hist, 0.5),
+	fprintf(out, "\"%s\":{\"count\":%llu,\"p50_ns\":%llu,\"p99_ns\":%llu,\"max_ns\":%llu}%s",
+		name, (unsigned long long)hist->count,
+		(unsigned long long)gvm_hist_percentile(hist, 0.5),
 		(unsigned long long)gvm_hist_percentile(hist, 0.99), (unsigned long long)hist->max,
 		end);
 }
@@ -138,8 +139,8 @@ static void write_stats(FILE *out, struct gvm_pager *pager)
 static void renew_file(struct gvm_pager *pager)
 {
 	char temp[4096];
-	int len = snprintf(temp, sizeof temp, "%s.%d", preload_policy.stats_file,
-			   (int)raw_getpid());
+	int len =
+	    snprintf(temp, sizeof temp, "%s.%d", preload_policy.stats_file, (int)raw_getpid());
 
 	if (len >= (int)sizeof temp)
 		return;
@@ -190,8 +191,8 @@ static void warn_nothing(void)
 		    "all of its memory was local (--malloc takes blocks of malloc)");
 	else if (report.largest < preload_policy.min)
 		say("WARNING: nothing was taken over: the largest mapping was %s, and --min is %s; "
-		    "--min %lluK would take it", largest, min,
-		    (unsigned long long)(report.largest / 1024));
+		    "--min %lluK would take it",
+		    largest, min, (unsigned long long)(report.largest / 1024));
 	else
 		say("WARNING: nothing was taken over: the largest mapping, %s, is %s", largest,
 		    report.why);
@@ -224,7 +225,8 @@ static void print_report(void)
 		    (unsigned long long)s.unreachable_sigbus);
 }
 
-/* Once, by the process that the library was loaded into (not a vforked child on its way to exec). */
+/* Once, by the process that the library was loaded into (not a vforked child on its way to exec).
+ */
 void report_final(void)
 {
 	int pid = (int)raw_getpid();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Which addresses are taken over: an array of disjoint segments in order of address. Pure: no system
- * call, no lock. Used under the lock of preload_take.c.
+ * Which addresses are taken over: an array of disjoint segments in order of address. Pure: no
+ * system call, no lock. Used under the lock of preload_take.c.
  */
 #include <errno.h>
 #include <stdlib.h>

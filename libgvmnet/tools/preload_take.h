@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the files that take over, change and give back share: the state, under the one lock. Only
+ * preload_take.c, preload_anon.c, preload_file.c and preload_change.c.
+ */
+#ifndef GVM_PRELOAD_TAKE_H
+#define GVM_PRELOAD_TAKE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include "preload.h"
+
+#define MIB ((size_t)1 << 20)
+#define RW (PROT_READ | PROT_WRITE)
+#define POOL_PIECE (32 * MIB) /* larger mappings have a range of their own */
+
+struct taking {
+	pthread_mutex_t lock;
+	struct table table;
+	_Atomic(uintptr_t) low, high; /* everything that was ever in the table lies between */
+	_Atomic(unsigned) files;      /* sources that stand for a file */
+	struct gvm_cluster *cluster;
+	struct gvm_net *net;
+	struct gvm_pager *pager;
+	int failed;	 /* why the pager could not be started; said once */
+	unsigned number; /* of the last region */
+	size_t pooled;	 /* bytes of all pools */
+};
+extern struct taking take;
+
+/* Start the pager if it does not run. 0, or a negative errno that has been said. */
+int take_start(void);
+/* Give [base, base + bytes), which is mapped, to the pager, and fill in source. The first says
+ * nothing on failure: something else will be tried. */
+int take_try_attach(struct source *source, void *base, size_t bytes, int memfd, unsigned flags);
+int take_attach(struct source *source, void *base, size_t bytes, int memfd, unsigned flags);
+
+struct source *source_new(const char *what);
+/* Free it if no segment refers to it. */
+void source_drop(struct source *source);
+
+/* A segment for addresses that are not in the table. */
+int take_add(struct source *source, enum seg_state state, uintptr_t base, size_t bytes, int prot);
+void take_widen(uintptr_t base, size_t bytes);
+/* Cut segments at both ends of [base, base + len). -1 with errno. */
+int take_cut(uintptr_t base, size_t len);
+/* Remove the i-th segment, and its source with the last one. */
+void take_forget(size_t i);
+void take_discard(const struct seg *seg, uintptr_t from, uintptr_t to);
+/* A reservation, or a part of it, becomes writable for the first time. -1 with errno. */
+int take_reserved(uintptr_t base, size_t len, int prot);
+
+/* MAP_FAILED with errno. */
+void *take_fail(int err);
+/* Undo a mapping that could not be attached, and its source; MAP_FAILED with errno. */
+void *take_refuse(void *p, size_t len, struct source *source, int err);
+/* Flags for the system call: nothing is filled in or locked ahead, nothing is promised here. */
+int take_quiet(int flags);
+
+#endif
