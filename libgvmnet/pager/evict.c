@@ -1,0 +1,639 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * How pages leave: out of the mapping into the queue of victims, from there to the memory node if
+ * they are dirty, and away. The shard's thread only, in rounds of bounded work between faults.
+ *
+ * Taking a page must be atomic for those who write to it:
+ *   anonymous memory, new kernels    the page itself is moved into the slot (UFFDIO_MOVE)
+ *   anonymous memory, older kernels  write-protect; the helper copies it and empties the mapping (the
+ *                                    emptying waits for this thread to read its event, so this
+ *                                    thread cannot do it)
+ *   shared memory                    write-protect, copy through the descriptor, punch a hole
+ * A thread that writes in between waits in a write-protection fault, and faults again afterwards.
+ */
+#include <fcntl.h>
+#include <sched.h>
+#include <unistd.h>
+#include "internal.h"
+
+/* ---- write-back ---------------------------------------------------------------------------- */
+
+#define RETRY_NS 100000000ull /* a full memory node, or pages that will not let go */
+
+static void *dirty_links(struct shard *shard)
+{
+	return (char *)shard->slots + offsetof(struct slot, dirty);
+}
+
+void dirty_push(struct shard *shard, uint32_t i)
+{
+	if (shard->slots[i].flags & SLOT_QUEUED)
+		return;
+	shard->slots[i].flags |= SLOT_QUEUED;
+	gvm_queue_push(&shard->dirty, dirty_links(shard), sizeof(struct slot), i);
+}
+
+void dirty_remove(struct shard *shard, uint32_t i)
+{
+	if (!(shard->slots[i].flags & SLOT_QUEUED))
+		return;
+	shard->slots[i].flags &= (uint16_t)~SLOT_QUEUED;
+	gvm_queue_remove(&shard->dirty, dirty_links(shard), sizeof(struct slot), i);
+}
+
+/* Is slot i of a page that can be put now? */
+static bool can_put(struct shard *shard, uint32_t i)
+{
+	const struct slot *slot = &shard->slots[i];
+	page_word w = shard->views[slot->range].table[slot->page];
+
+	return (w & PAGE_DIRTY) && !(w & (PAGE_WRITING | PAGE_PURGING));
+}
+
+static void put_page_done(struct put *put, uint32_t k, int status)
+{
+	struct view *view = put->view;
+	struct shard *shard = put->shard;
+	uint64_t page = put->page + k;
+	uint32_t i = put->slot + k;
+	page_word w = view->table[page] & ~(page_word)PAGE_WRITING;
+	bool here = page_state(w) == PAGE_VICTIM && page_index(w) == i;
+
+	view->table[page] = w;
+	if (!here) {
+		shard->slots[i].flags &= (uint16_t)~SLOT_ORPHAN;
+		slot_put(shard, i);
+		if (status && page_state(w) == PAGE_MAPPED)
+			view->table[page] |= PAGE_DIRTY;
+		return;
+	}
+	if (status == -EIO) {
+		STAT_ADD(shard, lost_pages, 1);
+		page_forget(view, page, PAGE_NONE);
+		view->table[page] |= PAGE_LOST;
+	} else if (status) {
+		view->table[page] |= PAGE_DIRTY;
+		view->dirty++;
+		dirty_push(shard, i);
+	} else if (w & PAGE_RETURN) {
+		view->table[page] &= ~(page_word)PAGE_RETURN;
+		victim_back(view, page, false);
+	}
+}
+
+/* The store is full, or otherwise unwilling: again in a while, by the timer. */
+static void hold_puts(struct shard *shard)
+{
+	shard->put_hold = gvm_now() + RETRY_NS;
+	if (shard->retry_timer.place == 0)
+		gvm_timer_set(shard->worker, &shard->retry_timer, shard->put_hold);
+}
+
+static void put_done(struct gvm_region_op *op, int status)
+{
+	struct put *put = (struct put *)op;
+	struct view *view = put->view;
+	struct shard *shard = put->shard;
+
+	if (status && status != -EIO && status != -ECANCELED)
+		hold_puts(shard);
+	if (status)
+		view->put_err = status;
+	if (status && status != -ECANCELED)
+		gvm_log(GVM_LOG_ERROR, "%u pages of %s from %llu on could not be stored: %s", put->count,
+			view->range->name, (unsigned long long)put->page,
+			status == -EIO ? "the memory node has lost the region" : strerror(-status));
+	if (status == 0) {
+		STAT_ADD(shard, written_pages, put->count);
+		STAT_ADD(shard, written_bytes, (uint64_t)put->count * PAGE);
+	}
+	for (uint32_t k = 0; k < put->count; k++)
+		put_page_done(put, k, status);
+	shard->putting--;
+	view->writing[put->turn]--;
+	put->next_free = shard->put_free;
+	shard->put_free = (uint32_t)(put - shard->puts);
+	if (view->purge_lo < view->purge_hi)
+		shard->purge_wanted = true;
+	if (--view->busy == 0)
+		view_idle(view);
+}
+
+static bool post_put(struct shard *shard, uint32_t first, uint32_t count)
+{
+	struct slot *slot = &shard->slots[first];
+	struct view *view = &shard->views[slot->range];
+	struct put *put = &shard->puts[shard->put_free];
+	int err;
+
+	put->view = view;
+	put->page = slot->page;
+	put->count = count;
+	put->slot = first;
+	put->op.done = put_done;
+	put->op.deadline_ns = GVM_NEVER;
+	err = shard->pager->store->put(view->region, put->page, count, slot_mem(shard, first),
+				       &put->op);
+	if (err)
+		return false;
+	shard->put_free = put->next_free;
+	shard->putting++;
+	put->turn = view->turn;
+	view->writing[put->turn]++;
+	view->busy++;
+	for (uint32_t k = 0; k < count; k++) {
+		page_word *w = &view->table[put->page + k];
+
+		/* what was discarded and not told yet is overwritten now, so it need not be told */
+		*w = (*w & ~(page_word)(PAGE_DIRTY | PAGE_PURGE)) | PAGE_WRITING | PAGE_STORED;
+		view->dirty--;
+		dirty_remove(shard, first + k);
+	}
+	return true;
+}
+
+/* Neighbours in slots beside each other go together. */
+static uint32_t put_run(struct shard *shard, uint32_t first)
+{
+	const struct slot *s = shard->slots;
+	uint32_t slab = shard->views[s[first].range].slab_pages, n = 1;
+
+	while (n < RUN_MAX && first + n < shard->slot_limit &&
+	       slot_mem(shard, first + n) == slot_mem(shard, first) + (uint64_t)n * PAGE &&
+	       (s[first + n].flags & SLOT_QUEUED) && s[first + n].range == s[first].range &&
+	       s[first + n].page == s[first].page + n && s[first + n].page % slab != 0 &&
+	       can_put(shard, first + n))
+		n++;
+	return n;
+}
+
+void shard_write_back(struct shard *shard)
+{
+	uint32_t i = shard->dirty.tail;
+
+	if (i == GVM_NIL || (shard->put_hold && gvm_now() < shard->put_hold))
+		return;
+	shard->put_hold = 0;
+	while (i != GVM_NIL && shard->put_free != GVM_NIL) {
+		uint32_t next = shard->slots[i].dirty.prev;
+		uint32_t n = can_put(shard, i) ? put_run(shard, i) : 0;
+
+		/* the run may have taken what is next in the queue: begin again from its end */
+		if (n && !post_put(shard, i, n))
+			break;
+		i = n > 1 ? shard->dirty.tail : next;
+	}
+	gvm_worker_flush(shard->worker);
+}
+
+/* ---- taking -------------------------------------------------------------------------------- */
+
+/* The page's contents are in slot i, out of the mapping: what is it worth? */
+static void settle_victim(struct view *view, uint64_t page, uint32_t i, bool give_back)
+{
+	struct shard *shard = view->shard;
+	page_word w = view->table[page];
+	struct slot *slot = &shard->slots[i];
+
+	slot->flags |= SLOT_FULL;
+	if (w & PAGE_AHEAD)
+		STAT_ADD(shard, prefetch_wasted, 1);
+	if (w & PAGE_REMOVED) {
+		slot_put(shard, i);
+		frames_release(shard, 1);
+		view->table[page] = page_make(PAGE_NONE, w & PAGE_KEEP, 0);
+		return;
+	}
+	if ((w & PAGE_DIRTY) && !(w & PAGE_STORED) && mem_is_zero(slot_mem(shard, i))) {
+		slot_put(shard, i);
+		frames_release(shard, 1);
+		STAT_ADD(shard, evicted_pages, 1);
+		STAT_ADD(shard, evicted_zero, 1);
+		view->table[page] = page_make(PAGE_NONE, w & PAGE_KEEP, 0);
+		return;
+	}
+	slot->page = (uint32_t)page;
+	slot->range = (uint16_t)view->id;
+	slot->flags |= SLOT_VICTIM;
+	gvm_queue_push(&shard->victims, shard->slots, sizeof(*slot), i);
+	view->table[page] = page_make(PAGE_VICTIM,
+				      (w & (PAGE_KEEP | PAGE_DIRTY)) |
+					  (give_back ? PAGE_RETURN : 0), i);
+	if (w & PAGE_DIRTY) {
+		view->dirty++;
+		dirty_push(shard, i);
+	}
+}
+
+static void unlink_frame(struct view *view, uint64_t page)
+{
+	struct shard *shard = view->shard;
+	uint32_t i = page_index(view->table[page]);
+
+	gvm_queue_remove(&shard->mapped, shard->frames, sizeof(struct frame), i);
+	frame_put(shard, i);
+}
+
+static void took(struct view *view, uint64_t page, uint32_t slot, bool give_back)
+{
+	unlink_frame(view, page);
+	settle_victim(view, page, slot, give_back);
+}
+
+static uint32_t give_slots_back(struct shard *shard, uint32_t first, uint32_t from, uint32_t count)
+{
+	for (uint32_t k = from; k < count; k++)
+		slot_put(shard, first + k);
+	return from;
+}
+
+/* The mapping has no page there: it was discarded. */
+static void vanished(struct view *view, uint64_t page)
+{
+	page_discard(view, page, PAGE_NONE);
+}
+
+static uint32_t refuse(struct view *view, uint64_t page, int err)
+{
+	struct job *job;
+
+	if (err == -ENOENT) {
+		vanished(view, page);
+		return 1;
+	}
+	/*
+	 * Busy: pinned by a transfer of the kernel's, which ends, or shared with a forked child, which may
+	 * not. The second time the kernel is asked to unshare it, as a write would.
+	 */
+	if (err != -EBUSY)
+		return 0;
+	if ((view->table[page] & PAGE_BUSY) && view->shard->pager->forked &&
+	    (job = job_get(view->shard)) != NULL) {
+		job->view = view;
+		job->kind = JOB_POPULATE;
+		job->page = page;
+		job->count = 1;
+		job->addr = view_addr(view, page);
+		job_post(job);
+	}
+	view->table[page] ^= PAGE_BUSY;
+	return 0;
+}
+
+static uint32_t take_helped(struct view *view, uint64_t page, uint32_t count, bool give_back)
+{
+	struct shard *shard = view->shard;
+	struct job *job = job_get(shard);
+	uint32_t first = 0, n;
+
+	if (!job)
+		return 0;
+	n = slot_get(shard, count, false, &first);
+	if (n == 0 || mem_protect(shard->uffd, view_addr(view, page), (uint64_t)n * PAGE, true)) {
+		give_slots_back(shard, first, 0, n);
+		job->next_free = shard->job_free;
+		shard->job_free = job->number;
+		return 0;
+	}
+	job->view = view;
+	job->kind = JOB_TAKE;
+	job->page = page;
+	job->count = n;
+	job->slot = first;
+	job->addr = view_addr(view, page);
+	for (uint32_t k = 0; k < n; k++) {
+		page_word w = view->table[page + k];
+
+		unlink_frame(view, page + k);
+		view->table[page + k] = page_make(PAGE_TAKING,
+						  (w & (PAGE_KEEP | PAGE_DIRTY | PAGE_AHEAD)) |
+						      (give_back ? PAGE_RETURN : 0), job->number);
+	}
+	view->taking += n;
+	job_post(job);
+	return n;
+}
+
+static uint32_t take_move(struct view *view, uint64_t page, uint32_t count, bool give_back)
+{
+	struct shard *shard = view->shard;
+	uint64_t done, addr = view_addr(view, page);
+	uint32_t first = 0, n, k;
+	int err;
+
+	n = slot_get(shard, count, true, &first);
+	if (n == 0)
+		return 0;
+	err = mem_move(shard->stage_fd, (uintptr_t)slot_mem(shard, first), addr, (uint64_t)n * PAGE,
+		       &done);
+	for (k = 0; k < done / PAGE; k++)
+		took(view, page + k, first + k, give_back);
+	give_slots_back(shard, first, k, n);
+	if (k)
+		return k;
+	/* not writable now, or locked: the kernel moves only pages that may be written */
+	if (err == -EINVAL)
+		return take_helped(view, page, 1, give_back);
+	return refuse(view, page, err);
+}
+
+static uint32_t take_shared(struct view *view, uint64_t page, uint32_t count, bool give_back)
+{
+	struct shard *shard = view->shard;
+	struct gvm_range *range = view->range;
+	uint64_t addr = view_addr(view, page), at = range->offset + page * PAGE;
+	uint32_t first = 0, n = slot_get(shard, count, false, &first);
+	ssize_t got;
+
+	if (n == 0)
+		return 0;
+	if (mem_protect(shard->uffd, addr, (uint64_t)n * PAGE, true))
+		return give_slots_back(shard, first, 0, n);
+	got = pread(range->memfd, slot_mem(shard, first), (size_t)n * PAGE, (off_t)at);
+	for (uint32_t k = 0; k < n; k++)
+		shard->slots[first + k].flags |= SLOT_FULL;
+	if (got != (ssize_t)n * PAGE ||
+	    fallocate(range->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
+		      (off_t)n * PAGE)) {
+		/* the program has made its file shorter: these pages stay where they are */
+		for (uint32_t k = 0; k < n; k++)
+			view->table[page + k] |= PAGE_DIRTY;
+		mem_protect(shard->uffd, addr, (uint64_t)n * PAGE, false);
+		return give_slots_back(shard, first, 0, n);
+	}
+	for (uint32_t k = 0; k < n; k++)
+		took(view, page + k, first + k, give_back);
+	return n;
+}
+
+/* The helper could not take the pages (the mapping forbids it): they are mapped as before. */
+static void untake(struct view *view, uint64_t page)
+{
+	page_word w = view->table[page];
+	uint64_t addr = view_addr(view, page);
+
+	page_set_mapped(view, page, (w & PAGE_KEEP) | PAGE_DIRTY);
+	while (addr && mem_protect(view->shard->uffd, addr, PAGE, false) == -EAGAIN)
+		shard_settle(view->shard);
+	if (addr)
+		mem_wake(view->shard->uffd, addr, PAGE);
+}
+
+static void take_page_done(struct job *job, uint32_t k)
+{
+	struct view *view = job->view;
+	struct shard *shard = job->shard;
+	uint64_t page = job->page + k;
+	uint32_t i = job->slot + k;
+	page_word w = view->table[page];
+
+	view->taking--;
+	shard->slots[i].flags |= SLOT_FULL;
+	if (page_state(w) != PAGE_TAKING || page_index(w) != job->number) {
+		slot_put(shard, i);
+		frames_release(shard, 1);
+		return;
+	}
+	if (job->status) {
+		slot_put(shard, i);
+		untake(view, page);
+		return;
+	}
+	/* two announcements of this very range: one was ours, the other a discard by the program */
+	if (job->own_events > 1 && (w & PAGE_STORED)) {
+		w = (w & ~(page_word)PAGE_STORED) | PAGE_PURGE;
+		view_purge_note(view, page, 1);
+	}
+	if (job->own_events > 1)
+		w |= PAGE_REMOVED;
+	view->table[page] = w;
+	settle_victim(view, page, i, w & PAGE_RETURN);
+	if (!(w & PAGE_WANTED))
+		return;
+	if (page_state(view->table[page]) == PAGE_VICTIM)
+		victim_back(view, page, w & PAGE_WANTED_W);
+	else
+		mem_wake(shard->uffd, view_addr(view, page), PAGE);
+}
+
+void take_done(struct job *job)
+{
+	for (uint32_t k = 0; k < job->count; k++)
+		take_page_done(job, k);
+}
+
+uint32_t page_take(struct view *view, uint64_t page, uint32_t count, bool give_back)
+{
+	if (!view->anon)
+		return take_shared(view, page, count, give_back);
+	if (view->shard->pager->move)
+		return take_move(view, page, count, give_back);
+	return take_helped(view, page, count, give_back);
+}
+
+/* ---- rounds -------------------------------------------------------------------------------- */
+
+static bool can_take(const struct view *view, uint64_t page)
+{
+	page_word w = view->table[page];
+
+	return page_state(w) == PAGE_MAPPED && !(w & (PAGE_WRITING | PAGE_REMOVED));
+}
+
+/* The oldest mapped page, with its neighbours if they follow it in the order of leaving. */
+static uint32_t take_oldest(struct shard *shard)
+{
+	uint32_t i = shard->mapped.tail, n = 1;
+	struct frame *frame = &shard->frames[i];
+	struct view *view = &shard->views[frame->range];
+	uint64_t page = frame->page, addr = view_addr(view, page);
+
+	if (view->closing || !can_take(view, page) || !addr)
+		return 0;
+	for (uint32_t j = frame->link.prev; n < ROUND && j != GVM_NIL; j = shard->frames[j].link.prev) {
+		struct frame *f = &shard->frames[j];
+
+		if (f->range != frame->range || f->page != page + n || !can_take(view, f->page) ||
+		    view_addr(view, f->page) != addr + (uint64_t)n * PAGE)
+			break;
+		n++;
+	}
+	return page_take(view, page, n, false);
+}
+
+static void rotate_oldest(struct shard *shard)
+{
+	uint32_t i = shard->mapped.tail;
+
+	if (i == GVM_NIL)
+		return;
+	gvm_queue_remove(&shard->mapped, shard->frames, sizeof(struct frame), i);
+	gvm_queue_push(&shard->mapped, shard->frames, sizeof(struct frame), i);
+}
+
+/* Drop the oldest victim that owes nothing; the very oldest may still be on its way to the store. */
+static bool drop_victim(struct shard *shard)
+{
+	uint32_t i = shard->victims.tail;
+
+	for (unsigned seen = 0; i != GVM_NIL && seen < 4 * RUN_MAX; seen++) {
+		struct slot *slot = &shard->slots[i];
+		struct view *view = &shard->views[slot->range];
+		page_word w = view->table[slot->page];
+
+		if (!(w & (PAGE_DIRTY | PAGE_WRITING | PAGE_RETURN))) {
+			page_forget(view, slot->page, PAGE_NONE);
+			STAT_ADD(shard, evicted_pages, 1);
+			STAT_ADD(shard, evicted_clean, 1);
+			return true;
+		}
+		i = slot->link.prev;
+	}
+	return false;
+}
+
+/* How much of the pressure is this shard's to relieve? */
+static bool mine_to_give(const struct shard *shard)
+{
+	const struct gvm_pager *pager = shard->pager;
+	uint64_t budget = __atomic_load_n(&pager->budget, __ATOMIC_RELAXED);
+
+	return pager->shards == 1 || shard->used > budget / pager->shards / 2 ||
+	       shard->wait_head != shard->wait_tail;
+}
+
+/*
+ * One round. Returns whether there is more to do at once (else a completion or a fault brings the
+ * shard back here).
+ */
+bool shard_evict(struct shard *shard)
+{
+	struct gvm_pager *pager = shard->pager;
+	uint64_t budget = __atomic_load_n(&pager->budget, __ATOMIC_RELAXED);
+	uint32_t want, done = 0;
+	bool more = true;
+
+	if (!shard->evicting && frames_left(shard) >= (int64_t)gvm_policy_low(budget))
+		return false;
+	shard->evicting = true;
+	if (!mine_to_give(shard)) {
+		shard_poke_others(shard);
+		shard->evicting = false;
+		return false;
+	}
+	for (unsigned i = 0; i < ROUND && more; i += done ? done : 1) {
+		if (frames_left(shard) >= (int64_t)gvm_policy_high(budget)) {
+			shard->evicting = false;
+			break;
+		}
+		want = gvm_policy_victims(shard->used);
+		done = 0;
+		if (shard->victims.count >= want && drop_victim(shard)) {
+			done = 1;
+		} else if (shard->victims.count < want + RUN_MAX && shard->mapped.count) {
+			done = take_oldest(shard);
+			if (done == 0)
+				rotate_oldest(shard);
+			shard->stuck = done ? 0 : shard->stuck + 1;
+			more = done || shard->stuck % ROUND != 0;
+		} else if (!drop_victim(shard)) {
+			more = false;
+		}
+	}
+	shard_write_back(shard);
+	if (shard->evicting && !more && shard->retry_timer.place == 0)
+		gvm_timer_set(shard->worker, &shard->retry_timer, gvm_now() + RETRY_NS);
+	return shard->evicting && more;
+}
+
+/*
+ * Nothing has brought the shard back here for a while. If threads wait for a frame and no page can
+ * be taken (all are pinned, say), one of them goes on above the budget rather than never.
+ */
+void retry_timer(struct gvm_timer *timer)
+{
+	struct shard *shard =
+	    (struct shard *)((char *)timer - offsetof(struct shard, retry_timer));
+
+	shard->put_hold = 0;
+	if (shard->wait_head == shard->wait_tail || shard->putting || shard->fetching)
+		return;
+	if (shard->stuck > shard->mapped.count && shard->victims.count == 0) {
+		if (!shard->over_budget)
+			gvm_log(GVM_LOG_WARN, "no page can be taken away: all are locked or in use by the "
+				"kernel; going over the local budget");
+		shard->over_budget = true;
+		shard->spare++;
+		shard_wake_waits(shard);
+	}
+}
+
+/* ---- sync ---------------------------------------------------------------------------------- */
+
+/* Take every dirty page from the cursor on, as far as there is room. True: the pass is over. */
+static bool sync_pass(struct view *view, struct call *call)
+{
+	uint64_t end = view->pages, until;
+	unsigned looked = 0;
+
+	while (call->cursor < end) {
+		call->cursor = view_stretch(view, call->cursor, end, &until);
+		for (; call->cursor < until; call->cursor++) {
+			page_word w = view->table[call->cursor];
+
+			if (++looked > 65536)
+				return false;
+			if (page_state(w) != PAGE_MAPPED || !(w & PAGE_DIRTY))
+				continue;
+			if (!view_addr(view, call->cursor))
+				continue;
+			if ((w & PAGE_WRITING) || page_take(view, call->cursor, 1, call->a != 0) == 0)
+				return false;
+		}
+	}
+	return true;
+}
+
+/* Returns whether some sync can go on at once. */
+bool shard_sync(struct shard *shard)
+{
+	struct call **at = &shard->syncs;
+	bool more = false;
+
+	while (*at) {
+		struct call *call = *at;
+		struct view *view = &shard->views[call->range->id];
+		bool over = sync_pass(view, call);
+
+		shard_write_back(shard);
+		/* what was dirty is on its way: wait for those puts, not for the ones after them */
+		if (over && call->phase == 0 && view->dirty == 0 && view->taking == 0 &&
+		    view->writing[!view->turn] == 0) {
+			view->turn = !view->turn;
+			call->phase = 1;
+		}
+		if (call->phase == 1 && view->writing[!view->turn] == 0 &&
+		    view->purge_lo >= view->purge_hi) {
+			*at = call->next;
+			call_done(call, view->put_err);
+			continue;
+		}
+		/* with nothing under way no completion would bring the shard back here */
+		more |= call->phase == 0 && view->writing[0] + view->writing[1] == 0 &&
+			view->taking == 0 && !shard->put_hold;
+		at = &call->next;
+	}
+	return more;
+}
+
+/* a: whether pages go back into the mapping when they are stored */
+void call_sync(struct call *call)
+{
+	struct shard *shard = call->shard;
+
+	shard->views[call->range->id].put_err = 0;
+	call->cursor = 0;
+	call->phase = 0;
+	call->next = shard->syncs;
+	shard->syncs = call;
+}

@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What a page fault does, state by state, and how a page comes into the program's mapping. The
+ * shard's thread only; nothing here allocates or touches paged memory.
+ *
+ * Any request to the kernel may be refused with -EAGAIN: the program is changing its mappings. Then
+ * the events are read and served first, and the page's word, which they may have changed, is looked
+ * at again.
+ */
+#include <sched.h>
+#include "internal.h"
+
+static void latency(struct shard *shard, struct gvm_hist *hist, uint64_t start_ns)
+{
+	uint64_t took = gvm_now() - start_ns;
+
+	gvm_hist_add(&shard->latency.all, took);
+	gvm_hist_add(hist, took);
+}
+
+/* The same place in the same state as before the kernel was asked to wait? */
+static bool unchanged(struct view *view, uint64_t page, page_word before)
+{
+	const page_word waiting = PAGE_WANTED | PAGE_WANTED_W;
+
+	return ((view->table[page] ^ before) & ~waiting) == 0;
+}
+
+int page_install(struct view *view, uint64_t page, const void *src, bool writable)
+{
+	struct shard *shard = view->shard;
+	page_word before = view->table[page];
+	uint64_t done, addr;
+	int err;
+
+	for (;;) {
+		addr = view_addr(view, page);
+		if (!addr)
+			return -ENOENT;
+		err = mem_copy(shard->uffd, addr, src, PAGE, !writable, &done);
+		if (err != -EAGAIN)
+			break;
+		shard_settle(shard);
+		if (!unchanged(view, page, before))
+			return -ECHILD;
+	}
+	if (err == -EEXIST)
+		mem_wake(shard->uffd, addr, PAGE);
+	return err;
+}
+
+int page_install_zero(struct view *view, uint64_t page, bool write)
+{
+	struct shard *shard = view->shard;
+	page_word before = view->table[page];
+	uint64_t done, addr;
+	int err;
+
+	/* an anonymous page that is written at once would fault a second time, in the kernel, if the
+	 * shared page of zeros were put there */
+	if (write && view->anon)
+		return page_install(view, page, shard->zero, true);
+	for (;;) {
+		addr = view_addr(view, page);
+		if (!addr)
+			return -ENOENT;
+		err = mem_zero(shard->uffd, addr, PAGE, &done);
+		if (err != -EAGAIN)
+			break;
+		shard_settle(shard);
+		if (!unchanged(view, page, before))
+			return -ECHILD;
+	}
+	if (err == -EEXIST)
+		mem_wake(shard->uffd, addr, PAGE);
+	return err;
+}
+
+/* ---- pages that cannot be had -------------------------------------------------------------- */
+
+static void note_poison(struct view *view, uint64_t page)
+{
+	if (view->poison_lo >= view->poison_hi) {
+		view->poison_lo = page;
+		view->poison_hi = page + 1;
+		return;
+	}
+	if (page < view->poison_lo)
+		view->poison_lo = page;
+	if (page >= view->poison_hi)
+		view->poison_hi = page + 1;
+}
+
+static void cover(struct view *view, uint64_t page, enum job_kind kind)
+{
+	struct job *job = job_get(view->shard);
+
+	if (!job) { /* every job is taken: the thread that waits faults again and comes back here */
+		if (kind == JOB_HEAL)
+			view->shard->heal_wanted = true;
+		else
+			view->table[page] = page_make(PAGE_NONE, view->table[page] & PAGE_KEEP, 0);
+		mem_wake(view->shard->uffd, view_addr(view, page), PAGE);
+		return;
+	}
+	job->view = view;
+	job->kind = kind;
+	job->page = page;
+	job->count = 1;
+	job->addr = view_addr(view, page);
+	job_post(job);
+}
+
+/* From now on an access to the page raises SIGBUS. It must hold neither frame nor slot. */
+void page_poison(struct view *view, uint64_t page)
+{
+	struct shard *shard = view->shard;
+	page_word w = view->table[page];
+	uint64_t addr;
+	int err = 0;
+
+	view->table[page] = page_make(PAGE_POISONED, w & PAGE_KEEP, 0);
+	note_poison(view, page);
+	STAT_ADD(shard, unreachable_sigbus, 1);
+	if (!shard->pager->poison) {
+		cover(view, page, JOB_COVER);
+		return;
+	}
+	while ((addr = view_addr(view, page)) != 0) {
+		err = mem_poison(shard->uffd, addr, PAGE);
+		if (err != -EAGAIN)
+			break;
+		shard_settle(shard);
+		if (page_state(view->table[page]) != PAGE_POISONED)
+			return;
+	}
+	if (addr)
+		mem_wake(shard->uffd, addr, PAGE);
+}
+
+/* The nodes of a view are back: what was merely out of reach may be asked for again. */
+void shard_heal(struct shard *shard)
+{
+	shard->heal_wanted = false;
+	for (uint32_t id = 0; id < RANGES_MAX && id < shard->pager->range_next; id++) {
+		struct view *view = &shard->views[id];
+
+		if (!view->used || view->closing || view->poison_lo >= view->poison_hi)
+			continue;
+		for (uint64_t p = view->poison_lo; p < view->poison_hi && !shard->heal_wanted; p++) {
+			page_word w = view->table[p];
+
+			if (!view_owns(view, p) || page_state(w) != PAGE_POISONED ||
+			    (w & (PAGE_LOST | PAGE_BUSY)))
+				continue;
+			view->table[p] |= PAGE_BUSY;
+			cover(view, p, JOB_HEAL);
+			if (shard->heal_wanted)
+				view->table[p] &= ~(page_word)PAGE_BUSY;
+		}
+	}
+}
+
+void heal_done(struct job *job)
+{
+	struct view *view = job->view;
+	page_word w = view->table[job->page];
+
+	if (job->kind == JOB_HEAL && page_state(w) == PAGE_POISONED)
+		view->table[job->page] = page_make(PAGE_NONE, w & PAGE_KEEP, 0);
+	mem_wake(view->shard->uffd, job->addr, PAGE);
+}
+
+/* ---- faults by state ----------------------------------------------------------------------- */
+
+static void wait_for_frame(struct shard *shard, const struct fault *fault)
+{
+	if (shard->wait_head - shard->wait_tail == FAULTS) {
+		mem_wake(shard->uffd, fault->addr, PAGE); /* it faults again */
+		return;
+	}
+	shard->waits[shard->wait_head++ % FAULTS] = *fault;
+	__atomic_fetch_or(&shard->pager->starving, 1ull << shard->number, __ATOMIC_SEQ_CST);
+}
+
+static void fault_none(struct view *view, uint64_t page, const struct fault *fault)
+{
+	struct shard *shard = view->shard;
+	bool write = fault->flags & UFFD_PAGEFAULT_FLAG_WRITE;
+	page_word w = view->table[page];
+	int err;
+
+	if (w & PAGE_LOST) {
+		page_poison(view, page);
+		return;
+	}
+	if (!frames_reserve(shard, 1)) {
+		wait_for_frame(shard, fault);
+		return;
+	}
+	if (w & PAGE_STORED) {
+		err = fetch_demand(view, page, write, fault->start_ns);
+		if (err) {
+			frames_release(shard, 1);
+			wait_for_frame(shard, fault);
+			return;
+		}
+		STAT_ADD(shard, faults_remote, 1);
+		prefetch_note(view, page);
+		return;
+	}
+	err = page_install_zero(view, page, write);
+	if (err == -ECHILD || (err && err != -EEXIST)) {
+		frames_release(shard, 1);
+		mem_wake(shard->uffd, fault->addr, PAGE);
+		return;
+	}
+	/* whether it is ever written is seen when it is taken out: a page of zeros costs nothing */
+	page_set_mapped(view, page, (view->table[page] & PAGE_KEEP) | PAGE_DIRTY);
+	STAT_ADD(shard, faults_zero, 1);
+	latency(shard, &shard->latency.zero, fault->start_ns);
+	prefetch_note(view, page);
+}
+
+static void fault_mapped(struct view *view, uint64_t page, const struct fault *fault)
+{
+	struct shard *shard = view->shard;
+	page_word w = view->table[page];
+	uint64_t addr;
+	int err;
+
+	if (fault->flags & UFFD_PAGEFAULT_FLAG_WP) {
+		if (w & PAGE_AHEAD)
+			STAT_ADD(shard, prefetch_used, 1);
+		view->table[page] = (w | PAGE_DIRTY) & ~(page_word)PAGE_AHEAD;
+		for (;;) {
+			addr = view_addr(view, page);
+			err = addr ? mem_protect(shard->uffd, addr, PAGE, false) : -ENOENT;
+			if (err != -EAGAIN)
+				break;
+			shard_settle(shard);
+			if (page_state(view->table[page]) != PAGE_MAPPED)
+				break;
+		}
+		if (err)
+			mem_wake(shard->uffd, fault->addr, PAGE);
+		if (!(w & PAGE_DIRTY))
+			STAT_ADD(shard, faults_write, 1);
+		latency(shard, &shard->latency.write, fault->start_ns);
+		return;
+	}
+	/*
+	 * Either another thread's fault brought it a moment ago, or the program has discarded it
+	 * after all: the kernel tells, for it refuses zeros where a page is.
+	 */
+	err = page_install_zero(view, page, false);
+	if (err == 0)
+		view->table[page] = (view->table[page] & ~(page_word)PAGE_REMOVED) | PAGE_DIRTY;
+	else
+		mem_wake(shard->uffd, fault->addr, PAGE);
+}
+
+/* A victim comes back: by moving it where that keeps the truth about it, else by copying. */
+void victim_back(struct view *view, uint64_t page, bool write)
+{
+	struct shard *shard = view->shard;
+	page_word w = view->table[page];
+	uint32_t i = page_index(w);
+	struct slot *slot = &shard->slots[i];
+	bool dirty = w & PAGE_DIRTY, writing = w & PAGE_WRITING, moved = false;
+	uint64_t addr = view_addr(view, page), done;
+	int err = -EAGAIN;
+
+	/* a moved page is writable, which is right only for one that is dirty or about to be; and
+	 * while the region is being told of its contents they must stay where they are */
+	if (shard->pager->move && view->anon && (dirty || write) && !writing && addr) {
+		err = mem_move(shard->uffd, addr, (uintptr_t)slot_mem(shard, i), PAGE, &done);
+		moved = err == 0;
+	}
+	if (!moved)
+		err = page_install(view, page, slot_mem(shard, i), dirty || write);
+	if (err == -ECHILD || (err && err != -EEXIST)) {
+		mem_wake(shard->uffd, addr, PAGE);
+		return;
+	}
+	if (moved)
+		slot->flags &= (uint16_t)~SLOT_FULL;
+	w = view->table[page];
+	page_forget(view, page, PAGE_NONE);
+	frames_force(shard, 1);
+	page_set_mapped(view, page,
+			(w & PAGE_KEEP) | (dirty || write || err == -EEXIST ? PAGE_DIRTY : 0));
+}
+
+static void fault_victim(struct view *view, uint64_t page, const struct fault *fault)
+{
+	struct shard *shard = view->shard;
+
+	/* reaching the marker is what tells prefetch that its guess was right */
+	prefetch_note(view, page);
+	if (view->table[page] & PAGE_AHEAD)
+		STAT_ADD(shard, prefetch_used, 1);
+	victim_back(view, page, fault->flags & UFFD_PAGEFAULT_FLAG_WRITE);
+	STAT_ADD(shard, faults_victim, 1);
+	latency(shard, &shard->latency.victim, fault->start_ns);
+}
+
+static void fault_fetching(struct view *view, uint64_t page, const struct fault *fault)
+{
+	struct shard *shard = view->shard;
+	struct fetch *fetch = &shard->fetches[page_index(view->table[page])];
+	bool write = fault->flags & UFFD_PAGEFAULT_FLAG_WRITE;
+
+	if (!(view->table[page] & PAGE_WANTED) && !fetch->demand) {
+		STAT_ADD(shard, faults_prefetch, 1);
+		STAT_ADD(shard, prefetch_used, 1);
+		view->table[page] &= ~(page_word)PAGE_AHEAD;
+	}
+	view->table[page] |= PAGE_WANTED | (write ? PAGE_WANTED_W : 0);
+	if (fetch->start_ns == 0)
+		fetch->start_ns = fault->start_ns;
+	prefetch_note(view, page);
+}
+
+void fault_serve(struct shard *shard, const struct fault *fault)
+{
+	uint64_t page;
+	struct view *view = piece_find(shard, fault->addr, &page, NULL);
+
+	if (!view) {
+		mem_wake(shard->uffd, fault->addr, PAGE);
+		return;
+	}
+	if (view->closing)
+		return; /* detaching ends the registration, which wakes it */
+	STAT_ADD(shard, faults, 1);
+	switch (page_state(view->table[page])) {
+	case PAGE_NONE:
+		fault_none(view, page, fault);
+		break;
+	case PAGE_MAPPED:
+		fault_mapped(view, page, fault);
+		break;
+	case PAGE_VICTIM:
+		fault_victim(view, page, fault);
+		break;
+	case PAGE_FETCHING:
+		fault_fetching(view, page, fault);
+		break;
+	case PAGE_TAKING:
+		view->table[page] |= PAGE_WANTED;
+		if (fault->flags & UFFD_PAGEFAULT_FLAG_WRITE)
+			view->table[page] |= PAGE_WANTED_W;
+		break;
+	default:
+		mem_wake(shard->uffd, fault->addr, PAGE);
+		break;
+	}
+}

@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Pages on their way here: fetches for faults and for prefetch, and what happens when they arrive.
+ * The shard's thread only. Each page of a fetch holds a frame of the budget from the post on; a page
+ * that is discarded meanwhile just no longer points to the fetch, which then gives its frame back.
+ */
+#include "internal.h"
+
+static void fetch_done(struct gvm_region_op *op, int status);
+
+static struct fetch *take(struct shard *shard, uint32_t *list)
+{
+	struct fetch *fetch;
+
+	if (*list == GVM_NIL)
+		return NULL;
+	fetch = &shard->fetches[*list];
+	*list = fetch->next_free;
+	return fetch;
+}
+
+void shard_free_fetch(struct shard *shard, struct fetch *fetch)
+{
+	uint32_t *list = fetch->number < DEMANDS ? &shard->demand_free : &shard->ahead_free;
+
+	fetch->next_free = *list;
+	*list = fetch->number;
+}
+
+static uint64_t deadline(const struct gvm_pager *pager)
+{
+	if (pager->config.unreachable == GVM_UNREACHABLE_STALL)
+		return GVM_NEVER;
+	return gvm_now() + pager->config.unreachable_ms * 1000000ull;
+}
+
+static int post(struct view *view, struct fetch *fetch, uint64_t page, uint32_t count)
+{
+	struct shard *shard = view->shard;
+	int err;
+
+	fetch->view = view;
+	fetch->page = page;
+	fetch->count = count;
+	fetch->op.done = fetch_done;
+	fetch->op.deadline_ns = deadline(shard->pager);
+	err = shard->pager->store->fetch(view->region, page, count, fetch->buf, &fetch->op);
+	if (err) {
+		shard_free_fetch(shard, fetch);
+		return err;
+	}
+	view->busy++;
+	shard->fetching++;
+	return 0;
+}
+
+int fetch_demand(struct view *view, uint64_t page, bool write, uint64_t start_ns)
+{
+	struct shard *shard = view->shard;
+	struct fetch *fetch = take(shard, &shard->demand_free);
+	page_word w = view->table[page];
+	int err;
+
+	if (!fetch)
+		return -EAGAIN;
+	fetch->start_ns = start_ns;
+	fetch->demand = true;
+	err = post(view, fetch, page, 1);
+	if (err)
+		return err;
+	view->table[page] = page_make(PAGE_FETCHING,
+				      (w & PAGE_KEEP) | PAGE_WANTED | (write ? PAGE_WANTED_W : 0),
+				      fetch->number);
+	return 0;
+}
+
+/* Fetch up to count pages, all stored and not here; the caller has reserved their frames. Returns
+ * how many are on their way. */
+uint32_t fetch_ahead(struct view *view, uint64_t page, uint32_t count)
+{
+	struct shard *shard = view->shard;
+	/* the last few single places are kept for faults */
+	struct fetch *fetch = count > 1 ? take(shard, &shard->ahead_free) : NULL;
+
+	if (!fetch && shard->fetching < DEMANDS / 2) {
+		fetch = take(shard, &shard->demand_free);
+		count = 1;
+	}
+	if (!fetch)
+		return 0;
+	fetch->start_ns = 0;
+	fetch->demand = false;
+	if (post(view, fetch, page, count))
+		return 0;
+	for (uint32_t i = 0; i < count; i++)
+		view->table[page + i] = page_make(PAGE_FETCHING,
+						  (view->table[page + i] & PAGE_KEEP) | PAGE_AHEAD,
+						  fetch->number);
+	STAT_ADD(shard, prefetched_pages, count);
+	return count;
+}
+
+static bool is_of(const struct fetch *fetch, page_word w)
+{
+	return page_state(w) == PAGE_FETCHING && page_index(w) == fetch->number;
+}
+
+/* ---- arrival ------------------------------------------------------------------------------- */
+
+/* Put a page that nobody has asked for yet among the victims, where its first touch is seen. */
+static bool lay_aside(struct view *view, uint64_t page, const char *src)
+{
+	struct shard *shard = view->shard;
+	page_word w = view->table[page];
+	struct slot *slot;
+	uint32_t i;
+
+	if (!slot_get(shard, 1, false, &i))
+		return false;
+	memcpy(slot_mem(shard, i), src, PAGE);
+	slot = &shard->slots[i];
+	slot->page = (uint32_t)page;
+	slot->range = (uint16_t)view->id;
+	slot->flags |= SLOT_FULL | SLOT_VICTIM;
+	gvm_queue_push(&shard->victims, shard->slots, sizeof(*slot), i);
+	view->table[page] = page_make(PAGE_VICTIM, (w & PAGE_KEEP) | PAGE_AHEAD, i);
+	return true;
+}
+
+/* One page into the mapping; false: it is not this fetch's any more. */
+static bool arrive(struct fetch *fetch, uint32_t i)
+{
+	struct view *view = fetch->view;
+	uint64_t page = fetch->page + i;
+	page_word w = view->table[page];
+	bool write = w & PAGE_WANTED_W;
+	int err = page_install(view, page, fetch->buf + (uint64_t)i * PAGE, write);
+
+	if (err == -ECHILD)
+		return is_of(fetch, view->table[page]) && arrive(fetch, i);
+	if (err && err != -EEXIST) {
+		uint64_t addr = view_addr(view, page);
+
+		view->table[page] = page_make(PAGE_NONE, view->table[page] & PAGE_KEEP, 0);
+		if (addr)
+			mem_wake(view->shard->uffd, addr, PAGE);
+		return false;
+	}
+	w = view->table[page];
+	page_set_mapped(view, page, (w & (PAGE_KEEP | PAGE_AHEAD)) |
+			(write || err == -EEXIST ? PAGE_DIRTY : 0));
+	return true;
+}
+
+static bool plain(const struct fetch *fetch, uint32_t i)
+{
+	page_word w = fetch->view->table[fetch->page + i];
+
+	return is_of(fetch, w) && !(w & PAGE_WANTED_W) &&
+	       ((w & PAGE_WANTED) || !prefetch_is_marker(fetch->view, fetch->page + i));
+}
+
+/* As many pages as can go in with one request to the kernel. Returns how many went. */
+static uint32_t arrive_run(struct fetch *fetch, uint32_t from)
+{
+	struct view *view = fetch->view;
+	uint32_t n = 0, k;
+	uint64_t done, addr = view_addr(view, fetch->page + from);
+
+	while (from + n < fetch->count && plain(fetch, from + n) &&
+	       view_addr(view, fetch->page + from + n) == addr + (uint64_t)n * PAGE)
+		n++;
+	if (n < 2 || !addr)
+		return 0;
+	mem_copy(view->shard->uffd, addr, fetch->buf + (uint64_t)from * PAGE, (uint64_t)n * PAGE,
+		 true, &done);
+	for (k = 0; k < done / PAGE; k++) {
+		uint64_t page = fetch->page + from + k;
+
+		page_set_mapped(view, page, view->table[page] & (PAGE_KEEP | PAGE_AHEAD));
+	}
+	return k;
+}
+
+static uint32_t arrived(struct fetch *fetch)
+{
+	struct view *view = fetch->view;
+	uint32_t here = 0;
+
+	for (uint32_t i = 0; i < fetch->count;) {
+		uint64_t page = fetch->page + i;
+		page_word w = view->table[page];
+		uint32_t n = plain(fetch, i) ? arrive_run(fetch, i) : 0;
+
+		if (n) {
+			here += n;
+			i += n;
+			continue;
+		}
+		if (is_of(fetch, w)) {
+			if (!(w & PAGE_WANTED) && prefetch_is_marker(view, page) &&
+			    lay_aside(view, page, fetch->buf + (uint64_t)i * PAGE))
+				here++;
+			else
+				here += arrive(fetch, i);
+		}
+		i++;
+	}
+	return here;
+}
+
+/* ---- failure ------------------------------------------------------------------------------- */
+
+static bool zeroed(struct fetch *fetch, uint64_t page)
+{
+	struct view *view = fetch->view;
+	struct shard *shard = view->shard;
+	/* as clean: unless the program writes to it, the true contents come with the next fetch */
+	int err = page_install(view, page, shard->zero, false);
+
+	if (err)
+		return false;
+	page_set_mapped(view, page, view->table[page] & PAGE_KEEP);
+	STAT_ADD(shard, unreachable_zeroed, 1);
+	gvm_log(GVM_LOG_ERROR, "page %llu of %s reads as zeros: its memory node did not answer",
+		(unsigned long long)page, view->range->name);
+	return true;
+}
+
+/* A page of a fetch that has failed. Returns 1 if it is here nevertheless (policy zero). */
+static uint32_t failed_page(struct fetch *fetch, uint64_t page, int status)
+{
+	struct view *view = fetch->view;
+	struct shard *shard = view->shard;
+	page_word w = view->table[page];
+	bool wanted = w & PAGE_WANTED;
+
+	if (status == -EIO)
+		STAT_ADD(shard, lost_pages, 1);
+	if (wanted && shard->pager->config.unreachable == GVM_UNREACHABLE_ZERO &&
+	    status != -ECANCELED && zeroed(fetch, page))
+		return 1;
+	if (!is_of(fetch, view->table[page]))
+		return 0;
+	view->table[page] =
+	    page_make(PAGE_NONE, (w & PAGE_KEEP) | (status == -EIO ? PAGE_LOST : 0), 0);
+	if (!wanted || status == -ECANCELED)
+		return 0;
+	gvm_log(GVM_LOG_ERROR, "page %llu of %s cannot be had: %s; access raises SIGBUS",
+		(unsigned long long)page, view->range->name,
+		status == -EIO ? "its memory node has lost it" : strerror(-status));
+	page_poison(view, page);
+	return 0;
+}
+
+static uint32_t failed(struct fetch *fetch, int status)
+{
+	uint32_t here = 0;
+
+	for (uint32_t i = 0; i < fetch->count; i++)
+		if (is_of(fetch, fetch->view->table[fetch->page + i]))
+			here += failed_page(fetch, fetch->page + i, status);
+	return here;
+}
+
+static void fetch_done(struct gvm_region_op *op, int status)
+{
+	struct fetch *fetch = (struct fetch *)op;
+	struct view *view = fetch->view;
+	struct shard *shard = fetch->shard;
+	uint32_t here;
+
+	if (status == 0) {
+		here = view->closing ? 0 : arrived(fetch);
+		STAT_ADD(shard, fetched_pages, fetch->count);
+		STAT_ADD(shard, fetched_bytes, (uint64_t)fetch->count * PAGE);
+	} else {
+		here = failed(fetch, status);
+	}
+	if (fetch->start_ns) {
+		uint64_t took = gvm_now() - fetch->start_ns;
+
+		gvm_hist_add(&shard->latency.all, took);
+		gvm_hist_add(&shard->latency.remote, took);
+	}
+	frames_release(shard, fetch->count - here);
+	shard->fetching--;
+	shard_free_fetch(shard, fetch);
+	if (--view->busy == 0)
+		view_idle(view);
+}

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A shard's helper thread: calls that do not return before the shard has read an event that they
+ * cause (emptying or replacing a part of the mapping), or that may fault themselves (copying out of
+ * the mapping). One ring of job numbers, from the shard to the helper; answers come back as tasks
+ * of the shard's worker.
+ */
+#include <linux/futex.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "internal.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+static void futex_wait(uint32_t *at, uint32_t value)
+{
+	syscall(SYS_futex, at, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+
+static void futex_wake(uint32_t *at)
+{
+	syscall(SYS_futex, at, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+/* ---- shard's side -------------------------------------------------------------------------- */
+
+static void job_done(struct gvm_task *task)
+{
+	struct job *job = (struct job *)task;
+	struct shard *shard = job->shard;
+	struct view *view = job->view;
+
+	if (job->kind == JOB_TAKE)
+		take_done(job);
+	else if (job->kind != JOB_POPULATE)
+		heal_done(job);
+	job->next_free = shard->job_free;
+	shard->job_free = job->number;
+	view->busy--;
+	if (--view->jobs == 0)
+		view_idle(view);
+}
+
+struct job *job_get(struct shard *shard)
+{
+	struct job *job;
+
+	if (shard->job_free == GVM_NIL)
+		return NULL;
+	job = &shard->jobs[shard->job_free];
+	shard->job_free = job->next_free;
+	job->own_events = 0;
+	job->status = 0;
+	return job;
+}
+
+void job_post(struct job *job)
+{
+	struct shard *shard = job->shard;
+
+	job->task.fn = job_done;
+	job->view->busy++;
+	job->view->jobs++;
+	shard->ring[shard->job_posted % JOBS] = (uint16_t)job->number;
+	__atomic_store_n(&shard->job_posted, shard->job_posted + 1, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&shard->helper_asleep, __ATOMIC_SEQ_CST))
+		futex_wake(&shard->job_posted);
+}
+
+/* ---- helper's side ------------------------------------------------------------------------- */
+
+/* Through /proc/self/mem: a mapping that may not be read, or has gone, is an error, not a signal. */
+static int copy_out(struct shard *shard, struct job *job)
+{
+	for (uint32_t k = 0; k < job->count; k++) {
+		ssize_t got = pread(shard->mem_fd, slot_mem(shard, job->slot + k), PAGE,
+				    (off_t)(job->addr + (uint64_t)k * PAGE));
+
+		if (got != PAGE)
+			return got < 0 ? -errno : -EFAULT;
+	}
+	return 0;
+}
+
+static int empty(const struct job *job)
+{
+	uint64_t bytes = (uint64_t)job->count * PAGE;
+
+	return madvise((void *)job->addr, bytes, MADV_DONTNEED) < 0 ? -errno : 0;
+}
+
+static int cover(struct shard *shard, const struct job *job)
+{
+	void *p = mmap((void *)job->addr, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		       shard->pager->empty_fd, 0);
+
+	return p == MAP_FAILED ? -errno : 0;
+}
+
+/* As it was before it was covered. */
+static int uncover(struct shard *shard, const struct job *job)
+{
+	const struct gvm_range *range = job->view->range;
+	void *at = (void *)job->addr, *p;
+
+	if (shard->pager->poison)
+		return empty(job);
+	if (range->anon)
+		p = mmap(at, PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+	else
+		p = mmap(at, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, range->memfd,
+			 (off_t)(range->offset + job->page * PAGE));
+	if (p == MAP_FAILED)
+		return -errno;
+	return mem_register(shard->uffd, job->addr, PAGE,
+			    UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
+}
+
+static int work(struct shard *shard, struct job *job)
+{
+	int err;
+
+	switch (job->kind) {
+	case JOB_TAKE:
+		err = copy_out(shard, job);
+		return err ? err : empty(job);
+	case JOB_POPULATE:
+		return madvise((void *)job->addr, PAGE, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
+	case JOB_COVER:
+		return cover(shard, job);
+	case JOB_HEAL:
+		return uncover(shard, job);
+	}
+	return 0;
+}
+
+static void *helper_main(void *arg)
+{
+	struct shard *shard = arg;
+	uint32_t taken = 0;
+	char name[16];
+
+	snprintf(name, sizeof(name), "gvm-helper/%u", shard->number % 1000);
+	prctl(PR_SET_NAME, name);
+	for (;;) {
+		uint32_t posted = __atomic_load_n(&shard->job_posted, __ATOMIC_SEQ_CST);
+
+		if (taken != posted) {
+			struct job *job = &shard->jobs[shard->ring[taken++ % JOBS]];
+
+			job->status = work(shard, job);
+			gvm_worker_run(shard->worker, &job->task);
+			continue;
+		}
+		if (__atomic_load_n(&shard->helper_stop, __ATOMIC_SEQ_CST))
+			return NULL;
+		__atomic_store_n(&shard->helper_asleep, 1, __ATOMIC_SEQ_CST);
+		if (__atomic_load_n(&shard->job_posted, __ATOMIC_SEQ_CST) == taken &&
+		    !__atomic_load_n(&shard->helper_stop, __ATOMIC_SEQ_CST))
+			futex_wait(&shard->job_posted, taken);
+		__atomic_store_n(&shard->helper_asleep, 0, __ATOMIC_SEQ_CST);
+	}
+}
+
+int helper_start(struct shard *shard)
+{
+	sigset_t all, old;
+	int err;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	shard->job_posted = 0;
+	shard->helper_stop = 0;
+	err = -pthread_create(&shard->helper, NULL, helper_main, shard);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	shard->helper_started = err == 0;
+	return err;
+}
+
+/* All its jobs have been answered. */
+void helper_stop(struct shard *shard)
+{
+	if (!shard->helper_started)
+		return;
+	__atomic_store_n(&shard->helper_stop, 1, __ATOMIC_SEQ_CST);
+	/* a posted number that means nothing: it only ends the wait */
+	do {
+		futex_wake(&shard->job_posted);
+	} while (__atomic_load_n(&shard->helper_asleep, __ATOMIC_SEQ_CST) &&
+		 usleep(1000) == 0);
+	pthread_join(shard->helper, NULL);
+	shard->helper_started = false;
+}

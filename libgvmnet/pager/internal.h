@@ -1,0 +1,525 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the pager's files share. Who may touch what:
+ *   shard   its own thread alone, but for what is marked atomic, and what is written while the
+ *           thread does not run yet or is at rest (fork)
+ *   range   written by control calls under pager->control, and by a shard only in the pages
+ *           (words of the table) that are its own
+ *   pager   immutable after open, but for what is marked atomic or under control
+ * All memory comes from mmap, never from malloc: the program's malloc may be paged by this very
+ * pager, and its locks may be held by a thread that waits for a page.
+ */
+#ifndef GVM_PAGER_INTERNAL_H
+#define GVM_PAGER_INTERNAL_H
+
+#include <errno.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <gvmnet/cluster.h>
+#include <gvmnet/gvmnet.h>
+#include <gvmnet/pager.h>
+#include <gvmnet/region.h>
+#include "policy.h"
+#include "trend.h"
+
+#define PAGE GVM_PAGE_SIZE
+#define PAGE_SHIFT 12
+#define SHARDS_MAX 64u
+#define RANGES_MAX 65536u
+#define PIECES_MAX 262144u  /* contiguous parts of ranges, per shard */
+#define RUN_MAX 32u	    /* pages of one fetch, put or ioctl */
+#define DEMANDS 96u	    /* single-page fetches under way, per shard */
+#define AHEADS_MAX 16u	    /* fetches of up to RUN_MAX pages under way, per shard */
+#define PUTS 64u
+#define DISCARDS 32u
+#define JOBS 64u	    /* what the helper thread has to do, per shard */
+#define FAULTS 2048u	    /* faults read and not served yet, per shard; a power of two */
+#define TRACKERS 64u	    /* slabs whose faults are followed, per shard; a power of two */
+#define RECHECKS 64u
+#define ROUND 16u	    /* pages that eviction takes or drops between two looks at the faults */
+#define ZAP_BATCH 64u	    /* free slots that keep their memory until they are emptied together */
+
+/* ---- a page's word ------------------------------------------------------------------------- */
+
+/* Low half: state and flags. High half: the frame (MAPPED), slot (VICTIM), fetch (FETCHING) or job
+ * (TAKING) that has it. */
+enum page_state {
+	PAGE_NONE,     /* not here */
+	PAGE_MAPPED,   /* in the program's mapping */
+	PAGE_VICTIM,   /* taken out of the mapping, still here */
+	PAGE_FETCHING, /* on its way here */
+	PAGE_TAKING,   /* write-protected; the helper copies it and empties the mapping */
+	PAGE_POISONED, /* an access gives SIGBUS */
+	PAGE_GONE,     /* unmapped by the program */
+};
+#define PAGE_STATE 7u
+#define PAGE_STORED (1u << 3)	/* the region may hold contents of it */
+#define PAGE_DIRTY (1u << 4)	/* what is here may differ from what the region holds */
+#define PAGE_WRITING (1u << 5)	/* a put of it is under way; it is not taken, put or dropped */
+#define PAGE_PURGE (1u << 6)	/* the region holds contents that were discarded here */
+#define PAGE_PURGING (1u << 7)	/* the region has been told; no put until it answers */
+#define PAGE_REMOVED (1u << 8)	/* a discard was announced: look again before it is taken */
+#define PAGE_LOST (1u << 9)	/* the region has lost it */
+#define PAGE_WANTED (1u << 10)	/* a thread waits for it */
+#define PAGE_WANTED_W (1u << 11) /* ... to write */
+#define PAGE_AHEAD (1u << 12)	/* brought by prefetch, use not seen yet */
+#define PAGE_RETURN (1u << 13)	/* taken by sync: goes back when it is stored */
+#define PAGE_BUSY (1u << 14)	/* the kernel would not let go of it last time */
+
+typedef uint64_t page_word;
+
+static inline unsigned page_state(page_word w)
+{
+	return (unsigned)w & PAGE_STATE;
+}
+
+static inline uint32_t page_index(page_word w)
+{
+	return (uint32_t)(w >> 32);
+}
+
+static inline page_word page_make(unsigned state, uint64_t flags, uint32_t index)
+{
+	return (uint64_t)index << 32 | (flags & UINT32_MAX & ~(uint64_t)PAGE_STATE) | state;
+}
+
+/* Flags that belong to the page's story with the region and outlive its being here. */
+#define PAGE_KEEP (PAGE_STORED | PAGE_WRITING | PAGE_PURGE | PAGE_PURGING | PAGE_LOST)
+
+/* ---- the region, or the test's stand-in ---------------------------------------------------- */
+
+struct store_ops {
+	int (*open)(struct gvm_worker *worker, const struct gvm_region_config *config,
+		    uint64_t deadline_ns, gvm_region_cb opened, struct gvm_region **region);
+	uint64_t (*pages)(const struct gvm_region *region);
+	uint64_t (*slab_pages)(const struct gvm_region *region);
+	int (*has_storage)(const struct gvm_region *region, uint64_t page);
+	int (*fetch)(struct gvm_region *region, uint64_t page, uint32_t count, void *buf,
+		     struct gvm_region_op *op);
+	int (*put)(struct gvm_region *region, uint64_t page, uint32_t count, const void *buf,
+		   struct gvm_region_op *op);
+	int (*discard)(struct gvm_region *region, uint64_t page, uint64_t count,
+		       struct gvm_region_op *op);
+	int (*clone)(struct gvm_region *region, const char *name, uint32_t flags,
+		     struct gvm_region_op *op);
+	int (*resize)(struct gvm_region *region, uint64_t bytes, struct gvm_region_op *op);
+	int (*remove)(struct gvm_region *region, struct gvm_region_op *op);
+	void (*close)(struct gvm_region *region);
+};
+extern const struct store_ops store_region;
+
+/* Behave as an older kernel would, for tests. */
+#define QUIRK_NO_MOVE 1u
+#define QUIRK_NO_POISON 2u
+extern unsigned pager_quirks;
+
+/* ---- objects ------------------------------------------------------------------------------- */
+
+struct shard;
+struct view;
+
+/* A page that is mapped: its place in FIFO order. */
+struct frame {
+	struct gvm_link link;
+	uint32_t page;
+	uint16_t range;
+	uint16_t unused;
+};
+
+/* A place for a page that has been taken out of its mapping. */
+#define SLOT_BUSY 1u	/* in use */
+#define SLOT_FULL 2u	/* has memory: must be emptied before a page can be moved in */
+#define SLOT_VICTIM 4u	/* in the queue of victims */
+#define SLOT_QUEUED 8u	/* in the queue of those to be written */
+#define SLOT_ORPHAN 16u /* its put goes on, its page has left: free when done */
+struct slot {
+	struct gvm_link link, dirty; /* among victims; among those to be written */
+	uint32_t page;
+	uint16_t range;
+	uint16_t flags;
+};
+
+/* A fetch under way. */
+struct fetch {
+	struct gvm_region_op op;
+	struct shard *shard;
+	struct view *view;
+	char *buf;
+	uint64_t page;
+	uint32_t count, number, next_free;
+	uint64_t start_ns; /* of the first fault that waits for it; 0: none */
+	bool demand;	   /* posted for a fault, not by prefetch */
+	bool was_ahead;	   /* a fault came upon a prefetch */
+};
+
+struct put {
+	struct gvm_region_op op;
+	struct shard *shard;
+	struct view *view;
+	uint64_t page, start_ns;
+	uint32_t count, slot, next_free, turn;
+};
+
+struct purge {
+	struct gvm_region_op op;
+	struct shard *shard;
+	struct view *view;
+	uint64_t page, count;
+	uint32_t next_free;
+};
+
+/* What the helper does for a shard: calls that wait for the shard to read an event. */
+enum job_kind {
+	JOB_TAKE,     /* copy the pages into slots, empty the mapping */
+	JOB_POPULATE, /* have the kernel unshare pages that a fork left shared */
+	JOB_COVER,    /* lay a mapping that gives SIGBUS over a page */
+	JOB_HEAL,     /* make a page that gave SIGBUS missing again */
+};
+struct job {
+	struct gvm_task task;
+	struct shard *shard;
+	struct view *view;
+	enum job_kind kind;
+	int status;
+	uint64_t addr, page;
+	uint32_t count, slot, number, next_free;
+	uint32_t own_events; /* REMOVE events of exactly this range */
+	bool copied;	     /* status is of the emptying, the copy has been made */
+};
+
+struct fault {
+	uint64_t addr, start_ns;
+	uint32_t flags; /* UFFD_PAGEFAULT_FLAG_* */
+};
+
+/* A contiguous part of a range at an address. */
+struct piece {
+	uint64_t addr, first; /* first page of the range */
+	uint64_t pages;
+	uint32_t range;
+};
+
+/* A control call on a shard's thread: fn runs there, call_done() (then or later) ends it. */
+struct call {
+	struct gvm_task task;
+	struct shard *shard;
+	void (*fn)(struct call *call);
+	struct gvm_range *range;
+	uint64_t a, b;
+	uint32_t done; /* futex */
+	int status;
+	struct call *next;	/* in shard->syncs */
+	uint64_t cursor;	/* sync: next page to look at */
+	uint32_t phase;
+	struct gvm_region_op op; /* for calls that end with a region's operation */
+	const char *name;
+	uint32_t flags;
+};
+
+/* One shard's side of a range. */
+struct view {
+	struct shard *shard;
+	struct gvm_range *range;
+	struct gvm_region *region;
+	page_word *table;
+	uint64_t base; /* where page 0 is, if whole */
+	uint64_t pages;
+	uint32_t id, slab_pages;
+	uint32_t busy;	/* operations and jobs under way */
+	uint32_t jobs;	/* the helper's alone */
+	uint32_t dirty;	     /* victims that must be written */
+	uint32_t writing[2]; /* puts under way, by sync's turn */
+	uint32_t turn, taking;
+	int put_err; /* a put has failed for good since sync began */
+	bool used, whole, closing, anon;
+	uint64_t purge_lo, purge_hi;   /* pages with PAGE_PURGE lie in [lo, hi) */
+	uint64_t poison_lo, poison_hi; /* pages with PAGE_POISONED */
+	struct call *drain;	       /* waits for busy == 0 */
+};
+
+/* Where pages of a range are mapped, and whose they are. */
+#define PARTS_MAX 65536u
+struct part {
+	uint64_t addr, first, pages;
+	uint32_t shard;
+};
+struct parts {
+	struct part *part;
+	uint32_t count;
+	uint64_t bytes;
+};
+
+struct recheck {
+	uint32_t range;
+	uint64_t page, pages, since_ns;
+};
+
+struct tracker {
+	struct gvm_trend trend;
+	uint32_t range, slab, used;
+};
+
+struct ahead {
+	struct view *view;
+	struct tracker *tracker;
+	uint32_t from, count;
+	int32_t stride;
+};
+
+struct shard {
+	struct gvm_pager *pager;
+	unsigned number;
+	pthread_t thread, helper;
+	bool started, helper_started;
+	uint32_t helper_asleep, helper_stop; /* atomic */
+	bool stop;
+	int uffd, stage_fd, mem_fd;
+	struct gvm_watch watch;
+	struct gvm_worker *worker;
+
+	struct view *views; /* by range id */
+	struct piece *pieces;
+	uint32_t piece_count;
+
+	struct frame *frames;
+	uint32_t frame_limit, frame_used, frame_free;
+	struct gvm_queue mapped; /* of frames, FIFO */
+
+	struct slot *slots;
+	char **chunks; /* of slots' memory */
+	uint32_t slot_limit, slot_cursor, slot_busy;
+	uint32_t stale[ZAP_BATCH], stale_count; /* slots that were freed and may have memory */
+	struct gvm_queue victims; /* of slots, LRU */
+	struct gvm_queue dirty; /* of slots: to be written */
+	uint64_t put_hold; /* no put before: a node was full */
+	struct gvm_timer retry_timer;
+
+	struct fetch *fetches; /* DEMANDS single ones, then aheads long ones */
+	uint32_t aheads, demand_free, ahead_free, fetching;
+	struct put *puts;
+	uint32_t put_free, putting;
+	struct purge *purges;
+	uint32_t purge_free, purging;
+	struct job *jobs;
+	uint32_t job_free;
+	bool purge_wanted, heal_wanted;
+
+	struct fault *faults; /* ring: read, to be served */
+	uint32_t fault_head, fault_tail;
+	struct fault *waits; /* ring: wait for a frame */
+	uint32_t wait_head, wait_tail;
+	struct tracker *trackers;
+	struct ahead ahead_queue[16];
+	uint32_t ahead_count;
+	struct recheck rechecks[RECHECKS];
+	uint32_t recheck_count;
+	struct gvm_timer recheck_timer;
+	struct call *syncs;
+	bool evicting, serving;
+	bool over_budget;	     /* said so */
+	uint32_t spare;	     /* frames that may be had beyond the budget, see retry_timer */
+	uint32_t stuck;	     /* attempts to take a page since the last that succeeded */
+	uint64_t used;	     /* frames that this shard holds; atomic for readers */
+	char *zero;	     /* a page of zeros */
+	char *scratch;	     /* RUN_MAX pages */
+
+	/* shard to helper: ring of job numbers, futex on job_posted */
+	uint16_t ring[JOBS];
+	uint32_t job_posted, job_taken;
+
+	/* other shards ask this one to make room */
+	struct gvm_task poke;
+	uint32_t poked; /* atomic: poke is queued */
+
+	struct gvm_pager_stats stats; /* one writer, relaxed */
+	struct gvm_pager_latency latency;
+};
+
+struct gvm_range {
+	struct gvm_pager *pager;
+	uint32_t id, flags;
+	bool anon, own_mapping, no_fork, opened_all;
+	uint64_t base, bytes, pages, mapped_pages;
+	uint32_t slab_bytes, slab_pages;
+	int memfd;
+	uint64_t offset; /* in memfd */
+	page_word *table;
+	char name[64];
+	struct gvm_range *next, *prev;
+};
+
+struct gvm_pager {
+	struct gvm_net *net;
+	struct gvm_pager_config config;
+	const struct store_ops *store;
+	unsigned shards;
+	struct shard *shard;
+	pthread_mutex_t control;
+	struct gvm_range **ranges; /* by id, under control */
+	struct gvm_range *list;
+	uint32_t range_next;
+	uint64_t features;
+	bool move, poison, shmem_wp, forked;
+	uint64_t budget;   /* frames; atomic */
+	uint64_t used;	   /* frames; atomic */
+	uint64_t starving; /* bit per shard that waits for a frame; atomic */
+	uint32_t prefetch; /* atomic */
+	uint64_t attached; /* pages; atomic */
+	uint64_t metadata; /* bytes; atomic */
+	uint64_t map_bytes;
+	uint8_t *nodes; /* what each node was last heard to be; atomic */
+	uint64_t nodes_away;
+	int empty_fd; /* an empty memfd: a mapping of it gives SIGBUS */
+};
+
+/* pager.c with another store; what gvm_pager_open does with store_region */
+int pager_open_store(struct gvm_net *net, const struct gvm_pager_config *config,
+			 const struct store_ops *store, struct gvm_pager **pager);
+
+/* ---- mem.c: the kernel's side --------------------------------------------------------------- */
+
+void *mem_map(uint64_t bytes);
+void mem_unmap(void *base, uint64_t bytes);
+/* A userfaultfd with what the pager needs; *features is what the kernel has. */
+int mem_uffd(uint64_t want, uint64_t *features, int *fd);
+int mem_register(int uffd, uint64_t addr, uint64_t len, uint64_t mode);
+void mem_unregister(int uffd, uint64_t addr, uint64_t len);
+/* 0, or -errno; *done is how many bytes were done before that. */
+int mem_copy(int uffd, uint64_t to, const void *from, uint64_t len, bool wp, uint64_t *done);
+int mem_zero(int uffd, uint64_t to, uint64_t len, uint64_t *done);
+int mem_move(int uffd, uint64_t to, uint64_t from, uint64_t len, uint64_t *done);
+int mem_protect(int uffd, uint64_t addr, uint64_t len, bool on);
+int mem_poison(int uffd, uint64_t addr, uint64_t len);
+void mem_wake(int uffd, uint64_t addr, uint64_t len);
+bool mem_is_zero(const void *page);
+bool mem_has_move(uint64_t features);
+bool mem_has_poison(uint64_t features);
+
+/* ---- pager.c: control ---------------------------------------------------------------------- */
+
+/* Run fn on every shard (or the one given) and wait; the first failure. */
+int pager_call(struct shard *shard, void (*fn)(struct call *call), struct call *call);
+int pager_call_all(struct gvm_pager *pager, void (*fn)(struct call *call),
+		   struct gvm_range *range, uint64_t a, uint64_t b);
+void call_done(struct call *call, int status);
+void pager_node_state(void *arg, unsigned node, int why);
+
+/* ---- shard.c ------------------------------------------------------------------------------- */
+
+int shard_open(struct gvm_pager *pager, unsigned number, struct shard *shard);
+int shard_start(struct shard *shard);
+void shard_stop(struct shard *shard);
+void shard_close(struct shard *shard);
+/* Read what the kernel has to say: events are served at once, faults are queued. Returns how many
+ * messages there were. For when an ioctl says that an event is pending. */
+int shard_read(struct shard *shard);
+/* Wait for the end of the kernel's change of mappings after an ioctl said -EAGAIN. */
+void shard_settle(struct shard *shard);
+void shard_queue_fault(struct shard *shard, uint64_t addr, uint32_t flags, uint64_t start_ns);
+void shard_serve(struct shard *shard);
+void shard_free_fetch(struct shard *shard, struct fetch *fetch);
+void shard_wake_waits(struct shard *shard);
+void shard_poke_others(struct shard *shard);
+
+/* Frames of the budget. */
+bool frames_reserve(struct shard *shard, uint32_t n);
+void frames_force(struct shard *shard, uint32_t n);
+void frames_release(struct shard *shard, uint32_t n);
+int64_t frames_left(const struct shard *shard);
+
+/* ---- table.c: pages, pieces, frames, slots -------------------------------------------------- */
+
+/* *until: where the piece ends; if there is none, where the next begins. */
+struct view *piece_find(struct shard *shard, uint64_t addr, uint64_t *page, uint64_t *until);
+int piece_add(struct shard *shard, uint64_t addr, uint64_t first, uint64_t pages, uint32_t range);
+void piece_cut(struct shard *shard, uint64_t addr, uint64_t end);
+void piece_drop_range(struct shard *shard, uint32_t range);
+/* Where a page is, or 0 when it is nowhere. */
+uint64_t view_addr(struct view *view, uint64_t page);
+/* Is it this shard's? */
+bool view_owns(const struct view *view, uint64_t page);
+/* The next page from page on that is this shard's, and where that stretch ends. */
+uint64_t view_stretch(const struct view *view, uint64_t page, uint64_t end, uint64_t *until);
+
+uint32_t frame_get(struct shard *shard);
+void frame_put(struct shard *shard, uint32_t frame);
+int frames_limit(struct shard *shard, uint64_t budget);
+int slots_limit(struct shard *shard, uint64_t budget);
+char *slot_mem(struct shard *shard, uint32_t slot);
+/* Up to want consecutive free slots, without memory if empty; how many. */
+uint32_t slot_get(struct shard *shard, uint32_t want, bool empty, uint32_t *first);
+void slot_put(struct shard *shard, uint32_t slot);
+void slot_zap(struct shard *shard);
+
+void page_set_mapped(struct view *view, uint64_t page, uint64_t flags);
+/* A page's contents here are of no use any more: give back frame or slot; NONE or GONE. */
+void page_forget(struct view *view, uint64_t page, unsigned state);
+/* Its contents here and in the region are void. */
+void page_discard(struct view *view, uint64_t page, unsigned state);
+void view_purge_note(struct view *view, uint64_t page, uint64_t pages);
+
+/* ---- fault.c, fetch.c, evict.c, prefetch.c, discard.c, helper.c ------------------------------ */
+
+void fault_serve(struct shard *shard, const struct fault *fault);
+/* Put contents at src into the mapping. 0; -ENOENT: the page is not there any more; -ECHILD: its
+ * word has changed meanwhile. */
+int page_install(struct view *view, uint64_t page, const void *src, bool writable);
+int page_install_zero(struct view *view, uint64_t page, bool write);
+void page_poison(struct view *view, uint64_t page);
+void victim_back(struct view *view, uint64_t page, bool write);
+
+int fetch_demand(struct view *view, uint64_t page, bool write, uint64_t start_ns);
+uint32_t fetch_ahead(struct view *view, uint64_t page, uint32_t count);
+void fetch_forget(struct view *view, uint64_t page);
+
+bool shard_evict(struct shard *shard);
+void dirty_push(struct shard *shard, uint32_t slot);
+void dirty_remove(struct shard *shard, uint32_t slot);
+void shard_write_back(struct shard *shard);
+void retry_timer(struct gvm_timer *timer);
+/* Take the page out of its mapping, into a slot: pages taken (0: it cannot be taken now). */
+uint32_t page_take(struct view *view, uint64_t page, uint32_t count, bool give_back);
+bool shard_sync(struct shard *shard);
+void call_sync(struct call *call);
+
+void prefetch_note(struct view *view, uint64_t page);
+void prefetch_run(struct shard *shard);
+bool prefetch_is_marker(struct view *view, uint64_t page);
+void prefetch_forget(struct shard *shard, uint32_t range);
+
+void event_remove(struct shard *shard, uint64_t start, uint64_t end);
+void event_unmap(struct shard *shard, uint64_t start, uint64_t end);
+void event_remap(struct shard *shard, uint64_t from, uint64_t to, uint64_t len);
+void shard_purge(struct shard *shard);
+void shard_recheck(struct shard *shard, bool final);
+void recheck_timer(struct gvm_timer *timer);
+
+struct job *job_get(struct shard *shard);
+void job_post(struct job *job);
+int helper_start(struct shard *shard);
+void helper_stop(struct shard *shard);
+void take_done(struct job *job); /* evict.c */
+void heal_done(struct job *job); /* fault.c */
+void shard_heal(struct shard *shard);
+
+void view_idle(struct view *view); /* busy or jobs has become 0 */
+void discard_pages(struct view *view, uint64_t from, uint64_t to);
+
+/* ---- range.c ------------------------------------------------------------------------------- */
+
+int range_detach(struct gvm_range *range, bool save);
+void call_drain(struct call *call);
+int parts_get(struct gvm_range *range, uint64_t from, uint64_t to, struct parts *parts);
+void parts_free(struct parts *parts);
+int pager_start(struct gvm_pager *pager);
+
+/* ---- statistics ---------------------------------------------------------------------------- */
+
+/* One writer; a reader on another thread sees a slightly old value, never a torn one. */
+#define STAT_ADD(s, field, n)                                                                     \
+	__atomic_store_n(&(s)->stats.field, (s)->stats.field + (uint64_t)(n), __ATOMIC_RELAXED)
+
+#endif

@@ -1,0 +1,429 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A shard: the thread that owns a part of the pages, its loop, its reading of the userfaultfd, and its
+ * part of the budget. One epoll set holds the userfaultfd and the connections (gvm_worker), so a
+ * fault costs one wait, one read, one send, one wait, one receive and one request to the kernel.
+ */
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+#include "internal.h"
+
+#define MESSAGES 16
+
+/* ---- budget -------------------------------------------------------------------------------- */
+
+int64_t frames_left(const struct shard *shard)
+{
+	const struct gvm_pager *pager = shard->pager;
+
+	return (int64_t)(__atomic_load_n(&pager->budget, __ATOMIC_RELAXED) -
+			 __atomic_load_n(&pager->used, __ATOMIC_RELAXED));
+}
+
+static void account(struct shard *shard, int64_t n)
+{
+	__atomic_store_n(&shard->used, shard->used + (uint64_t)n, __ATOMIC_RELAXED);
+}
+
+bool frames_reserve(struct shard *shard, uint32_t n)
+{
+	struct gvm_pager *pager = shard->pager;
+	uint64_t budget = __atomic_load_n(&pager->budget, __ATOMIC_RELAXED) + shard->spare;
+
+	if (__atomic_add_fetch(&pager->used, n, __ATOMIC_SEQ_CST) > budget) {
+		__atomic_sub_fetch(&pager->used, n, __ATOMIC_SEQ_CST);
+		return false;
+	}
+	account(shard, n);
+	shard->spare = 0;
+	return true;
+}
+
+/* Without asking: for a page that is here already and only changes its place. */
+void frames_force(struct shard *shard, uint32_t n)
+{
+	__atomic_add_fetch(&shard->pager->used, n, __ATOMIC_SEQ_CST);
+	account(shard, n);
+}
+
+void frames_release(struct shard *shard, uint32_t n)
+{
+	struct gvm_pager *pager = shard->pager;
+	uint64_t starving;
+
+	if (n == 0)
+		return;
+	__atomic_sub_fetch(&pager->used, n, __ATOMIC_SEQ_CST);
+	account(shard, -(int64_t)n);
+	starving = __atomic_load_n(&pager->starving, __ATOMIC_SEQ_CST);
+	if (starving & ~(1ull << shard->number))
+		shard_poke_others(shard);
+}
+
+/* ---- other shards -------------------------------------------------------------------------- */
+
+static void poked(struct gvm_task *task)
+{
+	struct shard *shard = (struct shard *)((char *)task - offsetof(struct shard, poke));
+
+	__atomic_store_n(&shard->poked, 0, __ATOMIC_SEQ_CST);
+	if (frames_left(shard) <
+	    (int64_t)gvm_policy_high(__atomic_load_n(&shard->pager->budget, __ATOMIC_RELAXED)))
+		shard->evicting = true;
+	shard_wake_waits(shard);
+}
+
+/* Those that hold much, to give some of it; those that wait for frames, to look again. */
+void shard_poke_others(struct shard *shard)
+{
+	struct gvm_pager *pager = shard->pager;
+	uint64_t share = __atomic_load_n(&pager->budget, __ATOMIC_RELAXED) / pager->shards / 2;
+	uint64_t starving = __atomic_load_n(&pager->starving, __ATOMIC_SEQ_CST);
+
+	for (unsigned i = 0; i < pager->shards; i++) {
+		struct shard *other = &pager->shard[i];
+
+		if (other == shard || (!(starving >> i & 1) &&
+				       __atomic_load_n(&other->used, __ATOMIC_RELAXED) <= share))
+			continue;
+		if (__atomic_exchange_n(&other->poked, 1, __ATOMIC_SEQ_CST) == 0)
+			gvm_worker_run(other->worker, &other->poke);
+	}
+}
+
+/* ---- faults and events --------------------------------------------------------------------- */
+
+void shard_queue_fault(struct shard *shard, uint64_t addr, uint32_t flags, uint64_t start_ns)
+{
+	if (shard->fault_head - shard->fault_tail == FAULTS) {
+		mem_wake(shard->uffd, addr, PAGE); /* it faults again */
+		return;
+	}
+	shard->faults[shard->fault_head++ % FAULTS] =
+	    (struct fault){ .addr = addr & ~(uint64_t)(PAGE - 1), .flags = flags,
+			    .start_ns = start_ns };
+}
+
+static void take_message(struct shard *shard, const struct uffd_msg *msg, uint64_t now)
+{
+	switch (msg->event) {
+	case UFFD_EVENT_PAGEFAULT:
+		shard_queue_fault(shard, msg->arg.pagefault.address,
+				  (uint32_t)msg->arg.pagefault.flags, now);
+		break;
+	case UFFD_EVENT_REMOVE:
+		event_remove(shard, msg->arg.remove.start, msg->arg.remove.end);
+		break;
+	case UFFD_EVENT_UNMAP:
+		event_unmap(shard, msg->arg.remove.start, msg->arg.remove.end);
+		break;
+	case UFFD_EVENT_REMAP:
+		event_remap(shard, msg->arg.remap.from, msg->arg.remap.to, msg->arg.remap.len);
+		break;
+	default:
+		break;
+	}
+}
+
+int shard_read(struct shard *shard)
+{
+	struct uffd_msg msgs[MESSAGES];
+	int total = 0;
+	ssize_t got;
+
+	do {
+		uint64_t now;
+
+		got = read(shard->uffd, msgs, sizeof(msgs));
+		if (got < (ssize_t)sizeof(msgs[0]))
+			break;
+		now = gvm_now();
+		for (unsigned i = 0; i < (size_t)got / sizeof(msgs[0]); i++)
+			take_message(shard, &msgs[i], now);
+		total += (int)((size_t)got / sizeof(msgs[0]));
+		/* a short read says that there was no more: no need to be told by another */
+	} while (got == (ssize_t)sizeof(msgs));
+	return total;
+}
+
+void shard_settle(struct shard *shard)
+{
+	/* nothing to read: the thread whose event was read has not gone on yet */
+	if (shard_read(shard) == 0)
+		sched_yield();
+}
+
+void shard_wake_waits(struct shard *shard)
+{
+	uint32_t n = shard->wait_head - shard->wait_tail;
+
+	if (n == 0)
+		return;
+	__atomic_fetch_and(&shard->pager->starving, ~(1ull << shard->number), __ATOMIC_SEQ_CST);
+	while (n-- > 0) {
+		struct fault fault = shard->waits[shard->wait_tail++ % FAULTS];
+
+		fault_serve(shard, &fault); /* may wait again, at the end of the queue */
+		if (shard->wait_head != shard->wait_tail && frames_left(shard) <= 0)
+			break;
+	}
+	if (shard->wait_head != shard->wait_tail)
+		__atomic_fetch_or(&shard->pager->starving, 1ull << shard->number,
+				  __ATOMIC_SEQ_CST);
+	gvm_worker_flush(shard->worker);
+}
+
+void shard_serve(struct shard *shard)
+{
+	if (shard->serving) /* from within a request that had to settle: the outer call goes on */
+		return;
+	shard->serving = true;
+	while (shard->fault_tail != shard->fault_head) {
+		struct fault fault = shard->faults[shard->fault_tail++ % FAULTS];
+
+		fault_serve(shard, &fault);
+	}
+	shard->serving = false;
+}
+
+static void uffd_ready(struct gvm_watch *watch, uint32_t events)
+{
+	struct shard *shard = (struct shard *)((char *)watch - offsetof(struct shard, watch));
+
+	shard_read(shard);
+	shard_serve(shard);
+	gvm_worker_flush(shard->worker); /* the demands first */
+	if (shard->ahead_count) {
+		prefetch_run(shard);
+		gvm_worker_flush(shard->worker);
+	}
+	/* while the network has the ball */
+	if (shard->fetching)
+		shard_evict(shard);
+}
+
+/* ---- the thread ---------------------------------------------------------------------------- */
+
+/* What is not bound to an event. Returns whether there is more to do at once. */
+static bool round_of(struct shard *shard)
+{
+	bool more;
+
+	shard_serve(shard); /* what was read while something else was done */
+	if (shard->ahead_count) {
+		prefetch_run(shard);
+		gvm_worker_flush(shard->worker);
+	}
+	if (shard->purge_wanted)
+		shard_purge(shard);
+	if (shard->heal_wanted && shard->job_free != GVM_NIL)
+		shard_heal(shard);
+	more = shard_evict(shard);
+	if (shard->syncs)
+		more |= shard_sync(shard);
+	if (shard->wait_head != shard->wait_tail && frames_left(shard) > 0 &&
+	    shard->demand_free != GVM_NIL)
+		shard_wake_waits(shard);
+	return more;
+}
+
+static void *shard_main(void *arg)
+{
+	struct shard *shard = arg;
+	char name[16];
+
+	snprintf(name, sizeof(name), "gvm-pager/%u", shard->number % 1000);
+	prctl(PR_SET_NAME, name);
+	while (!shard->stop)
+		if (round_of(shard))
+			gvm_worker_progress(shard->worker);
+		else
+			gvm_worker_wait(shard->worker, GVM_NEVER);
+	return NULL;
+}
+
+static void stop_task(struct call *call)
+{
+	call->shard->stop = true;
+	call_done(call, 0);
+}
+
+int shard_start(struct shard *shard)
+{
+	sigset_t all, old;
+	int err = helper_start(shard);
+
+	if (err)
+		return err;
+	shard->stop = false;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	err = -pthread_create(&shard->thread, NULL, shard_main, shard);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	shard->started = err == 0;
+	return err;
+}
+
+void shard_stop(struct shard *shard)
+{
+	struct call call = { 0 };
+
+	if (shard->started) {
+		pager_call(shard, stop_task, &call);
+		pthread_join(shard->thread, NULL);
+		shard->started = false;
+	}
+	helper_stop(shard);
+}
+
+/* ---- making and unmaking ------------------------------------------------------------------- */
+
+static void link_records(struct shard *shard)
+{
+	shard->demand_free = shard->ahead_free = GVM_NIL;
+	for (uint32_t i = DEMANDS + shard->aheads; i-- > 0;) {
+		shard->fetches[i].number = i;
+		shard->fetches[i].shard = shard;
+		shard_free_fetch(shard, &shard->fetches[i]);
+	}
+	shard->put_free = shard->purge_free = shard->job_free = GVM_NIL;
+	for (uint32_t i = PUTS; i-- > 0; shard->put_free = i) {
+		shard->puts[i].shard = shard;
+		shard->puts[i].next_free = shard->put_free;
+	}
+	for (uint32_t i = DISCARDS; i-- > 0; shard->purge_free = i) {
+		shard->purges[i].shard = shard;
+		shard->purges[i].next_free = shard->purge_free;
+	}
+	for (uint32_t i = JOBS; i-- > 0; shard->job_free = i) {
+		shard->jobs[i].shard = shard;
+		shard->jobs[i].number = i;
+		shard->jobs[i].next_free = shard->job_free;
+	}
+}
+
+static uint64_t buffers_bytes(const struct shard *shard)
+{
+	return (DEMANDS + (uint64_t)shard->aheads * RUN_MAX) * PAGE;
+}
+
+static int alloc_records(struct shard *shard, uint64_t budget)
+{
+	uint64_t aheads = budget / shard->pager->shards / (4 * RUN_MAX);
+	char *buf;
+
+	shard->aheads = aheads < 1 ? 1 : aheads > AHEADS_MAX ? AHEADS_MAX : (uint32_t)aheads;
+	shard->views = mem_map(RANGES_MAX * sizeof(*shard->views));
+	shard->pieces = mem_map(PIECES_MAX * sizeof(*shard->pieces));
+	shard->fetches = mem_map((DEMANDS + shard->aheads) * sizeof(*shard->fetches));
+	shard->puts = mem_map(PUTS * sizeof(*shard->puts));
+	shard->purges = mem_map(DISCARDS * sizeof(*shard->purges));
+	shard->jobs = mem_map(JOBS * sizeof(*shard->jobs));
+	shard->faults = mem_map(FAULTS * sizeof(*shard->faults));
+	shard->waits = mem_map(FAULTS * sizeof(*shard->waits));
+	shard->trackers = mem_map(TRACKERS * sizeof(*shard->trackers));
+	shard->zero = mem_map(PAGE);
+	buf = mem_map(buffers_bytes(shard));
+	if (!shard->views || !shard->pieces || !shard->fetches || !shard->puts || !shard->purges ||
+	    !shard->jobs || !shard->faults || !shard->waits || !shard->trackers || !shard->zero ||
+	    !buf)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < DEMANDS + shard->aheads; i++) {
+		shard->fetches[i].buf = buf;
+		buf += (i < DEMANDS ? 1 : RUN_MAX) * PAGE;
+	}
+	link_records(shard);
+	return 0;
+}
+
+static int open_fds(struct shard *shard)
+{
+	const uint64_t events = UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP |
+				UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_PAGEFAULT_FLAG_WP |
+				UFFD_FEATURE_MISSING_SHMEM;
+	uint64_t features;
+	int err = mem_uffd(events, &features, &shard->uffd);
+
+	if (err)
+		return err;
+	shard->mem_fd = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+	if (shard->mem_fd < 0)
+		return -errno;
+	if (!mem_has_move(features))
+		return 0;
+	return mem_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP, &features, &shard->stage_fd);
+}
+
+int shard_open(struct gvm_pager *pager, unsigned number, struct shard *shard)
+{
+	struct gvm_worker_config config = { .arg = shard, .cpu = -1 };
+	int err;
+
+	shard->pager = pager;
+	shard->number = number;
+	shard->uffd = shard->stage_fd = shard->mem_fd = -1;
+	shard->frame_free = GVM_NIL;
+	gvm_queue_init(&shard->mapped);
+	gvm_queue_init(&shard->victims);
+	gvm_queue_init(&shard->dirty);
+	shard->poke.fn = poked;
+	shard->recheck_timer.fn = recheck_timer;
+	shard->retry_timer.fn = retry_timer;
+	err = open_fds(shard);
+	if (err)
+		return err;
+	err = alloc_records(shard, pager->budget);
+	if (err)
+		return err;
+	err = frames_limit(shard, pager->budget);
+	if (err)
+		return err;
+	err = slots_limit(shard, pager->budget);
+	if (err)
+		return err;
+	err = gvm_worker_open(pager->net, &config, &shard->worker);
+	if (err)
+		return err;
+	shard->watch.fd = shard->uffd;
+	shard->watch.ready = uffd_ready;
+	return gvm_worker_watch(shard->worker, &shard->watch, EPOLLIN);
+}
+
+static void close_fd(int fd)
+{
+	if (fd >= 0)
+		close(fd);
+}
+
+void shard_close(struct shard *shard)
+{
+	if (shard->worker) {
+		gvm_worker_unwatch(shard->worker, &shard->watch);
+		gvm_worker_close(shard->worker);
+	}
+	close_fd(shard->uffd);
+	for (uint32_t i = 0; i * 1024u < shard->slot_limit; i++)
+		mem_unmap(shard->chunks[i], 1024ull * PAGE);
+	close_fd(shard->stage_fd);
+	close_fd(shard->mem_fd);
+	mem_unmap(shard->chunks, 65536 * sizeof(*shard->chunks));
+	mem_unmap(shard->slots, shard->slot_limit * sizeof(*shard->slots));
+	mem_unmap(shard->frames, shard->frame_limit * sizeof(*shard->frames));
+	if (shard->fetches)
+		mem_unmap(shard->fetches[0].buf, buffers_bytes(shard));
+	mem_unmap(shard->views, RANGES_MAX * sizeof(*shard->views));
+	mem_unmap(shard->pieces, PIECES_MAX * sizeof(*shard->pieces));
+	mem_unmap(shard->fetches, (DEMANDS + shard->aheads) * sizeof(*shard->fetches));
+	mem_unmap(shard->puts, PUTS * sizeof(*shard->puts));
+	mem_unmap(shard->purges, DISCARDS * sizeof(*shard->purges));
+	mem_unmap(shard->jobs, JOBS * sizeof(*shard->jobs));
+	mem_unmap(shard->faults, FAULTS * sizeof(*shard->faults));
+	mem_unmap(shard->waits, FAULTS * sizeof(*shard->waits));
+	mem_unmap(shard->trackers, TRACKERS * sizeof(*shard->trackers));
+	mem_unmap(shard->zero, PAGE);
+}

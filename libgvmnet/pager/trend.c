@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The majority trend of recent faults; see trend.h. */
+#include "trend.h"
+
+static int32_t recent(const struct gvm_trend *trend, uint32_t back)
+{
+	return trend->delta[(trend->count - 1 - back) % GVM_TREND_HISTORY];
+}
+
+/* Boyer and Moore's vote over the newest n deltas, then a count that it is a majority indeed. */
+static int32_t majority(const struct gvm_trend *trend, uint32_t n)
+{
+	int32_t candidate = 0;
+	uint32_t votes = 0, seen = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		if (votes == 0)
+			candidate = recent(trend, i);
+		votes += recent(trend, i) == candidate ? 1 : UINT32_MAX;
+	}
+	for (uint32_t i = 0; i < n; i++)
+		seen += recent(trend, i) == candidate;
+	return seen > n / 2 ? candidate : 0;
+}
+
+int32_t gvm_trend_find(const struct gvm_trend *trend)
+{
+	uint32_t have = trend->count < GVM_TREND_HISTORY ? trend->count : GVM_TREND_HISTORY;
+
+	for (uint32_t n = GVM_TREND_HISTORY / GVM_TREND_SPLIT; n <= have; n *= 2) {
+		int32_t stride = majority(trend, n);
+
+		if (stride != 0)
+			return stride;
+	}
+	return 0;
+}
+
+/* Is page one that the window that is out covers, so that its fetch was a good guess? */
+static int foreseen(const struct gvm_trend *trend, uint32_t page)
+{
+	int64_t off = (int64_t)trend->next - page;
+
+	if (trend->stride == 0 || off % trend->stride != 0)
+		return 0;
+	off /= trend->stride;
+	return off > 0 && off <= 2 * (int64_t)trend->depth;
+}
+
+static void remember(struct gvm_trend *trend, uint32_t page)
+{
+	int64_t delta = (int64_t)page - trend->last;
+
+	if (trend->started && delta != 0)
+		trend->delta[trend->count++ % GVM_TREND_HISTORY] =
+		    delta > INT32_MAX || delta < INT32_MIN ? 0 : (int32_t)delta;
+	trend->last = page;
+	trend->started = 1;
+}
+
+/*
+ * The stream has reached the window that is out. The pages that it passed over without a fault
+ * were there because of the window, so the trend holds though the delta is not the stride.
+ */
+static int follow(struct gvm_trend *trend, uint32_t page, unsigned depth_max, uint32_t *from,
+		  uint32_t *count, int32_t *stride)
+{
+	int64_t left = ((int64_t)trend->next - page) / trend->stride;
+
+	trend->last = page;
+	trend->hits++;
+	if (page != trend->marker && left > (int64_t)trend->depth / 2)
+		return 0;
+	trend->depth = trend->depth * 2 > depth_max ? depth_max : trend->depth * 2;
+	*from = trend->next;
+	*count = trend->depth;
+	*stride = trend->stride;
+	return 1;
+}
+
+int gvm_trend_fault(struct gvm_trend *trend, uint32_t page, unsigned depth_max, uint32_t *from,
+		    uint32_t *count, int32_t *stride)
+{
+	int32_t found;
+
+	if (depth_max == 0)
+		return 0;
+	if (foreseen(trend, page))
+		return follow(trend, page, depth_max, from, count, stride);
+	remember(trend, page);
+	/* a fault that the window did not foresee: what was guessed was wrong, or is used up */
+	trend->depth = trend->hits ? trend->depth : trend->depth / 2;
+	trend->hits = 0;
+	trend->stride = 0;
+	trend->marker = GVM_TREND_NONE;
+	found = gvm_trend_find(trend);
+	if (found == 0 || recent(trend, 0) != found)
+		return 0;
+	if (trend->depth < 4)
+		trend->depth = 4;
+	if (trend->depth > depth_max)
+		trend->depth = depth_max;
+	if ((int64_t)page + found < 0)
+		return 0;
+	*from = (uint32_t)((int64_t)page + found);
+	*count = trend->depth;
+	*stride = trend->stride = found;
+	return 1;
+}
+
+void gvm_trend_posted(struct gvm_trend *trend, uint32_t next, uint32_t marker)
+{
+	trend->next = next;
+	trend->marker = marker;
+}
