@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#include "service.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "store.h"
+
+#define SLABS_MAX   (GVM_MSG_MAX / GVM_SLAB_ENTRY_LEN)
+#define REGIONS_MAX (GVM_MSG_MAX / GVM_REGION_ENTRY_LEN)
+
+struct worker {
+	struct service *service;
+	struct gvm_worker *worker;
+	pthread_t thread;
+	int started;
+	struct gvm_task unlisten;
+};
+
+struct service {
+	struct service_config config;
+	struct worker *workers;
+	uint64_t started_ns;
+	atomic_int stop;
+};
+
+/* ---- requests ------------------------------------------------------------------------------ */
+
+/* A reply under way: what the handler fills in. */
+struct reply {
+	struct gvm_msg msg;
+	uint8_t body[GVM_MSG_MAX];
+};
+
+/* The connection's session; made by the first request that needs one, so that a connection that
+ * asks for nothing costs the store nothing. */
+static int session_of(struct service *service, struct gvm_peer *peer, struct session **session)
+{
+	struct session *s = gvm_peer_user(peer);
+	int err = 0;
+
+	if (!s) {
+		err = store_session_open(service->config.store, gvm_peer_incarnation(peer),
+					 gvm_peer_name(peer), &s);
+		if (err)
+			return err;
+		gvm_peer_set_user(peer, s);
+	}
+	*session = s;
+	return 0;
+}
+
+static int on_open(struct session *s, const struct gvm_msg *msg, struct reply *out)
+{
+	struct gvm_region_open req;
+	struct gvm_region_opened opened;
+	int err;
+
+	if (gvm_region_open_decode(msg->body, msg->length, &req))
+		return -EPROTO;
+	err = store_region_open(s, msg->region, &req, &opened);
+	if (!err)
+		out->msg.length = (uint32_t)gvm_region_opened_encode(out->body, &opened);
+	return err;
+}
+
+static int on_clone(struct session *s, const struct gvm_msg *msg, struct reply *out)
+{
+	struct gvm_region_clone req;
+	struct gvm_region_opened opened;
+	int err;
+
+	if (gvm_region_clone_decode(msg->body, msg->length, &req))
+		return -EPROTO;
+	err = store_region_clone(s, msg->region, &req, &opened);
+	if (!err)
+		out->msg.length = (uint32_t)gvm_region_opened_encode(out->body, &opened);
+	return err;
+}
+
+static int on_grant(struct session *s, const struct gvm_msg *msg, struct reply *out)
+{
+	struct gvm_slab_entry entry;
+	int err = store_slab_grant(s, msg->region, msg->page, &entry);
+
+	if (!err)
+		out->msg.length = (uint32_t)gvm_slab_entry_encode(out->body, &entry);
+	return err;
+}
+
+static int on_list(struct session *s, const struct gvm_msg *msg, struct reply *out)
+{
+	struct gvm_slab_entry entries[SLABS_MAX];
+	uint32_t count, want = msg->arg && msg->arg < SLABS_MAX ? (uint32_t)msg->arg : SLABS_MAX;
+	int more, err = store_slab_list(s, msg->region, msg->page, want, entries, &count, &more);
+
+	if (err)
+		return err;
+	for (uint32_t i = 0; i < count; i++)
+		gvm_slab_entry_encode(out->body + (size_t)i * GVM_SLAB_ENTRY_LEN, &entries[i]);
+	out->msg.length = count * GVM_SLAB_ENTRY_LEN;
+	out->msg.flags = more ? GVM_F_MORE : 0;
+	return 0;
+}
+
+static int on_discard(struct session *s, const struct gvm_msg *msg)
+{
+	struct gvm_page_run runs[GVM_DISCARD_MAX];
+	uint32_t count = msg->length / GVM_PAGE_RUN_LEN;
+
+	if (msg->length % GVM_PAGE_RUN_LEN || count > GVM_DISCARD_MAX || !count)
+		return -EPROTO;
+	for (uint32_t i = 0; i < count; i++)
+		if (gvm_page_run_decode((const uint8_t *)msg->body + (size_t)i * GVM_PAGE_RUN_LEN,
+					GVM_PAGE_RUN_LEN, &runs[i]))
+			return -EPROTO;
+	return store_discard(s, msg->region, runs, count);
+}
+
+static int on_region_list(struct service *service, const struct gvm_msg *msg, struct reply *out)
+{
+	struct gvm_region_entry entries[REGIONS_MAX];
+	int more;
+	uint32_t n = store_region_list(service->config.store, msg->page, REGIONS_MAX, entries, &more);
+
+	for (uint32_t i = 0; i < n; i++)
+		gvm_region_entry_encode(out->body + (size_t)i * GVM_REGION_ENTRY_LEN, &entries[i]);
+	out->msg.length = n * GVM_REGION_ENTRY_LEN;
+	out->msg.flags = more ? GVM_F_MORE : 0;
+	return 0;
+}
+
+static int on_node_stat(struct service *service, struct reply *out)
+{
+	FILE *f = fmemopen(out->body, sizeof(out->body), "w");
+	long len;
+	int bad;
+
+	if (!f)
+		return -ENOMEM;
+	service_json(service, f, 0);
+	len = ftell(f);
+	bad = ferror(f);
+	if (fclose(f) || bad || len < 0 || len >= (long)sizeof(out->body))
+		return -EIO;
+	out->msg.length = (uint32_t)len;
+	return 0;
+}
+
+/* Requests of a session. */
+static int serve_session(struct session *s, const struct gvm_msg *msg, struct reply *out)
+{
+	switch (msg->type) {
+	case GVM_T_REGION_OPEN:
+		return on_open(s, msg, out);
+	case GVM_T_REGION_CLOSE:
+		return store_region_close(s, msg->region);
+	case GVM_T_REGION_DELETE:
+		return store_region_delete(s, msg->region);
+	case GVM_T_REGION_RESIZE:
+		return store_region_resize(s, msg->region, msg->page, msg->arg);
+	case GVM_T_REGION_CLONE:
+		return on_clone(s, msg, out);
+	case GVM_T_SLAB_GRANT:
+		return on_grant(s, msg, out);
+	case GVM_T_SLAB_LIST:
+		return on_list(s, msg, out);
+	case GVM_T_DISCARD:
+		return on_discard(s, msg);
+	default:
+		return -EOPNOTSUPP;
+	}
+}
+
+static int serve(struct service *service, struct gvm_peer *peer, const struct gvm_msg *msg,
+		 struct reply *out)
+{
+	struct session *s;
+	int err;
+
+	if (msg->type == GVM_T_REGION_LIST)
+		return on_region_list(service, msg, out);
+	if (msg->type == GVM_T_NODE_STAT)
+		return on_node_stat(service, out);
+	if (msg->type < GVM_T_REGION_OPEN || msg->type > GVM_T_NODE_STAT)
+		return -EOPNOTSUPP;
+	/* A connection that has opened nothing has nothing to ask about. */
+	if (!gvm_peer_user(peer) && msg->type != GVM_T_REGION_OPEN &&
+	    msg->type != GVM_T_REGION_DELETE)
+		return -ENOENT;
+	err = session_of(service, peer, &s);
+	return err ? err : serve_session(s, msg, out);
+}
+
+static void on_message(void *arg, struct gvm_peer *peer, const struct gvm_msg *msg)
+{
+	struct worker *w = arg;
+	struct reply out;
+	int status;
+
+	/* Nobody waits for an answer, and a node does nothing unasked. */
+	if (!msg->xid)
+		return;
+	memset(&out.msg, 0, sizeof(out.msg));
+	status = serve(w->service, peer, msg, &out);
+	if (status)
+		out.msg.length = 0;
+	out.msg.body = out.body;
+	/* A reply that cannot be sent ends the connection, in the library; there is no more to do. */
+	gvm_reply(peer, msg->xid, status, &out.msg);
+}
+
+static void on_peer_state(void *arg, struct gvm_peer *peer, enum gvm_peer_state state, int why)
+{
+	struct session *s = gvm_peer_user(peer);
+
+	if (state != GVM_PEER_CLOSED || !s)
+		return;
+	gvm_peer_set_user(peer, NULL);
+	store_session_close(s);
+}
+
+/* ---- figures ------------------------------------------------------------------------------- */
+
+static uint64_t *field(void *stats, const struct gvm_counter *c)
+{
+	return (uint64_t *)((char *)stats + c->offset);
+}
+
+static void net_stats(struct service *service, struct gvm_net_stats *sum)
+{
+	const struct gvm_counter *counters;
+	struct gvm_net_stats one;
+	size_t n;
+
+	memset(sum, 0, sizeof(*sum));
+	counters = gvm_net_counters(&n);
+	for (unsigned i = 0; i < service->config.workers; i++) {
+		gvm_worker_stats(service->workers[i].worker, &one);
+		for (size_t k = 0; k < n; k++)
+			*field(sum, &counters[k]) += *field(&one, &counters[k]);
+	}
+}
+
+static double uptime(const struct service *service)
+{
+	return (double)(gvm_now() - service->started_ns) / 1e9;
+}
+
+void service_prometheus(struct service *service, FILE *out)
+{
+	const struct gvm_counter *counters;
+	struct gvm_net_stats net;
+	struct store_stats st;
+	size_t n;
+
+	store_stats(service->config.store, &st);
+	counters = store_counters(&n);
+	gvm_counters_prometheus(out, "gvm_memsrv", counters, n, &st);
+	net_stats(service, &net);
+	counters = gvm_net_counters(&n);
+	gvm_counters_prometheus(out, "gvm_net", counters, n, &net);
+	fprintf(out,
+		"# HELP gvm_memsrv_info This node.\n# TYPE gvm_memsrv_info gauge\n"
+		"gvm_memsrv_info{version=\"%s\",transport=\"%s\",incarnation=\"%016" PRIx64 "\"} 1\n"
+		"# HELP gvm_memsrv_uptime_seconds Since the node was started.\n"
+		"# TYPE gvm_memsrv_uptime_seconds gauge\ngvm_memsrv_uptime_seconds %.3f\n",
+		gvm_version(), gvm_net_transport(service->config.net),
+		gvm_net_incarnation(service->config.net), uptime(service));
+}
+
+/* Names are of [A-Za-z0-9._-]: they need no escapes. */
+static void json_regions(struct service *service, FILE *out, unsigned most)
+{
+	struct gvm_region_entry entries[REGIONS_MAX];
+	uint64_t at = 0;
+	int more = most > 0;
+
+	fputs(",\"region_list\":[", out);
+	while (more && at < most) {
+		uint32_t want = most - at < REGIONS_MAX ? (uint32_t)(most - at) : REGIONS_MAX;
+		uint32_t n = store_region_list(service->config.store, at, want, entries, &more);
+
+		for (uint32_t i = 0; i < n; i++)
+			fprintf(out,
+				"%s{\"name\":\"%s\",\"pages\":%" PRIu64 ",\"slabs\":%" PRIu64
+				",\"ephemeral\":%s,\"sessions\":%u,\"holder\":\"%016" PRIx64 "\"}",
+				at + i ? "," : "", entries[i].name, entries[i].pages,
+				entries[i].slabs_used,
+				entries[i].flags & GVM_RO_EPHEMERAL ? "true" : "false",
+				entries[i].sessions, entries[i].holder);
+		at += n;
+		if (!n)
+			break;
+	}
+	fputc(']', out);
+}
+
+void service_json(struct service *service, FILE *out, unsigned regions)
+{
+	const struct gvm_counter *counters;
+	struct gvm_net_stats net;
+	struct store_stats st;
+	size_t n;
+
+	fprintf(out,
+		"{\"node\":{\"version\":\"%s\",\"transport\":\"%s\",\"incarnation\":\"%016" PRIx64
+		"\",\"workers\":%u,\"uptime_seconds\":%.3f},\"store\":{",
+		gvm_version(), gvm_net_transport(service->config.net),
+		gvm_net_incarnation(service->config.net), service->config.workers, uptime(service));
+	store_stats(service->config.store, &st);
+	counters = store_counters(&n);
+	gvm_counters_json(out, counters, n, &st);
+	fputs("},\"net\":{", out);
+	net_stats(service, &net);
+	counters = gvm_net_counters(&n);
+	gvm_counters_json(out, counters, n, &net);
+	fputc('}', out);
+	if (regions)
+		json_regions(service, out, regions);
+	fputc('}', out);
+}
+
+int service_draining(struct service *service)
+{
+	struct store_stats st;
+
+	store_stats(service->config.store, &st);
+	return st.draining != 0;
+}
+
+/* ---- workers ------------------------------------------------------------------------------- */
+
+static void *run(void *arg)
+{
+	struct worker *w = arg;
+
+	while (!atomic_load(&w->service->stop))
+		gvm_worker_wait(w->worker, GVM_NEVER);
+	return NULL;
+}
+
+static int worker_listen(struct service *service, struct worker *w)
+{
+	for (unsigned i = 0; i < service->config.listens; i++) {
+		struct address *a = &service->config.listen[i];
+		int err = gvm_worker_listen(w->worker, a->host, a->port, &a->port);
+
+		if (err == -EADDRINUSE)
+			gvm_log(GVM_LOG_ERROR,
+				"%s port %u is in use by another program: stop it, or choose another "
+				"address with --listen",
+				a->host, a->port);
+		else if (err == -EADDRNOTAVAIL)
+			gvm_log(GVM_LOG_ERROR, "%s is not an address of this machine: see --listen",
+				a->host);
+		else if (err && err != -EACCES)
+			gvm_log(GVM_LOG_ERROR, "cannot listen on %s port %u: %s", a->host, a->port,
+				strerror(-err));
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static int worker_open(struct service *service, unsigned i)
+{
+	struct worker *w = &service->workers[i];
+	struct gvm_worker_config config = { .arg = w,
+					    .message = on_message,
+					    .peer_state = on_peer_state,
+					    .cpu = gvm_option_cpu(i) };
+	int err;
+
+	w->service = service;
+	err = gvm_worker_open(service->config.net, &config, &w->worker);
+	if (err) {
+		gvm_log(GVM_LOG_ERROR, "cannot start a worker: %s", strerror(-err));
+		return err;
+	}
+	return worker_listen(service, w);
+}
+
+/* Signals are the main thread's. */
+static int start_threads(struct service *service)
+{
+	sigset_t all, old;
+	int err = 0;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	for (unsigned i = 0; i < service->config.workers && !err; i++) {
+		struct worker *w = &service->workers[i];
+
+		err = -pthread_create(&w->thread, NULL, run, w);
+		w->started = !err;
+	}
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (err)
+		gvm_log(GVM_LOG_ERROR, "cannot start a thread: %s", strerror(-err));
+	return err;
+}
+
+int service_open(const struct service_config *config, struct service **service)
+{
+	struct service *s = calloc(1, sizeof(*s));
+	int err = 0;
+
+	if (!s)
+		return -ENOMEM;
+	s->config = *config;
+	s->started_ns = gvm_now();
+	s->workers = calloc(config->workers, sizeof(*s->workers));
+	if (!s->workers) {
+		free(s);
+		return -ENOMEM;
+	}
+	for (unsigned i = 0; i < config->workers && !err; i++)
+		err = worker_open(s, i);
+	if (!err)
+		err = start_threads(s);
+	if (err)
+		service_close(s);
+	else
+		*service = s;
+	return err;
+}
+
+static void unlisten(struct gvm_task *task)
+{
+	struct worker *w = (struct worker *)((char *)task - offsetof(struct worker, unlisten));
+
+	gvm_worker_unlisten(w->worker);
+}
+
+void service_unlisten(struct service *service)
+{
+	for (unsigned i = 0; i < service->config.workers; i++) {
+		struct worker *w = &service->workers[i];
+
+		w->unlisten.fn = unlisten;
+		gvm_worker_run(w->worker, &w->unlisten);
+	}
+}
+
+void service_close(struct service *service)
+{
+	atomic_store(&service->stop, 1);
+	for (unsigned i = 0; i < service->config.workers; i++)
+		if (service->workers[i].started) {
+			gvm_worker_wake(service->workers[i].worker);
+			pthread_join(service->workers[i].thread, NULL);
+		}
+	for (unsigned i = 0; i < service->config.workers; i++)
+		if (service->workers[i].worker)
+			gvm_worker_close(service->workers[i].worker);
+	free(service->workers);
+	free(service);
+}
