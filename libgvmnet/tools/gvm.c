@@ -18,6 +18,7 @@ static const struct command {
 } commands[] = {
 	{ "run", gvm_cmd_run, "Run a program whose large mappings live on memory nodes" },
 	{ "info", gvm_cmd_info, "Show providers, options, userfaultfd, and check a cluster file" },
+	{ "top", gvm_cmd_top, "Show live what pagers and memory nodes do" },
 	{ "help", cmd_help, "Say how gvm, or one of its commands, is used" },
 	{ "version", cmd_version, "Say which version this is" },
 };

@@ -6,6 +6,8 @@
 #ifndef GVM_TOOL_H
 #define GVM_TOOL_H
 
+#include <stddef.h>
+
 /* How a command ends, unless it says otherwise. */
 enum gvm_exit { GVM_EXIT_OK = 0, GVM_EXIT_FAILED = 1, GVM_EXIT_USAGE = 2 };
 
@@ -15,10 +17,17 @@ enum gvm_exit { GVM_EXIT_OK = 0, GVM_EXIT_FAILED = 1, GVM_EXIT_USAGE = 2 };
  */
 int gvm_cmd_run(int argc, char **argv);
 int gvm_cmd_info(int argc, char **argv);
+int gvm_cmd_top(int argc, char **argv);
 
 /* Is there a "--help" or "-h" in argv, before any "--"? */
 int gvm_wants_help(int argc, char **argv);
 /* Complain about argv[i] and point to --help; returns GVM_EXIT_USAGE. */
 int gvm_usage(char **argv, int i);
+
+/*
+ * The folder where pagers of this user leave statistics, as PID.json, and gvm top looks for them; with
+ * create it is made. -EPERM: it is there, but not this user's alone. path is set in any case.
+ */
+int gvm_stats_dir(char *path, size_t size, int create);
 
 #endif

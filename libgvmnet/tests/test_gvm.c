@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Shows what the gvm program says and how it ends: its commands, "info" in its three forms, a
+ * cluster file with and without mistakes, and "top" over a pager's statistics, hostile ones
+ * included. Runs the program itself, as a person would.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+#include <gvmnet/gvmnet.h>
+
+static char dir[] = "/tmp/test_gvm.XXXXXX";
+static char said[1 << 17];
+
+/* Run "gvm ARGUMENTS" in the test's folder: its exit code; what it says is in said. */
+static int gvm(const char *arguments)
+{
+	char command[1024];
+	size_t len;
+	FILE *out;
+	int status;
+
+	snprintf(command, sizeof(command), "cd %s && exec 2>&1 && %s %s", dir, GVM_PROGRAM,
+		 arguments);
+	out = popen(command, "r");
+	assert_non_null(out);
+	len = fread(said, 1, sizeof(said) - 1, out);
+	said[len] = 0;
+	status = pclose(out);
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+static void says(const char *text)
+{
+	if (!strstr(said, text))
+		fail_msg("\"%s\" is not in:\n%s", text, said);
+}
+
+static void file(const char *name, const char *text)
+{
+	char path[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	f = fopen(path, "w");
+	assert_non_null(f);
+	fputs(text, f);
+	fclose(f);
+}
+
+static void commands(void **state)
+{
+	assert_int_equal(gvm(""), 2);
+	says("usage: gvm COMMAND");
+	assert_int_equal(gvm("help"), 0);
+	says("  info ");
+	assert_int_equal(gvm("--help"), 0);
+	assert_int_equal(gvm("--version"), 0);
+	says("gvm " GVM_VERSION "\n");
+	assert_int_equal(gvm("help info"), 0);
+	says("usage: gvm info");
+	assert_int_equal(gvm("help nonsense"), 2);
+	assert_int_equal(gvm("nonsense"), 2);
+	says("there is no command \"nonsense\"");
+}
+
+static void info(void **state)
+{
+	size_t i, n;
+	const struct gvm_option *o = gvm_options(&n);
+
+	assert_int_equal(gvm("info"), 0);
+	says("tcp    usable");
+	says("verbs  not here");
+	for (i = 0; i < n; i++) {
+		says(o[i].env);
+		says(o[i].help);
+	}
+	assert_int_equal(gvm("info --frobnicate"), 2);
+	says("\"--frobnicate\" is not known here; see gvm info --help");
+	assert_int_equal(gvm("info --local 12Q"), 2);
+	says("--local: \"12Q\" is not legal here");
+	assert_int_equal(gvm("info --local 12M"), 0);
+	says("Now \"12M\", from the command line.");
+}
+
+static void info_as_environment(void **state)
+{
+	size_t i, n;
+	const struct gvm_option *o = gvm_options(&n);
+	char line[256];
+
+	assert_int_equal(gvm("info -e --key-file \"it's here\""), 0);
+	says("\nGVM_KEY_FILE='it'\\''s here'\n");
+	for (i = 0; i < n; i++) {
+		if (strcmp(o[i].env, "GVM_KEY_FILE") == 0)
+			continue;
+		snprintf(line, sizeof(line), "\n# %s='%s'\n", o[i].env, o[i].fallback);
+		says(line);
+	}
+}
+
+static void info_as_json(void **state)
+{
+	assert_int_equal(gvm("info --json"), 0);
+	assert_int_equal(strncmp(said, "{\n", 2), 0);
+	assert_string_equal(said + strlen(said) - 3, "\n}\n");
+	says("\"version\": \"" GVM_VERSION "\"");
+	says("\"userfaultfd\": {");
+	says("\"name\": \"GVM_SPIN_US\"");
+}
+
+static void info_checks_the_cluster_file(void **state)
+{
+	file("good.conf", "cluster lab\n3 10.0.0.3 9999 weight=7\n1 ::1 9998 role=both\n");
+	file("bad.conf", "3 10.0.0.3 9999\n3 10.0.0.4 9999\n");
+	assert_int_equal(gvm("info --cluster good.conf"), 0);
+	says("Cluster \"lab\" (good.conf): 2 nodes, digest ");
+	says("      3  10.0.0.3                        9999  memory   weight 7\n");
+	assert_int_equal(gvm("info --cluster bad.conf"), 1);
+	assert_string_equal(said, "gvm info: bad.conf:2: node 3 is already on line 1\n");
+	assert_int_equal(gvm("info --cluster none.conf"), 1);
+	says("none.conf: cannot be read: No such file or directory");
+}
+
+static void top(void **state)
+{
+	char text[512];
+
+	snprintf(text, sizeof(text),
+		 "{\"program\": \"redis-server\", \"pid\": %d, \"time\": %lld, \"uptime_s\": 12.5, "
+		 "\"local_bytes\": 1048576, \"local_pages\": 128, \"dirty_pages\": 64, "
+		 "\"faults\": 1234567, \"faults_remote\": 123456, \"prefetched_pages\": 1000, "
+		 "\"prefetch_used\": 750, \"nodes_away\": 1, \"fetched_bytes\": 3221225472, "
+		 "\"latency\": {\"all\": {\"p50_ns\": 21500, \"p99_ns\": 1500000}}}",
+		 (int)getpid(), (long long)time(NULL));
+	file("a.json", text);
+	assert_int_equal(gvm("top --once a.json"), 0);
+	says("redis-server, process ");
+	says("local     [###############---------------] 512.0 KiB of 1.0 MiB\n");
+	says("p50 21.5 us, p99 1.5 ms, 10.0 % waited for a memory node\n");
+	says("prefetch  1,000 pages, 75.0 % used\n");
+	says("1 memory node is away\n");
+	says("fetched_bytes                             3.0 GiB\n");
+	says("faults                                  1,234,567\n");
+}
+
+static void top_without_luck(void **state)
+{
+	assert_int_equal(gvm("top --once none.json"), 1);
+	says("none.json cannot be read: No such file or directory");
+	file("half.json", "{\"faults\": 12");
+	assert_int_equal(gvm("top --once half.json"), 1);
+	says("half.json what it says is not JSON");
+	file("empty.json", "");
+	assert_int_equal(gvm("top --once empty.json"), 1);
+	says("empty.json cannot be read: it is empty");
+	assert_int_equal(gvm("top --once 7"), 1);
+	says("there is no node 7: name a --cluster file");
+	assert_int_equal(gvm("top --once :"), 1);
+	says("\":\" is neither a file, nor HOST:PORT, nor a node's id");
+	assert_int_equal(gvm("top --interval x"), 2);
+	assert_int_equal(gvm("top --nonsense"), 2);
+	/* Nobody listens on port 1. */
+	assert_int_equal(gvm("top --once 127.0.0.1:1"), 1);
+	says("127.0.0.1:1 does not answer: ");
+}
+
+static void top_of_something_hostile(void **state)
+{
+	file("evil.json",
+	     "{\"program\": \"\\u001b[2J\", \"faults\": \"many\", \"latency\": {\"all\": []}, "
+	     "\"local_pages\": 1e300, \"a\": {\"b\": {\"c\": {\"d\": {\"e\": {\"f\": 1}}}}}, "
+	     "\"\\u001b[31m\": 5, \"x.y\": 7, \"pid\": -1, \"neg\": -1234}");
+	assert_int_equal(gvm("top --once evil.json"), 0);
+	says("?[2J, process -1");
+	says("?[31m");
+	says("-1,234\n");
+	assert_null(strchr(said, '\033'));
+	file("array.json", "[1, 2]");
+	assert_int_equal(gvm("top --once array.json"), 1);
+}
+
+static int set_up(void **state)
+{
+	extern char **environ;
+	char **e;
+
+	/* Options of whoever runs the tests must not matter. */
+	for (e = environ; *e;)
+		if (strncmp(*e, "GVM_", 4) == 0) {
+			char *name = strndup(*e, strcspn(*e, "="));
+
+			unsetenv(name);
+			free(name);
+			e = environ;
+		} else {
+			e++;
+		}
+	return mkdtemp(dir) ? 0 : -1;
+}
+
+static int clean_up(void **state)
+{
+	char command[64];
+
+	snprintf(command, sizeof(command), "rm -rf %s", dir);
+	return system(command);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(commands),
+		cmocka_unit_test(info),
+		cmocka_unit_test(info_as_environment),
+		cmocka_unit_test(info_as_json),
+		cmocka_unit_test(info_checks_the_cluster_file),
+		cmocka_unit_test(top),
+		cmocka_unit_test(top_without_luck),
+		cmocka_unit_test(top_of_something_hostile),
+	};
+
+	return cmocka_run_group_tests(tests, set_up, clean_up);
+}
