@@ -158,7 +158,7 @@ struct gvm_worker {
 	struct epoll_event *batch;     /* events not yet served are [batch_at, batch_count) */
 	int batch_at, batch_count;
 
-	unsigned spin_skip, spin_fails; /* waits that will not spin; spins in vain in a row */
+	unsigned spin_skip, spin_fails; /* waits that will not spin; how little spinning pays */
 
 	struct gvm_timers timers;
 	struct gvm_op_list done;       /* ended, status set, user not told */

@@ -27,7 +27,7 @@
 #define NS_PER_MS	1000000ULL
 #define NS_PER_S	1000000000ULL
 #define MAX_HANDSHAKES	1024u /* accepted connections that have not proven themselves */
-#define SPIN_SKIP_MAX	4096u /* waits between two tries of a spin that never pays */
+#define SPIN_FAILS_MAX	10u   /* 1,024 waits between two tries of a spin that never pays */
 
 /* ---- the clock and jitter ------------------------------------------------------------------ */
 
@@ -274,23 +274,30 @@ static int called(struct gvm_worker *worker)
 	return atomic_load(&worker->woken) || atomic_load(&worker->tasks);
 }
 
-/* A spin in vain doubles the number of waits that go without; one that paid ends that. */
-static void spin_paid(struct gvm_worker *worker, int paid)
+/*
+ * Whether spinning pays is learnt: each spin in vain counts two against it, each that found
+ * something one for it, and the count's power of two is the number of waits that go without. An
+ * event that was there at the first look says nothing.
+ */
+static void spin_failed(struct gvm_worker *worker)
 {
-	if (paid) {
-		worker->spin_fails = 0;
-	} else {
-		worker->spin_skip = worker->spin_fails ? 1u << worker->spin_fails : 0;
-		if (worker->spin_skip < SPIN_SKIP_MAX)
-			worker->spin_fails++;
-	}
+	worker->spin_fails += 2;
+	if (worker->spin_fails > SPIN_FAILS_MAX)
+		worker->spin_fails = SPIN_FAILS_MAX;
+	worker->spin_skip = 1u << worker->spin_fails;
+}
+
+static void spin_paid(struct gvm_worker *worker)
+{
+	if (worker->spin_fails > 0)
+		worker->spin_fails--;
 }
 
 /* Returns the number of events; stops at until. */
 static int spin(struct gvm_worker *worker, uint64_t until)
 {
 	uint64_t now = gvm_now(), stop = now + worker->opt.spin_ns;
-	int served;
+	int served, looks = 0;
 
 	if (worker->spin_skip > 0) {
 		worker->spin_skip--;
@@ -299,13 +306,15 @@ static int spin(struct gvm_worker *worker, uint64_t until)
 	do {
 		served = worker->ops->progress(worker->prov) + poll_now(worker);
 		if (served || called(worker)) {
-			spin_paid(worker, 1);
+			if (looks > 0)
+				spin_paid(worker);
 			return served;
 		}
+		looks++;
 		now = gvm_now();
 	} while (now < stop && now < until);
 	if (now >= stop)
-		spin_paid(worker, 0);
+		spin_failed(worker);
 	return 0;
 }
 

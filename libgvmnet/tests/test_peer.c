@@ -437,6 +437,7 @@ static void overspending_ends_the_connection(void **state)
 	UNTIL(&rig, rig.server.ended && rig.client.ended);
 	assert_int_equal(rig.server.why, -EPROTO);
 	assert_int_equal(rig.server.messages, rig.server.worker->opt.credits);
+	assert_int_equal(done_of(jobs, MANY, -ECONNRESET), rig.server.worker->opt.credits + 1u);
 	turn(&rig);
 	gvm_worker_stats(rig.server.worker, &stats);
 	assert_int_equal(stats.malformed, 1);
