@@ -100,15 +100,17 @@ static const struct gvm_option table[] = {
 	NUMBER("GVM_RUN_MIN", "--min", "bytes", "2M", 4 * K, 1ull << 48,
 	       "Mappings of at least this size are taken over by gvm run."),
 	TEXT("GVM_RUN_MATCH", "--match", "",
-	     "Patterns (a,b) of names of files or memfds whose shared mappings are taken over, whatever "
+	     "Patterns (a,b) of names of files or memfds whose shared mappings are taken over, "
+	     "whatever "
 	     "their size; empty: those in memory (memfd, tmpfs), from --min on."),
 	NUMBER("GVM_RUN_MALLOC", "--malloc", "bytes", "2M", 0, 1ull << 48,
 	       "Blocks from malloc of at least this size are taken over; 0: none."),
 	{ "GVM_RUN_LOAD", "--load", "bool", "0",
-	  "Take over mapped files that hold data, too: it is read in, and never written to the file.",
+	  "Take over mapped files that hold data, too: it is read in, and never written to the "
+	  "file.",
 	  NULL, 0, 1 },
-	{ "GVM_RUN_REPORT", "--report", "bool", "1", "Say at the end of the program what happened.", NULL,
-	  0, 1 },
+	{ "GVM_RUN_REPORT", "--report", "bool", "1", "Say at the end of the program what happened.",
+	  NULL, 0, 1 },
 	{ "GVM_RUN_VERBOSE", "--verbose", "bool", "0", "Say of each mapping that it is taken over.",
 	  NULL, 0, 1 },
 	NUMBER("GVM_RUN_PID", NULL, "count", "0", 0, 1ull << 32,
@@ -116,7 +118,9 @@ static const struct gvm_option table[] = {
 	TEXT("GVM_PRELOAD", NULL, "",
 	     "The preload library; empty: the one that belongs to the gvm program."),
 	TEXT("GVM_STATS_FILE", "--stats-file", "",
-	     "Where gvm run writes statistics as JSON each second, for gvm top; empty: nowhere."),
+	     "Where gvm run writes statistics as JSON each second: a file, a folder (\"dir/\") for "
+	     "a file "
+	     "per process, or off; empty: a folder where gvm top looks."),
 };
 #define OPTIONS (sizeof(table) / sizeof(table[0]))
 

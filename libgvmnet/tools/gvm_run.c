@@ -4,8 +4,10 @@
  * environment. Signals, exit code and terminal are the program's own. The options travel as GVM_*
  * variables, files by absolute names because the program may change its directory.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,7 +47,8 @@ static const char help[] =
     "  --load               also files that hold data: it is read in, and never written back\n"
     "  --unreachable HOW    stall, sigbus or zero, when a memory node does not answer\n"
     "  --prefetch PAGES     most pages fetched ahead of a fault\n"
-    "  --stats-file FILE    JSON, renewed each second, for gvm top\n"
+    "  --stats-file FILE    statistics as JSON, renewed each second; off: none (default: a\n"
+    "                       folder where gvm top looks)\n"
     "  --verbose            a line for each mapping that is taken over\n"
     "  --no-report          no report at the end\n\n"
     "Not taken over: stacks, executable and huge-page mappings, private mappings of files, and\n"
@@ -167,7 +170,7 @@ static int put_path(const char *name)
 	const char *value = gvm_option_text(name);
 	char dir[PATH_MAX], path[PATH_MAX * 2];
 
-	if (!*value)
+	if (!*value || !strcmp(value, "off"))
 		return 0;
 	if (*value == '/')
 		return put(name, value);
@@ -175,6 +178,28 @@ static int put_path(const char *name)
 		return run_refuse("the current directory has no name: %s", strerror(errno));
 	snprintf(path, sizeof path, "%s/%s", dir, value);
 	return put(name, path);
+}
+
+/* Statistics go where gvm top finds them, unless they were sent elsewhere. What processes that were
+ * killed have left there is cleared away. That there is no such folder is no reason to refuse. */
+static int put_stats_folder(void)
+{
+	char dir[PATH_MAX - 1], path[PATH_MAX];
+	DIR *in;
+
+	if (*gvm_option_text("GVM_STATS_FILE") || gvm_stats_dir(dir, sizeof dir, 1))
+		return 0;
+	in = opendir(dir);
+	for (struct dirent *entry; in && (entry = readdir(in));) {
+		int pid = 0, end = 0;
+		if (sscanf(entry->d_name, "%d.json%n", &pid, &end) == 1 && end && pid > 0 &&
+		    kill(pid, 0) && errno == ESRCH)
+			unlinkat(dirfd(in), entry->d_name, 0);
+	}
+	if (in)
+		closedir(in);
+	snprintf(path, sizeof path, "%s/", dir);
+	return put("GVM_STATS_FILE", path);
 }
 
 static int put_options(void)
@@ -191,7 +216,7 @@ static int put_options(void)
 	}
 	for (size_t i = 0; i < sizeof files / sizeof *files && !err; i++)
 		err = put_path(files[i]);
-	return err;
+	return err ? err : put_stats_folder();
 }
 
 static int put_preload(const char *library)

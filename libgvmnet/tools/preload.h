@@ -130,6 +130,7 @@ struct policy {
 	int load;	    /* take files that hold data, and read it in */
 	int verbose, report;
 	const char *stats_file; /* "" : none */
+	int stats_own;	    /* it is this process's own, in a folder of such: goes at the end */
 };
 extern struct policy preload_policy;
 

@@ -4,8 +4,12 @@
  * but for reading the options once, before threads start.
  */
 #include <fnmatch.h>
+#include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include "preload.h"
 
 struct policy preload_policy;
@@ -62,6 +66,24 @@ int policy_match(const char *patterns, const char *path)
 	return 0;
 }
 
+/* A folder ("dir/") has a file for each process, a name is the one file, "off" is none. What is
+ * there and no regular file, such as /dev/null, would be replaced: so it is left alone. */
+static void read_stats_file(struct policy *policy)
+{
+	static char own[PATH_MAX];
+	const char *name = gvm_option_text("GVM_STATS_FILE");
+	size_t len = strlen(name);
+	struct stat st;
+
+	policy->stats_own = len > 0 && name[len - 1] == '/';
+	if (policy->stats_own &&
+	    snprintf(own, sizeof own, "%s%d.json", name, (int)getpid()) < (int)sizeof own)
+		name = own;
+	if (!strcmp(name, "off") || (lstat(name, &st) == 0 && !S_ISREG(st.st_mode)))
+		name = "";
+	policy->stats_file = name;
+}
+
 void policy_read(struct policy *policy)
 {
 	policy->min = gvm_option_number("GVM_RUN_MIN");
@@ -70,7 +92,7 @@ void policy_read(struct policy *policy)
 	policy->load = gvm_option_number("GVM_RUN_LOAD") != 0;
 	policy->verbose = gvm_option_number("GVM_RUN_VERBOSE") != 0;
 	policy->report = gvm_option_number("GVM_RUN_REPORT") != 0;
-	policy->stats_file = gvm_option_text("GVM_STATS_FILE");
+	read_stats_file(policy);
 	if (policy->min < PRELOAD_PAGE)
 		policy->min = PRELOAD_PAGE;
 }

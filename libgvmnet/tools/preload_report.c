@@ -239,7 +239,9 @@ void report_final(void)
 	if (report.ranges && report.pager) {
 		if (preload_policy.report)
 			print_report();
-		if (*preload_policy.stats_file)
+		if (preload_policy.stats_own)
+			unlink(preload_policy.stats_file);
+		else if (*preload_policy.stats_file)
 			renew_file(report.pager);
 	}
 	preload_inside--;
