@@ -19,6 +19,7 @@ static const struct command {
 	{ "run", gvm_cmd_run, "Run a program whose large mappings live on memory nodes" },
 	{ "info", gvm_cmd_info, "Show providers, options, userfaultfd, and check a cluster file" },
 	{ "top", gvm_cmd_top, "Show live what pagers and memory nodes do" },
+	{ "perf", gvm_cmd_perf, "Measure send, fetch, put and page faults: latency and rate" },
 	{ "help", cmd_help, "Say how gvm, or one of its commands, is used" },
 	{ "version", cmd_version, "Say which version this is" },
 };

@@ -18,6 +18,7 @@ enum gvm_exit { GVM_EXIT_OK = 0, GVM_EXIT_FAILED = 1, GVM_EXIT_USAGE = 2 };
 int gvm_cmd_run(int argc, char **argv);
 int gvm_cmd_info(int argc, char **argv);
 int gvm_cmd_top(int argc, char **argv);
+int gvm_cmd_perf(int argc, char **argv);
 
 /* Is there a "--help" or "-h" in argv, before any "--"? */
 int gvm_wants_help(int argc, char **argv);
