@@ -102,7 +102,10 @@ static const struct gvm_option table[] = {
 	TEXT("GVM_RUN_MATCH", "--match", "",
 	     "Patterns (a,b) of names of files or memfds whose shared mappings are taken over, "
 	     "whatever "
-	     "their size; empty: those in memory (memfd, tmpfs), from --min on."),
+	     "their size; empty: memfds, from --min on."),
+	{ "GVM_RUN_SHARED", "--shared", "bool", "0",
+	  "Take over shared anonymous mappings, too; a forked child then has none of them.", NULL,
+	  0, 1 },
 	NUMBER("GVM_RUN_MALLOC", "--malloc", "bytes", "2M", 0, 1ull << 48,
 	       "Blocks from malloc of at least this size are taken over; 0: none."),
 	{ "GVM_RUN_LOAD", "--load", "bool", "0",

@@ -237,14 +237,40 @@ static void dontfork(void)
 	CHECK(!faults(p));
 }
 
+/* Memory that a parent shares with its children. */
 static void shared_fork(void)
 {
 	char *p = mmap(NULL, size, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	CHECK(p != MAP_FAILED);
 	fill(p, size, 1);
-	CHECK(faults(p)); /* not silently another memory */
+	pid_t pid = fork();
+	if (!pid) {
+		fill(p, size, 2);
+		_exit(0);
+	}
+	wait_for(pid);
+	CHECK(holds(p, size, 2));
+}
+
+/* The same when it is paged: the child must not silently get another memory. */
+static void shared_lost(void)
+{
+	char *p = mmap(NULL, size, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	CHECK(p != MAP_FAILED);
+	fill(p, size, 1);
+	CHECK(faults(p));
 	CHECK(holds(p, size, 1));
+}
+
+/* As coreutils do: standard error is closed before the end. */
+static void closed(void)
+{
+	fill_verify();
+	close(2);
+	int fd = memfd_create("another", 0); /* has its number now */
+	CHECK(fd == 2);
 }
 
 static void remap(void)
@@ -543,6 +569,8 @@ static const struct {
 	{ "exec", fork_exec },
 	{ "dontfork", dontfork },
 	{ "shared_fork", shared_fork },
+	{ "shared_lost", shared_lost },
+	{ "closed", closed },
 	{ "remap", remap },
 	{ "partial", partial_unmap },
 	{ "discards", discards },

@@ -142,6 +142,10 @@ static void a_fork_is_followed(void **state)
 	assert_int_equal(count(calls, "set_fork 0"), 1);
 	assert_int_equal(count(calls, "set_fork 1"), 1);
 	RUNS("shared_fork");
+	NEVER("attach");
+	const char *shared[] = { "GVM_RUN_SHARED=1", NULL };
+	assert_int_equal(run("shared_lost", shared), 0);
+	MADE("shared");
 	RUNS("exec");
 	NEVER("fork_prepare");
 }
@@ -171,6 +175,10 @@ static void parts(void **state)
 	MADE("remap 67108864 134217728");
 	RUNS("discards");
 	MADE("discard");
+	NEVER("shared");
+	const char *shared[] = { "GVM_RUN_SHARED=1", NULL };
+	assert_int_equal(run("discards", shared), 0);
+	MADE("shared");
 	RUNS("protect");
 }
 
@@ -190,6 +198,12 @@ static void blocks_of_malloc(void **state)
 	const char *off[] = { "GVM_RUN_MALLOC=0", NULL };
 	assert_int_equal(run("malloc", off), 0);
 	NEVER("attach");
+}
+
+static void a_closed_standard_error_still_gets_the_report(void **state)
+{
+	RUNS("closed");
+	SAID("gvm: took over");
 }
 
 static void code_that_is_loaded_later(void **state)
@@ -268,6 +282,7 @@ int main(void)
 		cmocka_unit_test(parts),
 		cmocka_unit_test(reservations),
 		cmocka_unit_test(blocks_of_malloc),
+		cmocka_unit_test(a_closed_standard_error_still_gets_the_report),
 		cmocka_unit_test(code_that_is_loaded_later),
 		cmocka_unit_test(files_in_memory),
 		cmocka_unit_test(handlers_may_map),

@@ -107,7 +107,8 @@ static void free_space_is_found_with_alignment(void **state)
 static void what_is_taken(void **state)
 {
 	const struct policy any = { .min = 1 << 20, .match = "" },
-			    named = { .min = 1 << 20, .match = "x" };
+			    shared = { .min = 1 << 20, .match = "", .shared = 1 },
+			    named = { .min = 1 << 20, .match = " x " };
 	const int rw = PROT_READ | PROT_WRITE, anon = MAP_PRIVATE | MAP_ANONYMOUS;
 	const struct {
 		const struct policy *policy;
@@ -124,8 +125,9 @@ static void what_is_taken(void **state)
 		{ &any, 1 << 20, rw, anon | MAP_STACK, TAKE_NO },
 		{ &any, 1 << 20, rw, anon | MAP_GROWSDOWN, TAKE_NO },
 		{ &any, 1 << 20, rw, anon | MAP_HUGETLB, TAKE_NO },
-		{ &any, 1 << 20, rw, MAP_SHARED | MAP_ANONYMOUS, TAKE_SHARED },
-		{ &any, 1 << 20, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS, TAKE_NO },
+		{ &any, 1 << 20, rw, MAP_SHARED | MAP_ANONYMOUS, TAKE_NO },
+		{ &shared, 1 << 20, rw, MAP_SHARED | MAP_ANONYMOUS, TAKE_SHARED },
+		{ &shared, 1 << 20, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS, TAKE_NO },
 		{ &any, 1 << 20, rw, MAP_SHARED, TAKE_FILE },
 		{ &any, 1 << 20, rw, MAP_SHARED_VALIDATE, TAKE_FILE },
 		{ &any, 1 << 20, PROT_READ, MAP_SHARED, TAKE_NO },

@@ -126,7 +126,8 @@ uintptr_t table_fit(const struct table *table, size_t bytes, size_t align);
 struct policy {
 	uint64_t min;	    /* bytes of the smallest mapping taken */
 	uint64_t malloc_min; /* of the smallest malloc block; 0: off */
-	const char *match;  /* patterns of file names, comma between; "": files in memory only */
+	const char *match;  /* patterns of file names, comma between; "": memfds only */
+	int shared;	    /* take shared anonymous memory */
 	int load;	    /* take files that hold data, and read it in */
 	int verbose, report;
 	const char *stats_file; /* "" : none */
@@ -148,6 +149,8 @@ enum verdict policy_mmap(const struct policy *policy, size_t len, int prot, int 
 int policy_match(const char *patterns, const char *path);
 /* Read the options, which have been checked. */
 void policy_read(struct policy *policy);
+/* Which statistics file is this process's. */
+void policy_stats_file(struct policy *policy);
 
 /* ---- taking over ---------------------------------------------------------------------------- */
 
@@ -188,7 +191,8 @@ void take_fork_child(int prepared);
 
 /* ---- report --------------------------------------------------------------------------------- */
 
-/* One line "gvm: ..." on standard error, without allocation. */
+/* One line "gvm: ..." on standard error, or what it was when the program closed it. Does not
+ * allocate. */
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void report_init(void);
 void report_started(struct gvm_pager *pager);
@@ -197,7 +201,9 @@ void report_took(const struct source *source, uintptr_t base, size_t bytes, int 
 void report_passed(size_t bytes, const char *why);
 /* One that should have been taken and could not be. */
 void report_refused(void);
-void report_fork_child(void);
+/* paged: there was a pager when the process forked. */
+void report_fork_child(int paged);
+void report_fork_parent(void);
 void report_final(void);
 
 /* ---- set up --------------------------------------------------------------------------------- */

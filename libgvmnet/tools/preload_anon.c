@@ -35,7 +35,7 @@ static int pool_add(size_t bytes)
 	if (!err)
 		err = take_try_attach(source, base, bytes, -1, GVM_ATTACH_ANON);
 	if (err) {
-		take_refuse(base, bytes, source, err);
+		take_refuse(base, bytes, source);
 		return err;
 	}
 	source->pool = 1;
@@ -89,7 +89,7 @@ static void *take_whole(void *addr, size_t len, int prot, int flags, int malloce
 	}
 	int err = take_attach(source, p, len, -1, GVM_ATTACH_ANON);
 	if (err)
-		return take_refuse(p, len, source, err);
+		return take_refuse(p, len, source);
 	take_add(source, SEG_USED, (uintptr_t)p, len, prot);
 	table_at(&take.table, (uintptr_t)p)->malloced = (uint8_t)malloced;
 	report_took(source, (uintptr_t)p, len, 0);

@@ -38,7 +38,7 @@ static void *take_memfd(struct source *source, void *addr, size_t len, int prot,
 	if (fd >= 0)
 		close(fd);
 	if (err && p != MAP_FAILED)
-		return take_refuse(p, len, source, err);
+		return take_refuse(p, len, source);
 	if (err) {
 		free(source);
 		return take_fail(-err);
@@ -185,7 +185,7 @@ void *take_file(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 	ssize_t n = readlink(link, path, sizeof path - 1);
 	path[n > 0 ? n : 0] = 0;
 	int wanted = *preload_policy.match ? policy_match(preload_policy.match, path)
-					   : fs.f_type == TMPFS_MAGIC;
+					   : !strncmp(path, "/memfd:", 7);
 	if (!wanted || fs.f_type == HUGETLBFS_MAGIC) {
 		report_passed(len, "of a file that --match does not name");
 		return raw_mmap(addr, len, prot, flags, fd, off);

@@ -105,6 +105,8 @@ static pid_t paged_fork(fork_fn *real)
 	} else {
 		if (prepared > 0)
 			take_fork_parent(pid > 0);
+		else if (pid > 0)
+			report_fork_parent();
 		if (streams)
 			_IO_list_unlock();
 	}

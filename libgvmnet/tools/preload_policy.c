@@ -41,7 +41,9 @@ enum verdict policy_mmap(const struct policy *policy, size_t len, int prot, int 
 		return prot & PROT_WRITE ? TAKE_FILE : no(why, "a read-only mapping of a file");
 	}
 	if (shared)
-		return prot & PROT_WRITE ? TAKE_SHARED : no(why, "shared and not writable");
+		return !policy->shared     ? no(why, "shared; --shared would take it")
+		       : prot & PROT_WRITE ? TAKE_SHARED
+					   : no(why, "shared and not writable");
 	if (prot == PROT_NONE)
 		return TAKE_RESERVE;
 	return prot & PROT_WRITE ? TAKE_ANON : no(why, "not writable");
@@ -68,7 +70,7 @@ int policy_match(const char *patterns, const char *path)
 
 /* A folder ("dir/") has a file for each process, a name is the one file, "off" is none. What is
  * there and no regular file, such as /dev/null, would be replaced: so it is left alone. */
-static void read_stats_file(struct policy *policy)
+void policy_stats_file(struct policy *policy)
 {
 	static char own[PATH_MAX];
 	const char *name = gvm_option_text("GVM_STATS_FILE");
@@ -89,10 +91,11 @@ void policy_read(struct policy *policy)
 	policy->min = gvm_option_number("GVM_RUN_MIN");
 	policy->malloc_min = gvm_option_number("GVM_RUN_MALLOC");
 	policy->match = gvm_option_text("GVM_RUN_MATCH");
+	policy->shared = gvm_option_number("GVM_RUN_SHARED") != 0;
 	policy->load = gvm_option_number("GVM_RUN_LOAD") != 0;
 	policy->verbose = gvm_option_number("GVM_RUN_VERBOSE") != 0;
 	policy->report = gvm_option_number("GVM_RUN_REPORT") != 0;
-	read_stats_file(policy);
+	policy_stats_file(policy);
 	if (policy->min < PRELOAD_PAGE)
 		policy->min = PRELOAD_PAGE;
 }

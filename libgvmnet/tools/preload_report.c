@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include "preload.h"
@@ -25,14 +26,32 @@ static struct {
 	_Atomic(uint64_t) largest; /* mapping that was not taken */
 	const char *_Atomic why;
 	_Atomic(int) refused; /* a mapping failed: that was said */
+	int forked;           /* while nothing was taken over: a child may do the work */
+	int err_fd;           /* standard error as it was, or 0 */
+	dev_t err_dev;
+	ino_t err_ino;
 	uint64_t began;
 } report;
+
+/* Where lines go: standard error, but not a file that merely has its number by now. Some programs
+ * close it before they end; then to where it was at the start. */
+static int choose_fd(void)
+{
+	struct stat st;
+
+	if (!fstat(STDERR_FILENO, &st) &&
+	    ((st.st_dev == report.err_dev && st.st_ino == report.err_ino) || S_ISCHR(st.st_mode) ||
+	     S_ISFIFO(st.st_mode) ||
+	     (S_ISREG(st.st_mode) && fcntl(STDERR_FILENO, F_GETFL) & O_APPEND)))
+		return STDERR_FILENO;
+	return report.err_fd > 0 ? report.err_fd : STDERR_FILENO;
+}
 
 void say(const char *fmt, ...)
 {
 	char line[512] = "gvm: ";
 	size_t used = strlen(line);
-	int saved = errno;
+	int saved = errno, fd = choose_fd();
 	va_list ap;
 
 	va_start(ap, fmt);
@@ -41,12 +60,25 @@ void say(const char *fmt, ...)
 	used = strlen(line);
 	line[used++] = '\n';
 	for (size_t done = 0; done < used;) {
-		ssize_t n = write(STDERR_FILENO, line + done, used - done);
+		ssize_t n = write(fd, line + done, used - done);
 		if (n <= 0 && errno != EINTR)
 			break;
 		done += n > 0 ? (size_t)n : 0;
 	}
 	errno = saved;
+}
+
+static void keep_stderr(void)
+{
+	struct stat st;
+
+	if (fstat(STDERR_FILENO, &st))
+		return;
+	report.err_dev = st.st_dev;
+	report.err_ino = st.st_ino;
+	report.err_fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 200);
+	if (report.err_fd < 0)
+		report.err_fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
 }
 
 /* "1.0 GiB" */
@@ -69,6 +101,8 @@ void report_init(void)
 
 	report.pid = preload_active ? (int)raw_getpid() : 0;
 	report.first = first && atoi(first) == report.pid;
+	if (preload_active)
+		keep_stderr();
 }
 
 void report_passed(size_t bytes, const char *why)
@@ -234,7 +268,7 @@ void report_final(void)
 	if (!atomic_compare_exchange_strong(&report.pid, &pid, 0))
 		return;
 	preload_inside++;
-	if (!report.ranges && report.first && !report.refused)
+	if (!report.ranges && report.first && !report.refused && !report.forked)
 		warn_nothing();
 	if (report.ranges && report.pager) {
 		if (preload_policy.report)
@@ -247,10 +281,29 @@ void report_final(void)
 	preload_inside--;
 }
 
-/* A forked child tells nothing unless asked to: it is one of many. It has no statistics file. */
-void report_fork_child(void)
+void report_fork_parent(void)
 {
-	report.pid = report.pid && preload_policy.verbose ? (int)raw_getpid() : 0;
+	report.forked = 1;
+}
+
+/*
+ * A child of a process that is paged already is one of many, and tells nothing unless asked to. A
+ * child from before that may be the daemon that does the work. None keeps the parent's standard
+ * error open: who waits for its end would wait for a daemon's.
+ */
+void report_fork_child(int paged)
+{
+	int silent = paged && !preload_policy.verbose;
+
+	report.pid = preload_active && !silent ? (int)raw_getpid() : 0;
 	report.first = 0;
+	if (report.err_fd > 0)
+		close(report.err_fd);
+	report.err_fd = 0;
+	if (!paged) {
+		policy_stats_file(&preload_policy);
+		return;
+	}
+	report.ranges = report.pieces = report.bytes = 0;
 	preload_policy.stats_file = "";
 }

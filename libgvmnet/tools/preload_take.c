@@ -179,8 +179,7 @@ int take_attach(struct source *source, void *base, size_t bytes, int memfd, unsi
 	report_refused();
 	if (!take.failed)
 		say("%zu MiB of %s memory cannot be taken over (%s): the program is told that "
-		    "there "
-		    "is no memory",
+		    "there is no memory",
 		    bytes / MIB, source->what, strerror(-err));
 	return err;
 }
@@ -228,13 +227,11 @@ int take_quiet(int flags)
 }
 
 /* Undo a mapping that could not be attached; what MAP_FIXED replaced is gone, as mmap may do. */
-void *take_refuse(void *p, size_t len, struct source *source, int err)
+void *take_refuse(void *p, size_t len, struct source *source)
 {
 	raw_munmap(p, len);
 	free(source);
-	return take_fail(err == -ENOMEM || err == -ENOSPC ? ENOMEM
-			 : -err == EPERM                  ? EPERM
-							  : ENOMEM);
+	return take_fail(ENOMEM);
 }
 
 void take_forget(size_t i)
@@ -306,7 +303,7 @@ void take_fork_child(int prepared)
 	pthread_mutex_init(&take.lock, NULL);
 	pthread_mutex_lock(&take.lock);
 	heap_fork_child();
-	report_fork_child();
+	report_fork_child(prepared > 0);
 	if (!prepared)
 		return;
 	int err = gvm_pager_fork_child(take.pager);

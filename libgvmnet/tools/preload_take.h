@@ -54,7 +54,7 @@ int take_reserved(uintptr_t base, size_t len, int prot);
 /* MAP_FAILED with errno. */
 void *take_fail(int err);
 /* Undo a mapping that could not be attached, and its source; MAP_FAILED with errno. */
-void *take_refuse(void *p, size_t len, struct source *source, int err);
+void *take_refuse(void *p, size_t len, struct source *source);
 /* Flags for the system call: nothing is filled in or locked ahead, nothing is promised here. */
 int take_quiet(int flags);
 
