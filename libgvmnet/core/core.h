@@ -150,10 +150,11 @@ struct gvm_worker {
 	struct gvm_prov *prov;
 	struct gvm_worker_config config;
 	struct gvm_options_read opt;
-	int epoll_fd, wake_fd;
+	int epoll_fd, wake_fd, alarm_fd;
 	int pinned, closing, in_round;
 	int no_pwait2;		       /* the kernel is older than epoll_pwait2 */
 	uint64_t now;		       /* 0: not read yet */
+	uint64_t alarm;		       /* when alarm_fd ends a sleep; GVM_NEVER: it does not */
 
 	struct epoll_event *batch;     /* events not yet served are [batch_at, batch_count) */
 	int batch_at, batch_count;

@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 #include "core/core.h"
@@ -27,6 +28,7 @@
 #define NS_PER_MS	1000000ULL
 #define NS_PER_S	1000000000ULL
 #define MAX_HANDSHAKES	1024u /* accepted connections that have not proven themselves */
+#define ALARM_MIN_NS	(20 * NS_PER_MS) /* a nearer end of a sleep is given to the sleep itself */
 #define SPIN_FAILS_MAX	10u   /* 1,024 waits between two tries of a spin that never pays */
 
 /* ---- the clock and jitter ------------------------------------------------------------------ */
@@ -222,7 +224,9 @@ static int dispatch(struct gvm_worker *worker, int count)
 		struct epoll_event *event = &worker->batch[worker->batch_at++];
 		struct gvm_watch *watch = event->data.ptr;
 
-		if (!watch || event->data.ptr == worker)
+		if (event->data.ptr == &worker->alarm)
+			worker->alarm = GVM_NEVER;
+		if (!watch || event->data.ptr == worker || event->data.ptr == &worker->alarm)
 			continue;
 		watch->ready(watch, event->events);
 		served++;
@@ -296,13 +300,15 @@ static void spin_paid(struct gvm_worker *worker)
 /* Returns the number of events; stops at until. */
 static int spin(struct gvm_worker *worker, uint64_t until)
 {
-	uint64_t now = gvm_now(), stop = now + worker->opt.spin_ns;
+	uint64_t now, stop;
 	int served, looks = 0;
 
 	if (worker->spin_skip > 0) {
 		worker->spin_skip--;
 		return 0;
 	}
+	now = gvm_now();
+	stop = now + worker->opt.spin_ns;
 	do {
 		served = worker->ops->progress(worker->prov) + poll_now(worker);
 		if (served || called(worker)) {
@@ -342,19 +348,44 @@ static int epoll_sleep(struct gvm_worker *worker, uint64_t ns)
 	return count;
 }
 
+static int set_alarm(struct gvm_worker *worker, uint64_t when)
+{
+	struct itimerspec spec = { .it_value = { .tv_sec = (time_t)(when / NS_PER_S),
+						 .tv_nsec = (long)(when % NS_PER_S) } };
+
+	if (timerfd_settime(worker->alarm_fd, TFD_TIMER_ABSTIME, &spec, NULL) < 0)
+		return -errno;
+	worker->alarm = when;
+	return 0;
+}
+
+/*
+ * How long a sleep until then may last. A sleep with an end costs the kernel a timer set and cleared,
+ * a microsecond of each short wait; a descriptor that is set once for a time not later than all that
+ * is to come costs nothing. It may end a sleep too early, which finds nothing to do and sleeps on.
+ */
+static uint64_t sleep_limit(struct gvm_worker *worker, uint64_t until)
+{
+	uint64_t now, ns;
+
+	if (until >= worker->alarm)
+		return GVM_NEVER;
+	now = gvm_now();
+	ns = until > now ? until - now : 0;
+	if (ns < ALARM_MIN_NS || set_alarm(worker, until))
+		return ns;
+	return GVM_NEVER;
+}
+
 /* Returns the number of events, negative when a signal has ended the sleep. */
 static int sleep_until(struct gvm_worker *worker, uint64_t until)
 {
-	uint64_t ns = GVM_NEVER;
+	uint64_t ns;
 	int count = 0;
 
 	if (worker->ops->arm(worker->prov))
 		return worker->ops->progress(worker->prov);
-	if (until != GVM_NEVER) {
-		uint64_t now = gvm_now();
-
-		ns = until > now ? until - now : 0;
-	}
+	ns = sleep_limit(worker, until);
 	atomic_store(&worker->sleeping, 1);
 	if (!called(worker))
 		count = epoll_sleep(worker, ns);
@@ -539,7 +570,20 @@ static int open_descriptors(struct gvm_worker *worker)
 		err = -errno;
 		goto close_wake;
 	}
+	worker->alarm_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (worker->alarm_fd < 0) {
+		err = -errno;
+		goto close_wake;
+	}
+	worker->alarm = GVM_NEVER;
+	event.data.ptr = &worker->alarm;
+	if (epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, worker->alarm_fd, &event) < 0) {
+		err = -errno;
+		goto close_alarm;
+	}
 	return 0;
+close_alarm:
+	close(worker->alarm_fd);
 close_wake:
 	close(worker->wake_fd);
 close_epoll:
@@ -549,6 +593,7 @@ close_epoll:
 
 static void close_descriptors(struct gvm_worker *worker)
 {
+	close(worker->alarm_fd);
 	close(worker->wake_fd);
 	close(worker->epoll_fd);
 }
