@@ -161,6 +161,9 @@ struct gvm_worker {
 
 	unsigned spin_skip, spin_fails; /* waits that will not spin; how little spinning pays */
 
+	uint64_t *provider_fds;	       /* a bit for each descriptor that the provider watches */
+	size_t provider_fd_words;
+
 	struct gvm_timers timers;
 	struct gvm_op_list done;       /* ended, status set, user not told */
 	struct gvm_peer *pending;      /* peers with work that waits for the end of upcalls */
@@ -191,6 +194,9 @@ static inline uint64_t gvm_worker_clock(struct gvm_worker *worker)
 }
 /* Below limit (0: 0), uniformly. */
 uint64_t gvm_worker_random(struct gvm_worker *worker, uint64_t limit);
+/* Watches of the provider: as the public ones, and remembered for gvm_worker_abandon. */
+int gvm_worker_watch_provider(struct gvm_worker *worker, struct gvm_watch *watch, uint32_t events);
+void gvm_worker_unwatch_provider(struct gvm_worker *worker, struct gvm_watch *watch);
 extern const struct gvm_host_ops gvm_core_host_ops;
 
 /* ---- peer.c -------------------------------------------------------------------------------- */

@@ -1422,7 +1422,7 @@ static void on_completed(struct gvm_ep *ep, struct gvm_op *op, int status)
 
 static int host_watch(struct gvm_host *host, struct gvm_watch *watch, uint32_t events)
 {
-	return gvm_worker_watch(host->worker, watch, events);
+	return gvm_worker_watch_provider(host->worker, watch, events);
 }
 
 static int host_rewatch(struct gvm_host *host, struct gvm_watch *watch, uint32_t events)
@@ -1432,7 +1432,7 @@ static int host_rewatch(struct gvm_host *host, struct gvm_watch *watch, uint32_t
 
 static void host_unwatch(struct gvm_host *host, struct gvm_watch *watch)
 {
-	gvm_worker_unwatch(host->worker, watch);
+	gvm_worker_unwatch_provider(host->worker, watch);
 }
 
 static uint64_t host_now(struct gvm_host *host)

@@ -87,6 +87,44 @@ void gvm_worker_unwatch(struct gvm_worker *worker, struct gvm_watch *watch)
 			worker->batch[i].data.ptr = NULL;
 }
 
+static int remember(struct gvm_worker *worker, int fd)
+{
+	size_t word = (size_t)fd / 64, words = worker->provider_fd_words ? worker->provider_fd_words : 4;
+	uint64_t *fds;
+
+	while (words <= word)
+		words *= 2;
+	if (words > worker->provider_fd_words) {
+		fds = realloc(worker->provider_fds, words * sizeof(*fds));
+		if (!fds)
+			return -ENOMEM;
+		memset(fds + worker->provider_fd_words, 0,
+		       (words - worker->provider_fd_words) * sizeof(*fds));
+		worker->provider_fds = fds;
+		worker->provider_fd_words = words;
+	}
+	worker->provider_fds[word] |= 1ull << fd % 64;
+	return 0;
+}
+
+int gvm_worker_watch_provider(struct gvm_worker *worker, struct gvm_watch *watch, uint32_t events)
+{
+	int err = watch->fd < 0 ? -EBADF : remember(worker, watch->fd);
+
+	if (err)
+		return err;
+	err = gvm_worker_watch(worker, watch, events);
+	if (err)
+		worker->provider_fds[watch->fd / 64] &= ~(1ull << watch->fd % 64);
+	return err;
+}
+
+void gvm_worker_unwatch_provider(struct gvm_worker *worker, struct gvm_watch *watch)
+{
+	gvm_worker_unwatch(worker, watch);
+	worker->provider_fds[watch->fd / 64] &= ~(1ull << watch->fd % 64);
+}
+
 /* ---- tasks and wakes ----------------------------------------------------------------------- */
 
 static void wake_sleeper(struct gvm_worker *worker)
@@ -647,7 +685,24 @@ void gvm_worker_close(struct gvm_worker *worker)
 	worker->ops->close(worker->prov);
 	gvm_timers_fini(&worker->timers);
 	close_descriptors(worker);
+	free(worker->provider_fds);
 	free(worker->batch);
 	atomic_fetch_sub(&worker->net->workers, 1);
 	free(worker);
+}
+
+/*
+ * The epoll set is shared with the parent: taking a descriptor out of it here would take it out
+ * there too. Closing what this process has of them does not.
+ */
+void gvm_worker_abandon(struct gvm_worker *worker)
+{
+	size_t word, bit;
+
+	for (word = 0; word < worker->provider_fd_words; word++)
+		for (bit = 0; bit < 64; bit++)
+			if (worker->provider_fds[word] >> bit & 1)
+				close((int)(word * 64 + bit));
+	close_descriptors(worker);
+	atomic_fetch_sub(&worker->net->workers, 1);
 }

@@ -11,7 +11,9 @@
 #include <string.h>
 #include <cmocka.h>
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "core/core.h"
 
@@ -952,6 +954,48 @@ static void two_threads(void **state)
 	close_node(&served.node);
 }
 
+/* ---- fork ---------------------------------------------------------------------------------- */
+
+static unsigned open_descriptors(void)
+{
+	unsigned open = 0;
+	int fd;
+
+	for (fd = 3; fd < 1024; fd++)
+		open += fcntl(fd, F_GETFD) >= 0;
+	return open;
+}
+
+/* A child gives up the worker that it has inherited; the parent's goes on as if nothing was. */
+static void child_abandons(void **state)
+{
+	unsigned before = open_descriptors();
+	struct job job = new_job();
+	struct gvm_msg msg = { .type = 64 };
+	struct rig rig;
+	int status;
+	pid_t pid;
+
+	open_rig(&rig);
+	gvm_peer_connect(rig.peer);
+	UNTIL(&rig, rig.client.ready);
+	pid = fork();
+	if (pid == 0) {
+		gvm_worker_abandon(rig.client.worker);
+		gvm_worker_abandon(rig.server.worker);
+		/* tcp's spare descriptor of /dev/null may stay: it is nobody's connection */
+		_exit(open_descriptors() > before + 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_int_equal(gvm_call(rig.peer, &msg, &job.op), 0);
+	UNTIL(&rig, job.done);
+	assert_int_equal(job.status, 0);
+	assert_int_equal(rig.client.ended, 0);
+	close_rig(&rig);
+	assert_int_equal(open_descriptors(), before);
+}
+
 /* ---- strangers over sockets ---------------------------------------------------------------- */
 
 static int dial(unsigned port)
@@ -1078,6 +1122,7 @@ int main(void)
 		TEST(one_completion_each, loop),
 		BOTH(thousand_peers),
 		BOTH(two_threads),
+		TEST(child_abandons, tcp),
 		TEST(silent_strangers_go, tcp),
 		TEST(garbage_ends_one_connection, tcp),
 	};

@@ -177,6 +177,13 @@ int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 struct gvm_net *gvm_worker_net(const struct gvm_worker *worker);
 /* Ends connections; operations under way complete with -ECANCELED before this returns. */
 void gvm_worker_close(struct gvm_worker *worker);
+/*
+ * In a child that fork made: give up a worker of the parent's. Its descriptors are closed in this
+ * process and nowhere else: nothing is sent, no handler is called, its operations never complete.
+ * Its memory is not given back, as another thread may have been in the middle of it; the worker
+ * must not be used again. Async-signal-safe. Watched descriptors of the caller's stay the caller's.
+ */
+void gvm_worker_abandon(struct gvm_worker *worker);
 /* Do what can be done now without waiting. Returns the number of events served. */
 int gvm_worker_progress(struct gvm_worker *worker);
 /*
