@@ -18,11 +18,14 @@
 #define WINDOW_MAX  256u
 #define LOCAL_BYTES (16u << 20) /* of the paged memory that may be here */
 
-static pid_t server;
-static struct gvm_cluster *cluster;
-static struct gvm_net *net;
+/* A memory node with a fresh key, and the net of its client. */
+struct node {
+	pid_t server;
+	struct gvm_cluster *cluster;
+	struct gvm_net *net;
+};
 
-/* ---- what the three have in common: a memory node with a fresh key, and a net ---- */
+/* ---- the memory node ---- */
 
 static int make_key(const char *path)
 {
@@ -44,7 +47,7 @@ static int make_key(const char *path)
 	return err;
 }
 
-static int open_node(const struct bench_opts *opts, const char **why)
+static int open_node(struct node *node, const struct bench_opts *opts, const char **why)
 {
 	char key[512], listen[32], size[32], map[64];
 	char *argv[] = { (char *)opts->memsrv, "--listen", listen,      "--key-file", key,
@@ -63,7 +66,7 @@ static int open_node(const struct bench_opts *opts, const char **why)
 	err = make_key(key);
 	if (err)
 		return err;
-	server = bench_spawn(opts, opts->server_cpu, argv);
+	node->server = bench_spawn(opts, opts->server_cpu, argv);
 	*why = "gvm-memsrv did not start (see its log in the scratch folder)";
 	int probe = bench_connect(port);
 
@@ -72,20 +75,19 @@ static int open_node(const struct bench_opts *opts, const char **why)
 	close(probe);
 	*why = "the net cannot be opened";
 	config.cluster = NULL;
-	err = gvm_cluster_parse(map, strlen(map), "bench", &cluster, NULL);
-	config.cluster = cluster;
-	return err ? err : gvm_net_open(&config, &net);
+	err = gvm_cluster_parse(map, strlen(map), "bench", &node->cluster, NULL);
+	config.cluster = node->cluster;
+	return err ? err : gvm_net_open(&config, &node->net);
 }
 
-static void close_node(void)
+static void close_node(struct node *node)
 {
-	if (net)
-		gvm_net_close(net);
-	net = NULL;
-	if (cluster)
-		gvm_cluster_free(cluster);
-	cluster = NULL;
-	bench_kill(&server);
+	if (node->net)
+		gvm_net_close(node->net);
+	if (node->cluster)
+		gvm_cluster_free(node->cluster);
+	bench_kill(&node->server);
+	*node = (struct node){ 0 };
 }
 
 /* ---- fetch ---- */
@@ -97,6 +99,7 @@ struct slot {
 	char *buf;
 };
 
+static struct node fetch_node;
 static struct gvm_worker *worker;
 static struct gvm_region *region;
 static struct slot slots[WINDOW_MAX];
@@ -148,7 +151,7 @@ static int fetch_start(const struct bench_opts *opts, const char **why)
 	struct gvm_region_config rc = { .name = "bench-fetch",
 					.bytes = (uint64_t)opts->pages * PAGE,
 					.flags = GVM_REGION_CREATE | GVM_REGION_EPHEMERAL };
-	int err = open_node(opts, why);
+	int err = open_node(&fetch_node, opts, why);
 
 	if (err)
 		return err;
@@ -157,7 +160,7 @@ static int fetch_start(const struct bench_opts *opts, const char **why)
 		slots[i].buf = aligned_alloc(PAGE, PAGE);
 	}
 	*why = "the worker or the region cannot be opened";
-	err = gvm_worker_open(net, &config, &worker);
+	err = gvm_worker_open(fetch_node.net, &config, &worker);
 	opened_status = 1;
 	if (!err)
 		err = gvm_region_open(worker, &rc, gvm_now() + 5000000000u, opened, &region);
@@ -237,7 +240,7 @@ static void fetch_stop(void)
 	if (worker)
 		gvm_worker_close(worker);
 	worker = NULL;
-	close_node();
+	close_node(&fetch_node);
 	for (unsigned i = 0; i < WINDOW_MAX; i++)
 		free(slots[i].buf);
 	memset(slots, 0, sizeof(slots));
@@ -254,24 +257,26 @@ const struct contender contender_gvm_fetch = {
 
 /* ---- the pager ---- */
 
+static struct node pager_node;
+static unsigned pager_users; /* contenders that have started it */
 static struct gvm_pager *pager;
 static struct gvm_range *range;
 
-static int pager_start(const struct bench_opts *opts, const char **why, unsigned prefetch)
+/* Both contenders ask the same pager. */
+static int pager_start(const struct bench_opts *opts, const char **why)
 {
 	struct gvm_pager_config config;
 	uint64_t bytes = (uint64_t)opts->pages * PAGE;
-	int err = open_node(opts, why);
+	int err = pager_users++ ? 0 : open_node(&pager_node, opts, why);
 
-	if (err)
+	if (err || range)
 		return err;
 	/* the pager's threads inherit the affinity of the thread that opens it */
 	bench_pin(opts->client_cpu);
 	gvm_pager_config_init(&config);
 	config.local_bytes = LOCAL_BYTES;
-	config.prefetch_pages = prefetch;
 	*why = "the pager cannot be opened (run as root)";
-	err = gvm_pager_open(net, &config, &pager);
+	err = gvm_pager_open(pager_node.net, &config, &pager);
 	if (!err)
 		err = gvm_pager_attach(pager, "bench-pager", NULL, bytes, -1, 0, GVM_ATTACH_ANON,
 				       &range);
@@ -280,11 +285,6 @@ static int pager_start(const struct bench_opts *opts, const char **why, unsigned
 	for (uint32_t i = 0; i < opts->pages; i++)
 		bench_fill((char *)gvm_range_base(range) + (size_t)i * PAGE, i);
 	return gvm_pager_sync(range);
-}
-
-static int fault_start(const struct bench_opts *opts, const char **why)
-{
-	return pager_start(opts, why, 32);
 }
 
 static int touch(uint32_t page)
@@ -321,19 +321,21 @@ static int fault_latency(const struct bench_opts *opts, uint32_t n, uint64_t *ns
 
 static void pager_stop(void)
 {
+	if (--pager_users)
+		return;
 	if (range)
 		gvm_pager_detach(range);
 	range = NULL;
 	if (pager)
 		gvm_pager_close(pager);
 	pager = NULL;
-	close_node();
+	close_node(&pager_node);
 }
 
 const struct contender contender_gvm_fault = {
 	.name = "gvmnet random fault",
 	.what = "a touch of a page that is on the memory node, through the pager",
-	.start = fault_start,
+	.start = pager_start,
 	.latency = fault_latency,
 	.stop = pager_stop,
 };
@@ -355,7 +357,7 @@ static int sequential_throughput(const struct bench_opts *opts, double *per_seco
 const struct contender contender_gvm_sequential = {
 	.name = "gvmnet sequential",
 	.what = "reading the whole paged memory in order, one word a page",
-	.start = fault_start,
+	.start = pager_start,
 	.throughput = sequential_throughput,
 	.stop = pager_stop,
 };
