@@ -155,6 +155,21 @@ static void top(void **state)
 	says("faults                                  1,234,567\n");
 }
 
+static void top_of_a_memory_node(void **state)
+{
+	file("node.json",
+	     "{\"node\": {\"uptime_seconds\": 3600}, \"net\": {\"bytes_sent\": 2048, "
+	     "\"peers_ready\": 3}, "
+	     "\"store\": {\"memory_bytes\": 4096, \"stored_bytes\": 1024, \"limit_bytes\": 4096, "
+	     "\"reserved_bytes\": 4096, \"regions\": 2, \"regions_held\": 1, \"draining\": 1}}");
+	assert_int_equal(gvm("top --once node.json"), 0);
+	says("up 3,600 s, 2 regions, 1 held, 3 connections ready\n");
+	says("stored    [########----------------------] 1.0 KiB of 4.0 KiB\n");
+	says("promised  [##############################] 4.0 KiB of 4.0 KiB\n");
+	says("it is going away (drain)\n");
+	says("net.bytes_sent                            2.0 KiB\n");
+}
+
 static void top_without_luck(void **state)
 {
 	assert_int_equal(gvm("top --once none.json"), 1);
@@ -227,6 +242,7 @@ int main(void)
 		cmocka_unit_test(info_as_json),
 		cmocka_unit_test(info_checks_the_cluster_file),
 		cmocka_unit_test(top),
+		cmocka_unit_test(top_of_a_memory_node),
 		cmocka_unit_test(top_without_luck),
 		cmocka_unit_test(top_of_something_hostile),
 	};

@@ -102,7 +102,7 @@ static int ends_with(const char *name, const char *tail)
 
 static struct shown show_value(const char *name, double value)
 {
-	if (ends_with(name, "bytes"))
+	if (strstr(name, "bytes"))
 		return show_bytes(value);
 	if (ends_with(name, "_ns"))
 		return show_duration(value);
@@ -129,7 +129,7 @@ static double rate(const struct top_source *s, const char *path)
 
 	if (!s->before)
 		return 0;
-	/* Its own clock, where it has one, is nearer to what it says than when that was read. */
+	/* A pager's own clock is nearer to what it says than when that was read. */
 	seconds = number(s->now, "uptime_s") - number(s->before, "uptime_s");
 	if (seconds <= 0)
 		seconds = (double)(s->now_ns - s->before_ns) / 1e9;
@@ -209,6 +209,36 @@ static void show_pager(struct top_out *out, const struct top_source *s)
 		    show_count(number(j, "lost_pages")).text);
 }
 
+/* ---- summing up a memory node -------------------------------------------------------------- */
+
+static int is_node(const json_t *json)
+{
+	return json_object_get(json, "store") != NULL && json_object_get(json, "net") != NULL;
+}
+
+static void show_node(struct top_out *out, const struct top_source *s)
+{
+	const json_t *j = s->now;
+	double memory = number(j, "store.memory_bytes");
+
+	put(out, TOP_PLAIN, "up %s s, %s regions, %s held, %s connections ready",
+	    show_count(number(j, "node.uptime_seconds")).text,
+	    show_count(number(j, "store.regions")).text,
+	    show_count(number(j, "store.regions_held")).text,
+	    show_count(number(j, "net.peers_ready")).text);
+	show_bar(out, "stored", number(j, "store.stored_bytes"), memory);
+	show_bar(out, "promised", number(j, "store.reserved_bytes"),
+		 number(j, "store.limit_bytes"));
+	put(out, TOP_PLAIN, "served    %s fetches/s, %s puts/s",
+	    show_count(rate(s, "net.fetches_served")).text,
+	    show_count(rate(s, "net.puts_served")).text);
+	put(out, TOP_PLAIN, "network   in %s/s, out %s/s",
+	    show_bytes(rate(s, "net.bytes_received")).text,
+	    show_bytes(rate(s, "net.bytes_sent")).text);
+	if (number(j, "store.draining") > 0)
+		put(out, TOP_WARN, "it is going away (drain)");
+}
+
 /* ---- every number -------------------------------------------------------------------------- */
 
 static void show_number(struct top_out *out, const struct top_source *s, const char *path)
@@ -265,6 +295,8 @@ void top_show(struct top_out *out, const struct top_source *s)
 		return;
 	if (is_pager(s->now))
 		show_pager(out, s);
+	else if (is_node(s->now))
+		show_node(out, s);
 	put(out, TOP_HEAD, "%-*s %18s %18s", NAME_WIDTH, "", "now", "change");
 	show_members(out, s, s->now, "", 0);
 }
@@ -278,6 +310,12 @@ void top_show_brief(struct top_out *out, const struct top_source *s, enum top_st
 		    word(s->now, "program"), number(s->now, "pid"), condition(s),
 		    show_bytes(number(s->now, "local_pages") * PAGE).text,
 		    show_count(rate(s, "faults")).text);
+	else if (is_node(s->now))
+		put(out, style, "%-32s %s of %s stored, %s fetches/s, %s puts/s", s->title,
+		    show_bytes(number(s->now, "store.stored_bytes")).text,
+		    show_bytes(number(s->now, "store.memory_bytes")).text,
+		    show_count(rate(s, "net.fetches_served")).text,
+		    show_count(rate(s, "net.puts_served")).text);
 	else
-		put(out, style, "%-32s memory node", s->title);
+		put(out, style, "%s", s->title);
 }
