@@ -20,7 +20,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-enum form { FORM_TEXT, FORM_JSON, FORM_ENVIRONMENT };
+enum form { FORM_TEXT, FORM_JSON, FORM_ENVIRONMENT, FORM_MANUAL };
 
 /* ---- providers ----------------------------------------------------------------------------- */
 
@@ -289,6 +289,54 @@ static void show_environment(const json_t *list)
 	}
 }
 
+/* scdoc would take these for markup. */
+static void show_scdoc(const char *text)
+{
+	for (; *text; text++) {
+		if (strchr("_*\\", *text))
+			putchar('\\');
+		putchar(*text);
+	}
+}
+
+static void show_legal(const json_t *o)
+{
+	const char *choices = text_of(o, "choices"), *type = text_of(o, "type");
+	size_t n;
+
+	if (strcmp(type, "choice") != 0 && strcmp(type, "provider") != 0) {
+		printf("%s%s%s", type, *choices ? ", " : "", choices);
+		return;
+	}
+	for (; *choices; choices += n + (choices[n] == '|')) {
+		n = strcspn(choices, "|");
+		printf("%.*s%s", (int)n, choices, choices[n] ? ", " : "");
+	}
+}
+
+/* The options' part of gvmnet(7), as scdoc reads it. */
+static void show_manual(const json_t *list)
+{
+	const json_t *o;
+	size_t i;
+
+	json_array_foreach(list, i, o)
+	{
+		putchar('*');
+		show_scdoc(text_of(o, "name"));
+		printf("*");
+		if (*text_of(o, "flag"))
+			printf(", *%s*", text_of(o, "flag"));
+		printf("\n\t");
+		show_scdoc(text_of(o, "help"));
+		printf("++\n(");
+		show_legal(o);
+		printf("; default: ");
+		show_scdoc(*text_of(o, "default") ? text_of(o, "default") : "none");
+		printf(")\n\n");
+	}
+}
+
 /* ---- the cluster file ---------------------------------------------------------------------- */
 
 static const char *role_name(unsigned roles)
@@ -360,7 +408,7 @@ static void show_cluster(const json_t *c)
 static void help(void)
 {
 	printf(
-	    "usage: gvm info [--json | -e] [OPTION]...\n\n"
+	    "usage: gvm info [--json | --manual | -e] [OPTION]...\n\n"
 	    "Show the transport providers, userfaultfd, the machine's limits, and each option "
 	    "with\n"
 	    "its type, default and value. With a cluster file (--cluster FILE or GVM_CLUSTER),\n"
@@ -389,6 +437,8 @@ static int print(json_t *all, enum form form)
 		putchar('\n');
 	} else if (form == FORM_ENVIRONMENT) {
 		show_environment(json_object_get(all, "options"));
+	} else if (form == FORM_MANUAL) {
+		show_manual(json_object_get(all, "options"));
 	} else {
 		show(all);
 	}
@@ -416,6 +466,8 @@ int gvm_cmd_info(int argc, char **argv)
 			form = FORM_JSON;
 		else if (strcmp(argv[i], "-e") == 0)
 			form = FORM_ENVIRONMENT;
+		else if (strcmp(argv[i], "--manual") == 0)
+			form = FORM_MANUAL;
 		else
 			return gvm_usage(argv, i);
 	}
