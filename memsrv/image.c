@@ -1043,16 +1043,18 @@ static int open_contents(struct image *image, unsigned flags)
 			image->path);
 		return -EMEDIUMTYPE;
 	}
-	if (st.st_mode & (S_IRWXG | S_IRWXO))
-		gvm_log(GVM_LOG_WARN, "image %s may be used by others than its owner: chmod 600 %s",
-			image->path, image->path);
 	err = read_at(image, super, st.st_size < BLOCK ? (size_t)st.st_size : BLOCK, 0);
 	if (err)
 		return io_error(image, "read it", err);
 	if (unfinished(image, super, (uint64_t)st.st_size))
 		return format(image);
 	err = super_check(image, super);
-	return err ? err : open_existing(image, flags);
+	if (err)
+		return err;
+	if (st.st_mode & (S_IRWXG | S_IRWXO))
+		gvm_log(GVM_LOG_WARN, "image %s may be used by others than its owner: chmod 600 %s",
+			image->path, image->path);
+	return open_existing(image, flags);
 }
 
 static int open_locked(struct image *image)

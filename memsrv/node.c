@@ -178,8 +178,7 @@ static enum node_exit listen_failed(int err)
 	switch (err) {
 	case -EACCES:
 		if (!has_key() && !gvm_option_number("GVM_INSECURE"))
-			return NODE_KEY; /* the library has said so */
-		gvm_log(GVM_LOG_ERROR, "a port below 1024 needs a privilege: choose another with --listen");
+			return NODE_KEY;
 		return NODE_ADDRESS;
 	case -EADDRINUSE:
 	case -EADDRNOTAVAIL:
@@ -282,15 +281,15 @@ static void say_ready(const struct node *n)
 		at += (size_t)snprintf(line + at, sizeof(line) - at, "%s%s%s%s:%u", i ? ", " : "",
 				       v6 ? "[" : "", a->host, v6 ? "]" : "", a->port);
 	}
-	fprintf(stderr, "%sgvm-memsrv: listening on %s, %.1f GiB for slabs, %s, image %s\n",
-		getenv("JOURNAL_STREAM") ? SD_NOTICE : "", line,
-		(double)s->memory / (double)(UINT64_C(1) << 30),
-		has_key() ? "key required" : "no key", s->image ? s->image : "none");
 	if (n->metrics)
 		fprintf(stderr, "%sgvm-memsrv: metrics at http://%s%s%s:%u/metrics\n",
 			getenv("JOURNAL_STREAM") ? SD_NOTICE : "",
 			strchr(s->metrics.host, ':') ? "[" : "", s->metrics.host,
 			strchr(s->metrics.host, ':') ? "]" : "", s->metrics.port);
+	fprintf(stderr, "%sgvm-memsrv: listening on %s, %.1f GiB for slabs, %s, image %s\n",
+		getenv("JOURNAL_STREAM") ? SD_NOTICE : "", line,
+		(double)s->memory / (double)(UINT64_C(1) << 30),
+		has_key() ? "key required" : "no key", s->image ? s->image : "none");
 	sd_notifyf(0, "READY=1\nSTATUS=listening on %s", line);
 }
 

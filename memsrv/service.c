@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <netdb.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -345,25 +346,45 @@ static void *run(void *arg)
 	return NULL;
 }
 
+/* Is there such a host at all? If not, the library has said so. */
+static int resolves(const char *host)
+{
+	struct addrinfo *ai;
+
+	if (getaddrinfo(host, NULL, NULL, &ai))
+		return 0;
+	freeaddrinfo(ai);
+	return 1;
+}
+
+static void explain(const struct address *a, int err)
+{
+	if (err == -EADDRINUSE)
+		gvm_log(GVM_LOG_ERROR,
+			"%s port %u is in use by another program: stop it, or choose another address "
+			"with --listen",
+			a->host, a->port);
+	else if (err == -EACCES && a->port > 0 && a->port < 1024)
+		gvm_log(GVM_LOG_ERROR,
+			"port %u needs a privilege that this user lacks: choose one from 1024 on",
+			a->port);
+	else if (err == -EADDRNOTAVAIL && resolves(a->host))
+		gvm_log(GVM_LOG_ERROR, "%s is not an address of this machine: see --listen", a->host);
+	else if (err != -EACCES && err != -EADDRNOTAVAIL)
+		gvm_log(GVM_LOG_ERROR, "cannot listen on %s port %u: %s", a->host, a->port,
+			strerror(-err));
+}
+
 static int worker_listen(struct service *service, struct worker *w)
 {
 	for (unsigned i = 0; i < service->config.listens; i++) {
 		struct address *a = &service->config.listen[i];
 		int err = gvm_worker_listen(w->worker, a->host, a->port, &a->port);
 
-		if (err == -EADDRINUSE)
-			gvm_log(GVM_LOG_ERROR,
-				"%s port %u is in use by another program: stop it, or choose another "
-				"address with --listen",
-				a->host, a->port);
-		else if (err == -EADDRNOTAVAIL)
-			gvm_log(GVM_LOG_ERROR, "%s is not an address of this machine: see --listen",
-				a->host);
-		else if (err && err != -EACCES)
-			gvm_log(GVM_LOG_ERROR, "cannot listen on %s port %u: %s", a->host, a->port,
-				strerror(-err));
-		if (err)
+		if (err) {
+			explain(a, err);
 			return err;
+		}
 	}
 	return 0;
 }
