@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The region client against real memory nodes: three gvm-memsrv processes over tcp with a key and
+ * an image file each. They are killed in the middle and started again, with and without their data,
+ * stopped and continued; the contents are held against the model throughout.
+ */
+#include <fcntl.h>
+#include <libgen.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/region_client.h"
+
+#define NODES 3
+
+static char folder[] = "/tmp/gvm-region-XXXXXX", key_file[64], program[4096], map[256];
+static struct {
+	pid_t pid;
+	unsigned port;
+} node[NODES];
+
+static void progress(void)
+{
+	gvm_worker_wait(worker, MS);
+}
+
+static unsigned free_port(void)
+{
+	struct sockaddr_in at = { .sin_family = AF_INET,
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof at;
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
+	close(fd);
+	return ntohs(at.sin_port);
+}
+
+static void image_name(unsigned i, char *name, size_t room)
+{
+	snprintf(name, room, "%s/image-%u", folder, i);
+}
+
+static void start(unsigned i)
+{
+	char listen[64], image[64];
+	pid_t parent = getpid();
+
+	snprintf(listen, sizeof listen, "127.0.0.1:%u", node[i].port);
+	image_name(i, image, sizeof image);
+	node[i].pid = fork();
+	assert_true(node[i].pid >= 0);
+	if (node[i].pid)
+		return;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() == parent)
+		execl(program, program, "--listen", listen, "--key-file", key_file, "--memory",
+		      "64M", "--image", image, "--workers", "2", "--log", "error", (char *)NULL);
+	_exit(127);
+}
+
+static void kill_node(unsigned i, int signal)
+{
+	int status;
+
+	if (node[i].pid <= 0)
+		return;
+	kill(node[i].pid, signal);
+	assert_int_equal(waitpid(node[i].pid, &status, 0), node[i].pid);
+	node[i].pid = 0;
+}
+
+static void wipe(unsigned i)
+{
+	char image[64];
+
+	image_name(i, image, sizeof image);
+	unlink(image);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	told_count = 0;
+	lost_ok = 0;
+	model_reset();
+	for (unsigned i = 0; i < NODES; i++) {
+		wipe(i);
+		start(i);
+	}
+	client_start("tcp", map, key_file);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	client_stop();
+	for (unsigned i = 0; i < NODES; i++) {
+		kill_node(i, SIGKILL);
+		wipe(i);
+	}
+	return 0;
+}
+
+/* Kill -9 one after the other, each back on its image a moment later. */
+static unsigned kills, down = NODES;
+static uint64_t up_at;
+
+static void kill_some(void)
+{
+	if (down < NODES && gvm_now() >= up_at) {
+		start(down);
+		down = NODES;
+	}
+	if (!kills || down < NODES || rnd(300))
+		return;
+	kills--;
+	down = (unsigned)rnd(NODES);
+	kill_node(down, SIGKILL);
+	up_at = gvm_now() + rnd(30) * MS;
+}
+
+/* What was acknowledged is there, whatever was killed meanwhile. */
+static void test_killed(void **state)
+{
+	(void)state;
+	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), 0);
+	kills = 4;
+	play(3, 2500, kill_some);
+	if (down < NODES)
+		start(down);
+	down = NODES;
+	assert_int_equal(kills, 0);
+	check_model();
+	/* and for another client, after an end in order */
+	close_region();
+	for (unsigned i = 0; i < NODES; i++) {
+		kill_node(i, SIGTERM);
+		start(i);
+	}
+	client_stop();
+	client_start("tcp", map, key_file);
+	assert_int_equal(open_region("vm1", 0, 0), 0);
+	assert_int_equal(gvm_region_pages(region), M_PAGES);
+	check_model();
+}
+
+/* One node loses its image: its pages fail, nobody else's, and none is made up. */
+static void test_lost(void **state)
+{
+	unsigned lost = 0;
+
+	(void)state;
+	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), 0);
+	play(4, 1500, NULL);
+	kill_node(1, SIGKILL);
+	wipe(1);
+	start(1);
+	lost_ok = 1;
+	check_model();
+	for (uint64_t s = 0; s < M_SLABS; s++) {
+		uint16_t at;
+		uint8_t buf[PAGE];
+		int rc = fetch(s * SLAB_PAGES, 1, buf);
+
+		assert_int_equal(gvm_place(cluster, gvm_region_id(region), s, 1, &at), 1);
+		assert_int_equal(rc, at == 1 ? -EIO : 0);
+		lost += rc != 0;
+	}
+	assert_true(lost > 0 && lost < M_SLABS);
+	assert_int_equal(told[told_count - 1].why, -EIO);
+	close_region();
+	/* nor is it taken for a new one by who opens it next */
+	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), -EIO);
+}
+
+/* A node that stands still: deadlines hold, and afterwards all is as it was. */
+static void test_stopped(void **state)
+{
+	struct result all[M_SLABS];
+	uint8_t buf[M_SLABS][PAGE];
+	unsigned late = 0;
+
+	(void)state;
+	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), 0);
+	for (uint64_t s = 0; s < M_SLABS; s++)
+		put_version(s * SLAB_PAGES, s + 1);
+	kill(node[2].pid, SIGSTOP);
+	for (uint64_t s = 0; s < M_SLABS; s++) {
+		prepare(&all[s], 200 * MS);
+		assert_int_equal(gvm_region_fetch(region, s * SLAB_PAGES, 1, buf[s], &all[s].op),
+				 0);
+	}
+	for (uint64_t s = 0; s < M_SLABS; s++) {
+		UNTIL(all[s].done);
+		late += all[s].status == -ETIMEDOUT;
+		assert_true(all[s].status == 0 || all[s].status == -ETIMEDOUT);
+	}
+	assert_true(late > 0 && late < M_SLABS);
+	kill(node[2].pid, SIGCONT);
+	for (uint64_t s = 0; s < M_SLABS; s++)
+		expect_version(s * SLAB_PAGES, s + 1);
+}
+
+/* One client at a time; a reader cannot write. */
+static void test_held(void **state)
+{
+	struct gvm_region *first;
+	struct gvm_worker *first_worker = worker;
+	struct gvm_net *first_net = net;
+	struct gvm_cluster *first_cluster = cluster;
+	uint8_t buf[PAGE] = { 1 };
+	struct result r;
+
+	(void)state;
+	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), 0);
+	put_version(0, 1);
+	first = region;
+	client_start("tcp", map, key_file);
+	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), -EBUSY);
+	client_stop();
+	worker = first_worker;
+	net = first_net;
+	cluster = first_cluster;
+	region = first;
+	expect_version(0, 1);
+	close_region();
+	UNTIL(open_region("vm1", 0, GVM_REGION_READONLY) == 0);
+	expect_version(0, 1);
+	prepare(&r, GVM_NEVER);
+	assert_int_equal(gvm_region_put(region, 0, 1, buf, &r.op), -EPERM);
+}
+
+static int done_ok(struct result *r, int posted)
+{
+	return await(r, posted);
+}
+
+/* Clone, discard, resize and delete do what they say. */
+static void test_wide(void **state)
+{
+	struct gvm_region_config config = { .name = "child", .placed_as = "vm1" };
+	struct gvm_region *source;
+	struct result r;
+
+	(void)state;
+	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), 0);
+	for (uint64_t p = 0; p < M_PAGES; p += 3)
+		put_version(p, p + 1);
+	prepare(&r, 5000 * MS);
+	assert_int_equal(done_ok(&r, gvm_region_clone(region, "child", 0, &r.op)), 0);
+	for (uint64_t p = 0; p < M_PAGES; p += 6)
+		put_version(p, 7777);
+	assert_int_equal(discard(10, M_PAGES - 20), 0);
+	for (uint64_t p = 0; p < M_PAGES; p++)
+		expect_version(p, p % 3 || (p >= 10 && p < M_PAGES - 10) ? 0
+				  : p % 6                                ? p + 1
+									 : 7777);
+	source = region;
+	assert_int_equal(open_with(&config), 0);
+	for (uint64_t p = 0; p < M_PAGES; p++)
+		expect_version(p, p % 3 ? 0 : p + 1);
+	put_version(1, 5);
+	close_region();
+	region = source;
+	expect_version(1, 0);
+	prepare(&r, 5000 * MS);
+	assert_int_equal(done_ok(&r, gvm_region_resize(region, 100 * SLAB, &r.op)), 0);
+	put_version(100 * SLAB_PAGES - 1, 9);
+	expect_version(0, 7777);
+	prepare(&r, 5000 * MS);
+	assert_int_equal(done_ok(&r, gvm_region_resize(region, 2 * SLAB, &r.op)), 0);
+	expect_version(0, 7777);
+	prepare(&r, 5000 * MS);
+	assert_int_equal(done_ok(&r, gvm_region_resize(region, 100 * SLAB, &r.op)), 0);
+	expect_version(100 * SLAB_PAGES - 1, 0);
+	/* more than the nodes have: refused, and as before */
+	prepare(&r, 5000 * MS);
+	assert_int_equal(done_ok(&r, gvm_region_resize(region, 100000ull * SLAB, &r.op)), -ENOSPC);
+	expect_version(0, 7777);
+	put_version(99 * SLAB_PAGES, 4);
+	expect_version(99 * SLAB_PAGES, 4);
+	prepare(&r, 5000 * MS);
+	assert_int_equal(done_ok(&r, gvm_region_delete(region, &r.op)), 0);
+	gvm_region_close(region);
+	assert_int_equal(open_region("vm1", 0, 0), -ENOENT);
+}
+
+static void remove_folder(void)
+{
+	for (unsigned i = 0; i < NODES; i++)
+		wipe(i);
+	unlink(key_file);
+	rmdir(folder);
+}
+
+static int prepare_all(void)
+{
+	char self[4000];
+	ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
+	int fd, at = 0;
+
+	if (len < 0 || !mkdtemp(folder))
+		return -1;
+	self[len] = 0;
+	snprintf(program, sizeof program, "%s/gvm-memsrv", dirname(self));
+	snprintf(key_file, sizeof key_file, "%s/key", folder);
+	fd = open(key_file, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	if (fd < 0 || write(fd, "0123456789abcdef0123456789abcdef", 32) != 32)
+		return -1;
+	close(fd);
+	for (unsigned i = 0; i < NODES; i++) {
+		node[i].port = free_port();
+		at += snprintf(map + at, sizeof map - (size_t)at, "%u 127.0.0.1 %u role=memory\n",
+			       i, node[i].port);
+	}
+	return access(program, X_OK);
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(test_killed), T(test_lost), T(test_stopped), T(test_held), T(test_wide),
+	};
+	int rc;
+
+	if (prepare_all()) {
+		fprintf(stderr, "%s: %s\n", program, strerror(errno));
+		return 1;
+	}
+	if (!getenv("GVM_LOG"))
+		gvm_log_set_level(GVM_LOG_ERROR);
+	rc = cmocka_run_group_tests(tests, NULL, NULL);
+	remove_folder();
+	return rc;
+}
