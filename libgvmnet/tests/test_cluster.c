@@ -55,7 +55,7 @@ static void well_formed(void **state)
 	struct gvm_cluster *c = parse("# a cluster\n"
 				      "cluster lab-1.north\r\n"
 				      "\n"
-				      "  7\tnode7.example.org  65535   # the last one\n"
+				      "  7\tnode7.ex-am_ple.AZaz09  65535   # the last one\n"
 				      "0 10.0.0.1 1 weight=1 role=both\r\n"
 				      "3 [2001:db8::3] 9999 role=compute\n"
 				      "2 2001:db8::2 9999 role=memory weight=1000000#x\n"
@@ -64,7 +64,7 @@ static void well_formed(void **state)
 		{ 0, "10.0.0.1", 1, GVM_ROLE_MEMORY | GVM_ROLE_COMPUTE, 1 },
 		{ 2, "2001:db8::2", 9999, GVM_ROLE_MEMORY, 1000000 },
 		{ 3, "2001:db8::3", 9999, GVM_ROLE_COMPUTE, 100 },
-		{ 7, "node7.example.org", 65535, GVM_ROLE_MEMORY, 100 },
+		{ 7, "node7.ex-am_ple.AZaz09", 65535, GVM_ROLE_MEMORY, 100 },
 		{ 10239, "fe80::1%eth0", 9999, GVM_ROLE_MEMORY, 100 },
 	};
 	size_t i;
@@ -263,6 +263,29 @@ static void golden_placement(void **state)
 
 #define SLABS 20000
 
+/* The answers for 20,000 slabs on 40 uneven nodes, folded into one number (FNV-1a over the ids). */
+static void golden_sum(void **state)
+{
+	char text[40 * 32];
+	uint64_t sum = 14695981039346656037ull;
+	struct gvm_cluster *c;
+	unsigned i, slab;
+	uint16_t got[3];
+	int len = 0;
+
+	for (i = 0; i < 40; i++)
+		len +=
+		    sprintf(text + len, "%u a %u weight=%u\n", i * 7, i + 1, 1 + i * i * 37 % 999);
+	c = parse(text);
+	for (slab = 0; slab < SLABS; slab++) {
+		assert_int_equal(gvm_place(c, 0xabcdef, slab, 3, got), 3);
+		for (i = 0; i < 3; i++)
+			sum = (sum ^ got[i]) * 1099511628211ull;
+	}
+	assert_true(sum == 0xbdd35eecf198e3aaull);
+	gvm_cluster_free(c);
+}
+
 static void shares_follow_weights(void **state)
 {
 	static const unsigned weights[] = { 100, 100, 200, 400, 50, 1 };
@@ -375,6 +398,7 @@ int main(void)
 		cmocka_unit_test(full_size),
 		cmocka_unit_test(files),
 		cmocka_unit_test(golden_placement),
+		cmocka_unit_test(golden_sum),
 		cmocka_unit_test(shares_follow_weights),
 		cmocka_unit_test(small_regions_spread),
 		cmocka_unit_test(only_its_slabs_move),

@@ -132,6 +132,7 @@ static void illegal_values(void **state)
 		{ "GVM_POLL_CPUS", "1," },
 		{ "GVM_POLL_CPUS", "3-1" },
 		{ "GVM_POLL_CPUS", "a" },
+		{ "GVM_POLL_CPUS", "1024" },
 		{ "GVM_POLL_CPUS", "99999" },
 		{ "GVM_POLL_CPUS", "1-" },
 		{ "GVM_UNREACHABLE", "wait" },
@@ -163,6 +164,8 @@ static void legal_values(void **state)
 	assert_int_equal(gvm_option_number("GVM_INSECURE"), 1);
 	assert_int_equal(gvm_option_set("GVM_INSECURE", "off"), 0);
 	assert_int_equal(gvm_option_number("GVM_INSECURE"), 0);
+	assert_int_equal(gvm_option_set("GVM_POLL_CPUS", "0-1023"), 0);
+	assert_int_equal(gvm_option_set("GVM_POLL_CPUS", ""), 0);
 	assert_int_equal(gvm_option_set("GVM_LOG", "debug"), 0);
 	assert_int_equal(gvm_log_level(), GVM_LOG_DEBUG);
 	assert_int_equal(gvm_option_set("GVM_LOG", "warn"), 0);
@@ -239,6 +242,8 @@ static void bytes(void **state)
 		{ "256MiB", 0, 256ull << 20 },
 		{ "1.5G", 0, 3ull << 29 },
 		{ "0.25T", 0, 1ull << 38 },
+		{ "1.0K", 0, 1024 },
+		{ "1.90K", 0, 1945 },
 		{ "1.999999999K", 0, 2047 },
 		{ "16777215T", 0, 16777215ull << 40 },
 		{ "16777216T", -ERANGE, 0 },
