@@ -4,6 +4,7 @@
  * cluster file with and without mistakes, and "top" over a pager's statistics, hostile ones
  * included. Runs the program itself, as a person would.
  */
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,7 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -186,9 +187,24 @@ static void top_without_luck(void **state)
 	says("\":\" is neither a file, nor HOST:PORT, nor a node's id");
 	assert_int_equal(gvm("top --interval x"), 2);
 	assert_int_equal(gvm("top --nonsense"), 2);
-	/* Nobody listens on port 1. */
-	assert_int_equal(gvm("top --once 127.0.0.1:1"), 1);
-	says("127.0.0.1:1 does not answer: ");
+}
+
+/* A port that is taken but not listened on refuses every connection. */
+static void top_of_a_node_that_is_not_there(void **state)
+{
+	struct sockaddr_in at = { .sin_family = AF_INET,
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(at);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char text[64];
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
+	snprintf(text, sizeof(text), "top --once 127.0.0.1:%u", ntohs(at.sin_port));
+	assert_int_equal(gvm(text), 1);
+	snprintf(text, sizeof(text), "127.0.0.1:%u does not answer: ", ntohs(at.sin_port));
+	says(text);
+	close(fd);
 }
 
 static void top_of_something_hostile(void **state)
@@ -244,6 +260,7 @@ int main(void)
 		cmocka_unit_test(top),
 		cmocka_unit_test(top_of_a_memory_node),
 		cmocka_unit_test(top_without_luck),
+		cmocka_unit_test(top_of_a_node_that_is_not_there),
 		cmocka_unit_test(top_of_something_hostile),
 	};
 
