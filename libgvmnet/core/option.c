@@ -102,7 +102,7 @@ static const struct gvm_option table[] = {
 	TEXT("GVM_RUN_MATCH", "--match", "",
 	     "Patterns (a,b) of names of files or memfds whose shared mappings are taken over, "
 	     "whatever "
-	     "their size; empty: memfds, from --min on."),
+	     "their size; empty: memfds and unlinked files in tmpfs, from --min on."),
 	{ "GVM_RUN_SHARED", "--shared", "bool", "0",
 	  "Take over shared anonymous mappings, too; a forked child then has none of them.", NULL,
 	  0, 1 },

@@ -126,7 +126,7 @@ uintptr_t table_fit(const struct table *table, size_t bytes, size_t align);
 struct policy {
 	uint64_t min;	    /* bytes of the smallest mapping taken */
 	uint64_t malloc_min; /* of the smallest malloc block; 0: off */
-	const char *match;  /* patterns of file names, comma between; "": memfds only */
+	const char *match;  /* patterns of file names, comma between; "": nameless ones in memory */
 	int shared;	    /* take shared anonymous memory */
 	int load;	    /* take files that hold data, and read it in */
 	int verbose, report;

@@ -173,6 +173,13 @@ static const char *why_not(int fd, const struct stat *st, off_t off, size_t len)
 	return NULL;
 }
 
+/* In memory, and no other process can open it by a name: a memfd, or a tmpfs file unlinked already.
+ * One with a name may be there to be shared. */
+static int unnamed(const struct stat *st, const struct statfs *fs, const char *path)
+{
+	return !strncmp(path, "/memfd:", 7) || (fs->f_type == TMPFS_MAGIC && !st->st_nlink);
+}
+
 void *take_file(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 {
 	char path[512], link[32];
@@ -185,7 +192,7 @@ void *take_file(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 	ssize_t n = readlink(link, path, sizeof path - 1);
 	path[n > 0 ? n : 0] = 0;
 	int wanted = *preload_policy.match ? policy_match(preload_policy.match, path)
-					   : !strncmp(path, "/memfd:", 7);
+					   : unnamed(&st, &fs, path);
 	if (!wanted || fs.f_type == HUGETLBFS_MAGIC) {
 		report_passed(len, "of a file that --match does not name");
 		return raw_mmap(addr, len, prot, flags, fd, off);

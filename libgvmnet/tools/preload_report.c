@@ -21,10 +21,12 @@ static struct {
 	_Atomic(int) pid; /* that reports; 0: it has */
 	int first;        /* this is the process that gvm run became */
 	struct gvm_pager *pager;
-	_Atomic(uint64_t) ranges, pieces;
+	_Atomic(uint64_t) ranges, mappings;
 	_Atomic(uint64_t) bytes;   /* of ranges */
 	_Atomic(uint64_t) largest; /* mapping that was not taken */
 	const char *_Atomic why;
+	_Atomic(uint64_t) left; /* the same of those that an option would have taken */
+	const char *_Atomic why_left;
 	_Atomic(int) refused; /* a mapping failed: that was said */
 	int forked;           /* while nothing was taken over: a child may do the work */
 	int err_fd;           /* standard error as it was, or 0 */
@@ -111,6 +113,10 @@ void report_passed(size_t bytes, const char *why)
 		report.largest = bytes;
 		report.why = why;
 	}
+	if (bytes >= preload_policy.min && bytes > report.left && why && strstr(why, "--")) {
+		report.left = bytes;
+		report.why_left = why;
+	}
 }
 
 void report_refused(void)
@@ -122,12 +128,12 @@ void report_took(const struct source *source, uintptr_t base, size_t bytes, int 
 {
 	char size[32];
 
-	if (piece) {
-		report.pieces++;
-	} else {
+	if (!piece) {
 		report.ranges++;
 		report.bytes += bytes;
 	}
+	if (!source->pool || piece)
+		report.mappings++;
 	if (preload_policy.verbose)
 		say("took over %s at %#lx (%s) %s region %s", human(bytes, size, sizeof size),
 		    (unsigned long)base, source->what, piece ? "in" : "as", source->name);
@@ -157,8 +163,7 @@ static void write_stats(FILE *out, struct gvm_pager *pager)
 		(double)(gvm_now() - report.began) / 1e9);
 	fprintf(out, "\"local_bytes\":%llu,\"mappings\":%llu,\"taken_bytes\":%llu,",
 		(unsigned long long)gvm_option_number("GVM_LOCAL"),
-		(unsigned long long)(report.ranges + report.pieces),
-		(unsigned long long)report.bytes);
+		(unsigned long long)report.mappings, (unsigned long long)report.bytes);
 	fputs("\"latency\":{", out);
 	write_latency(out, "all", &latency.all, ",");
 	write_latency(out, "remote", &latency.remote, ",");
@@ -241,9 +246,8 @@ static void print_report(void)
 
 	gvm_pager_stats(report.pager, &s, &latency);
 	uint64_t near = s.faults > s.faults_remote ? s.faults - s.faults_remote : 0;
-	say("took over %llu ranges, %s, for %llu mappings; %s of it may be local",
-	    (unsigned long long)report.ranges, human(report.bytes, size, sizeof size),
-	    (unsigned long long)(report.pieces ? report.pieces : report.ranges),
+	say("took over %s in %llu mappings; at most %s of it local",
+	    human(report.bytes, size, sizeof size), (unsigned long long)report.mappings,
 	    human(gvm_option_number("GVM_LOCAL"), local, sizeof local));
 	say("%llu faults, p50 %.1f us, p99 %.1f us; %.1f %% did not wait for a memory node",
 	    (unsigned long long)s.faults, (double)gvm_hist_percentile(all, 0.5) / 1e3,
@@ -253,6 +257,9 @@ static void print_report(void)
 	    (unsigned long long)s.fetched_pages, human(s.fetched_bytes, in, sizeof in),
 	    (unsigned long long)s.prefetched_pages, (unsigned long long)s.prefetch_used,
 	    (unsigned long long)s.written_pages, human(s.written_bytes, out, sizeof out));
+	if (report.left)
+		say("left local: a mapping of %s, because it is %s",
+		    human(report.left, size, sizeof size), report.why_left);
 	if (s.lost_pages || s.unreachable_zeroed || s.unreachable_sigbus)
 		say("LOST: %llu pages lost, %llu read as zeros, %llu ended in SIGBUS",
 		    (unsigned long long)s.lost_pages, (unsigned long long)s.unreachable_zeroed,
@@ -304,6 +311,6 @@ void report_fork_child(int paged)
 		policy_stats_file(&preload_policy);
 		return;
 	}
-	report.ranges = report.pieces = report.bytes = 0;
+	report.ranges = report.mappings = report.bytes = 0;
 	preload_policy.stats_file = "";
 }
