@@ -45,6 +45,17 @@ start_node() {
 	return 1
 }
 
+# http PATH: what the node's metrics server at $metrics_port answers
+metrics_port=
+http() {
+	{
+		exec 3<>"/dev/tcp/127.0.0.1/$metrics_port"
+		printf 'GET /%s HTTP/1.0\r\n\r\n' "$1" >&3
+		timeout 10 sed '1,/^\r*$/d' <&3
+		exec 3>&-
+	} 2>/dev/null
+}
+
 # kill_node: as the kernel or a power cut would, without a word
 kill_node() {
 	kill -KILL "$node_pid"
