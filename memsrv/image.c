@@ -20,12 +20,12 @@
 
 #include <gvmnet/gvmnet.h>
 
-#define MAGIC	      "gvmnet-image\r\n\x1a"
+#define MAGIC         "gvmnet-image\r\n\x1a"
 #define MAGIC_LEN     16u
-#define VERSION	      1u
-#define BLOCK	      4096u
+#define VERSION       1u
+#define BLOCK         4096u
 #define STATE_OFF     4096u
-#define STATES	      2u
+#define STATES        2u
 #define REGION_OFF    (UINT64_C(64) << 10)
 #define REGION_LEN    256u
 #define REGION_CAP    65536u
@@ -33,10 +33,10 @@
 #define INDEX_LEN     32u
 #define INDEX_CAP     (1u << 24)
 #define DATA_OFF      (UINT64_C(1) << 30)
-#define UNIT	      (UINT64_C(64) << 10)
-#define CHUNK	      (UINT64_C(1) << 30)
+#define UNIT          (UINT64_C(64) << 10)
+#define CHUNK         (UINT64_C(1) << 30)
 #define DATA_MAX      (UINT64_C(1) << 46) /* bytes of extents */
-#define NO_SLOT	      UINT32_MAX
+#define NO_SLOT       UINT32_MAX
 #define SLAB_PAGE_MIN 16u
 #define SLAB_PAGE_MAX (1u << 18)
 
@@ -45,7 +45,7 @@ struct table {
 	const char *what;
 	uint64_t off;
 	uint32_t record, cap;
-	uint32_t pages;	 /* of 4 KiB, as the state says */
+	uint32_t pages;  /* of 4 KiB, as the state says */
 	uint32_t *spare; /* stack of free record numbers */
 	size_t spares, room;
 };
@@ -69,10 +69,10 @@ struct image {
 	char boot[40];
 	int no_holes; /* the file system cannot punch or allocate: zeros are written */
 
-	uint64_t *busy;	   /* bitmap of units in use */
-	uint64_t units;	   /* bits in it */
-	uint64_t first;	   /* no unit below is free */
-	void **chunk;	   /* where each GiB of extents is mapped */
+	uint64_t *busy; /* bitmap of units in use */
+	uint64_t units; /* bits in it */
+	uint64_t first; /* no unit below is free */
+	void **chunk;   /* where each GiB of extents is mapped */
 	size_t chunks;
 
 	/* from image_open to image_walk */
@@ -233,10 +233,11 @@ static int super_check(const struct image *image, const uint8_t *b)
 	if (!sealed(b, BLOCK, 0))
 		return damaged(image, "the superblock", 0);
 	if (get32(b + 24) != VERSION) {
-		gvm_log(GVM_LOG_ERROR,
-			"image %s has format %u; this program reads format %u: use the version that "
-			"wrote it",
-			image->path, get32(b + 24), VERSION);
+		gvm_log(
+		    GVM_LOG_ERROR,
+		    "image %s has format %u; this program reads format %u: use the version that "
+		    "wrote it",
+		    image->path, get32(b + 24), VERSION);
 		return -EPROTONOSUPPORT;
 	}
 	super_encode(mine);
@@ -484,8 +485,8 @@ int image_region_write(struct image *image, uint32_t slot, const struct image_re
 	return err ? io_error(image, "write a region's record", err) : 0;
 }
 
-int image_region_add(struct image *image, const struct image_region *region,
-		     enum image_state state, uint32_t *slot)
+int image_region_add(struct image *image, const struct image_region *region, enum image_state state,
+		     uint32_t *slot)
 {
 	uint32_t n;
 	int err;
@@ -638,8 +639,8 @@ static int write_zeros(const struct image *image, uint64_t off, uint64_t len)
 	int err = 0;
 
 	for (uint64_t done = 0; done < len && !err; done += sizeof(zeros))
-		err = write_at(image, zeros, len - done < sizeof(zeros) ? len - done : sizeof(zeros),
-			       off + done);
+		err = write_at(image, zeros,
+			       len - done < sizeof(zeros) ? len - done : sizeof(zeros), off + done);
 	return err;
 }
 
@@ -737,8 +738,9 @@ int image_extent_get(struct image *image, uint64_t len, uint64_t *extent, void *
 		*extent = unit * UNIT;
 		goto out;
 	}
-	gvm_log(GVM_LOG_WARN, "image %s: no room for a slab of %" PRIu64 " KiB: %s; free disk space",
-		image->path, len >> 10, strerror(-err));
+	gvm_log(GVM_LOG_WARN,
+		"image %s: no room for a slab of %" PRIu64 " KiB: %s; free disk space", image->path,
+		len >> 10, strerror(-err));
 	punch(image, DATA_OFF + unit * UNIT, len);
 give:
 	units_give(image, unit, len / UNIT);
@@ -817,8 +819,9 @@ static int entry_verdict(const struct image *image, const struct entry *e)
 static int load_entry(struct image *image, const uint8_t *b, uint32_t n)
 {
 	uint64_t off = record_off(&image->index, n);
-	struct entry e = { .place = n, .slot = get32(b + 4), .slab = get64(b + 8),
-			   .extent = get64(b + 16) };
+	struct entry e = {
+		.place = n, .slot = get32(b + 4), .slab = get64(b + 8), .extent = get64(b + 16)
+	};
 	int verdict;
 
 	if (!sealed(b, INDEX_LEN, off))
@@ -1022,10 +1025,11 @@ static int open_existing(struct image *image, unsigned flags)
 				image->path);
 			return format(image);
 		}
-		gvm_log(GVM_LOG_WARN,
-			"image %s: the machine went down with it in use; pages stored after the last "
-			"sync may be old (--trust-image)",
-			image->path);
+		gvm_log(
+		    GVM_LOG_WARN,
+		    "image %s: the machine went down with it in use; pages stored after the last "
+		    "sync may be old (--trust-image)",
+		    image->path);
 	}
 	return load(image, &st);
 }
@@ -1066,7 +1070,8 @@ static int open_locked(struct image *image)
 		return 0;
 	if (errno != EWOULDBLOCK)
 		return io_error(image, "lock it", -errno);
-	gvm_log(GVM_LOG_ERROR, "image %s is in use by another gvm-memsrv: stop it, or name another file",
+	gvm_log(GVM_LOG_ERROR,
+		"image %s is in use by another gvm-memsrv: stop it, or name another file",
 		image->path);
 	return -EBUSY;
 }
@@ -1098,10 +1103,12 @@ int image_open(const char *path, unsigned flags, struct image **image)
 		return err;
 	img->fd = -1;
 	pthread_mutex_init(&img->lock, NULL);
-	img->regions = (struct table){ .what = "region table", .off = REGION_OFF,
-				       .record = REGION_LEN, .cap = REGION_CAP };
-	img->index = (struct table){ .what = "slab index", .off = INDEX_OFF,
-				     .record = INDEX_LEN, .cap = INDEX_CAP };
+	img->regions = (struct table){
+		.what = "region table", .off = REGION_OFF, .record = REGION_LEN, .cap = REGION_CAP
+	};
+	img->index = (struct table){
+		.what = "slab index", .off = INDEX_OFF, .record = INDEX_LEN, .cap = INDEX_CAP
+	};
 	img->path = strdup(path);
 	if (!img->path)
 		goto fail;

@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 #define CONNECTIONS 64u
-#define IDLE_S	    10u
-#define REGIONS	    1000u
+#define IDLE_S      10u
+#define REGIONS     1000u
 
 struct metrics {
 	struct MHD_Daemon *daemon;
@@ -63,7 +63,8 @@ static enum MHD_Result plain(struct MHD_Connection *c, unsigned status, const ch
 		      MHD_RESPMEM_PERSISTENT);
 }
 
-static enum MHD_Result send_page(struct metrics *m, struct MHD_Connection *c, const struct page *page)
+static enum MHD_Result send_page(struct metrics *m, struct MHD_Connection *c,
+				 const struct page *page)
 {
 	unsigned status = MHD_HTTP_OK;
 	char *text = NULL;
@@ -114,7 +115,7 @@ static void bound_port(int fd, struct address *at)
 		struct sockaddr_storage any;
 		struct sockaddr_in v4;
 		struct sockaddr_in6 v6;
-	} addr;
+	} addr = { 0 };
 	socklen_t len = sizeof(addr);
 
 	if (getsockname(fd, (struct sockaddr *)&addr, &len))
@@ -138,8 +139,8 @@ static int listen_socket(struct address *at)
 	fd = listen_at(ai);
 	freeaddrinfo(ai);
 	if (fd < 0)
-		gvm_log(GVM_LOG_ERROR, "--metrics: cannot listen on %s port %u: %s", at->host, at->port,
-			strerror(-fd));
+		gvm_log(GVM_LOG_ERROR, "--metrics: cannot listen on %s port %u: %s", at->host,
+			at->port, strerror(-fd));
 	else
 		bound_port(fd, at);
 	return fd;

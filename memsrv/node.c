@@ -20,7 +20,7 @@
 #include "metrics.h"
 #include "store.h"
 
-#define TICK_NS	     100000000L
+#define TICK_NS      100000000L
 #define MAX_SESSIONS 65536u
 
 struct node {
@@ -74,18 +74,44 @@ static void raise_file_limit(void)
 	setrlimit(RLIMIT_NOFILE, &files);
 }
 
+/* The memory that this process's control group may have; UINT64_MAX: no bound, or none to be seen.
+ */
+static uint64_t group_limit(void)
+{
+	char line[512], path[600];
+	unsigned long long limit;
+	uint64_t found = UINT64_MAX;
+	FILE *f = fopen("/proc/self/cgroup", "re");
+
+	path[0] = 0;
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, "0::", 3)) {
+			line[strcspn(line, "\n")] = 0;
+			snprintf(path, sizeof(path), "/sys/fs/cgroup%s/memory.max", line + 3);
+		}
+	if (f)
+		fclose(f);
+	f = path[0] ? fopen(path, "re") : NULL;
+	if (f && fscanf(f, "%llu", &limit) == 1)
+		found = limit;
+	if (f)
+		fclose(f);
+	return found;
+}
+
 static void warn_of_memory(const struct settings *s)
 {
+	uint64_t there = group_limit();
 	struct sysinfo info;
-	uint64_t there;
 
 	if (s->image || sysinfo(&info))
 		return;
-	there = (uint64_t)info.totalram * info.mem_unit;
+	if (there > (uint64_t)info.totalram * info.mem_unit)
+		there = (uint64_t)info.totalram * info.mem_unit;
 	if (s->memory > there)
 		gvm_log(GVM_LOG_WARN,
-			"--memory is %" PRIu64 " MiB and the machine has %" PRIu64
-			": when it is used up, the kernel will kill a process",
+			"--memory is %" PRIu64 " MiB, and this process may have %" PRIu64
+			" MiB: when they are used up the kernel kills it; lower --memory",
 			s->memory >> 20, there >> 20);
 }
 
@@ -135,9 +161,9 @@ static enum node_exit open_net(struct node *n)
 		return NODE_OK;
 	if (err == -ENOMEM)
 		gvm_log(GVM_LOG_ERROR, "out of memory");
-	return err == -EINVAL || err == -EPROTONOSUPPORT ? NODE_USAGE :
-	       has_key()				  ? NODE_KEY :
-							    NODE_FAILED;
+	return err == -EINVAL || err == -EPROTONOSUPPORT ? NODE_USAGE
+	       : has_key()                               ? NODE_KEY
+							 : NODE_FAILED;
 }
 
 static enum node_exit open_image(struct node *n)
@@ -207,7 +233,8 @@ static enum node_exit open_metrics(struct node *n)
 {
 	if (!n->settings->has_metrics)
 		return NODE_OK;
-	return metrics_open(n->service, &n->settings->metrics, &n->metrics) ? NODE_ADDRESS : NODE_OK;
+	return metrics_open(n->service, &n->settings->metrics, &n->metrics) ? NODE_ADDRESS
+									    : NODE_OK;
 }
 
 /* ---- syncing ------------------------------------------------------------------------------- */
@@ -302,8 +329,8 @@ static void serve(struct node *n)
 		store_tick(n->store);
 }
 
-/* Nothing new; what clients have under way may end, for drain_ms or until they have let go. A second
- * signal cuts it short. */
+/* Nothing new; what clients have under way may end, for drain_ms or until they have let go. A
+ * second signal cuts it short. */
 static void drain(struct node *n)
 {
 	const struct timespec tick = { 0, TICK_NS / 5 };
@@ -321,9 +348,9 @@ static void drain(struct node *n)
 
 static enum node_exit open_all(struct node *n)
 {
-	static enum node_exit (*const steps[])(struct node *) = {
-		open_cluster, open_net, open_image, open_store, open_service, open_metrics, start_syncer
-	};
+	static enum node_exit (*const steps[])(
+	    struct node *) = { open_cluster, open_net,     open_image,  open_store,
+			       open_service, open_metrics, start_syncer };
 	enum node_exit status = NODE_OK;
 
 	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]) && status == NODE_OK; i++) {

@@ -127,7 +127,8 @@ static int on_region_list(struct service *service, const struct gvm_msg *msg, st
 {
 	struct gvm_region_entry entries[REGIONS_MAX];
 	int more;
-	uint32_t n = store_region_list(service->config.store, msg->page, REGIONS_MAX, entries, &more);
+	uint32_t n =
+	    store_region_list(service->config.store, msg->page, REGIONS_MAX, entries, &more);
 
 	for (uint32_t i = 0; i < n; i++)
 		gvm_region_entry_encode(out->body + (size_t)i * GVM_REGION_ENTRY_LEN, &entries[i]);
@@ -212,7 +213,8 @@ static void on_message(void *arg, struct gvm_peer *peer, const struct gvm_msg *m
 	if (status)
 		out.msg.length = 0;
 	out.msg.body = out.body;
-	/* A reply that cannot be sent ends the connection, in the library; there is no more to do. */
+	/* A reply that cannot be sent ends the connection, in the library; there is no more to do.
+	 */
 	gvm_reply(peer, msg->xid, status, &out.msg);
 }
 
@@ -268,7 +270,8 @@ void service_prometheus(struct service *service, FILE *out)
 	gvm_counters_prometheus(out, "gvm_net", counters, n, &net);
 	fprintf(out,
 		"# HELP gvm_memsrv_info This node.\n# TYPE gvm_memsrv_info gauge\n"
-		"gvm_memsrv_info{version=\"%s\",transport=\"%s\",incarnation=\"%016" PRIx64 "\"} 1\n"
+		"gvm_memsrv_info{version=\"%s\",transport=\"%s\",incarnation=\"%016" PRIx64
+		"\"} 1\n"
 		"# HELP gvm_memsrv_uptime_seconds Since the node was started.\n"
 		"# TYPE gvm_memsrv_uptime_seconds gauge\ngvm_memsrv_uptime_seconds %.3f\n",
 		gvm_version(), gvm_net_transport(service->config.net),
@@ -360,16 +363,18 @@ static int resolves(const char *host)
 static void explain(const struct address *a, int err)
 {
 	if (err == -EADDRINUSE)
-		gvm_log(GVM_LOG_ERROR,
-			"%s port %u is in use by another program: stop it, or choose another address "
-			"with --listen",
-			a->host, a->port);
+		gvm_log(
+		    GVM_LOG_ERROR,
+		    "%s port %u is in use by another program: stop it, or choose another address "
+		    "with --listen",
+		    a->host, a->port);
 	else if (err == -EACCES && a->port > 0 && a->port < 1024)
 		gvm_log(GVM_LOG_ERROR,
 			"port %u needs a privilege that this user lacks: choose one from 1024 on",
 			a->port);
 	else if (err == -EADDRNOTAVAIL && resolves(a->host))
-		gvm_log(GVM_LOG_ERROR, "%s is not an address of this machine: see --listen", a->host);
+		gvm_log(GVM_LOG_ERROR, "%s is not an address of this machine: see --listen",
+			a->host);
 	else if (err != -EACCES && err != -EADDRNOTAVAIL)
 		gvm_log(GVM_LOG_ERROR, "cannot listen on %s port %u: %s", a->host, a->port,
 			strerror(-err));

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WORKERS_MAX 64u
+#define WORKERS_MAX  64u
 #define DEFAULT_PORT 9999u
 
 /* An option: how it is written, what it takes, what it does. set: 0, or -1 where the value makes no
@@ -136,9 +136,9 @@ static int set_metrics(struct settings *s, const char *value)
 
 static int set_huge(struct settings *s, const char *value)
 {
-	static const char *const words[] = { [HUGE_NEVER] = "never",
-					     [HUGE_AUTO] = "auto",
-					     [HUGE_ALWAYS] = "always" };
+	static const char *const words[] = {
+		[HUGE_NEVER] = "never", [HUGE_AUTO] = "auto", [HUGE_ALWAYS] = "always"
+	};
 
 	for (int i = HUGE_NEVER; i <= HUGE_ALWAYS; i++)
 		if (!strcmp(value, words[i])) {
@@ -152,12 +152,15 @@ static int set_huge(struct settings *s, const char *value)
 
 static const struct row rows[] = {
 	{ NULL, NULL, "Where and who", NULL, NULL, NULL },
-	{ "listen", "HOST:PORT", "accept clients here; may be given again. [::1]:9999, *:9999; port 0: "
+	{ "listen", "HOST:PORT",
+	  "accept clients here; may be given again. [::1]:9999, *:9999; port 0: "
 	  "any. Default: this node's line in the cluster file, else 127.0.0.1:9999",
-	  set_listen, NULL, "HOST:PORT, as 127.0.0.1:9999, [::1]:9999 or *:9999, at most 16 times" },
-	{ "key-file", "FILE", "the pre-shared key, not readable by others (openssl rand -hex 32 > "
-	  "FILE; chmod 600 FILE); without one only loopback is listened on", NULL, "GVM_KEY_FILE",
-	  NULL },
+	  set_listen, NULL,
+	  "HOST:PORT, as 127.0.0.1:9999, [::1]:9999 or *:9999, at most 16 times" },
+	{ "key-file", "FILE",
+	  "the pre-shared key, not readable by others (openssl rand -hex 32 > "
+	  "FILE; chmod 600 FILE); without one only loopback is listened on",
+	  NULL, "GVM_KEY_FILE", NULL },
 	{ "insecure", NULL, "listen beyond loopback although there is no key", NULL, "GVM_INSECURE",
 	  NULL },
 	{ "cluster", "FILE", "the cluster file; clients with another one are refused", NULL,
@@ -170,26 +173,35 @@ static const struct row rows[] = {
 	{ NULL, NULL, "How much", NULL, NULL, NULL },
 	{ "memory", "SIZE", "memory to offer, as 8G or 512M; default 1G", set_memory, NULL,
 	  "a number of bytes from 1M on, such as 512M or 8G" },
-	{ "overcommit", "R", "promise R times as much to regions (default 1: a write-back never meets "
-	  "a full node; above, it may)", set_overcommit, NULL, "a ratio from 1 to 1000, such as 1.5" },
+	{ "overcommit", "R",
+	  "promise R times as much to regions (default 1: a write-back never meets "
+	  "a full node; above, it may)",
+	  set_overcommit, NULL, "a ratio from 1 to 1000, such as 1.5" },
 	{ "region-quota", "SIZE", "most memory that one region may have here; default: no bound",
 	  set_quota, NULL, "a number of bytes such as 4G" },
 	{ "max-regions", "N", "most regions; default 4096", set_max_regions, NULL,
 	  "a whole number from 1 to 65536" },
-	{ "huge", "WHEN", "huge pages: never; auto: for a slab whose pages have all been written "
+	{ "huge", "WHEN",
+	  "huge pages: never; auto: for a slab whose pages have all been written "
 	  "(default, so a page never written costs nothing); always: from the first write, which "
-	  "then costs 2 MiB", set_huge, NULL, "never, auto or always" },
+	  "then costs 2 MiB",
+	  set_huge, NULL, "never, auto or always" },
 	{ NULL, NULL, "What stays", NULL, NULL, NULL },
-	{ "image", "FILE", "keep the memory in this file, so that it outlives the process", set_image,
-	  NULL, "a file's name" },
-	{ "sync-interval", "S", "write the image to the disk each S seconds; default 0: leave it to "
-	  "the kernel", set_sync, NULL, "seconds from 0 to 86400" },
-	{ "trust-image", NULL, "take the image's regions over even after the machine has died with "
-	  "the node running; pages stored after the last sync may then be old", set_trust, NULL,
-	  NULL },
+	{ "image", "FILE", "keep the memory in this file, so that it outlives the process",
+	  set_image, NULL, "a file's name" },
+	{ "sync-interval", "S",
+	  "write the image to the disk each S seconds; default 0: leave it to "
+	  "the kernel",
+	  set_sync, NULL, "seconds from 0 to 86400" },
+	{ "trust-image", NULL,
+	  "take the image's regions over even after the machine has died with "
+	  "the node running; pages stored after the last sync may then be old",
+	  set_trust, NULL, NULL },
 	{ NULL, NULL, "Operation", NULL, NULL, NULL },
-	{ "metrics", "[HOST:]PORT", "HTTP: /metrics (Prometheus), /json, /healthz; on loopback unless "
-	  "HOST says otherwise", set_metrics, NULL, "PORT or HOST:PORT" },
+	{ "metrics", "[HOST:]PORT",
+	  "HTTP: /metrics (Prometheus), /json, /healthz; on loopback unless "
+	  "HOST says otherwise",
+	  set_metrics, NULL, "PORT or HOST:PORT" },
 	{ "drain-ms", "MS", "after SIGTERM, wait so long for clients to let go; default 1000",
 	  set_drain, NULL, "milliseconds from 0 to 3600000" },
 	{ "log", "LEVEL", "error, warn (default), info or debug", NULL, "GVM_LOG", NULL },
@@ -227,9 +239,10 @@ static void wrap(FILE *out, const char *text)
 
 void settings_help(FILE *out)
 {
-	fputs("gvm-memsrv: a memory node. It keeps regions of memory for clients on other machines.\n"
-	      "\n  gvm-memsrv --listen 127.0.0.1:9999 --key-file KEY --memory 8G\n",
-	      out);
+	fputs(
+	    "gvm-memsrv: a memory node. It keeps regions of memory for clients on other machines.\n"
+	    "\n  gvm-memsrv --listen 127.0.0.1:9999 --key-file KEY --memory 8G\n",
+	    out);
 	for (size_t i = 0; i < ROWS; i++) {
 		char left[40];
 
@@ -239,7 +252,8 @@ void settings_help(FILE *out)
 		}
 		if (!rows[i].help)
 			continue;
-		snprintf(left, sizeof(left), "--%s %s", rows[i].name, rows[i].arg ? rows[i].arg : "");
+		snprintf(left, sizeof(left), "--%s %s", rows[i].name,
+			 rows[i].arg ? rows[i].arg : "");
 		fprintf(out, "  %-24s", left);
 		wrap(out, rows[i].help);
 	}

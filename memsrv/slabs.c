@@ -4,8 +4,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define BITS 4u
-#define FAN (1u << BITS)
+#define BITS       4u
+#define FAN        (1u << BITS)
 #define MAX_HEIGHT 16u /* 64-bit indexes */
 
 struct slab_node {
@@ -112,7 +112,8 @@ static void *next_below(const struct slab_node *node, unsigned level, uint64_t *
 		void *found;
 
 		if (i != digit(*index, level))
-			*index = (*index & ~((low << BITS) | (FAN - 1))) | ((uint64_t)i << (BITS * level));
+			*index = (*index & ~((low << BITS) | (FAN - 1))) |
+				 ((uint64_t)i << (BITS * level));
 		if (!node->child[i])
 			continue;
 		found = level ? next_below(node->child[i], level - 1, index) : node->child[i];

@@ -102,8 +102,7 @@ int storage_new(struct storage_pool *pool, uint64_t len, struct storage **storag
 	return 0;
 }
 
-int storage_load(struct storage_pool *pool, uint64_t len, uint64_t extent,
-		 struct storage **storage)
+int storage_load(struct storage_pool *pool, uint64_t len, uint64_t extent, struct storage **storage)
 {
 	struct storage *st = alloc(pool, len);
 	void *at;
@@ -166,7 +165,8 @@ void storage_forget(struct storage *storage)
 void storage_discard(struct storage *storage, uint64_t offset, uint64_t len)
 {
 	if (storage->pool->image) {
-		image_extent_zero(storage->pool->image, storage->extent, offset, len, storage->base);
+		image_extent_zero(storage->pool->image, storage->extent, offset, len,
+				  storage->base);
 		return;
 	}
 	if (storage->huge) {
@@ -208,7 +208,8 @@ static int all_written(const struct storage *st)
 	uint64_t entry[512], first = (uintptr_t)st->base / GVM_PAGE_SIZE;
 
 	for (uint64_t at = 0; at < st->len / GVM_PAGE_SIZE; at += 512) {
-		uint64_t n = st->len / GVM_PAGE_SIZE - at < 512 ? st->len / GVM_PAGE_SIZE - at : 512;
+		uint64_t n =
+		    st->len / GVM_PAGE_SIZE - at < 512 ? st->len / GVM_PAGE_SIZE - at : 512;
 
 		if (pread(st->pool->pagemap, entry, n * 8, (off_t)((first + at) * 8)) !=
 		    (ssize_t)(n * 8))

@@ -16,9 +16,9 @@
 #include "image.h"
 #include "slabs.h"
 
-#define BUCKETS	 4096u
+#define BUCKETS  4096u
 #define NO_IMAGE UINT32_MAX
-#define MS	 UINT64_C(1000000)
+#define MS       UINT64_C(1000000)
 #define RETRY_NS (10000 * MS) /* between tries to delete what the image would not delete */
 
 /* Keys of one region that are given out or still in use: one reference each, and the region's. */
@@ -37,7 +37,7 @@ struct key {
 struct slab {
 	struct storage *storage;
 	struct key *key; /* NULL: nobody has asked for it since the hold began */
-	uint32_t place;	 /* record in the image's index */
+	uint32_t place;  /* record in the image's index */
 };
 
 /* One session has one region open. */
@@ -55,9 +55,10 @@ struct region {
 	char name[GVM_WIRE_NAME_MAX + 1];
 	uint64_t id, generation, holder;
 	uint64_t pages, share, reserved, used; /* the last three in slabs */
-	uint64_t linger_until;		       /* 0: does not linger */
+	uint64_t linger_until;                 /* 0: does not linger */
 	uint64_t version; /* changes with whatever would make a clone another one */
-	uint64_t clone_of, clone_version; /* generation and version of the source; 0: none, or opened */
+	uint64_t clone_of,
+	    clone_version; /* generation and version of the source; 0: none, or opened */
 	uint32_t slab_pages, flags, linger_ms, sessions;
 	uint32_t slot; /* record in the image */
 	struct slab_map slabs;
@@ -77,7 +78,7 @@ struct store {
 	pthread_mutex_t lock;
 	TAILQ_HEAD(, region) regions;
 	LIST_HEAD(, region) buckets[BUCKETS];
-	uint64_t reserved; /* bytes */
+	uint64_t reserved;             /* bytes */
 	uint64_t sweep_id, sweep_slab; /* where the search for slabs to remake of huge pages is */
 	struct store_stats stats;
 
@@ -245,8 +246,9 @@ static int reserve(struct store *store, struct region *r, uint64_t slabs)
 	if (quota && r->reserved * slab_bytes(r) + bytes > quota)
 		return no_space(store, r, bytes, "a region may not have more; see --region-quota");
 	if (store->reserved > store->config.limit || bytes > store->config.limit - store->reserved)
-		return no_space(store, r, bytes,
-				"raise --memory, delete regions, or promise more with --overcommit");
+		return no_space(
+		    store, r, bytes,
+		    "raise --memory, delete regions, or promise more with --overcommit");
 	if (bytes && disk_full(store, bytes))
 		return no_space(store, r, bytes, "the image's disk is too full");
 	store->reserved += bytes;
@@ -547,8 +549,8 @@ static struct region *find(struct store *store, uint64_t id)
 	struct region *r;
 
 	LIST_FOREACH(r, &store->buckets[id % BUCKETS], bucket)
-		if (r->id == id)
-			return expire(store, r) ? NULL : r;
+	if (r->id == id)
+		return expire(store, r) ? NULL : r;
 	return NULL;
 }
 
@@ -557,8 +559,8 @@ static struct hold *hold_of(const struct session *s, const struct region *r)
 	struct hold *h;
 
 	LIST_FOREACH(h, &r->holds, in_region)
-		if (h->session == s)
-			return h;
+	if (h->session == s)
+		return h;
 	return NULL;
 }
 
@@ -582,8 +584,8 @@ static int writable(const struct region *r)
 	const struct hold *h;
 
 	LIST_FOREACH(h, &r->holds, in_region)
-		if (!h->readonly)
-			return 1;
+	if (!h->readonly)
+		return 1;
 	return 0;
 }
 
@@ -1166,7 +1168,8 @@ static int clone_locked(struct session *s, uint64_t id, const struct gvm_region_
 	if (err)
 		return err;
 	r = find(store, req->id);
-	/* Asked again because the answer was lost: nothing has changed since, so it is the answer. */
+	/* Asked again because the answer was lost: nothing has changed since, so it is the answer.
+	 */
 	if (r && (r->clone_of != src->generation || r->clone_version != src->version))
 		return refuse(store, -EEXIST);
 	if (!r) {
@@ -1201,7 +1204,8 @@ uint32_t store_region_list(struct store *store, uint64_t skip, uint32_t want,
 	uint32_t n = 0;
 
 	pthread_mutex_lock(&store->lock);
-	TAILQ_FOREACH(r, &store->regions, order) {
+	TAILQ_FOREACH(r, &store->regions, order)
+	{
 		if (skip) {
 			skip--;
 			continue;
@@ -1222,8 +1226,10 @@ uint32_t store_region_list(struct store *store, uint64_t skip, uint32_t want,
 	return n;
 }
 
-#define FIELD(field, unit, help, gauge) \
-	{ #field, unit, help, offsetof(struct store_stats, field), gauge }
+#define FIELD(field, unit, help, gauge)                                                            \
+	{                                                                                          \
+#field, unit, help, offsetof(struct store_stats, field), gauge                     \
+	}
 static const struct gvm_counter counters[] = {
 	FIELD(memory_bytes, "bytes", "memory that slabs may take", 1),
 	FIELD(limit_bytes, "bytes", "memory that may be promised to regions", 1),
@@ -1247,7 +1253,8 @@ static const struct gvm_counter counters[] = {
 	FIELD(discarded_pages, "pages", "pages discarded", 0),
 	FIELD(expired, "operations", "holds that ended because the client did not come back", 0),
 	FIELD(refused_space, "operations", "requests refused for want of space", 0),
-	FIELD(refused_busy, "operations", "requests refused because another client holds the region", 0),
+	FIELD(refused_busy, "operations",
+	      "requests refused because another client holds the region", 0),
 	FIELD(refused_other, "operations", "requests refused for another reason", 0),
 };
 
@@ -1268,7 +1275,8 @@ void store_stats(struct store *store, struct store_stats *stats)
 	stats->reserved_bytes = store->reserved;
 	stats->stored_bytes = atomic_load(&store->pool.bytes);
 	stats->huge_bytes = atomic_load(&store->pool.huge_bytes);
-	TAILQ_FOREACH(r, &store->regions, order) {
+	TAILQ_FOREACH(r, &store->regions, order)
+	{
 		stats->regions_held += r->sessions ? 1 : 0;
 		stats->regions_lingering += r->linger_until ? 1 : 0;
 	}
@@ -1282,7 +1290,7 @@ uint32_t store_sessions(struct store *store)
 
 	pthread_mutex_lock(&store->lock);
 	TAILQ_FOREACH(r, &store->regions, order)
-		n += r->sessions;
+	n += r->sessions;
 	pthread_mutex_unlock(&store->lock);
 	return n;
 }
@@ -1348,8 +1356,8 @@ static struct slab *sweep_next(struct store *store)
 	struct slab *sl;
 
 	TAILQ_FOREACH(at, &store->regions, order)
-		if (at->id == store->sweep_id)
-			r = at;
+	if (at->id == store->sweep_id)
+		r = at;
 	if (!r) {
 		r = TAILQ_FIRST(&store->regions);
 		store->sweep_slab = 0;
@@ -1375,7 +1383,8 @@ static void sweep(struct store *store)
 	int err = sl ? storage_collapse(sl->storage) : 0;
 
 	if (err == -EINVAL || err == -EPERM) {
-		gvm_log(GVM_LOG_INFO, "the kernel makes no huge pages on request; going on without");
+		gvm_log(GVM_LOG_INFO,
+			"the kernel makes no huge pages on request; going on without");
 		store->pool.huge = HUGE_NEVER;
 	}
 }
@@ -1469,7 +1478,8 @@ static int take_over(struct store *store)
 	}
 	if (store->reserved > store->config.limit)
 		gvm_log(GVM_LOG_WARN,
-			"image %s: its regions were promised %" PRIu64 " MiB, more than the %" PRIu64
+			"image %s: its regions were promised %" PRIu64
+			" MiB, more than the %" PRIu64
 			" MiB of --memory; no new region is accepted",
 			image_path(store->config.image), store->reserved >> 20,
 			store->config.limit >> 20);

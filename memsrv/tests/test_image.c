@@ -24,11 +24,11 @@
 #include "store.h"
 
 #define SLAB_PAGES 16u
-#define SLAB	   (SLAB_PAGES * 4096u)
+#define SLAB       (SLAB_PAGES * 4096u)
 #define DATA_OFF   (UINT64_C(1) << 30)
-#define ALICE	   UINT64_C(0xA11CE)
-#define BOB	   UINT64_C(0xB0B)
-#define SEC	   UINT64_C(1000000000)
+#define ALICE      UINT64_C(0xA11CE)
+#define BOB        UINT64_C(0xB0B)
+#define SEC        UINT64_C(1000000000)
 
 static char dir[64], path[96];
 static struct image *image;
@@ -43,8 +43,11 @@ static uint64_t id_of(const char *name)
 
 static int up_flags(unsigned flags)
 {
-	struct store_config c = { .incarnation = 1, .memory = 256 * SLAB, .limit = 512 * SLAB,
-				  .max_regions = 100, .max_sessions = 10 };
+	struct store_config c = { .incarnation = 1,
+				  .memory = 256 * SLAB,
+				  .limit = 512 * SLAB,
+				  .max_regions = 100,
+				  .max_sessions = 10 };
 	int err = image_open(path, flags, &image);
 
 	if (err)
@@ -442,7 +445,8 @@ static int on_small_disk(void)
 	n--;
 	assert_true(n >= 20 && n < 32);
 	for (unsigned i = 0; i < n; i++)
-		for (unsigned p = 0; p < SLAB_PAGES; p++) /* a write to a page without blocks: SIGBUS */
+		for (unsigned p = 0; p < SLAB_PAGES;
+		     p++) /* a write to a page without blocks: SIGBUS */
 			assert_int_equal(put_page("vm", i * SLAB_PAGES + p, (int)i + 1), 0);
 	assert_int_equal(store_region_delete(alice, id_of("vm")), 0);
 	assert_int_equal(make("vm", 100 * SLAB_PAGES), 0);
@@ -483,9 +487,9 @@ static void a_full_disk_is_an_answer(void **state)
  * each page is what was acknowledged, or, for the one operation that was under way, the page
  * before or after it.
  */
-#define REGIONS	  4
-#define SLABS	  6
-#define PAGES	  (SLABS * SLAB_PAGES)
+#define REGIONS 4
+#define SLABS   6
+#define PAGES   (SLABS * SLAB_PAGES)
 
 enum op { NONE, CREATE, DELETE, CLONE, WRITE, DISCARD, RESIZE };
 

@@ -110,11 +110,11 @@ static void ready(struct node *n)
 	n->http = at ? (unsigned)atoi(at + 17) : 0;
 }
 
-#define START(n, ...) \
-	do { \
-		const char *const args_[] = { __VA_ARGS__, NULL }; \
-		spawn(n, args_); \
-		ready(n); \
+#define START(n, ...)                                                                              \
+	do {                                                                                       \
+		const char *const args_[] = { __VA_ARGS__, NULL };                                 \
+		spawn(n, args_);                                                                   \
+		ready(n);                                                                          \
 	} while (0)
 
 /* Ends in order: exit status 0 and no complaint of a sanitizer. */
@@ -146,7 +146,8 @@ struct client {
 
 static void client_open(struct client *c, unsigned port, const char *key_file)
 {
-	struct gvm_net_config config = { .transport = "tcp", .node = GVM_NODE_NONE,
+	struct gvm_net_config config = { .transport = "tcp",
+					 .node = GVM_NODE_NONE,
 					 .key_file = key_file };
 	struct gvm_worker_config wc = { .cpu = -1 };
 	char map[64];
@@ -194,8 +195,12 @@ static struct answer answer;
 static int call(struct client *c, uint8_t type, uint64_t region, uint64_t page, uint64_t arg,
 		const void *body, uint32_t len)
 {
-	struct gvm_msg msg = { .type = type, .region = region, .page = page, .arg = arg,
-			       .body = body, .length = len };
+	struct gvm_msg msg = { .type = type,
+			       .region = region,
+			       .page = page,
+			       .arg = arg,
+			       .body = body,
+			       .length = len };
 	int err;
 
 	memset(&answer, 0, sizeof(answer));
@@ -212,8 +217,11 @@ static int call(struct client *c, uint8_t type, uint64_t region, uint64_t page, 
 
 static int raw_open(struct client *c, const char *name, uint64_t pages, uint32_t flags)
 {
-	struct gvm_region_open req = { .pages = pages, .share_slabs = (pages + 15) / 16,
-				       .slab_pages = 16, .page_size = 4096, .flags = flags };
+	struct gvm_region_open req = { .pages = pages,
+				       .share_slabs = (pages + 15) / 16,
+				       .slab_pages = 16,
+				       .page_size = 4096,
+				       .flags = flags };
 	uint8_t body[GVM_REGION_OPEN_LEN];
 
 	snprintf(req.name, sizeof(req.name), "%s", name);
@@ -231,13 +239,14 @@ static void region_opened(void *arg, struct gvm_region *region, int status)
 
 static int region_open(struct client *c, const char *name, uint64_t bytes, uint32_t flags)
 {
-	struct gvm_region_config config = { .name = name, .bytes = bytes, .slab_bytes = 64 << 10,
-					    .flags = flags };
+	struct gvm_region_config config = {
+		.name = name, .bytes = bytes, .slab_bytes = 64 << 10, .flags = flags
+	};
 
 	region_status = 1;
-	assert_int_equal(gvm_region_open(c->worker, &config, gvm_now() + 20 * SEC, region_opened,
-					 &c->region),
-			 0);
+	assert_int_equal(
+	    gvm_region_open(c->worker, &config, gvm_now() + 20 * SEC, region_opened, &c->region),
+	    0);
 	while (region_status == 1)
 		gvm_worker_wait(c->worker, SEC / 10);
 	return region_status;
@@ -285,7 +294,8 @@ static int get_page(struct client *c, uint64_t page)
 
 static int dial(unsigned port)
 {
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port),
+	struct sockaddr_in a = { .sin_family = AF_INET,
+				 .sin_port = htons((uint16_t)port),
 				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	struct timeval limit = { 20, 0 };
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -385,16 +395,16 @@ static void refuses_with_one_line_and_a_status(void **state)
 	f = fopen(foreign, "w");
 	fputs("not an image\n", f);
 	fclose(f);
-#define REFUSED(status, text, ...) \
-	do { \
-		const char *const args_[] = { __VA_ARGS__, NULL }; \
-		struct node n_; \
-		int got_; \
-		spawn(&n_, args_); \
-		got_ = end_of(&n_); \
-		if (got_ != (status) || !strstr(n_.said, text) || \
-		    strchr(n_.said, '\n') != n_.said + n_.len - 1) \
-			fail_msg("exit status %d: %s", got_, n_.said); \
+#define REFUSED(status, text, ...)                                                                 \
+	do {                                                                                       \
+		const char *const args_[] = { __VA_ARGS__, NULL };                                 \
+		struct node n_;                                                                    \
+		int got_;                                                                          \
+		spawn(&n_, args_);                                                                 \
+		got_ = end_of(&n_);                                                                \
+		if (got_ != (status) || !strstr(n_.said, text) ||                                  \
+		    strchr(n_.said, '\n') != n_.said + n_.len - 1)                                 \
+			fail_msg("exit status %d: %s", got_, n_.said);                             \
 	} while (0)
 	REFUSED(2, "--help", "--frobnicate");
 	REFUSED(2, "--help", "--listen");
@@ -448,7 +458,8 @@ static void clients_keep_and_exclude(void **state)
 	char other[96];
 	FILE *f;
 
-	START(&n, "--listen", "127.0.0.1:0", "--key-file", key, "--memory", "64M", "--workers", "2");
+	START(&n, "--listen", "127.0.0.1:0", "--key-file", key, "--memory", "64M", "--workers",
+	      "2");
 	client_open(&a, n.port, key);
 	client_open(&b, n.port, key);
 	assert_int_equal(region_open(&a, "vm", 1 << 20, GVM_REGION_CREATE), 0);
@@ -458,7 +469,8 @@ static void clients_keep_and_exclude(void **state)
 		assert_int_equal(get_page(&a, (uint64_t)p), p % 7 ? 0 : p + 1);
 	assert_int_equal(raw_open(&b, "vm", 256, 0), -EBUSY);
 	assert_int_equal(raw_open(&b, "big", 1 << 20, GVM_RO_CREATE), -ENOSPC);
-	assert_int_equal(call(&b, GVM_T_REGION_DELETE, gvm_region_id_of("vm"), 0, 0, NULL, 0), -EBUSY);
+	assert_int_equal(call(&b, GVM_T_REGION_DELETE, gvm_region_id_of("vm"), 0, 0, NULL, 0),
+			 -EBUSY);
 	root = stat_json(&b);
 	assert_int_equal(stat_of(root, "store", "regions"), 1);
 	assert_int_equal(stat_of(root, "store", "stored_bytes"), 1 << 20);
@@ -494,7 +506,8 @@ static void the_image_survives_kill(void **state)
 	START(&n, "--listen", "127.0.0.1:0", "--key-file", key, "--image", image, "--sync-interval",
 	      "1");
 	client_open(&c, n.port, key);
-	assert_int_equal(region_open(&c, "vm", 1 << 20, GVM_REGION_CREATE | GVM_REGION_EPHEMERAL), 0);
+	assert_int_equal(region_open(&c, "vm", 1 << 20, GVM_REGION_CREATE | GVM_REGION_EPHEMERAL),
+			 0);
 	snprintf(at, sizeof(at), "127.0.0.1:%u", n.port);
 	for (int round = 0; round < 3; round++) {
 		for (int p = 0; p < 256; p += 5)
@@ -505,7 +518,8 @@ static void the_image_survives_kill(void **state)
 			stop(&n);
 		START(&n, "--listen", at, "--key-file", key, "--image", image);
 		for (int p = 0; p < 256; p++)
-			assert_int_equal(get_page(&c, (uint64_t)p), p % 5 ? 0 : 1 + (p + round) % 255);
+			assert_int_equal(get_page(&c, (uint64_t)p),
+					 p % 5 ? 0 : 1 + (p + round) % 255);
 	}
 	/* without the image it is another node, and the data is lost, not zero */
 	kill_node(&n);
@@ -521,7 +535,8 @@ static void drains(void **state)
 	struct node n;
 	struct client c;
 
-	START(&n, "--listen", "127.0.0.1:0", "--key-file", key, "--drain-ms", "20000", "--metrics", "0");
+	START(&n, "--listen", "127.0.0.1:0", "--key-file", key, "--drain-ms", "20000", "--metrics",
+	      "0");
 	client_open(&c, n.port, key);
 	assert_int_equal(raw_open(&c, "vm", 256, GVM_RO_CREATE), 0);
 	kill(n.pid, SIGTERM);
@@ -542,27 +557,41 @@ static void survives_a_hostile_client(void **state)
 	struct client c;
 	unsigned seed = (unsigned)getpid();
 	uint8_t body[GVM_MSG_MAX];
-	uint64_t odd[] = { 0, 1, 15, 16, 255, 256, 257, UINT32_MAX, UINT64_MAX, UINT64_MAX - 1,
-			   UINT64_C(1) << 63, UINT64_C(1) << 52, UINT64_C(1) << 40 };
+	uint64_t odd[] = { 0,
+			   1,
+			   15,
+			   16,
+			   255,
+			   256,
+			   257,
+			   UINT32_MAX,
+			   UINT64_MAX,
+			   UINT64_MAX - 1,
+			   UINT64_C(1) << 63,
+			   UINT64_C(1) << 52,
+			   UINT64_C(1) << 40 };
 	const unsigned odds = sizeof(odd) / sizeof(odd[0]);
 
 	print_message("seed %u\n", seed);
-	START(&n, "--listen", "127.0.0.1:0", "--key-file", key, "--memory", "16M", "--max-regions", "8",
-	      "--log", "error");
+	START(&n, "--listen", "127.0.0.1:0", "--key-file", key, "--memory", "16M", "--max-regions",
+	      "8", "--log", "error");
 	client_open(&c, n.port, key);
 	assert_int_equal(raw_open(&c, "vm", 256, GVM_RO_CREATE), 0);
 	for (int i = 0; i < 4000; i++) {
 		uint8_t type = (uint8_t)(GVM_T_REGION_OPEN + rand_r(&seed) % 10);
-		uint64_t id = rand_r(&seed) % 4 ? gvm_region_id_of("vm") : odd[rand_r(&seed) % odds];
+		uint64_t id =
+		    rand_r(&seed) % 4 ? gvm_region_id_of("vm") : odd[rand_r(&seed) % odds];
 		uint32_t len = 0;
 		int status;
 
 		if (type == GVM_T_REGION_DELETE && i % 16)
 			type = GVM_T_DISCARD;
-		if (type == GVM_T_REGION_OPEN || type == GVM_T_REGION_CLONE || type == GVM_T_DISCARD)
-			len = type == GVM_T_REGION_OPEN	   ? GVM_REGION_OPEN_LEN :
-			      type == GVM_T_REGION_CLONE ? GVM_REGION_CLONE_LEN :
-							     16 * (1 + (uint32_t)rand_r(&seed) % 512);
+		if (type == GVM_T_REGION_OPEN || type == GVM_T_REGION_CLONE ||
+		    type == GVM_T_DISCARD)
+			len = type == GVM_T_REGION_OPEN ? GVM_REGION_OPEN_LEN
+			      : type == GVM_T_REGION_CLONE
+				  ? GVM_REGION_CLONE_LEN
+				  : 16 * (1 + (uint32_t)rand_r(&seed) % 512);
 		for (uint32_t k = 0; k < len; k++)
 			body[k] = (uint8_t)rand_r(&seed);
 		for (uint32_t k = 64; k + 8 <= len && i % 2; k += 8)
@@ -574,8 +603,8 @@ static void survives_a_hostile_client(void **state)
 		if (type == GVM_T_DISCARD && i % 2)
 			for (uint32_t k = 0; k + 8 <= len; k += 8)
 				memcpy(body + k, &odd[rand_r(&seed) % odds], 8);
-		status = call(&c, type, id, odd[rand_r(&seed) % odds], odd[rand_r(&seed) % odds], body,
-			      len);
+		status = call(&c, type, id, odd[rand_r(&seed) % odds], odd[rand_r(&seed) % odds],
+			      body, len);
 		assert_int_not_equal(status, -ETIMEDOUT);
 		if (i % 50 == 0)
 			raw_open(&c, "vm", 256, GVM_RO_CREATE);
@@ -664,11 +693,14 @@ static long rss_anon_kb(pid_t pid)
 	return kb;
 }
 
-/* What 2,000 clients that have proven their key and say nothing cost the node: at most 16 KiB each. */
+/* What 2,000 clients (GVM_TEST_CONNECTIONS) that have proven their key and say nothing cost the
+ * node: at most 16 KiB each.
+ */
 static void idle_connections_are_cheap(void **state)
 {
-	const unsigned count = SANITIZED ? 200 : 2000;
-	struct rlimit files = { 8192, 8192 };
+	const char *asked = getenv("GVM_TEST_CONNECTIONS");
+	const unsigned count = asked ? (unsigned)atoi(asked) : SANITIZED ? 200 : 2000;
+	struct rlimit files;
 	struct node n;
 	struct client c;
 	struct gvm_peer **peers = calloc(count, sizeof(struct gvm_peer *));
@@ -676,6 +708,8 @@ static void idle_connections_are_cheap(void **state)
 	long before, after;
 	char host[32];
 
+	getrlimit(RLIMIT_NOFILE, &files);
+	files.rlim_cur = files.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &files);
 	/* all of 127/8 is this machine: one peer for each address */
 	START(&n, "--listen", "127.0.0.1:0", "--listen", "0.0.0.0:0", "--key-file", key, "--memory",

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The sparse array holds what was put in, in order, at any index, and frees what it does not need. */
+/* The sparse array holds what was put in, in order, at any index, and frees what it does not need.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -15,10 +15,10 @@
 #include "store.h"
 
 #define SLAB_PAGES 16u /* 64 KiB */
-#define SLAB	   (SLAB_PAGES * GVM_PAGE_SIZE)
-#define SEC	   UINT64_C(1000000000)
-#define ALICE	   UINT64_C(0xA11CE)
-#define BOB	   UINT64_C(0xB0B)
+#define SLAB       (SLAB_PAGES * GVM_PAGE_SIZE)
+#define SEC        UINT64_C(1000000000)
+#define ALICE      UINT64_C(0xA11CE)
+#define BOB        UINT64_C(0xB0B)
 
 static struct store *store;
 static struct session *alice, *bob;
@@ -206,11 +206,11 @@ static void refuses_requests_that_make_no_sense(void **state)
 	struct gvm_region_open ok = request("vm", 100, GVM_RO_CREATE), r;
 	uint64_t id = id_of("vm");
 
-#define REFUSED(change) \
-	do { \
-		r = ok; \
-		change; \
-		assert_int_equal(store_region_open(alice, id, &r, &got), -EINVAL); \
+#define REFUSED(change)                                                                            \
+	do {                                                                                       \
+		r = ok;                                                                            \
+		change;                                                                            \
+		assert_int_equal(store_region_open(alice, id, &r, &got), -EINVAL);                 \
 	} while (0)
 	REFUSED(r.name[0] = '/');
 	REFUSED(r.name[0] = 'x'); /* not the name that the id goes with */
@@ -551,10 +551,10 @@ static void discarded_pages_are_zeros(void **state)
 	}
 	assert_int_equal(stats().discarded_pages, 5);
 	assert_int_equal(stats().slabs, 2);
-#define REFUSED(p, n, why) \
-	do { \
-		bad = (struct gvm_page_run){ p, n }; \
-		assert_int_equal(store_discard(alice, id, &bad, 1), why); \
+#define REFUSED(p, n, why)                                                                         \
+	do {                                                                                       \
+		bad = (struct gvm_page_run){ p, n };                                               \
+		assert_int_equal(store_discard(alice, id, &bad, 1), why);                          \
 	} while (0)
 	REFUSED(0, 0, -ERANGE);
 	REFUSED(2 * SLAB_PAGES + 4, 1, -ERANGE);
