@@ -163,7 +163,7 @@ int region_layout_make(struct gvm_region *region, uint64_t pages, struct region_
 	if (rc)
 		goto fail;
 	rc = -ENOMEM;
-	count = calloc(region->node_count, sizeof *count);
+	count = calloc(region->node_count + 1, sizeof *count);
 	if (!count)
 		goto fail;
 	for (uint64_t i = 0; i < made.count * REGION_COPIES; i++)

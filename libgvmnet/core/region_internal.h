@@ -235,8 +235,20 @@ void region_node_ready(struct region_node *node);
 
 /* ---- region_io.c ---------------------------------------------------------------------------- */
 
-void region_op_init(struct gvm_region *region, struct gvm_region_op *op, unsigned kind,
-		    uint64_t page, uint32_t count, void *buf);
+static inline void region_op_init(struct gvm_region *region, struct gvm_region_op *op, unsigned kind,
+				  uint64_t page, uint32_t count, void *buf)
+{
+	op->region = region;
+	op->page = page;
+	op->count = count;
+	op->buf = buf;
+	op->kind = (uint8_t)kind;
+	op->tries = 0;
+	op->failure = 0;
+	op->op.deadline_ns = region_deadline(region, op->deadline_ns);
+	region->ops++;
+}
+
 /* Call done(status). Not from within a post; the caller has a reference to the region. */
 void region_finish(struct gvm_region_op *op, int status);
 /* Have done(status) called from the worker. */

@@ -84,20 +84,6 @@ static int op_late(const struct gvm_region_op *op)
 	return gvm_worker_now(op->region->worker) >= op->op.deadline_ns;
 }
 
-void region_op_init(struct gvm_region *region, struct gvm_region_op *op, unsigned kind,
-		    uint64_t page, uint32_t count, void *buf)
-{
-	op->region = region;
-	op->page = page;
-	op->count = count;
-	op->buf = buf;
-	op->kind = (uint8_t)kind;
-	op->tries = 0;
-	op->failure = 0;
-	op->op.deadline_ns = region_deadline(region, op->deadline_ns);
-	region->ops++;
-}
-
 /* The caller has a reference to the region. */
 void region_finish(struct gvm_region_op *op, int status)
 {
@@ -641,18 +627,19 @@ static int advance_without_key(struct gvm_region_op *op, struct region_node *nod
 	return ask_key(op, node, slab);
 }
 
-static int advance(struct gvm_region_op *op)
+static inline int advance_at(struct gvm_region_op *op, struct region_node *node,
+			     struct region_slab *slab)
 {
-	struct region_slab *slab;
-	struct region_node *node;
-
-	if (op->kind == OP_DISCARD)
-		return advance_discard(op);
-	slab = &op->region->layout.slabs[op_slab(op)];
-	node = op_node(op);
 	if (likely(slab->key && (op->kind == OP_FETCH || !(slab->flags & SLAB_READONLY))))
 		return post(op, node, slab);
 	return advance_without_key(op, node, slab);
+}
+
+static int advance(struct gvm_region_op *op)
+{
+	if (op->kind == OP_DISCARD)
+		return advance_discard(op);
+	return advance_at(op, op_node(op), &op->region->layout.slabs[op_slab(op)]);
 }
 
 static void step(struct gvm_region_op *op)
@@ -724,16 +711,17 @@ int gvm_region_fetch(struct gvm_region *region, uint64_t page, uint32_t count, v
 		     struct gvm_region_op *op)
 {
 	int rc = check_span(region, page, count);
-	uint64_t slab;
+	uint64_t index = region_slab_of(region, page);
+	struct region_slab *slab;
+	struct region_node *node;
 
 	if (unlikely(rc))
 		return rc;
-	slab = region_slab_of(region, page);
+	slab = &region->layout.slabs[index];
+	node = region_home(region, index);
 	region_op_init(region, op, OP_FETCH, page, count, buf);
 	/* behind those that wait for room; what needs no room does not wait for it */
-	if (unlikely(region->layout.slabs[slab].key && region_home(region, slab)->fetches.head))
-		wait(op);
-	else if (unlikely(advance(op) == -EAGAIN))
+	if (unlikely((slab->key && node->fetches.head) || advance_at(op, node, slab) == -EAGAIN))
 		wait(op);
 	return 0;
 }
@@ -742,17 +730,19 @@ int gvm_region_put(struct gvm_region *region, uint64_t page, uint32_t count, con
 		   struct gvm_region_op *op)
 {
 	int rc = check_span(region, page, count);
-	const struct region_node *node;
+	uint64_t index = region_slab_of(region, page);
+	struct region_slab *slab;
+	struct region_node *node;
 
 	if (unlikely(rc))
 		return rc;
 	if (unlikely(region->flags & GVM_REGION_READONLY))
 		return -EPERM;
-	node = region_home(region, region_slab_of(region, page));
+	slab = &region->layout.slabs[index];
+	node = region_home(region, index);
 	region_op_init(region, op, OP_PUT, page, count, (void *)buf);
-	if (unlikely(node->fetches.head || node->puts.head))
-		wait(op);
-	else if (unlikely(advance(op) == -EAGAIN))
+	if (unlikely(node->fetches.head || node->puts.head ||
+		     advance_at(op, node, slab) == -EAGAIN))
 		wait(op);
 	return 0;
 }

@@ -412,7 +412,7 @@ static void open_done(struct gvm_op *op, int status)
 	struct gvm_region *region = node->region;
 	bool answered = op->reply != NULL, first = !node->known;
 
-	if (status == 0)
+	if (status == 0 && answered)
 		status = region_node_take_opened(node, op->reply);
 	if (region->state == REGION_FAILING)
 		region_fail_progress(region);

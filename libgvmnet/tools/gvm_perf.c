@@ -349,7 +349,7 @@ static int take_own(struct perf *perf, struct asked *asked, int *argc, char **ar
 {
 	int kept = 1;
 
-	for (int i = 1; i < *argc; i++) {
+	for (int i = 1; i < *argc && argv[i]; i++) {
 		char *equals = strchr(argv[i], '='), *value = argv[i + 1];
 		char name[32];
 		int rc;
