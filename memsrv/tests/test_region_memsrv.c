@@ -187,14 +187,17 @@ static void test_stopped(void **state)
 	struct result all[M_SLABS];
 	uint8_t buf[M_SLABS][PAGE];
 	unsigned late = 0;
+	int status;
 
 	(void)state;
 	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), 0);
 	for (uint64_t s = 0; s < M_SLABS; s++)
 		put_version(s * SLAB_PAGES, s + 1);
 	kill(node[2].pid, SIGSTOP);
+	/* all of its threads stand still when this returns */
+	assert_int_equal(waitpid(node[2].pid, &status, WUNTRACED), node[2].pid);
 	for (uint64_t s = 0; s < M_SLABS; s++) {
-		prepare(&all[s], 200 * MS);
+		prepare(&all[s], 500 * MS);
 		assert_int_equal(gvm_region_fetch(region, s * SLAB_PAGES, 1, buf[s], &all[s].op),
 				 0);
 	}
