@@ -177,13 +177,18 @@ struct gvm_worker {
 	size_t listener_count;
 	struct gvm_log_limit limit;    /* of lines that strangers cause */
 	uint64_t random;	       /* jitter */
-	struct gvm_net_stats stats;
 
-	/* shared with all threads */
+	/* shared with all threads; this one writes the statistics (gvm_count) */
+	struct gvm_net_stats stats;
 	_Atomic(struct gvm_task *) tasks __attribute__((aligned(64)));
 	atomic_int woken, sleeping;
-	struct gvm_net_stats published;
 };
+
+/* One writer, readers on other threads. */
+static inline void gvm_count(uint64_t *counter, int64_t n)
+{
+	__atomic_store_n(counter, *counter + (uint64_t)n, __ATOMIC_RELAXED);
+}
 
 /* The clock of this round. */
 static inline uint64_t gvm_worker_clock(struct gvm_worker *worker)

@@ -272,7 +272,7 @@ static int expire_active(struct gvm_peer *peer, struct gvm_op *op)
 {
 	int err = 0;
 
-	peer->worker->stats.timeouts++;
+	gvm_count(&peer->worker->stats.timeouts, 1);
 	if (op->kind != GVM_OP_CALL)
 		err = peer->worker->ops->cancel(peer->ep, op);
 	if (err) {
@@ -293,7 +293,7 @@ static uint64_t expire_waiting(struct gvm_peer *peer, uint64_t now)
 	for (op = peer->waiting.first; op; op = next) {
 		next = op->next;
 		if (op->expires <= now) {
-			peer->worker->stats.timeouts++;
+			gvm_count(&peer->worker->stats.timeouts, 1);
 			fail_waiting(peer, op, waiting_for(peer));
 			has_room(peer);
 		} else if (op->expires < soonest) {
@@ -347,7 +347,7 @@ static int send_frame(struct gvm_peer *peer, struct gvm_hdr *hdr, const void *bo
 		return err;
 	peer->granted += peer->owed;
 	peer->owed = 0;
-	worker->stats.msgs_sent++;
+	gvm_count(&worker->stats.msgs_sent, 1);
 	return 0;
 }
 
@@ -388,7 +388,7 @@ static int send_paid(struct gvm_peer *peer, struct gvm_hdr *hdr, const void *bod
 	if (peer->replies)
 		return -EAGAIN;
 	if (peer->credits == 0) {
-		peer->worker->stats.no_credit++;
+		gvm_count(&peer->worker->stats.no_credit, 1);
 		return -EAGAIN;
 	}
 	err = send_frame(peer, hdr, body);
@@ -571,9 +571,9 @@ static int start_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 		return err;
 	}
 	if (op->kind == GVM_OP_FETCH)
-		peer->worker->stats.fetches++;
+		gvm_count(&peer->worker->stats.fetches, 1);
 	else
-		peer->worker->stats.puts++;
+		gvm_count(&peer->worker->stats.puts, 1);
 	return 0;
 }
 
@@ -794,13 +794,13 @@ static void count_end(struct gvm_peer *peer)
 	struct gvm_worker *worker = peer->worker;
 
 	if (peer->state == GVM_PEER_READY) {
-		worker->stats.disconnects++;
-		worker->stats.peers_ready--;
+		gvm_count(&worker->stats.disconnects, 1);
+		gvm_count(&worker->stats.peers_ready, -1);
 		if (peer->accepted)
 			worker->accepted_ready--;
 	}
 	if (peer->state == GVM_PEER_READY || peer->state == GVM_PEER_PROVING)
-		worker->stats.peers_open--;
+		gvm_count(&worker->stats.peers_open, -1);
 }
 
 /* The endpoint is gone and the provider has forgotten all operations; calls end with ops_why. */
@@ -870,7 +870,7 @@ static void begin_connect(struct gvm_peer *peer)
 		    (uint16_t)worker->opt.window);
 	gvm_timers_set_reserved(&worker->timers, &peer->state_timer,
 				gvm_worker_clock(worker) + worker->opt.connect_ns);
-	worker->stats.connects++;
+	gvm_count(&worker->stats.connects, 1);
 	err = worker->ops->connect(worker->prov, peer->host, peer->port, peer, &peer->ep);
 	if (err) {
 		peer->ep = NULL;
@@ -1171,7 +1171,7 @@ static void become_ready(struct gvm_peer *peer)
 	peer->ready_since = gvm_worker_clock(worker);
 	gvm_timers_set_reserved(&worker->timers, &peer->state_timer,
 				peer->ready_since + worker->opt.keepalive_ns / 2);
-	worker->stats.peers_ready++;
+	gvm_count(&worker->stats.peers_ready, 1);
 	peer->told_ready = 1;
 	tell_state(peer, GVM_PEER_READY, 0);
 	has_room(peer);
@@ -1188,9 +1188,9 @@ static void handshake_failed(struct gvm_peer *peer, struct gvm_hs_out *out, int 
 	if (peer->accepted || peer->why != why || peer->failures == 0)
 		warn(peer, out->type ? "refused: " : "handshake: ", out->why);
 	if (why == -EPROTO)
-		peer->worker->stats.malformed++;
+		gvm_count(&peer->worker->stats.malformed, 1);
 	else
-		peer->worker->stats.handshake_refused++;
+		gvm_count(&peer->worker->stats.handshake_refused, 1);
 	say(peer, out);
 	peer_break(peer, why);
 }
@@ -1252,8 +1252,8 @@ static void on_accepted(struct gvm_host *host, struct gvm_listener *listener, st
 		    (uint16_t)worker->opt.window);
 	gvm_timers_set_reserved(&worker->timers, &peer->state_timer,
 				gvm_worker_clock(worker) + worker->opt.handshake_ns);
-	worker->stats.accepts++;
-	worker->stats.peers_open++;
+	gvm_count(&worker->stats.accepts, 1);
+	gvm_count(&worker->stats.peers_open, 1);
 	greeting_add(peer);
 	if (worker->greeting_count > worker->opt.max_handshakes)
 		drop_oldest_greeting(worker);
@@ -1274,7 +1274,7 @@ static void on_connected(struct gvm_ep *ep, int status)
 	}
 	peer->ep = ep;
 	peer->state = GVM_PEER_PROVING;
-	worker->stats.peers_open++;
+	gvm_count(&worker->stats.peers_open, 1);
 	gvm_timers_set_reserved(&worker->timers, &peer->state_timer,
 				gvm_worker_clock(worker) + worker->opt.handshake_ns);
 	gvm_hs_begin(peer->hs, &out);
@@ -1377,7 +1377,7 @@ static int on_message(struct gvm_ep *ep, const struct gvm_hdr *hdr, const void *
 {
 	struct gvm_peer *peer = ep->user;
 
-	peer->worker->stats.msgs_received++;
+	gvm_count(&peer->worker->stats.msgs_received, 1);
 	if (peer->state == GVM_PEER_READY)
 		return on_ready_message(peer, hdr, payload);
 	if (peer->state != GVM_PEER_PROVING)
@@ -1402,7 +1402,7 @@ static void on_closed(struct gvm_ep *ep, int why, const char *reason)
 		reason = peer->reason;
 	peer->ep = NULL;
 	if (why == -EPROTO) {
-		peer->worker->stats.malformed++;
+		gvm_count(&peer->worker->stats.malformed, 1);
 		warn(peer, "connection ended: ", reason ? reason : "it broke the protocol");
 	} else if (!peer->bye) {
 		gvm_log_limited(&peer->worker->limit, GVM_LOG_INFO, "%s: connection ended: %s",
@@ -1447,7 +1447,7 @@ static int host_mem_get(struct gvm_host *host, uint64_t key, uint64_t owner, uns
 	int err = gvm_mem_lookup(&worker->net->mem, key, owner, access, offset, len, at, mem);
 
 	if (err)
-		worker->stats.refused_keys++;
+		gvm_count(&worker->stats.refused_keys, 1);
 	return err;
 }
 

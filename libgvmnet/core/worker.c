@@ -5,8 +5,8 @@
  * left to do; then it hands what was gathered to the provider.
  *
  * Belongs to the thread that runs it, except for gvm_worker_run and gvm_worker_wake, which any
- * thread may call and which meet the worker only in three atomic fields, and for the published
- * statistics, which the worker copies for readers at the end of a round.
+ * thread may call and which meet the worker only in three atomic fields, and for the statistics,
+ * which the worker alone writes and any thread may read.
  *
  * Waiting: `sleeping` is raised before the last look at tasks and `woken`, and whoever adds to these
  * looks at `sleeping` afterwards, all sequentially consistent, so that one of the two sees the
@@ -29,6 +29,7 @@
 #define NS_PER_S	1000000000ULL
 #define MAX_HANDSHAKES	1024u /* accepted connections that have not proven themselves */
 #define ALARM_MIN_NS	(20 * NS_PER_MS) /* a nearer end of a sleep is given to the sleep itself */
+#define PEEKS_PER_POLL	4u
 #define SPIN_FAILS_MAX	10u   /* 1,024 waits between two tries of a spin that never pays */
 
 /* ---- the clock and jitter ------------------------------------------------------------------ */
@@ -196,19 +197,9 @@ static int run_timers(struct gvm_worker *worker)
 
 /* ---- rounds -------------------------------------------------------------------------------- */
 
-static void publish(struct gvm_worker *worker)
-{
-	const uint64_t *from = (const uint64_t *)&worker->stats;
-	uint64_t *to = (uint64_t *)&worker->published;
-	size_t i;
-
-	for (i = 0; i < sizeof(worker->stats) / sizeof(*from); i++)
-		__atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
-}
-
 void gvm_worker_stats(struct gvm_worker *worker, struct gvm_net_stats *stats)
 {
-	const uint64_t *from = (const uint64_t *)&worker->published;
+	const uint64_t *from = (const uint64_t *)&worker->stats;
 	uint64_t *to = (uint64_t *)stats;
 	size_t i;
 
@@ -245,7 +236,6 @@ static int begin(struct gvm_worker *worker)
 /* The time between two rounds is the user's, so the clock is not kept over it. */
 static int end(struct gvm_worker *worker, int served)
 {
-	publish(worker);
 	worker->now = 0;
 	worker->in_round = 0;
 	return served;
@@ -335,22 +325,35 @@ static void spin_paid(struct gvm_worker *worker)
 		worker->spin_fails--;
 }
 
+/*
+ * The poll set has its turn too, but the likely place is looked at more often. The time is that of
+ * the last look, not read again.
+ */
+static int look(struct gvm_worker *worker, unsigned looks, uint64_t now)
+{
+	worker->now = now;
+	if (looks % PEEKS_PER_POLL)
+		return worker->ops->peek(worker->prov);
+	return worker->ops->progress(worker->prov) + poll_now(worker);
+}
+
 /* Returns the number of events; stops at until. */
 static int spin(struct gvm_worker *worker, uint64_t until)
 {
 	uint64_t now, stop;
-	int served, looks = 0;
+	unsigned looks = 1;
+	int served;
 
 	if (worker->spin_skip > 0) {
 		worker->spin_skip--;
 		return 0;
 	}
-	now = gvm_now();
+	now = gvm_worker_clock(worker);
 	stop = now + worker->opt.spin_ns;
 	do {
-		served = worker->ops->progress(worker->prov) + poll_now(worker);
+		served = look(worker, looks, now);
 		if (served || called(worker)) {
-			if (looks > 0)
+			if (looks > 1)
 				spin_paid(worker);
 			return served;
 		}
@@ -375,10 +378,10 @@ static int epoll_sleep(struct gvm_worker *worker, uint64_t ns)
 	struct timespec ts = { .tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S) };
 	int count;
 
-	if (worker->no_pwait2)
+	if (worker->no_pwait2 || ns == GVM_NEVER)
 		return epoll_sleep_ms(worker, ns);
 	count = epoll_pwait2(worker->epoll_fd, worker->batch, GVM_BATCH,
-			     ns == GVM_NEVER ? NULL : &ts, NULL);
+			     &ts, NULL);
 	if (count < 0 && (errno == ENOSYS || errno == EPERM)) {
 		worker->no_pwait2 = 1;
 		return epoll_sleep_ms(worker, ns);
@@ -421,6 +424,7 @@ static int sleep_until(struct gvm_worker *worker, uint64_t until)
 	uint64_t ns;
 	int count = 0;
 
+	worker->now = 0;
 	if (worker->ops->arm(worker->prov))
 		return worker->ops->progress(worker->prov);
 	ns = sleep_limit(worker, until);
@@ -428,6 +432,7 @@ static int sleep_until(struct gvm_worker *worker, uint64_t until)
 	if (!called(worker))
 		count = epoll_sleep(worker, ns);
 	atomic_store(&worker->sleeping, 0);
+	worker->now = 0;
 	if (count < 0)
 		return errno == EINTR ? -1 : 0;
 	return dispatch(worker, count);
@@ -443,11 +448,8 @@ static int wait_for_events(struct gvm_worker *worker, uint64_t until)
 
 		if (worker->opt.spin_ns)
 			events = spin(worker, stop);
-		if (!events && !called(worker)) {
-			publish(worker);
+		if (!events && !called(worker))
 			events = sleep_until(worker, stop);
-		}
-		worker->now = 0;
 		served = events > 0 ? events : 0;
 		served += serve_queues(worker);
 		if (atomic_exchange(&worker->woken, 0))

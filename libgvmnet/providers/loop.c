@@ -916,6 +916,7 @@ const struct gvm_provider_ops gvm_provider_loop = {
 	.open = loop_open,
 	.close = loop_close,
 	.progress = loop_progress,
+	.peek = gvm_unsupported_peek,
 	.flush = loop_flush,
 	.arm = loop_arm,
 	.listen = loop_listen,

@@ -106,6 +106,10 @@ struct gvm_provider_ops {
 	/* Whatever needs no descriptor: poll completion queues, submit what was gathered. Called at
 	 * the start of each round and before each sleep. Returns the number of events. */
 	int (*progress)(struct gvm_prov *prov);
+	/* Look where something is most likely to come next, for one cheap system call at most. Called over
+	 * and over while the worker spins, with progress() and the poll set in between. Returns the number
+	 * of events. */
+	int (*peek)(struct gvm_prov *prov);
 	/* Submit what was gathered. */
 	void (*flush)(struct gvm_prov *prov);
 	/* About to sleep: 0, or 1 if there are events already (do not sleep). */
@@ -148,6 +152,7 @@ extern const struct gvm_provider_ops gvm_provider_loop;
 int gvm_unsupported_mem_reg(struct gvm_prov *prov, void *base, size_t len, unsigned access,
 			    void **cookie);
 void gvm_unsupported_mem_dereg(struct gvm_prov *prov, void *cookie);
+int gvm_unsupported_peek(struct gvm_prov *prov);
 
 /*
  * loop: a provider within one process, for tests. Endpoints find listeners by port. Faults are set

@@ -119,6 +119,7 @@ struct gvm_prov {
 	struct tcp_ep *flush, **flush_end; /* endpoints with something new to send */
 	struct tcp_ep *late;               /* endpoints with something to tell core */
 	struct tcp_ep *dead;
+	struct tcp_ep *hot;		   /* the one that was heard of last; NULL: it has ended */
 	struct gvm_txq_pool txqs;
 	struct gvm_listener *listeners;
 	struct gvm_resolver *resolver;
@@ -174,6 +175,8 @@ static void ep_end(struct tcp_ep *ep, int why)
 
 	assert(ep->state != EP_DEAD);
 	ep->state = EP_DEAD;
+	if (prov->hot == ep)
+		prov->hot = NULL;
 	close_socket(ep);
 	if (ep->lookup)
 		ep->lookup->user = NULL;
@@ -665,7 +668,8 @@ static ssize_t recv_buffered(struct tcp_ep *ep)
 	return recv(ep->watch.fd, rx + ep->part_len, room, 0);
 }
 
-static void ep_read(struct tcp_ep *ep)
+/* 0: there was nothing. */
+static int ep_read(struct tcp_ep *ep)
 {
 	struct gvm_prov *prov = ep->ep.prov;
 	uint32_t placed = 0, n, used;
@@ -676,17 +680,19 @@ static void ep_read(struct tcp_ep *ep)
 	else
 		got = recv_buffered(ep);
 	if (got < 0) {
-		if (errno != EAGAIN && errno != EINTR)
-			ep_broken(ep, -errno);
-		return;
+		if (errno == EAGAIN || errno == EINTR)
+			return 0;
+		ep_broken(ep, -errno);
+		return 1;
 	}
 	if (!got) {
 		ep_fail(ep, -ECONNRESET,
 			ep->part_len || ep->rx != RX_FRAME
 			    ? "the connection broke off in the middle of a frame"
 			    : "the other side has closed the connection");
-		return;
+		return 1;
 	}
+	prov->hot = ep;
 	ep->ep.last_heard = prov->up->now(prov->host);
 	count(&stats(ep)->bytes_received, (uint64_t)got);
 	n = ep->part_len + (uint32_t)got - placed;
@@ -695,6 +701,7 @@ static void ep_read(struct tcp_ep *ep)
 	used = rx_serve(ep, prov->rx, n);
 	if (ep->state == EP_OPEN && (n != used || ep->part))
 		keep_part(ep, prov->rx + used, n - used);
+	return 1;
 }
 
 /* ---- connecting ---------------------------------------------------------------------------- */
@@ -1307,6 +1314,17 @@ static int tcp_progress(struct gvm_prov *prov)
 	return n;
 }
 
+/* An answer, or the next request of a burst, comes over the connection of the last one. */
+static int tcp_peek(struct gvm_prov *prov)
+{
+	struct tcp_ep *ep = prov->hot;
+
+	if (!ep || !(ep->mask & EPOLLIN) || ep->part_len || !ep_read(ep))
+		return 0;
+	ep_settle(ep);
+	return 1;
+}
+
 static int tcp_arm(struct gvm_prov *prov)
 {
 	return prov->flush || prov->late;
@@ -1365,6 +1383,7 @@ const struct gvm_provider_ops gvm_provider_tcp = {
 	.open = tcp_open,
 	.close = tcp_close,
 	.progress = tcp_progress,
+	.peek = tcp_peek,
 	.flush = tcp_flush,
 	.arm = tcp_arm,
 	.listen = tcp_listen,

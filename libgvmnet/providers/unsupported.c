@@ -16,3 +16,8 @@ int gvm_unsupported_mem_reg(struct gvm_prov *prov, void *base, size_t len, unsig
 void gvm_unsupported_mem_dereg(struct gvm_prov *prov, void *cookie)
 {
 }
+
+int gvm_unsupported_peek(struct gvm_prov *prov)
+{
+	return 0;
+}
