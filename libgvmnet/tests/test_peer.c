@@ -1076,6 +1076,101 @@ static void garbage_ends_one_connection(void **state)
 	close_rig(&rig);
 }
 
+/* ---- listeners that are not what they seem ------------------------------------------------- */
+
+static int open_trap(unsigned *port)
+{
+	struct sockaddr_in sin = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(sin);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+
+	assert_true(fd >= 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)&sin, sizeof(sin)), 0);
+	assert_int_equal(listen(fd, 16), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&sin, &len), 0);
+	*port = ntohs(sin.sin_port);
+	return fd;
+}
+
+static size_t make_frame(uint8_t *buf, uint8_t type, uint16_t status, const void *body, uint32_t len)
+{
+	struct gvm_hdr hdr = { .type = type, .status = status, .length = len };
+
+	gvm_hdr_encode(buf, &hdr);
+	memcpy(buf + GVM_WIRE_HDR_LEN, body, len);
+	return GVM_WIRE_HDR_LEN + len;
+}
+
+/* Connect to a listener that says these bytes, and nothing else; how does the operation end? */
+static int trapped(const void *bytes, size_t len)
+{
+	struct job job = new_job();
+	struct gvm_msg msg = { .type = 64 };
+	struct node client;
+	struct gvm_peer *peer;
+	unsigned port;
+	int trap = open_trap(&port), fds[64], count = 0;
+	uint64_t until = gvm_now() + PATIENCE;
+
+	open_node(&client);
+	assert_int_equal(gvm_peer_at(client.worker, "127.0.0.1", port, &peer), 0);
+	job.op.deadline_ns = gvm_now() + SECOND / 5;
+	assert_int_equal(gvm_call(peer, &msg, &job.op), 0);
+	while (!job.done) {
+		assert_true(gvm_now() < until);
+		gvm_worker_wait(client.worker, SECOND / 100);
+		while (count < 64 && (fds[count] = accept(trap, NULL, NULL)) >= 0)
+			assert_int_equal(send(fds[count++], bytes, len, MSG_NOSIGNAL), len);
+	}
+	assert_true(count > 0);
+	assert_int_equal(job.done, 1);
+	assert_int_equal(client.ready, 0);
+	close_node(&client);
+	while (count > 0)
+		close(fds[--count]);
+	close(trap);
+	return job.status;
+}
+
+static void hostile_listeners(void **state)
+{
+	static const char busy[] = "go \033[31maway";
+	struct gvm_hello hello = { .magic = GVM_HELLO_MAGIC, .proto_min = 1, .proto_max = 1,
+				   .node = GVM_NODE_NONE, .to_node = GVM_NODE_NONE, .incarnation = 1 };
+	uint8_t buf[512], body[GVM_HELLO_LEN];
+	size_t len;
+
+	assert_int_equal(gvm_option_set("GVM_HANDSHAKE_MS", "50"), 0);
+	assert_int_equal(trapped("", 0), -ETIMEDOUT);
+	assert_int_equal(trapped("220 mail.example ESMTP\r\n220 and so on, for longer than a header\r\n", 65),
+			 -EPROTO);
+	len = make_frame(buf, GVM_T_REFUSED, GVM_ST_AUTH, busy, sizeof(busy));
+	assert_int_equal(trapped(buf, len), -EACCES);
+	len = make_frame(buf, GVM_T_REFUSED, GVM_ST_LIMIT, busy, sizeof(busy));
+	assert_int_equal(trapped(buf, len), -EUSERS);
+	assert_int_equal(trapped(buf, len - 1), -ETIMEDOUT);
+	memset(body, 0, sizeof(body));
+	len = make_frame(buf, GVM_T_READY, GVM_ST_OK, body, GVM_WIRE_MAC_LEN);
+	assert_int_equal(trapped(buf, len), -EPROTO);
+	len = make_frame(buf, GVM_T_PING, GVM_ST_OK, body, 0);
+	assert_int_equal(trapped(buf, len), -EPROTO);
+	len = make_frame(buf, GVM_T_CHALLENGE, GVM_ST_OK, body, GVM_HELLO_LEN);
+	assert_int_equal(trapped(buf, len), -EPROTO);
+	hello.features = GVM_FEAT_KEY;
+	gvm_hello_encode(body, &hello);
+	len = make_frame(buf, GVM_T_CHALLENGE, GVM_ST_OK, body, GVM_HELLO_LEN);
+	assert_int_equal(trapped(buf, len), -EACCES);
+	hello.features = 0;
+	gvm_hello_encode(body, &hello);
+	len = make_frame(buf, GVM_T_CHALLENGE, GVM_ST_OK, body, GVM_HELLO_LEN);
+	assert_int_equal(trapped(buf, len), -ETIMEDOUT);
+	/* a challenge, and at once a proof that proves nothing in a place where none can be */
+	memset(body, 1, sizeof(body));
+	len += make_frame(buf + len, GVM_T_READY, GVM_ST_OK, body, GVM_WIRE_MAC_LEN);
+	assert_int_equal(trapped(buf, len), -EACCES);
+	assert_int_equal(gvm_option_set("GVM_HANDSHAKE_MS", "5000"), 0);
+}
+
 #define TEST(name, how) { #name " over " #how, name, set_##how, NULL, NULL }
 #define BOTH(name) TEST(name, loop), TEST(name, tcp)
 
@@ -1125,6 +1220,7 @@ int main(void)
 		TEST(child_abandons, tcp),
 		TEST(silent_strangers_go, tcp),
 		TEST(garbage_ends_one_connection, tcp),
+		TEST(hostile_listeners, tcp),
 	};
 
 	if (!getenv("GVM_LOG"))
