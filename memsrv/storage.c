@@ -169,11 +169,10 @@ void storage_discard(struct storage *storage, uint64_t offset, uint64_t len)
 				  storage->base);
 		return;
 	}
-	if (storage->huge) {
+	if (atomic_exchange(&storage->huge, 0)) {
 		/* The next page written here shall cost 4 KiB again. */
 		madvise(storage->base, storage->len, MADV_NOHUGEPAGE);
 		atomic_fetch_sub(&storage->pool->huge_bytes, storage->len);
-		storage->huge = 0;
 	}
 	if (madvise(storage->base + offset, len, MADV_DONTNEED))
 		memset(storage->base + offset, 0, len);
@@ -231,10 +230,12 @@ int storage_collapse(struct storage *storage)
 	if (madvise(storage->base, storage->len, MADV_HUGEPAGE))
 		return 0;
 	if (madvise(storage->base, storage->len, MADV_COLLAPSE)) {
+		int err = -errno;
+
 		madvise(storage->base, storage->len, MADV_NOHUGEPAGE);
-		return -errno;
+		return err;
 	}
-	storage->huge = 1;
 	atomic_fetch_add(&pool->huge_bytes, storage->len);
+	atomic_store(&storage->huge, 1);
 	return 1;
 }

@@ -4,8 +4,8 @@
  * references, because a clone shares its source's slabs, and because a slab that was withdrawn
  * must stay mapped until the last transfer with its key has ended.
  *
- * storage_new, storage_discard and storage_copy are called under the store's lock; storage_ref and
- * storage_put from any thread.
+ * storage_new, storage_discard and storage_copy are called under the store's lock; the others from
+ * any thread that has a reference.
  */
 #ifndef MEMSRV_STORAGE_H
 #define MEMSRV_STORAGE_H
@@ -36,7 +36,7 @@ struct storage {
 	uint64_t extent; /* in the image */
 	_Atomic uint32_t refs;
 	uint32_t sharers; /* slabs that have it; the store's lock */
-	int huge;
+	_Atomic int huge; /* remade of huge pages */
 };
 
 /* len bytes of zeros, one reference. -ENOMEM, -ENOSPC (the image's disk is full). */

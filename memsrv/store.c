@@ -80,6 +80,7 @@ struct store {
 	LIST_HEAD(, region) buckets[BUCKETS];
 	uint64_t reserved;             /* bytes */
 	uint64_t sweep_id, sweep_slab; /* where the search for slabs to remake of huge pages is */
+	_Atomic int no_sweep;
 	struct store_stats stats;
 
 	/* while the image is taken over */
@@ -1376,16 +1377,27 @@ static struct slab *sweep_next(struct store *store)
 	return NULL;
 }
 
-/* One slab at a time: remaking it holds up the transfers that touch it for some milliseconds. */
+/* One slab at a time, and without the lock: remaking a slab takes milliseconds. */
 static void sweep(struct store *store)
 {
-	struct slab *sl = store->pool.huge == HUGE_AUTO ? sweep_next(store) : NULL;
-	int err = sl ? storage_collapse(sl->storage) : 0;
+	struct storage *storage;
+	struct slab *sl;
+	int err;
 
+	pthread_mutex_lock(&store->lock);
+	sl = sweep_next(store);
+	storage = sl ? sl->storage : NULL;
+	if (storage)
+		storage_ref(storage);
+	pthread_mutex_unlock(&store->lock);
+	if (!storage)
+		return;
+	err = storage_collapse(storage);
+	storage_put(storage);
 	if (err == -EINVAL || err == -EPERM) {
 		gvm_log(GVM_LOG_INFO,
 			"the kernel makes no huge pages on request; going on without");
-		store->pool.huge = HUGE_NEVER;
+		store->no_sweep = 1;
 	}
 }
 
@@ -1398,8 +1410,9 @@ void store_tick(struct store *store)
 		next = TAILQ_NEXT(r, order);
 		expire(store, r);
 	}
-	sweep(store);
 	pthread_mutex_unlock(&store->lock);
+	if (!atomic_load(&store->no_sweep))
+		sweep(store);
 }
 
 /* ---- opening ------------------------------------------------------------------------------- */
@@ -1499,6 +1512,7 @@ int store_open(const struct store_config *config, struct store **store)
 	st->pool.pagemap = -1;
 	if (config->huge == HUGE_AUTO && !config->image)
 		st->pool.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	st->no_sweep = st->pool.pagemap < 0;
 	pthread_mutex_init(&st->lock, NULL);
 	TAILQ_INIT(&st->regions);
 	if (config->image)

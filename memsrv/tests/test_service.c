@@ -743,6 +743,43 @@ static void idle_connections_are_cheap(void **state)
 	free(peers);
 }
 
+/* What the node needs besides the data: at most 1 % of it, also with the smallest slabs. */
+static void data_costs_little_more_than_itself(void **state)
+{
+	const unsigned slabs = SANITIZED ? 64 : 2048; /* of 64 KiB */
+	static uint8_t buf[64 << 10];
+	struct gvm_region_op op = { .done = op_done };
+	struct node n;
+	struct client c;
+	long before, grown, data = (long)slabs * 64;
+
+	START(&n, "--listen", "127.0.0.1:0", "--key-file", key, "--memory", "256M", "--huge",
+	      "never");
+	client_open(&c, n.port, key);
+	assert_int_equal(region_open(&c, "warm", 16 * sizeof(buf), GVM_REGION_CREATE), 0);
+	assert_int_equal(put_page(&c, 0, 1), 0);
+	gvm_region_close(c.region);
+	memset(buf, 0x5A, sizeof(buf));
+	assert_int_equal(region_open(&c, "vm", slabs * sizeof(buf), GVM_REGION_CREATE), 0);
+	before = rss_anon_kb(n.pid);
+	for (unsigned s = 0; s < slabs; s++) {
+		op.deadline_ns = gvm_now() + 20 * SEC;
+		op_status = 1;
+		assert_int_equal(gvm_region_put(c.region, (uint64_t)s * 16, 16, buf, &op), 0);
+		while (op_status == 1)
+			gvm_worker_wait(c.worker, SEC / 10);
+		assert_int_equal(op_status, 0);
+	}
+	grown = rss_anon_kb(n.pid) - before;
+	print_message("%ld KiB of data in slabs of 64 KiB cost %ld KiB: %.2f %% over\n", data,
+		      grown, 100.0 * (double)(grown - data) / (double)data);
+	if (!SANITIZED)
+		assert_true(grown - data <= data / 100);
+	assert_true(grown >= data);
+	client_close(&c);
+	stop(&n);
+}
+
 static int setup(void **state)
 {
 	char self[400];
@@ -789,6 +826,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(survives_a_hostile_client),
 		cmocka_unit_test(survives_garbage),
 		cmocka_unit_test(idle_connections_are_cheap),
+		cmocka_unit_test(data_costs_little_more_than_itself),
 	};
 
 	if (argc > 1)
