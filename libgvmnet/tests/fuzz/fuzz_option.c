@@ -9,7 +9,7 @@
 #include <string.h>
 #include <gvmnet/gvmnet.h>
 
-#define ARGS 64
+#define ARGS 12
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
