@@ -86,6 +86,14 @@ uint64_t perf_random(uint64_t *state)
 	return *state;
 }
 
+void perf_tell(const struct perf *perf, int status)
+{
+	if (status == -EINTR)
+		fprintf(stderr, "gvm perf: interrupted before anything was measured\n");
+	else if (!perf->told)
+		fprintf(stderr, "gvm perf: %s\n", strerror(-status));
+}
+
 /* ---- the nodes ------------------------------------------------------------------------------ */
 
 /* "HOST:PORT" as a cluster of one memory node. */
@@ -104,7 +112,7 @@ static int one_node_map(const char *address, struct gvm_cluster **cluster, char 
 	return gvm_cluster_parse(text, (size_t)len, "--connect", cluster, error);
 }
 
-int perf_cluster(const struct perf *perf, struct gvm_cluster **cluster)
+int perf_cluster(struct perf *perf, struct gvm_cluster **cluster)
 {
 	char *error = NULL;
 	int rc = perf->connect ? one_node_map(perf->connect, cluster, &error)
@@ -112,10 +120,12 @@ int perf_cluster(const struct perf *perf, struct gvm_cluster **cluster)
 
 	if (rc && error)
 		fprintf(stderr, "gvm perf: %s\n", error);
+	perf->told = rc && (error || perf->connect);
 	free(error);
 	if (!rc && perf->node >= 0 && !gvm_cluster_node(*cluster, (unsigned)perf->node)) {
 		fprintf(stderr, "gvm perf: --node %ld is not in %s\n", perf->node,
 			perf->cluster_file);
+		perf->told = 1;
 		return -ENOENT;
 	}
 	return rc;

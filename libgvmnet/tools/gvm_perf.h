@@ -38,6 +38,7 @@ struct perf {
 	int cpu, server_cpu; /* -1: not pinned */
 	int sequential, write;
 	uint64_t local_bytes; /* fault: how much may be here */
+	int told;		     /* why it is not possible was said already */
 	/* what was found */
 	char target[128];
 	struct perf_recorder latency;
@@ -52,8 +53,10 @@ extern void (*volatile perf_interrupt)(void);
 
 /* The nodes that --connect or --cluster names. Complains by itself. */
 struct gvm_cluster;
-int perf_cluster(const struct perf *perf, struct gvm_cluster **cluster);
+int perf_cluster(struct perf *perf, struct gvm_cluster **cluster);
 uint64_t perf_random(uint64_t *state);
+/* Say why it is not possible, unless that was said. */
+void perf_tell(const struct perf *perf, int status);
 
 /* 0, or a negative errno with a sentence on standard error. */
 int perf_net(struct perf *perf);

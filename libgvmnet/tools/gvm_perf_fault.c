@@ -221,7 +221,7 @@ int perf_fault(struct perf *perf)
 			rc = -EINTR;
 	}
 	if (rc)
-		fprintf(stderr, "gvm perf: %s\n", strerror(-rc));
+		perf_tell(perf, rc);
 	close_all(&run);
 	return rc;
 }

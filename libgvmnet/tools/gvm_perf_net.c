@@ -59,7 +59,8 @@ struct run {
 	uint64_t *slabs, slab_count, blocks_per_slab, next, random;
 	struct slot *slots;
 	uint8_t *buffers;
-	unsigned under_way;
+	size_t buffer_bytes;
+	unsigned under_way, dropped;
 	uint64_t posted, completed, target, begin, end_at;
 	int filling, measuring, ending, failure, waited_status, waited;
 };
@@ -289,8 +290,9 @@ static void post(struct slot *slot)
 	} else if (run->under_way == 0) {
 		fprintf(stderr, "gvm perf: not even one operation finds room\n");
 		run->failure = rc;
+	} else {
+		run->dropped++; /* the depth is more than the transport takes */
 	}
-	/* else: one slot fewer; the depth is more than the transport takes */
 }
 
 /* Let all slots run until it is over. */
@@ -311,7 +313,8 @@ static int make_slots(struct run *run)
 	size_t room = run->perf->size > GVM_PAGE_SIZE ? run->perf->size : GVM_PAGE_SIZE;
 
 	run->slots = calloc(run->perf->depth, sizeof *run->slots);
-	run->buffers = mmap(NULL, room * run->perf->depth, PROT_READ | PROT_WRITE,
+	run->buffer_bytes = room * run->perf->depth;
+	run->buffers = mmap(NULL, run->buffer_bytes, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (!run->slots || run->buffers == MAP_FAILED) {
 		run->buffers = NULL;
@@ -369,7 +372,7 @@ static int open_region(struct run *run)
 		 (unsigned long long)gvm_net_incarnation(run->net));
 	rc = await(run, gvm_region_open(run->worker, &config, 0, opened, &run->region));
 	if (rc) {
-		fprintf(stderr, "gvm perf: no region can be made there: %s\n", strerror(-rc));
+		perf->told = rc != -EINTR; /* by the region, with the node's name */
 		return rc;
 	}
 	run->blocks_per_slab = slab / perf->size;
@@ -474,9 +477,7 @@ static void close_run(struct run *run)
 	server_close(&run->server);
 	gvm_cluster_free(run->cluster);
 	if (run->buffers)
-		munmap(run->buffers,
-		       (run->perf->size > GVM_PAGE_SIZE ? run->perf->size : GVM_PAGE_SIZE) *
-			   run->perf->depth);
+		munmap(run->buffers, run->buffer_bytes);
 	free(run->slots);
 	free(run->slabs);
 	free(run);
@@ -516,9 +517,14 @@ int perf_net(struct perf *perf)
 		rc = go(run);
 		if (rc == 0 && perf->latency.count == 0)
 			rc = -EINTR;
+		if (run->dropped) {
+			perf->depth -= run->dropped;
+			fprintf(stderr, "gvm perf: no more than %u at a time found room\n",
+				perf->depth);
+		}
 	}
 	if (rc)
-		fprintf(stderr, "gvm perf: %s\n", strerror(-rc));
+		perf_tell(perf, rc);
 	close_run(run);
 	return rc;
 }
