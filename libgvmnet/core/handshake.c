@@ -97,7 +97,8 @@ static int make_mac(const struct gvm_hs *hs, const char *label, uint8_t mac[GVM_
 	memcpy(text, label, LABEL_LEN);
 	memcpy(text + LABEL_LEN, hs->hello, GVM_HELLO_LEN);
 	memcpy(text + LABEL_LEN + GVM_HELLO_LEN, hs->challenge, GVM_HELLO_LEN);
-	if (!HMAC(EVP_sha256(), hs->net->key, (int)hs->net->key_len, text, sizeof(text), mac, &len) ||
+	if (!HMAC(EVP_sha256(), hs->net->key, (int)hs->net->key_len, text, sizeof(text), mac,
+		  &len) ||
 	    len != GVM_WIRE_MAC_LEN)
 		return -EIO;
 	return 0;
@@ -123,7 +124,8 @@ static int check_mac(struct gvm_hs *hs, const char *label, const void *theirs,
 	if (err)
 		return end(out, err, "libcrypto cannot compute HMAC-SHA-256 here");
 	if (CRYPTO_memcmp(mac, theirs, sizeof(mac)) != 0)
-		return gvm_hs_refuse(out, GVM_ST_AUTH, "the keys of the two sides are not the same "
+		return gvm_hs_refuse(out, GVM_ST_AUTH,
+				     "the keys of the two sides are not the same "
 				     "(compare the key files)");
 	return 0;
 }
@@ -137,9 +139,11 @@ static int check_key_use(const struct gvm_hs *hs, struct gvm_hs_out *out)
 	if (theirs == (hs->net->key != NULL))
 		return 0;
 	if (hs->net->key)
-		return gvm_hs_refuse(out, GVM_ST_AUTH, "this side demands a key and the other has "
+		return gvm_hs_refuse(out, GVM_ST_AUTH,
+				     "this side demands a key and the other has "
 				     "none (GVM_KEY_FILE, --key-file)");
-	return gvm_hs_refuse(out, GVM_ST_AUTH, "the other side demands a key and this one has none "
+	return gvm_hs_refuse(out, GVM_ST_AUTH,
+			     "the other side demands a key and this one has none "
 			     "(GVM_KEY_FILE, --key-file)");
 }
 
@@ -149,9 +153,10 @@ static int check_versions(const struct gvm_hs *hs, struct gvm_hs_out *out)
 
 	if (m->proto_min <= GVM_WIRE_PROTO_MAX && m->proto_max >= GVM_WIRE_PROTO_MIN)
 		return 0;
-	return gvm_hs_refuse(out, GVM_ST_VERSION, "protocol versions %u to %u meet %u to %u: none in "
-			     "common", m->proto_min, m->proto_max, GVM_WIRE_PROTO_MIN,
-			     GVM_WIRE_PROTO_MAX);
+	return gvm_hs_refuse(out, GVM_ST_VERSION,
+			     "protocol versions %u to %u meet %u to %u: none in "
+			     "common",
+			     m->proto_min, m->proto_max, GVM_WIRE_PROTO_MIN, GVM_WIRE_PROTO_MAX);
 }
 
 static int check_cluster(const struct gvm_hs *hs, struct gvm_hs_out *out)
@@ -164,10 +169,13 @@ static int check_cluster(const struct gvm_hs *hs, struct gvm_hs_out *out)
 				     m->cluster, net->cluster_name);
 	if (m->to_node != GVM_WIRE_NODE_NONE && net->node != GVM_WIRE_NODE_NONE &&
 	    m->to_node != net->node)
-		return gvm_hs_refuse(out, GVM_ST_CLUSTER, "node %u was looked for where node %u is "
-				     "(compare the cluster files)", m->to_node, net->node);
+		return gvm_hs_refuse(out, GVM_ST_CLUSTER,
+				     "node %u was looked for where node %u is "
+				     "(compare the cluster files)",
+				     m->to_node, net->node);
 	if (m->map_digest && net->map_digest && m->map_digest != net->map_digest)
-		return gvm_hs_refuse(out, GVM_ST_CLUSTER, "the cluster files of the two sides are not "
+		return gvm_hs_refuse(out, GVM_ST_CLUSTER,
+				     "the cluster files of the two sides are not "
 				     "the same");
 	return 0;
 }
@@ -195,8 +203,8 @@ static int on_hello(struct gvm_hs *hs, const void *payload, struct gvm_hs_out *o
 		return err;
 	memcpy(hs->hello, payload, GVM_HELLO_LEN);
 	describe_self(hs, &mine, hs->theirs.node);
-	mine.proto_max = hs->theirs.proto_max < GVM_WIRE_PROTO_MAX ? hs->theirs.proto_max :
-								     GVM_WIRE_PROTO_MAX;
+	mine.proto_max =
+	    hs->theirs.proto_max < GVM_WIRE_PROTO_MAX ? hs->theirs.proto_max : GVM_WIRE_PROTO_MAX;
 	mine.proto_min = mine.proto_max;
 	gvm_hello_encode(hs->challenge, &mine);
 	memcpy(out->body, hs->challenge, GVM_HELLO_LEN);
@@ -218,8 +226,10 @@ static int on_challenge(struct gvm_hs *hs, const void *payload, struct gvm_hs_ou
 		return gvm_hs_refuse(out, GVM_ST_PROTO, "CHALLENGE does not choose a version");
 	if (hs->to_node != GVM_WIRE_NODE_NONE && m->node != GVM_WIRE_NODE_NONE &&
 	    m->node != hs->to_node)
-		return gvm_hs_refuse(out, GVM_ST_CLUSTER, "node %u answers where node %u was looked "
-				     "for (compare the cluster files)", m->node, hs->to_node);
+		return gvm_hs_refuse(out, GVM_ST_CLUSTER,
+				     "node %u answers where node %u was looked "
+				     "for (compare the cluster files)",
+				     m->node, hs->to_node);
 	memcpy(hs->challenge, payload, GVM_HELLO_LEN);
 	hs->expect = GVM_HS_READY;
 	return say_mac(hs, GVM_T_PROOF, client_label, out);

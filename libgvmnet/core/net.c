@@ -29,7 +29,7 @@ static const struct {
 	  "the verbs provider is not in this build" },
 	{ "ofi", NULL, "libfabric", "the ofi provider is not in this build" },
 };
-#define PROVIDERS (sizeof(providers) / sizeof(providers[0]))
+#define PROVIDERS     (sizeof(providers) / sizeof(providers[0]))
 #define AUTO_PROVIDER "tcp"
 
 static void describe_provider(size_t i, struct gvm_provider_info *info)
@@ -120,13 +120,17 @@ static int check_key_file(const char *path, int fd)
 	if (fstat(fd, &st) < 0)
 		return -errno;
 	if (!S_ISREG(st.st_mode)) {
-		gvm_log(GVM_LOG_ERROR, "key file %s is not a regular file; make one: "
-			"openssl rand -hex 32 > FILE; chmod 600 FILE", path);
+		gvm_log(GVM_LOG_ERROR,
+			"key file %s is not a regular file; make one: "
+			"openssl rand -hex 32 > FILE; chmod 600 FILE",
+			path);
 		return -EACCES;
 	}
 	if (st.st_mode & (S_IRWXG | S_IRWXO)) {
-		gvm_log(GVM_LOG_ERROR, "key file %s is open to others than its owner (mode %04o); "
-			"close it: chmod 600 %s", path, (unsigned)st.st_mode & 07777u, path);
+		gvm_log(GVM_LOG_ERROR,
+			"key file %s is open to others than its owner (mode %04o); "
+			"close it: chmod 600 %s",
+			path, (unsigned)st.st_mode & 07777u, path);
 		return -EACCES;
 	}
 	return 0;
@@ -150,7 +154,8 @@ static int take_key(struct gvm_net *net, const char *path, int fd)
 		len += n > 0 ? (size_t)n : 0;
 	}
 	if (len > GVM_KEY_MAX) {
-		gvm_log(GVM_LOG_ERROR, "key file %s is too long: at most %u bytes", path, GVM_KEY_MAX);
+		gvm_log(GVM_LOG_ERROR, "key file %s is too long: at most %u bytes", path,
+			GVM_KEY_MAX);
 		err = -EACCES;
 		goto wipe;
 	}
@@ -159,8 +164,10 @@ static int take_key(struct gvm_net *net, const char *path, int fd)
 	if (len > 0 && buf[len - 1] == '\r')
 		len--;
 	if (len < GVM_KEY_MIN) {
-		gvm_log(GVM_LOG_ERROR, "key file %s has %zu bytes, a key needs at least %u; make one: "
-			"openssl rand -hex 32 > %s; chmod 600 %s", path, len, GVM_KEY_MIN, path, path);
+		gvm_log(GVM_LOG_ERROR,
+			"key file %s has %zu bytes, a key needs at least %u; make one: "
+			"openssl rand -hex 32 > %s; chmod 600 %s",
+			path, len, GVM_KEY_MIN, path, path);
 		err = -EACCES;
 		goto wipe;
 	}
@@ -188,10 +195,13 @@ static int read_key(struct gvm_net *net, const char *path)
 	if (fd < 0) {
 		err = -errno;
 		if (err == -ENOENT)
-			gvm_log(GVM_LOG_ERROR, "key file %s does not exist; make one: "
-				"openssl rand -hex 32 > %s; chmod 600 %s", path, path, path);
+			gvm_log(GVM_LOG_ERROR,
+				"key file %s does not exist; make one: "
+				"openssl rand -hex 32 > %s; chmod 600 %s",
+				path, path, path);
 		else
-			gvm_log(GVM_LOG_ERROR, "key file %s cannot be opened: %s", path, strerror(-err));
+			gvm_log(GVM_LOG_ERROR, "key file %s cannot be opened: %s", path,
+				strerror(-err));
 		return err;
 	}
 	err = check_key_file(path, fd);
@@ -213,7 +223,8 @@ void gvm_random(void *buf, size_t len)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0) {
-			gvm_log(GVM_LOG_ERROR, "getrandom: %s; keys cannot be drawn", strerror(errno));
+			gvm_log(GVM_LOG_ERROR, "getrandom: %s; keys cannot be drawn",
+				strerror(errno));
 			abort();
 		}
 		at += n;

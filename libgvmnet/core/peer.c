@@ -30,13 +30,13 @@
 
 enum op_state { OP_IDLE, OP_WAITING, OP_ACTIVE, OP_EXPIRED, OP_DONE };
 
-#define XID_SLOT_BITS 16
-#define FIRST_SLOTS   8u
-#define PEER_TIMERS   2u
-#define DONE_AT_ONCE  4096 /* completions in one round; the rest in the next */
+#define XID_SLOT_BITS  16
+#define FIRST_SLOTS    8u
+#define PEER_TIMERS    2u
+#define DONE_AT_ONCE   4096 /* completions in one round; the rest in the next */
 #define DONE_PER_FLUSH 8
 
-#define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 static void begin_connect(struct gvm_peer *peer);
 static void peer_break(struct gvm_peer *peer, int why);
@@ -327,7 +327,8 @@ static void on_op_timer(struct gvm_timer *timer)
 	}
 	arm(peer, soonest);
 	if (stuck) {
-		warn(peer, "", "an operation's deadline passed while its bytes were on the way; "
+		warn(peer, "",
+		     "an operation's deadline passed while its bytes were on the way; "
 		     "connection ended");
 		peer_break(peer, -ETIMEDOUT);
 	}
@@ -747,8 +748,8 @@ int gvm_put(struct gvm_peer *peer, uint64_t key, uint64_t offset, const void *bu
 	    struct gvm_mem *local, struct gvm_op *op)
 {
 	/* The provider only reads from the buffer of a put. */
-	int err = fill_one_sided(peer, op, GVM_OP_PUT, key, offset, (void *)(uintptr_t)buf, len,
-				 local);
+	int err =
+	    fill_one_sided(peer, op, GVM_OP_PUT, key, offset, (void *)(uintptr_t)buf, len, local);
 
 	return err ? err : post_one_sided(peer, op);
 }
@@ -1022,8 +1023,7 @@ static int more_nodes(struct gvm_worker *worker, unsigned node)
 	by_node = realloc(worker->by_node, room * sizeof(*by_node));
 	if (!by_node)
 		return -ENOMEM;
-	memset(by_node + worker->by_node_room, 0,
-	       (room - worker->by_node_room) * sizeof(*by_node));
+	memset(by_node + worker->by_node_room, 0, (room - worker->by_node_room) * sizeof(*by_node));
 	worker->by_node = by_node;
 	worker->by_node_room = room;
 	return 0;
@@ -1140,7 +1140,8 @@ static void name_accepted(struct gvm_peer *peer)
 	if (peer->node == GVM_NODE_NONE)
 		snprintf(peer->name, sizeof(peer->name), "client %s", peer->ep->name);
 	else
-		snprintf(peer->name, sizeof(peer->name), "node %u (%s)", peer->node, peer->ep->name);
+		snprintf(peer->name, sizeof(peer->name), "node %u (%s)", peer->node,
+			 peer->ep->name);
 }
 
 static void adopt(struct gvm_peer *peer, const struct gvm_hello *theirs)
@@ -1179,8 +1180,10 @@ static void become_ready(struct gvm_peer *peer)
 
 static int refuse_full(struct gvm_peer *peer, struct gvm_hs_out *out)
 {
-	return gvm_hs_refuse(out, GVM_ST_LIMIT, "this node has %u connections already "
-			     "(GVM_MAX_CONNS)", peer->worker->accepted_ready);
+	return gvm_hs_refuse(out, GVM_ST_LIMIT,
+			     "this node has %u connections already "
+			     "(GVM_MAX_CONNS)",
+			     peer->worker->accepted_ready);
 }
 
 static void handshake_failed(struct gvm_peer *peer, struct gvm_hs_out *out, int why)
@@ -1197,7 +1200,7 @@ static void handshake_failed(struct gvm_peer *peer, struct gvm_hs_out *out, int 
 
 static void on_handshake(struct gvm_peer *peer, const struct gvm_hdr *hdr, const void *payload)
 {
-	struct gvm_hs_out out;
+	struct gvm_hs_out out = { 0 };
 	int err, result;
 
 	if (peer->accepted && hdr->type == GVM_T_HELLO &&
@@ -1483,8 +1486,9 @@ static int serve_done(struct gvm_worker *worker)
 		list_remove(&worker->done, op);
 		op->state = OP_IDLE;
 		op->done(op, op->status);
-		/* What completions post leaves while the rest are served, so that the other side need not
-		 * wait for the last of a batch: with 32 under way that is a third more a second. */
+		/* What completions post leaves while the rest are served, so that the other side
+		 * need not wait for the last of a batch: with 32 under way that is a third more a
+		 * second. */
 		if (++served % DONE_PER_FLUSH == 0)
 			worker->ops->flush(worker->prov);
 	}
@@ -1536,7 +1540,8 @@ int gvm_peers_serve(struct gvm_worker *worker)
 {
 	int served = serve_done(worker);
 
-	/* Operations are told before the end of their connection is, so done goes first each time. */
+	/* Operations are told before the end of their connection is, so done goes first each time.
+	 */
 	while (worker->pending && !worker->done.first) {
 		serve_pending(next_pending(worker));
 		served += 1 + serve_done(worker);

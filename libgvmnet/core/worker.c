@@ -8,9 +8,9 @@
  * thread may call and which meet the worker only in three atomic fields, and for the statistics,
  * which the worker alone writes and any thread may read.
  *
- * Waiting: `sleeping` is raised before the last look at tasks and `woken`, and whoever adds to these
- * looks at `sleeping` afterwards, all sequentially consistent, so that one of the two sees the
- * other; the descriptor is written only if there is somebody to wake.
+ * Waiting: `sleeping` is raised before the last look at tasks and `woken`, and whoever adds to
+ * these looks at `sleeping` afterwards, all sequentially consistent, so that one of the two sees
+ * the other; the descriptor is written only if there is somebody to wake.
  */
 #include <errno.h>
 #include <netdb.h>
@@ -25,12 +25,12 @@
 #include <unistd.h>
 #include "core/core.h"
 
-#define NS_PER_MS	1000000ULL
-#define NS_PER_S	1000000000ULL
-#define MAX_HANDSHAKES	1024u /* accepted connections that have not proven themselves */
-#define ALARM_MIN_NS	(20 * NS_PER_MS) /* a nearer end of a sleep is given to the sleep itself */
-#define PEEKS_PER_POLL	4u
-#define SPIN_FAILS_MAX	10u   /* 1,024 waits between two tries of a spin that never pays */
+#define NS_PER_MS      1000000ULL
+#define NS_PER_S       1000000000ULL
+#define MAX_HANDSHAKES 1024u            /* accepted connections that have not proven themselves */
+#define ALARM_MIN_NS   (20 * NS_PER_MS) /* a nearer end of a sleep is given to the sleep itself */
+#define PEEKS_PER_POLL 4u
+#define SPIN_FAILS_MAX 10u /* 1,024 waits between two tries of a spin that never pays */
 
 /* ---- the clock and jitter ------------------------------------------------------------------ */
 
@@ -90,7 +90,8 @@ void gvm_worker_unwatch(struct gvm_worker *worker, struct gvm_watch *watch)
 
 static int remember(struct gvm_worker *worker, int fd)
 {
-	size_t word = (size_t)fd / 64, words = worker->provider_fd_words ? worker->provider_fd_words : 4;
+	size_t word = (size_t)fd / 64,
+	       words = worker->provider_fd_words ? worker->provider_fd_words : 4;
 	uint64_t *fds;
 
 	while (words <= word)
@@ -375,13 +376,13 @@ static int epoll_sleep_ms(struct gvm_worker *worker, uint64_t ns)
 
 static int epoll_sleep(struct gvm_worker *worker, uint64_t ns)
 {
-	struct timespec ts = { .tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S) };
+	struct timespec ts = { .tv_sec = (time_t)(ns / NS_PER_S),
+			       .tv_nsec = (long)(ns % NS_PER_S) };
 	int count;
 
 	if (worker->no_pwait2 || ns == GVM_NEVER)
 		return epoll_sleep_ms(worker, ns);
-	count = epoll_pwait2(worker->epoll_fd, worker->batch, GVM_BATCH,
-			     &ts, NULL);
+	count = epoll_pwait2(worker->epoll_fd, worker->batch, GVM_BATCH, &ts, NULL);
 	if (count < 0 && (errno == ENOSYS || errno == EPERM)) {
 		worker->no_pwait2 = 1;
 		return epoll_sleep_ms(worker, ns);
@@ -401,9 +402,10 @@ static int set_alarm(struct gvm_worker *worker, uint64_t when)
 }
 
 /*
- * How long a sleep until then may last. A sleep with an end costs the kernel a timer set and cleared,
- * a microsecond of each short wait; a descriptor that is set once for a time not later than all that
- * is to come costs nothing. It may end a sleep too early, which finds nothing to do and sleeps on.
+ * How long a sleep until then may last. A sleep with an end costs the kernel a timer set and
+ * cleared, a microsecond of each short wait; a descriptor that is set once for a time not later
+ * than all that is to come costs nothing. It may end a sleep too early, which finds nothing to do
+ * and sleeps on.
  */
 static uint64_t sleep_limit(struct gvm_worker *worker, uint64_t until)
 {
@@ -518,8 +520,10 @@ static int may_listen(const struct gvm_net *net, const char *host)
 {
 	if (net->key || net->insecure || net->ops == &gvm_provider_loop || !reaches_beyond(host))
 		return 0;
-	gvm_log(GVM_LOG_ERROR, "%s reaches beyond this machine and there is no key: give one "
-		"(--key-file; openssl rand -hex 32 > FILE; chmod 600 FILE), or say --insecure", host);
+	gvm_log(GVM_LOG_ERROR,
+		"%s reaches beyond this machine and there is no key: give one "
+		"(--key-file; openssl rand -hex 32 > FILE; chmod 600 FILE), or say --insecure",
+		host);
 	return -EACCES;
 }
 
@@ -535,8 +539,7 @@ int gvm_worker_listen(struct gvm_worker *worker, const char *host, unsigned port
 	err = may_listen(worker->net, host);
 	if (err)
 		return err;
-	listeners = realloc(worker->listeners,
-			    (worker->listener_count + 1) * sizeof(*listeners));
+	listeners = realloc(worker->listeners, (worker->listener_count + 1) * sizeof(*listeners));
 	if (!listeners)
 		return -ENOMEM;
 	worker->listeners = listeners;

@@ -69,9 +69,9 @@ static void close_side(struct gvm_net *net)
 /* ---- two sides that speak through a wire with a tap ---------------------------------------- */
 
 struct pair {
-	struct gvm_net *a, *b;	   /* a connects */
+	struct gvm_net *a, *b; /* a connects */
 	struct gvm_hs from, to;
-	struct gvm_hs_out said[4]; /* as they went over the wire: HELLO, CHALLENGE, PROOF, READY */
+	struct gvm_hs_out said[4];  /* as they went over the wire: HELLO, CHALLENGE, PROOF, READY */
 	int from_result, to_result; /* how it ended for each: 1, or a negative errno; 0: never */
 	char why[GVM_REFUSED_MAX + 1]; /* of the side that refused */
 	/* bend frame number `frame`: flip this bit, or cut it to this length */
@@ -80,7 +80,8 @@ struct pair {
 
 static int deliver(struct gvm_hs *hs, const struct gvm_hs_out *frame, struct gvm_hs_out *out)
 {
-	struct gvm_hdr hdr = { .type = frame->type, .status = frame->status,
+	struct gvm_hdr hdr = { .type = frame->type,
+			       .status = frame->status,
 			       .length = frame->length };
 
 	return gvm_hs_step(hs, &hdr, frame->body, out);
@@ -155,8 +156,8 @@ static void same_key_or_none(void **state)
 	unsigned i;
 
 	for (i = 0; i < 2; i++) {
-		struct pair pair = new_pair(open_side(keys[i], NULL, GVM_NODE_NONE),
-					    open_side(keys[i], MAP, 1));
+		struct pair pair =
+		    new_pair(open_side(keys[i], NULL, GVM_NODE_NONE), open_side(keys[i], MAP, 1));
 
 		shake(&pair, GVM_NODE_NONE);
 		assert_through(&pair);
@@ -184,8 +185,8 @@ static void other_key_is_refused(void **state)
 /* A listener that does not know the key cannot pass for one that does. */
 static void listener_must_prove_too(void **state)
 {
-	struct pair pair = new_pair(open_side(KEY_A, NULL, GVM_NODE_NONE),
-				    open_side(KEY_A, NULL, GVM_NODE_NONE));
+	struct pair pair =
+	    new_pair(open_side(KEY_A, NULL, GVM_NODE_NONE), open_side(KEY_A, NULL, GVM_NODE_NONE));
 	struct gvm_hs_out out;
 
 	shake(&pair, GVM_NODE_NONE);
@@ -204,8 +205,8 @@ static void listener_must_prove_too(void **state)
 /* The whole of an earlier conversation, played again to the same listener. */
 static void replay_is_refused(void **state)
 {
-	struct pair pair = new_pair(open_side(KEY_A, NULL, GVM_NODE_NONE),
-				    open_side(KEY_A, NULL, GVM_NODE_NONE));
+	struct pair pair =
+	    new_pair(open_side(KEY_A, NULL, GVM_NODE_NONE), open_side(KEY_A, NULL, GVM_NODE_NONE));
 	struct gvm_hs_out out;
 	struct gvm_hs hs;
 
@@ -281,9 +282,11 @@ static void frames_out_of_turn(void **state)
 static void clusters_must_agree(void **state)
 {
 	static const char other_name[] = "cluster den\n1 127.0.0.1 1001\n2 127.0.0.1 1002\n";
-	static const char other_nodes[] = "cluster lab\n1 127.0.0.1 1001\n2 127.0.0.1 1002 weight=7\n";
+	static const char other_nodes[] =
+	    "cluster lab\n1 127.0.0.1 1001\n2 127.0.0.1 1002 weight=7\n";
 	struct gvm_net *a = open_side(NULL, MAP, 2), *b = open_side(NULL, MAP, 1);
-	struct gvm_net *den = open_side(NULL, other_name, 1), *new = open_side(NULL, other_nodes, 1);
+	struct gvm_net *den = open_side(NULL, other_name, 1),
+		       *new = open_side(NULL, other_nodes, 1);
 	struct gvm_net *bare = open_side(NULL, NULL, GVM_NODE_NONE);
 	struct pair pair = new_pair(a, b);
 
@@ -313,15 +316,18 @@ static void clusters_must_agree(void **state)
 /* Without a key nothing notices the change but the check of versions. */
 static void versions_must_overlap(void **state)
 {
-	struct pair pair = new_pair(open_side(NULL, NULL, GVM_NODE_NONE),
-				    open_side(NULL, NULL, GVM_NODE_NONE));
+	struct pair pair =
+	    new_pair(open_side(NULL, NULL, GVM_NODE_NONE), open_side(NULL, NULL, GVM_NODE_NONE));
 	struct gvm_hs_out out, frame;
 	struct gvm_hello hello;
 	unsigned i;
 	static const struct {
 		uint16_t min, max;
 		int result;
-	} cases[] = { { 1, 1, 0 }, { 1, 9, 0 }, { 2, 9, -EPROTONOSUPPORT }, { 0, 1, -EPROTO },
+	} cases[] = { { 1, 1, 0 },
+		      { 1, 9, 0 },
+		      { 2, 9, -EPROTONOSUPPORT },
+		      { 0, 1, -EPROTO },
 		      { 9, 1, -EPROTO } };
 
 	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -347,7 +353,9 @@ static void refusals_are_safe_to_log(void **state)
 {
 	static const char evil[] = "x\n\033[2Jgvmnet: error: \x80\xff";
 	struct gvm_net *net = open_side(NULL, NULL, GVM_NODE_NONE);
-	struct gvm_hdr hdr = { .type = GVM_T_REFUSED, .status = GVM_ST_BUSY, .length = sizeof(evil) };
+	struct gvm_hdr hdr = { .type = GVM_T_REFUSED,
+			       .status = GVM_ST_BUSY,
+			       .length = sizeof(evil) };
 	struct gvm_hs_out out;
 	struct gvm_hs hs;
 	const char *at;
@@ -368,7 +376,9 @@ static void refusals_are_safe_to_log(void **state)
 
 static int try_net(const char *transport, const char *key_file, unsigned node)
 {
-	struct gvm_net_config config = { .transport = transport, .key_file = key_file, .node = node };
+	struct gvm_net_config config = { .transport = transport,
+					 .key_file = key_file,
+					 .node = node };
 	struct gvm_net *net;
 	int err;
 
@@ -397,12 +407,14 @@ static void key_files(void **state)
 	assert_non_null(strstr(last_line, "chmod 600"));
 	assert_int_equal(try_net("loop", write_file("k", KEY_A, 33, 0602), 1), -EACCES);
 	assert_int_equal(try_net("loop", write_file("k", KEY_A, 33, 0400), 1), 0);
-	assert_int_equal(try_net("loop", write_file("k", "0123456789abcde\n", 16, 0600), 1), -EACCES);
+	assert_int_equal(try_net("loop", write_file("k", "0123456789abcde\n", 16, 0600), 1),
+			 -EACCES);
 	assert_non_null(strstr(last_line, "at least 16"));
 	assert_int_equal(try_net("loop", write_file("k", "0123456789abcdef", 16, 0600), 1), 0);
 	assert_int_equal(try_net("loop", write_file("k", "", 0, 0600), 1), -EACCES);
 	assert_int_equal(try_net("loop", write_file("k", long_key, GVM_KEY_MAX, 0600), 1), 0);
-	assert_int_equal(try_net("loop", write_file("k", long_key, GVM_KEY_MAX + 1, 0600), 1), -EACCES);
+	assert_int_equal(try_net("loop", write_file("k", long_key, GVM_KEY_MAX + 1, 0600), 1),
+			 -EACCES);
 	snprintf(path, sizeof(path), "%s/fifo", folder);
 	assert_int_equal(mkfifo(path, 0600), 0);
 	assert_int_equal(try_net("loop", path, 1), -EACCES);

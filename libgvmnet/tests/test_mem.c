@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Shows that offered memory is found by key, owner, access and range only, that withdrawing it waits
- * for the operations that touch it, and that threads may do all of this at once.
+ * Shows that offered memory is found by key, owner, access and range only, that withdrawing it
+ * waits for the operations that touch it, and that threads may do all of this at once.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -54,7 +54,8 @@ static void only_what_is_offered(void **state)
 	struct gvm_mem *mem;
 	uint64_t key;
 
-	assert_int_equal(gvm_mem_register(net, memory, sizeof(memory), GVM_ACCESS_FETCH, 7, &mem), 0);
+	assert_int_equal(gvm_mem_register(net, memory, sizeof(memory), GVM_ACCESS_FETCH, 7, &mem),
+			 0);
 	key = gvm_mem_key(mem);
 	assert_true(key != 0);
 	assert_int_equal(look(net, key, 7, GVM_ACCESS_FETCH, 0, sizeof(memory)), 0);
@@ -101,8 +102,10 @@ static void gone_waits_for_the_last_user(void **state)
 	void *at;
 
 	assert_int_equal(gvm_mem_register(net, memory, 64, BOTH, 0, &mem), 0);
-	assert_int_equal(gvm_mem_lookup(&net->mem, gvm_mem_key(mem), 1, BOTH, 0, 1, &at, &used1), 0);
-	assert_int_equal(gvm_mem_lookup(&net->mem, gvm_mem_key(mem), 2, BOTH, 0, 1, &at, &used2), 0);
+	assert_int_equal(gvm_mem_lookup(&net->mem, gvm_mem_key(mem), 1, BOTH, 0, 1, &at, &used1),
+			 0);
+	assert_int_equal(gvm_mem_lookup(&net->mem, gvm_mem_key(mem), 2, BOTH, 0, 1, &at, &used2),
+			 0);
 	gvm_mem_unregister(mem, count_gone, &gone);
 	assert_int_equal(gone, 0);
 	gvm_mem_drop(used1);
@@ -120,9 +123,11 @@ static void many_keys(void **state)
 	int i, gone = 0;
 
 	for (i = 0; i < MANY; i++)
-		assert_int_equal(gvm_mem_register(net, memory, 1 + (size_t)i % 64, BOTH, 0, &mems[i]), 0);
+		assert_int_equal(
+		    gvm_mem_register(net, memory, 1 + (size_t)i % 64, BOTH, 0, &mems[i]), 0);
 	for (i = 0; i < MANY; i++) {
-		assert_int_equal(look(net, gvm_mem_key(mems[i]), 1, BOTH, 0, 1 + (unsigned)i % 64), 0);
+		assert_int_equal(look(net, gvm_mem_key(mems[i]), 1, BOTH, 0, 1 + (unsigned)i % 64),
+				 0);
 		assert_int_equal(look(net, gvm_mem_key(mems[i]), 1, BOTH, 0, 2 + (unsigned)i % 64),
 				 -ERANGE);
 	}
@@ -150,8 +155,8 @@ static void *read_keys(void *arg)
 	void *at;
 
 	while (!atomic_load(&contest->stop))
-		if (gvm_mem_lookup(&contest->net->mem, atomic_load(&contest->key), 1, BOTH, 0, 8, &at,
-				   &mem) == 0) {
+		if (gvm_mem_lookup(&contest->net->mem, atomic_load(&contest->key), 1, BOTH, 0, 8,
+				   &at, &mem) == 0) {
 			assert_true(*(volatile uint8_t *)at == 0x5a);
 			atomic_fetch_add(&contest->found, 1);
 			gvm_mem_drop(mem);
@@ -206,10 +211,8 @@ static void withdrawn_under_readers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(only_what_is_offered),
-		TEST(local_registration_is_not_offered),
-		TEST(gone_waits_for_the_last_user),
-		TEST(many_keys),
+		TEST(only_what_is_offered),         TEST(local_registration_is_not_offered),
+		TEST(gone_waits_for_the_last_user), TEST(many_keys),
 		TEST(withdrawn_under_readers),
 	};
 

@@ -17,7 +17,7 @@
 #include <unistd.h>
 #include "core/core.h"
 
-#define SECOND	1000000000ULL
+#define SECOND   1000000000ULL
 #define PATIENCE (20 * SECOND) /* no wait here takes that long unless something is broken */
 
 static const char *transport;
@@ -27,14 +27,14 @@ static const char *transport;
 struct node {
 	struct gvm_net *net;
 	struct gvm_worker *worker;
-	struct gvm_peer *last;	/* that a message or an event came from */
+	struct gvm_peer *last; /* that a message or an event came from */
 	unsigned messages, ready, ended, writable;
 	int why;
-	int mute;		/* do not answer calls */
-	int hold;		/* remember the call, answer later */
+	int mute; /* do not answer calls */
+	int hold; /* remember the call, answer later */
 	uint64_t held[512];
 	unsigned held_count;
-	uint64_t sum;		/* of arg */
+	uint64_t sum; /* of arg */
 };
 
 struct rig {
@@ -83,8 +83,11 @@ static void on_writable(void *arg, struct gvm_peer *peer)
 static void open_node(struct node *node)
 {
 	struct gvm_net_config net = { .transport = transport, .node = GVM_NODE_NONE };
-	struct gvm_worker_config worker = { .arg = node, .message = on_message, .peer_state = on_state,
-					    .writable = on_writable, .cpu = -1 };
+	struct gvm_worker_config worker = { .arg = node,
+					    .message = on_message,
+					    .peer_state = on_state,
+					    .writable = on_writable,
+					    .cpu = -1 };
 
 	memset(node, 0, sizeof(*node));
 	assert_int_equal(gvm_net_open(&net, &node->net), 0);
@@ -144,8 +147,7 @@ static void job_done(struct gvm_op *op, int status)
 	job->status = status;
 	if (op->reply) {
 		job->arg = op->reply->arg;
-		memcpy(job->body, op->reply->body,
-		       op->reply->length < 64 ? op->reply->length : 64);
+		memcpy(job->body, op->reply->body, op->reply->length < 64 ? op->reply->length : 64);
 	}
 }
 
@@ -191,8 +193,10 @@ static void fetch_and_put(void **state)
 	for (i = 0; i < sizeof(buf); i++)
 		buf[i] = (uint8_t)(i * 7 + i / 4096);
 	assert_int_equal(gvm_mem_register(rig.server.net, memory, sizeof(memory),
-					  GVM_ACCESS_FETCH | GVM_ACCESS_PUT, 0, &mem), 0);
-	assert_int_equal(gvm_put(rig.peer, gvm_mem_key(mem), 0, buf, sizeof(buf), NULL, &job.op), 0);
+					  GVM_ACCESS_FETCH | GVM_ACCESS_PUT, 0, &mem),
+			 0);
+	assert_int_equal(gvm_put(rig.peer, gvm_mem_key(mem), 0, buf, sizeof(buf), NULL, &job.op),
+			 0);
 	UNTIL(&rig, job.done);
 	assert_int_equal(job.status, 0);
 	assert_memory_equal(memory, buf, sizeof(buf));
@@ -204,8 +208,8 @@ static void fetch_and_put(void **state)
 	assert_int_equal(gvm_fetch(rig.peer, gvm_mem_key(mem) + 1, 0, buf, 1, NULL, &job.op), 0);
 	UNTIL(&rig, job.done == 3);
 	assert_int_equal(job.status, -ENOENT);
-	assert_int_equal(gvm_fetch(rig.peer, gvm_mem_key(mem), sizeof(memory), buf, 1, NULL, &job.op),
-			 0);
+	assert_int_equal(
+	    gvm_fetch(rig.peer, gvm_mem_key(mem), sizeof(memory), buf, 1, NULL, &job.op), 0);
 	UNTIL(&rig, job.done == 4);
 	assert_int_equal(job.status, -ERANGE);
 	gvm_mem_unregister(mem, NULL, NULL);
@@ -458,14 +462,16 @@ static void window_of_fetches(void **state)
 
 	open_rig(&rig);
 	rig.client.worker->opt.window = 16;
-	assert_int_equal(gvm_mem_register(rig.server.net, memory, 4096, GVM_ACCESS_FETCH, 0, &mem), 0);
+	assert_int_equal(gvm_mem_register(rig.server.net, memory, 4096, GVM_ACCESS_FETCH, 0, &mem),
+			 0);
 	/* before the connection is there, and after */
 	for (unsigned turns = 0; turns < 2; turns++) {
 		unsigned writable = rig.client.writable;
 
 		for (i = 0; i < MANY; i++) {
 			jobs[i] = new_job();
-			err = gvm_fetch(rig.peer, gvm_mem_key(mem), 0, buf, 4096, NULL, &jobs[i].op);
+			err =
+			    gvm_fetch(rig.peer, gvm_mem_key(mem), 0, buf, 4096, NULL, &jobs[i].op);
 			if (err)
 				break;
 		}
@@ -537,7 +543,8 @@ static void fetch_in_vain(void **state)
 	struct rig rig;
 
 	open_rig(&rig);
-	assert_int_equal(gvm_mem_register(rig.server.net, memory, 4096, GVM_ACCESS_FETCH, 0, &mem), 0);
+	assert_int_equal(gvm_mem_register(rig.server.net, memory, 4096, GVM_ACCESS_FETCH, 0, &mem),
+			 0);
 	gvm_peer_connect(rig.peer);
 	UNTIL(&rig, rig.client.ready);
 	memset(memory, 7, sizeof(memory));
@@ -667,7 +674,8 @@ static void disconnect_in_done(void **state)
 	unsigned i, round, ended;
 
 	open_rig(&rig);
-	assert_int_equal(gvm_mem_register(rig.server.net, memory, 4096, GVM_ACCESS_FETCH, 0, &mem), 0);
+	assert_int_equal(gvm_mem_register(rig.server.net, memory, 4096, GVM_ACCESS_FETCH, 0, &mem),
+			 0);
 	for (round = 0; round < 4; round++) {
 		for (i = 0; i < 32; i++) {
 			jobs[i] = new_job();
@@ -675,8 +683,9 @@ static void disconnect_in_done(void **state)
 			if ((i + round) % 2)
 				assert_int_equal(gvm_call(rig.peer, &msg, &jobs[i].op), 0);
 			else
-				assert_int_equal(gvm_fetch(rig.peer, gvm_mem_key(mem), 0, buf[i], 4096,
-							   NULL, &jobs[i].op), 0);
+				assert_int_equal(gvm_fetch(rig.peer, gvm_mem_key(mem), 0, buf[i],
+							   4096, NULL, &jobs[i].op),
+						 0);
 		}
 		UNTIL(&rig, done_of(jobs, 32, 0) + done_of(jobs, 32, -ECANCELED) == 32);
 		assert_true(done_of(jobs, 32, 0) >= 1);
@@ -748,7 +757,9 @@ static void on_observed(struct gvm_peer_observer *observer, struct gvm_peer *pee
 
 static void observers(void **state)
 {
-	struct watcher watchers[4] = { { .leave = 1 }, { .leave = 0 }, { .leave = 1 }, { .leave = 0 } };
+	struct watcher watchers[4] = {
+		{ .leave = 1 }, { .leave = 0 }, { .leave = 1 }, { .leave = 0 }
+	};
 	struct rig rig;
 	unsigned i;
 
@@ -788,7 +799,9 @@ struct storm {
 static int post_random(struct storm *storm, unsigned i)
 {
 	struct job *job = &storm->jobs[i];
-	struct gvm_msg msg = { .type = 64, .body = storm->buf[i], .length = (unsigned)rand_r(&storm->seed) % 5000 % 4096 };
+	struct gvm_msg msg = { .type = 64,
+			       .body = storm->buf[i],
+			       .length = (unsigned)rand_r(&storm->seed) % 5000 % 4096 };
 	uint64_t key = gvm_mem_key(storm->mem);
 
 	job->op.deadline_ns = gvm_now() + (uint64_t)rand_r(&storm->seed) % (SECOND / 50);
@@ -798,7 +811,8 @@ static int post_random(struct storm *storm, unsigned i)
 	case 1:
 		return gvm_put(storm->rig.peer, key, i * 4096, storm->buf[i], 4096, NULL, &job->op);
 	case 2:
-		return gvm_fetch(storm->rig.peer, key, i * 4096, storm->buf[i], 4096, NULL, &job->op);
+		return gvm_fetch(storm->rig.peer, key, i * 4096, storm->buf[i], 4096, NULL,
+				 &job->op);
 	default:
 		return gvm_fetch(storm->rig.peer, key + 1, 0, storm->buf[i], 1, NULL, &job->op);
 	}
@@ -807,8 +821,11 @@ static int post_random(struct storm *storm, unsigned i)
 static void one_completion_each(void **state)
 {
 	static struct storm storm;
-	struct gvm_loop_faults faults = { .seed = 42, .drop_conn = 100, .delay = 300,
-					  .delay_ns = SECOND / 1000, .refuse = 10000 };
+	struct gvm_loop_faults faults = { .seed = 42,
+					  .drop_conn = 100,
+					  .delay = 300,
+					  .delay_ns = SECOND / 1000,
+					  .refuse = 10000 };
 	static const struct gvm_loop_faults none;
 	uint64_t until = gvm_now() + PATIENCE;
 	unsigned i, total = 0;
@@ -818,7 +835,8 @@ static void one_completion_each(void **state)
 	assert_int_equal(gvm_option_set("GVM_BACKOFF_MAX_MS", "1"), 0);
 	open_rig(&storm.rig);
 	assert_int_equal(gvm_mem_register(storm.rig.server.net, storm.memory, sizeof(storm.memory),
-					  GVM_ACCESS_FETCH | GVM_ACCESS_PUT, 0, &storm.mem), 0);
+					  GVM_ACCESS_FETCH | GVM_ACCESS_PUT, 0, &storm.mem),
+			 0);
 	for (i = 0; i < JOBS; i++)
 		storm.jobs[i] = new_job();
 	gvm_loop_set_faults(&faults);
@@ -869,15 +887,17 @@ static void thousand_peers(void **state)
 		jobs[i] = new_job();
 		port = rig.port;
 		if (strcmp(transport, "loop") == 0)
-			assert_int_equal(gvm_worker_listen(rig.server.worker, "127.0.0.1", 0, &port), 0);
+			assert_int_equal(
+			    gvm_worker_listen(rig.server.worker, "127.0.0.1", 0, &port), 0);
 		assert_int_equal(gvm_peer_at(rig.client.worker, "127.0.0.1", port, &peers[i]), 0);
 		if (strcmp(transport, "tcp") == 0) {
 			char host[32];
 
 			snprintf(host, sizeof(host), "127.1.%u.%u", i / 200, 1 + i % 200);
 			if (i == 0)
-				assert_int_equal(gvm_worker_listen(rig.server.worker, "0.0.0.0", port,
-								   NULL), -EACCES);
+				assert_int_equal(
+				    gvm_worker_listen(rig.server.worker, "0.0.0.0", port, NULL),
+				    -EACCES);
 			assert_int_equal(gvm_worker_listen(rig.server.worker, host, port, NULL), 0);
 			assert_int_equal(gvm_peer_at(rig.client.worker, host, port, &peers[i]), 0);
 		}
@@ -932,7 +952,8 @@ static void two_threads(void **state)
 
 	open_node(&served.node);
 	open_node(&client);
-	assert_int_equal(gvm_mem_register(served.node.net, memory, 4096, GVM_ACCESS_FETCH, 0, &mem), 0);
+	assert_int_equal(gvm_mem_register(served.node.net, memory, 4096, GVM_ACCESS_FETCH, 0, &mem),
+			 0);
 	assert_int_equal(gvm_worker_listen(served.node.worker, "127.0.0.1", 0, &port), 0);
 	pthread_create(&thread, NULL, serve, &served);
 	assert_int_equal(gvm_peer_at(client.worker, "127.0.0.1", port, &peer), 0);
@@ -940,8 +961,8 @@ static void two_threads(void **state)
 		if (i % 2)
 			assert_int_equal(gvm_call(peer, &msg, &job.op), 0);
 		else
-			assert_int_equal(gvm_fetch(peer, gvm_mem_key(mem), 0, buf, 4096, NULL,
-						   &job.op), 0);
+			assert_int_equal(
+			    gvm_fetch(peer, gvm_mem_key(mem), 0, buf, 4096, NULL, &job.op), 0);
 		while (job.done == i)
 			gvm_worker_wait(client.worker, GVM_NEVER);
 		assert_int_equal(job.status, 0);
@@ -1000,7 +1021,8 @@ static void child_abandons(void **state)
 
 static int dial(unsigned port)
 {
-	struct sockaddr_in sin = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port),
+	struct sockaddr_in sin = { .sin_family = AF_INET,
+				   .sin_port = htons((uint16_t)port),
 				   .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
 
@@ -1028,7 +1050,8 @@ static void silent_strangers_go(void **state)
 	rig.server.worker->opt.max_handshakes = 3;
 	for (i = 0; i < 4; i++) {
 		fds[i] = dial(rig.port);
-		UNTIL(&rig, (gvm_worker_stats(rig.server.worker, &stats), stats.accepts == 1u + (unsigned)i));
+		UNTIL(&rig, (gvm_worker_stats(rig.server.worker, &stats),
+			     stats.accepts == 1u + (unsigned)i));
 	}
 	/* one too many: the oldest goes at once, the others at their deadline */
 	UNTIL(&rig, is_closed(fds[0]));
@@ -1055,8 +1078,10 @@ static void garbage_ends_one_connection(void **state)
 	gvm_peer_connect(rig.peer);
 	UNTIL(&rig, rig.client.ready);
 	for (i = 0; i < 100; i++) {
-		struct gvm_hdr hdr = { .type = (uint8_t)rand_r(&seed), .length = (uint32_t)rand_r(&seed) % 300,
-				       .region = (uint64_t)rand_r(&seed), .arg = 100 };
+		struct gvm_hdr hdr = { .type = (uint8_t)rand_r(&seed),
+				       .length = (uint32_t)rand_r(&seed) % 300,
+				       .region = (uint64_t)rand_r(&seed),
+				       .arg = 100 };
 		int fd = dial(rig.port);
 
 		for (n = 0; n < sizeof(junk); n++)
@@ -1080,7 +1105,8 @@ static void garbage_ends_one_connection(void **state)
 
 static int open_trap(unsigned *port)
 {
-	struct sockaddr_in sin = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in sin = { .sin_family = AF_INET,
+				   .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t len = sizeof(sin);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
 
@@ -1092,7 +1118,8 @@ static int open_trap(unsigned *port)
 	return fd;
 }
 
-static size_t make_frame(uint8_t *buf, uint8_t type, uint16_t status, const void *body, uint32_t len)
+static size_t make_frame(uint8_t *buf, uint8_t type, uint16_t status, const void *body,
+			 uint32_t len)
 {
 	struct gvm_hdr hdr = { .type = type, .status = status, .length = len };
 
@@ -1135,15 +1162,20 @@ static int trapped(const void *bytes, size_t len)
 static void hostile_listeners(void **state)
 {
 	static const char busy[] = "go \033[31maway";
-	struct gvm_hello hello = { .magic = GVM_HELLO_MAGIC, .proto_min = 1, .proto_max = 1,
-				   .node = GVM_NODE_NONE, .to_node = GVM_NODE_NONE, .incarnation = 1 };
+	struct gvm_hello hello = { .magic = GVM_HELLO_MAGIC,
+				   .proto_min = 1,
+				   .proto_max = 1,
+				   .node = GVM_NODE_NONE,
+				   .to_node = GVM_NODE_NONE,
+				   .incarnation = 1 };
 	uint8_t buf[512], body[GVM_HELLO_LEN];
 	size_t len;
 
 	assert_int_equal(gvm_option_set("GVM_HANDSHAKE_MS", "50"), 0);
 	assert_int_equal(trapped("", 0), -ETIMEDOUT);
-	assert_int_equal(trapped("220 mail.example ESMTP\r\n220 and so on, for longer than a header\r\n", 65),
-			 -EPROTO);
+	assert_int_equal(
+	    trapped("220 mail.example ESMTP\r\n220 and so on, for longer than a header\r\n", 65),
+	    -EPROTO);
 	len = make_frame(buf, GVM_T_REFUSED, GVM_ST_AUTH, busy, sizeof(busy));
 	assert_int_equal(trapped(buf, len), -EACCES);
 	len = make_frame(buf, GVM_T_REFUSED, GVM_ST_LIMIT, busy, sizeof(busy));
@@ -1171,7 +1203,10 @@ static void hostile_listeners(void **state)
 	assert_int_equal(gvm_option_set("GVM_HANDSHAKE_MS", "5000"), 0);
 }
 
-#define TEST(name, how) { #name " over " #how, name, set_##how, NULL, NULL }
+#define TEST(name, how)                                                                            \
+	{                                                                                          \
+#name " over " #how, name, set_##how, NULL, NULL                                   \
+	}
 #define BOTH(name) TEST(name, loop), TEST(name, tcp)
 
 static int set_loop(void **state)

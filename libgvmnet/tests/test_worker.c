@@ -16,8 +16,8 @@
 #include <unistd.h>
 #include "core/core.h"
 
-#define MS 1000000ULL
-#define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define MS                              1000000ULL
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 struct fixture {
 	struct gvm_net *net;
@@ -242,7 +242,7 @@ static void rewatch_changes_the_mask(void **state)
 /* ---- tasks of other threads ---------------------------------------------------------------- */
 
 #define SENDERS 3
-#define TASKS	3000
+#define TASKS   3000
 
 struct errand {
 	struct gvm_task task;
