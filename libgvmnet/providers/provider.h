@@ -122,7 +122,9 @@ struct gvm_provider_ops {
 	int (*connect)(struct gvm_prov *prov, const char *host, unsigned port, void *user,
 		       struct gvm_ep **ep);
 	/* End it now; operations under way complete with why, before this returns. Queued messages
-	 * are given to the wire if that is possible without waiting. No closed() follows. */
+	 * are given to the wire if that is possible without waiting. No closed() follows. After
+	 * allow() and with -ECONNRESET, which has puts tried again on a new connection: as little as
+	 * possible of what was posted may still arrive. */
 	void (*shut)(struct gvm_ep *ep, int why);
 	/* The handshake is through: ep->owner is set, fetch and put are served from now on. */
 	void (*allow)(struct gvm_ep *ep);

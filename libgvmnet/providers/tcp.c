@@ -168,12 +168,27 @@ static void close_socket(struct tcp_ep *ep)
 	ep->watch.fd = -1;
 }
 
+/*
+ * Have the close throw away what has not been sent, and say so by a reset. Operations that end with
+ * -ECONNRESET are tried again on a new connection; the kernel, left alone with the old one, would go on
+ * trying to deliver it, and an old put could arrive after a newer one.
+ */
+static void drop_unsent(struct tcp_ep *ep)
+{
+	struct linger now = { .l_onoff = 1, .l_linger = 0 };
+
+	if (ep->watch.fd >= 0)
+		setsockopt(ep->watch.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+}
+
 /* Nothing but completions may be told of it from here on. */
 static void ep_end(struct tcp_ep *ep, int why)
 {
 	struct gvm_prov *prov = ep->ep.prov;
 
 	assert(ep->state != EP_DEAD);
+	if (ep->allowed && why == -ECONNRESET)
+		drop_unsent(ep);
 	ep->state = EP_DEAD;
 	if (prov->hot == ep)
 		prov->hot = NULL;
@@ -920,7 +935,7 @@ static void tcp_shut(struct gvm_ep *gep, int why)
 		complete_all(ep, why);
 		return;
 	}
-	if (ep->state == EP_OPEN && !ep_flush(ep)) {
+	if (ep->state == EP_OPEN && !(ep->allowed && why == -ECONNRESET) && !ep_flush(ep)) {
 		/* Unread bytes would turn the close into a reset, which may overtake what was just
 		 * sent, e.g. why the other side is refused. */
 		shutdown(ep->watch.fd, SHUT_WR);
