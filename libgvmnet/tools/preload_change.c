@@ -17,8 +17,11 @@ static void give_up(size_t i)
 {
 	struct seg seg = take.table.seg[i];
 
-	if (seg.source)
+	if (seg.source) {
+		uint64_t ends = take_mortal();
 		gvm_pager_unmap(seg.source->range, seg.base - seg.source->base, seg.bytes);
+		take_immortal(ends);
+	}
 	take_forget(i);
 }
 
@@ -250,8 +253,10 @@ static void *move_copy(struct seg seg, size_t len, size_t new_len, int flags, vo
 static void *move_range(size_t i, size_t new_len, int flags, void *fixed)
 {
 	struct seg seg = take.table.seg[i];
+	uint64_t ends = take_mortal();
 	void *p = gvm_pager_remap(seg.source->range, new_len, flags, fixed);
 
+	take_immortal(ends);
 	if (p == MAP_FAILED)
 		return p;
 	seg.source->refs++; /* while it is in no segment */

@@ -28,6 +28,7 @@ void take_lock(struct take_guard *guard)
 
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &guard->mask, sizeof all);
 	pthread_mutex_lock(&take.lock);
+	take.blocked = guard->mask;
 	preload_inside++;
 }
 
@@ -39,6 +40,26 @@ void take_unlock(struct take_guard *guard)
 	pthread_mutex_unlock(&take.lock);
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &guard->mask, NULL, sizeof guard->mask);
 	errno = saved;
+}
+
+uint64_t take_mortal(void)
+{
+	static const int ends[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM };
+	uint64_t set = 0;
+
+	for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+		struct sigaction action;
+		if (!sigaction(ends[i], NULL, &action) && action.sa_handler == SIG_DFL)
+			set |= 1ull << (ends[i] - 1);
+	}
+	set &= ~take.blocked; /* the program waits for those otherwise */
+	syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, &set, NULL, sizeof set);
+	return set;
+}
+
+void take_immortal(uint64_t set)
+{
+	syscall(SYS_rt_sigprocmask, SIG_BLOCK, &set, NULL, sizeof set);
 }
 
 int take_meets(const void *addr, size_t len)
@@ -157,8 +178,10 @@ int take_try_attach(struct source *source, void *base, size_t bytes, int memfd, 
 
 	for (int tries = 0; !err && tries < 8; tries++) {
 		name_region(source->name, sizeof source->name);
+		uint64_t ends = take_mortal();
 		err = gvm_pager_attach(take.pager, source->name, base, bytes, memfd, 0, flags,
 				       &source->range);
+		take_immortal(ends);
 		if (err != -EBUSY && err != -EEXIST)
 			break;
 		err = tries < 7 ? 0 : err; /* of an earlier process with this id: the next name */
@@ -287,7 +310,10 @@ int take_fork_prepare(void)
 {
 	if (!take.pager)
 		return 0;
+	uint64_t ends = take_mortal();
 	int err = gvm_pager_fork_prepare(take.pager);
+
+	take_immortal(ends);
 	if (err)
 		say("fork is refused: the paged memory cannot be cloned (%s)", strerror(-err));
 	return err ? err : 1;

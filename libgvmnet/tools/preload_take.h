@@ -26,8 +26,14 @@ struct taking {
 	int failed;	 /* why the pager could not be started; said once */
 	unsigned number; /* of the last region */
 	size_t pooled;	 /* bytes of all pools */
+	uint64_t blocked; /* signals, by the program, in the thread that has the lock */
 };
 extern struct taking take;
+
+/* Around calls that may wait for a memory node for long: signals that simply end the program may do
+ * so. Returns the set for take_immortal. */
+uint64_t take_mortal(void);
+void take_immortal(uint64_t set);
 
 /* Start the pager if it does not run. 0, or a negative errno that has been said. */
 int take_start(void);
