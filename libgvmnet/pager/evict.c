@@ -47,7 +47,8 @@ static bool can_put(struct shard *shard, uint32_t i)
 	const struct slot *slot = &shard->slots[i];
 	page_word w = shard->views[slot->range].table[slot->page];
 
-	return (w & PAGE_DIRTY) && !(w & (PAGE_WRITING | PAGE_PURGING));
+	return (w & PAGE_DIRTY) && !(w & (PAGE_WRITING | PAGE_PURGING)) &&
+	       !shard->views[slot->range].closing;
 }
 
 static void put_page_done(struct put *put, uint32_t k, int status)
@@ -310,6 +311,7 @@ static uint32_t take_helped(struct view *view, uint64_t page, uint32_t count, bo
 						      (give_back ? PAGE_RETURN : 0), job->number);
 	}
 	view->taking += n;
+	shard->taking += n;
 	job_post(job);
 	return n;
 }
@@ -388,6 +390,7 @@ static void take_page_done(struct job *job, uint32_t k)
 	page_word w = view->table[page];
 
 	view->taking--;
+	shard->taking--;
 	shard->slots[i].flags |= SLOT_FULL;
 	if (page_state(w) != PAGE_TAKING || page_index(w) != job->number) {
 		slot_put(shard, i);
@@ -448,7 +451,7 @@ static uint32_t take_oldest(struct shard *shard)
 	struct view *view = &shard->views[frame->range];
 	uint64_t page = frame->page, addr = view_addr(view, page);
 
-	if (view->closing || !can_take(view, page) || !addr)
+	if (view->closing || view->paused || !can_take(view, page) || !addr)
 		return 0;
 	for (uint32_t j = frame->link.prev; n < ROUND && j != GVM_NIL; j = shard->frames[j].link.prev) {
 		struct frame *f = &shard->frames[j];
@@ -502,6 +505,40 @@ static bool mine_to_give(const struct shard *shard)
 	       shard->wait_head != shard->wait_tail;
 }
 
+/* Is there a page that has not just refused? */
+static bool can_try(const struct shard *shard)
+{
+	return shard->mapped.count && shard->stuck <= shard->mapped.count;
+}
+
+/*
+ * Completions will change that, or pages that let go later. If nothing is under way and all pages
+ * have refused (a transfer of the kernel's has pinned them, say, and needs yet more of them), the
+ * threads that wait go on above the budget rather than never.
+ */
+static void nothing_to_evict(struct shard *shard)
+{
+	if (shard->retry_timer.place == 0)
+		gvm_timer_set(shard->worker, &shard->retry_timer, gvm_now() + RETRY_NS);
+	if (shard->wait_head == shard->wait_tail || shard->putting || shard->fetching ||
+	    shard->taking || shard->dirty.count || can_try(shard))
+		return;
+	/* other shards may have pages to give: they are asked, and given until the next time */
+	if (shard->pager->shards > 1 && !shard->asked) {
+		shard->asked = true;
+		shard_poke_others(shard);
+		return;
+	}
+	shard->asked = false;
+	if (!shard->over_budget)
+		gvm_log(GVM_LOG_WARN, "no page can be taken away: all are locked or in use by the "
+			"kernel; going over the local budget");
+	shard->over_budget = true;
+	shard->spare = true;
+	shard_wake_waits(shard);
+	shard->spare = false;
+}
+
 /*
  * One round. Returns whether there is more to do at once (else a completion or a fault brings the
  * shard back here).
@@ -530,42 +567,32 @@ bool shard_evict(struct shard *shard)
 		done = 0;
 		if (shard->victims.count >= want && drop_victim(shard)) {
 			done = 1;
-		} else if (shard->victims.count < want + RUN_MAX && shard->mapped.count) {
+		} else if (shard->victims.count < want + RUN_MAX && can_try(shard)) {
 			done = take_oldest(shard);
 			if (done == 0)
 				rotate_oldest(shard);
 			shard->stuck = done ? 0 : shard->stuck + 1;
-			more = done || shard->stuck % ROUND != 0;
 		} else if (!drop_victim(shard)) {
 			more = false;
 		}
 	}
 	shard_write_back(shard);
-	if (shard->evicting && !more && shard->retry_timer.place == 0)
-		gvm_timer_set(shard->worker, &shard->retry_timer, gvm_now() + RETRY_NS);
+	if (shard->evicting && !more)
+		nothing_to_evict(shard);
 	return shard->evicting && more;
 }
 
-/*
- * Nothing has brought the shard back here for a while. If threads wait for a frame and no page can
- * be taken (all are pinned, say), one of them goes on above the budget rather than never.
- */
+/* Pages may let go again. */
 void retry_timer(struct gvm_timer *timer)
 {
 	struct shard *shard =
 	    (struct shard *)((char *)timer - offsetof(struct shard, retry_timer));
 
 	shard->put_hold = 0;
-	if (shard->wait_head == shard->wait_tail || shard->putting || shard->fetching)
-		return;
-	if (shard->stuck > shard->mapped.count && shard->victims.count == 0) {
-		if (!shard->over_budget)
-			gvm_log(GVM_LOG_WARN, "no page can be taken away: all are locked or in use by the "
-				"kernel; going over the local budget");
-		shard->over_budget = true;
-		shard->spare++;
-		shard_wake_waits(shard);
-	}
+	if (shard->asked)
+		nothing_to_evict(shard);
+	shard->asked = false;
+	shard->stuck = 0;
 }
 
 /* ---- sync ---------------------------------------------------------------------------------- */

@@ -128,13 +128,18 @@ void page_poison(struct view *view, uint64_t page)
 	}
 	while ((addr = view_addr(view, page)) != 0) {
 		err = mem_poison(shard->uffd, addr, PAGE);
+		/* write-protection of shared memory outlives the page, and is in the way */
+		if (err == -EEXIST && mem_protect(shard->uffd, addr, PAGE, false) == 0)
+			err = mem_poison(shard->uffd, addr, PAGE);
 		if (err != -EAGAIN)
 			break;
 		shard_settle(shard);
 		if (page_state(view->table[page]) != PAGE_POISONED)
 			return;
 	}
-	if (addr)
+	if (addr && err)
+		cover(view, page, JOB_COVER);
+	else if (addr)
 		mem_wake(shard->uffd, addr, PAGE);
 }
 
@@ -332,7 +337,7 @@ void fault_serve(struct shard *shard, const struct fault *fault)
 		return;
 	}
 	if (view->closing)
-		return; /* detaching ends the registration, which wakes it */
+		return; /* the end of the registration, or of the pause, wakes it */
 	STAT_ADD(shard, faults, 1);
 	switch (page_state(view->table[page])) {
 	case PAGE_NONE:

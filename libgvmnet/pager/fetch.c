@@ -211,19 +211,18 @@ static uint32_t arrived(struct fetch *fetch)
 
 /* ---- failure ------------------------------------------------------------------------------- */
 
+/* As clean: unless the program writes to it, the true contents come with the next fetch. */
 static bool zeroed(struct fetch *fetch, uint64_t page)
 {
 	struct view *view = fetch->view;
 	struct shard *shard = view->shard;
-	/* as clean: unless the program writes to it, the true contents come with the next fetch */
-	int err = page_install(view, page, shard->zero, false);
-
-	if (err)
-		return false;
-	page_set_mapped(view, page, view->table[page] & PAGE_KEEP);
+	/* told before it can be read */
 	STAT_ADD(shard, unreachable_zeroed, 1);
 	gvm_log(GVM_LOG_ERROR, "page %llu of %s reads as zeros: its memory node did not answer",
 		(unsigned long long)page, view->range->name);
+	if (page_install(view, page, shard->zero, false))
+		return false;
+	page_set_mapped(view, page, view->table[page] & PAGE_KEEP);
 	return true;
 }
 
@@ -263,6 +262,17 @@ static uint32_t failed(struct fetch *fetch, int status)
 	return here;
 }
 
+/* The range is closing or paused: who waits asks again. */
+static uint32_t unwanted(struct fetch *fetch)
+{
+	struct view *view = fetch->view;
+
+	for (uint64_t p = fetch->page; p < fetch->page + fetch->count; p++)
+		if (is_of(fetch, view->table[p]))
+			view->table[p] = page_make(PAGE_NONE, view->table[p] & PAGE_KEEP, 0);
+	return 0;
+}
+
 static void fetch_done(struct gvm_region_op *op, int status)
 {
 	struct fetch *fetch = (struct fetch *)op;
@@ -270,8 +280,10 @@ static void fetch_done(struct gvm_region_op *op, int status)
 	struct shard *shard = fetch->shard;
 	uint32_t here;
 
-	if (status == 0) {
-		here = view->closing ? 0 : arrived(fetch);
+	if (view->closing) {
+		here = unwanted(fetch);
+	} else if (status == 0) {
+		here = arrived(fetch);
 		STAT_ADD(shard, fetched_pages, fetch->count);
 		STAT_ADD(shard, fetched_bytes, (uint64_t)fetch->count * PAGE);
 	} else {

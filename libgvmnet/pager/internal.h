@@ -36,7 +36,7 @@
 #define PUTS 64u
 #define DISCARDS 32u
 #define JOBS 64u	    /* what the helper thread has to do, per shard */
-#define FAULTS 2048u	    /* faults read and not served yet, per shard; a power of two */
+#define FAULTS 1024u	    /* faults read and not served yet, per shard; a power of two */
 #define TRACKERS 64u	    /* slabs whose faults are followed, per shard; a power of two */
 #define RECHECKS 64u
 #define ROUND 16u	    /* pages that eviction takes or drops between two looks at the faults */
@@ -234,7 +234,9 @@ struct view {
 	uint32_t writing[2]; /* puts under way, by sync's turn */
 	uint32_t turn, taking;
 	int put_err; /* a put has failed for good since sync began */
-	bool used, whole, closing, anon;
+	bool used, whole, anon;
+	bool closing; /* no fault is answered, no operation begun */
+	bool paused;  /* no page is taken */
 	uint64_t purge_lo, purge_hi;   /* pages with PAGE_PURGE lie in [lo, hi) */
 	uint64_t poison_lo, poison_hi; /* pages with PAGE_POISONED */
 	struct call *drain;	       /* waits for busy == 0 */
@@ -320,7 +322,9 @@ struct shard {
 	struct call *syncs;
 	bool evicting, serving;
 	bool over_budget;	     /* said so */
-	uint32_t spare;	     /* frames that may be had beyond the budget, see retry_timer */
+	bool asked;	     /* other shards, for frames */
+	uint32_t taking;     /* pages that the helper has */
+	bool spare;	     /* frames are had beyond the budget, see nothing_to_evict */
 	uint32_t stuck;	     /* attempts to take a page since the last that succeeded */
 	uint64_t used;	     /* frames that this shard holds; atomic for readers */
 	char *zero;	     /* a page of zeros */
@@ -342,7 +346,7 @@ struct gvm_range {
 	struct gvm_pager *pager;
 	uint32_t id, flags;
 	bool anon, own_mapping, no_fork, opened_all;
-	uint64_t base, bytes, pages, mapped_pages;
+	uint64_t base, bytes, pages, mapped_pages, table_pages;
 	uint32_t slab_bytes, slab_pages;
 	int memfd;
 	uint64_t offset; /* in memfd */
@@ -511,6 +515,10 @@ void discard_pages(struct view *view, uint64_t from, uint64_t to);
 /* ---- range.c ------------------------------------------------------------------------------- */
 
 int range_detach(struct gvm_range *range, bool save);
+int range_detach_locked(struct gvm_range *range, bool save);
+int range_punch(const struct gvm_range *range, uint64_t offset, uint64_t bytes);
+int range_register(struct gvm_range *range, uint64_t first, uint64_t pages, uint64_t addr);
+void call_reopen(struct call *call);
 void call_drain(struct call *call);
 int parts_get(struct gvm_range *range, uint64_t from, uint64_t to, struct parts *parts);
 void parts_free(struct parts *parts);

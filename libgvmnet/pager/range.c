@@ -53,27 +53,21 @@ static void region_opened(void *arg, struct gvm_region *region, int status)
 	call_done(call, status);
 }
 
-/* a: GVM_REGION_* flags */
-static void call_open(struct call *call)
+/* flags: GVM_REGION_* */
+static void open_region(struct call *call, struct view *view, uint32_t flags)
 {
 	struct gvm_range *range = call->range;
 	struct shard *shard = call->shard;
-	struct view *view = &shard->views[range->id];
 	struct gvm_region_config config = {
 		.name = range->name,
-		.bytes = call->a & GVM_REGION_CREATE ? range->bytes : 0,
-		.slab_bytes = call->a & GVM_REGION_CREATE ? range->slab_bytes : 0,
-		.flags = (uint32_t)call->a,
+		.bytes = flags & GVM_REGION_CREATE ? range->bytes : 0,
+		.slab_bytes = flags & GVM_REGION_CREATE ? range->slab_bytes : 0,
+		.flags = flags,
 		.arg = view,
 		.node_state = pager_node_state,
 	};
 	int err;
 
-	memset(view, 0, sizeof(*view));
-	view->shard = shard;
-	view->range = range;
-	view->id = range->id;
-	view->anon = range->anon;
 	view->drain = call;
 	err = shard->pager->store->open(shard->worker, &config, OPEN_DEADLINE, region_opened,
 					&view->region);
@@ -83,6 +77,31 @@ static void call_open(struct call *call)
 		call_done(call, err);
 	}
 	gvm_worker_flush(shard->worker);
+}
+
+/* a: GVM_REGION_* flags */
+static void call_open(struct call *call)
+{
+	struct gvm_range *range = call->range;
+	struct view *view = &call->shard->views[range->id];
+
+	memset(view, 0, sizeof(*view));
+	view->shard = call->shard;
+	view->range = range;
+	view->id = range->id;
+	view->anon = range->anon;
+	open_region(call, view, (uint32_t)call->a);
+}
+
+/* The region has another size, or is another one (a clone): nothing of it is under way. */
+void call_reopen(struct call *call)
+{
+	struct view *view = &call->shard->views[call->range->id];
+
+	if (view->region)
+		call->shard->pager->store->close(view->region);
+	view->region = NULL;
+	open_region(call, view, (uint32_t)call->a);
 }
 
 static void call_close(struct call *call)
@@ -193,7 +212,7 @@ static void call_remove(struct call *call)
 
 /* ---- memory -------------------------------------------------------------------------------- */
 
-static int punch(const struct gvm_range *range, uint64_t offset, uint64_t bytes)
+int range_punch(const struct gvm_range *range, uint64_t offset, uint64_t bytes)
 {
 	return fallocate(range->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 			 (off_t)(range->offset + offset), (off_t)bytes) < 0 ? -errno : 0;
@@ -203,11 +222,11 @@ static int empty_range(const struct gvm_range *range)
 {
 	if (range->anon)
 		return madvise((void *)range->base, range->bytes, MADV_DONTNEED) < 0 ? -errno : 0;
-	return punch(range, 0, range->bytes);
+	return range_punch(range, 0, range->bytes);
 }
 
 /* Every slab with the userfaultfd of its shard. */
-static int register_pages(struct gvm_range *range, uint64_t first, uint64_t pages, uint64_t addr)
+int range_register(struct gvm_range *range, uint64_t first, uint64_t pages, uint64_t addr)
 {
 	struct gvm_pager *pager = range->pager;
 	int err = 0;
@@ -365,8 +384,8 @@ static void range_free(struct gvm_range *range)
 	if (range->memfd >= 0)
 		close(range->memfd);
 	if (range->table) {
-		mem_unmap(range->table, range->pages * sizeof(*range->table));
-		__atomic_sub_fetch(&pager->metadata, range->pages * sizeof(*range->table),
+		mem_unmap(range->table, range->table_pages * sizeof(*range->table));
+		__atomic_sub_fetch(&pager->metadata, range->table_pages * sizeof(*range->table),
 				   __ATOMIC_RELAXED);
 	}
 	if (pager->ranges[range->id] == range)
@@ -446,6 +465,7 @@ static int make_table(struct gvm_range *range)
 {
 	uint64_t bytes = range->pages * sizeof(*range->table);
 
+	range->table_pages = range->pages;
 	range->table = mem_map(bytes);
 	if (!range->table)
 		return -ENOMEM;
@@ -515,7 +535,7 @@ static int attach(struct gvm_range *range, void *base)
 	if (!err)
 		err = pager_call_all(pager, call_ready, range, keep, 0);
 	if (!err)
-		err = register_pages(range, 0, range->pages, range->base);
+		err = range_register(range, 0, range->pages, range->base);
 	if (!err) {
 		enlist(range);
 		return 0;
@@ -584,7 +604,7 @@ static void let_region_go(struct gvm_range *range, bool save)
 }
 
 /* Under control. The first error is told, but everything is taken apart in any case. */
-static int detach(struct gvm_range *range, bool save)
+int range_detach_locked(struct gvm_range *range, bool save)
 {
 	struct gvm_pager *pager = range->pager;
 	struct parts parts;
@@ -596,7 +616,7 @@ static int detach(struct gvm_range *range, bool save)
 		return r;
 	pager_call_all(pager, call_drain, range, 0, 0);
 	unregister_parts(range, &parts);
-	r = range->anon ? empty_parts(&parts) : punch(range, 0, range->bytes);
+	r = range->anon ? empty_parts(&parts) : range_punch(range, 0, range->bytes);
 	err = err ? err : r;
 	let_region_go(range, save);
 	pager_call_all(pager, call_forget, range, 0, 0);
@@ -615,7 +635,7 @@ int range_detach(struct gvm_range *range, bool save)
 	int err;
 
 	pthread_mutex_lock(&pager->control);
-	err = detach(range, save);
+	err = range_detach_locked(range, save);
 	pthread_mutex_unlock(&pager->control);
 	return err;
 }
@@ -666,7 +686,7 @@ static int empty_pages(struct gvm_range *range, uint64_t from, uint64_t to)
 	int err;
 
 	if (!range->anon)
-		return punch(range, from * PAGE, (to - from) * PAGE);
+		return range_punch(range, from * PAGE, (to - from) * PAGE);
 	err = parts_get(range, from, to, &parts);
 	if (err)
 		return err;

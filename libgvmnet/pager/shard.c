@@ -33,14 +33,13 @@ static void account(struct shard *shard, int64_t n)
 bool frames_reserve(struct shard *shard, uint32_t n)
 {
 	struct gvm_pager *pager = shard->pager;
-	uint64_t budget = __atomic_load_n(&pager->budget, __ATOMIC_RELAXED) + shard->spare;
+	uint64_t budget = __atomic_load_n(&pager->budget, __ATOMIC_RELAXED);
 
-	if (__atomic_add_fetch(&pager->used, n, __ATOMIC_SEQ_CST) > budget) {
+	if (__atomic_add_fetch(&pager->used, n, __ATOMIC_SEQ_CST) > budget && !shard->spare) {
 		__atomic_sub_fetch(&pager->used, n, __ATOMIC_SEQ_CST);
 		return false;
 	}
 	account(shard, n);
-	shard->spare = 0;
 	return true;
 }
 
@@ -169,7 +168,7 @@ void shard_wake_waits(struct shard *shard)
 		struct fault fault = shard->waits[shard->wait_tail++ % FAULTS];
 
 		fault_serve(shard, &fault); /* may wait again, at the end of the queue */
-		if (shard->wait_head != shard->wait_tail && frames_left(shard) <= 0)
+		if (shard->wait_head != shard->wait_tail && frames_left(shard) <= 0 && !shard->spare)
 			break;
 	}
 	if (shard->wait_head != shard->wait_tail)

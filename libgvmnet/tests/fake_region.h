@@ -178,7 +178,7 @@ static void fake_complete(struct gvm_region *r, struct gvm_region_op *op, int st
 		fake_serve(r->data, op);
 	if (op->kind != FAKE_CONTROL)
 		for (uint64_t p = op->page; p < op->end; p++)
-			r->data->busy[p] = 0;
+			r->data->busy[p] &= (uint8_t)~op->kind;
 	pthread_mutex_unlock(&fake.lock);
 	op->done(op, status);
 }
@@ -246,7 +246,7 @@ static int fake_post(struct gvm_region *r, struct gvm_region_op *op, uint8_t kin
 	op->page = page;
 	op->end = page + count;
 	op->buf = buf;
-	op->at = gvm_now() + fake.latency_ns;
+	op->at = gvm_now() + (kind == FAKE_CONTROL ? 0 : fake.latency_ns);
 	op->next = NULL;
 	if (kind != FAKE_CONTROL) {
 		FAKE_RULE(count > 0 && page + count <= r->data->bytes / PAGE, "page %llu + %llu",
@@ -255,9 +255,11 @@ static int fake_post(struct gvm_region *r, struct gvm_region_op *op, uint8_t kin
 			  "page %llu + %llu", (unsigned long long)page, (unsigned long long)count);
 		pthread_mutex_lock(&fake.lock);
 		for (uint64_t p = page; p < page + count; p++) {
-			FAKE_RULE(r->data->busy[p] == 0, "page %llu: %u while %u",
-				  (unsigned long long)p, kind, r->data->busy[p]);
-			r->data->busy[p] = kind;
+			/* a fetch whose page is discarded meanwhile is ignored by the pager */
+			FAKE_RULE(!(r->data->busy[p] & (FAKE_PUT | FAKE_DISCARD)),
+				  "page %llu: %u while %u", (unsigned long long)p, kind,
+				  r->data->busy[p]);
+			r->data->busy[p] |= kind;
 		}
 		pthread_mutex_unlock(&fake.lock);
 	}
