@@ -187,6 +187,8 @@ void shard_write_back(struct shard *shard)
 	gvm_worker_flush(shard->worker);
 }
 
+#define TAKE_REFUSED (-1) /* not this page, not now; 0: not now for want of means */
+
 /* ---- taking -------------------------------------------------------------------------------- */
 
 /* The page's contents are in slot i, out of the mapping: what is it worth? */
@@ -241,11 +243,10 @@ static void took(struct view *view, uint64_t page, uint32_t slot, bool give_back
 	settle_victim(view, page, slot, give_back);
 }
 
-static uint32_t give_slots_back(struct shard *shard, uint32_t first, uint32_t from, uint32_t count)
+static void give_slots_back(struct shard *shard, uint32_t first, uint32_t from, uint32_t count)
 {
 	for (uint32_t k = from; k < count; k++)
 		slot_put(shard, first + k);
-	return from;
 }
 
 /* The mapping has no page there: it was discarded. */
@@ -254,7 +255,7 @@ static void vanished(struct view *view, uint64_t page)
 	page_discard(view, page, PAGE_NONE);
 }
 
-static uint32_t refuse(struct view *view, uint64_t page, int err)
+static int refuse(struct view *view, uint64_t page, int err)
 {
 	struct job *job;
 
@@ -266,8 +267,10 @@ static uint32_t refuse(struct view *view, uint64_t page, int err)
 	 * Busy: pinned by a transfer of the kernel's, which ends, or shared with a forked child, which may
 	 * not. The second time the kernel is asked to unshare it, as a write would.
 	 */
-	if (err != -EBUSY)
+	if (err == -EAGAIN)
 		return 0;
+	if (err != -EBUSY)
+		return TAKE_REFUSED;
 	if ((view->table[page] & PAGE_BUSY) && view->shard->pager->forked &&
 	    (job = job_get(view->shard)) != NULL) {
 		job->view = view;
@@ -278,23 +281,26 @@ static uint32_t refuse(struct view *view, uint64_t page, int err)
 		job_post(job);
 	}
 	view->table[page] ^= PAGE_BUSY;
-	return 0;
+	return TAKE_REFUSED;
 }
 
-static uint32_t take_helped(struct view *view, uint64_t page, uint32_t count, bool give_back)
+static int take_helped(struct view *view, uint64_t page, uint32_t count, bool give_back)
 {
 	struct shard *shard = view->shard;
 	struct job *job = job_get(shard);
 	uint32_t first = 0, n;
+	int err = 0;
 
 	if (!job)
 		return 0;
 	n = slot_get(shard, count, false, &first);
-	if (n == 0 || mem_protect(shard->uffd, view_addr(view, page), (uint64_t)n * PAGE, true)) {
+	if (n)
+		err = mem_protect(shard->uffd, view_addr(view, page), (uint64_t)n * PAGE, true);
+	if (n == 0 || err) {
 		give_slots_back(shard, first, 0, n);
 		job->next_free = shard->job_free;
 		shard->job_free = job->number;
-		return 0;
+		return n == 0 || err == -EAGAIN ? 0 : TAKE_REFUSED;
 	}
 	job->view = view;
 	job->kind = JOB_TAKE;
@@ -313,10 +319,10 @@ static uint32_t take_helped(struct view *view, uint64_t page, uint32_t count, bo
 	view->taking += n;
 	shard->taking += n;
 	job_post(job);
-	return n;
+	return (int)n;
 }
 
-static uint32_t take_move(struct view *view, uint64_t page, uint32_t count, bool give_back)
+static int take_move(struct view *view, uint64_t page, uint32_t count, bool give_back)
 {
 	struct shard *shard = view->shard;
 	uint64_t done, addr = view_addr(view, page);
@@ -332,25 +338,29 @@ static uint32_t take_move(struct view *view, uint64_t page, uint32_t count, bool
 		took(view, page + k, first + k, give_back);
 	give_slots_back(shard, first, k, n);
 	if (k)
-		return k;
+		return (int)k;
 	/* not writable now, or locked: the kernel moves only pages that may be written */
 	if (err == -EINVAL)
 		return take_helped(view, page, 1, give_back);
 	return refuse(view, page, err);
 }
 
-static uint32_t take_shared(struct view *view, uint64_t page, uint32_t count, bool give_back)
+static int take_shared(struct view *view, uint64_t page, uint32_t count, bool give_back)
 {
 	struct shard *shard = view->shard;
 	struct gvm_range *range = view->range;
 	uint64_t addr = view_addr(view, page), at = range->offset + page * PAGE;
 	uint32_t first = 0, n = slot_get(shard, count, false, &first);
 	ssize_t got;
+	int err;
 
 	if (n == 0)
 		return 0;
-	if (mem_protect(shard->uffd, addr, (uint64_t)n * PAGE, true))
-		return give_slots_back(shard, first, 0, n);
+	err = mem_protect(shard->uffd, addr, (uint64_t)n * PAGE, true);
+	if (err) {
+		give_slots_back(shard, first, 0, n);
+		return err == -EAGAIN ? 0 : TAKE_REFUSED;
+	}
 	got = pread(range->memfd, slot_mem(shard, first), (size_t)n * PAGE, (off_t)at);
 	for (uint32_t k = 0; k < n; k++)
 		shard->slots[first + k].flags |= SLOT_FULL;
@@ -361,11 +371,12 @@ static uint32_t take_shared(struct view *view, uint64_t page, uint32_t count, bo
 		for (uint32_t k = 0; k < n; k++)
 			view->table[page + k] |= PAGE_DIRTY;
 		mem_protect(shard->uffd, addr, (uint64_t)n * PAGE, false);
-		return give_slots_back(shard, first, 0, n);
+		give_slots_back(shard, first, 0, n);
+		return TAKE_REFUSED;
 	}
 	for (uint32_t k = 0; k < n; k++)
 		took(view, page + k, first + k, give_back);
-	return n;
+	return (int)n;
 }
 
 /* The helper could not take the pages (the mapping forbids it): they are mapped as before. */
@@ -425,7 +436,7 @@ void take_done(struct job *job)
 		take_page_done(job, k);
 }
 
-uint32_t page_take(struct view *view, uint64_t page, uint32_t count, bool give_back)
+int page_take(struct view *view, uint64_t page, uint32_t count, bool give_back)
 {
 	if (!view->anon)
 		return take_shared(view, page, count, give_back);
@@ -444,7 +455,7 @@ static bool can_take(const struct view *view, uint64_t page)
 }
 
 /* The oldest mapped page, with its neighbours if they follow it in the order of leaving. */
-static uint32_t take_oldest(struct shard *shard)
+static int take_oldest(struct shard *shard)
 {
 	uint32_t i = shard->mapped.tail, n = 1;
 	struct frame *frame = &shard->frames[i];
@@ -452,7 +463,7 @@ static uint32_t take_oldest(struct shard *shard)
 	uint64_t page = frame->page, addr = view_addr(view, page);
 
 	if (view->closing || view->paused || !can_take(view, page) || !addr)
-		return 0;
+		return TAKE_REFUSED;
 	for (uint32_t j = frame->link.prev; n < ROUND && j != GVM_NIL; j = shard->frames[j].link.prev) {
 		struct frame *f = &shard->frames[j];
 
@@ -547,7 +558,8 @@ bool shard_evict(struct shard *shard)
 {
 	struct gvm_pager *pager = shard->pager;
 	uint64_t budget = __atomic_load_n(&pager->budget, __ATOMIC_RELAXED);
-	uint32_t want, done = 0;
+	uint32_t want;
+	int done = 0;
 	bool more = true;
 
 	if (!shard->evicting && frames_left(shard) >= (int64_t)gvm_policy_low(budget))
@@ -558,7 +570,7 @@ bool shard_evict(struct shard *shard)
 		shard->evicting = false;
 		return false;
 	}
-	for (unsigned i = 0; i < ROUND && more; i += done ? done : 1) {
+	for (unsigned i = 0; i < ROUND && more; i += done > 0 ? (unsigned)done : 1) {
 		if (frames_left(shard) >= (int64_t)gvm_policy_high(budget)) {
 			shard->evicting = false;
 			break;
@@ -568,10 +580,12 @@ bool shard_evict(struct shard *shard)
 		if (shard->victims.count >= want && drop_victim(shard)) {
 			done = 1;
 		} else if (shard->victims.count < want + RUN_MAX && can_try(shard)) {
+			/* for want of a slot or of the helper the order of leaving is not changed */
 			done = take_oldest(shard);
-			if (done == 0)
+			more = done != 0;
+			if (done < 0)
 				rotate_oldest(shard);
-			shard->stuck = done ? 0 : shard->stuck + 1;
+			shard->stuck = done < 0 ? shard->stuck + 1 : 0;
 		} else if (!drop_victim(shard)) {
 			more = false;
 		}
@@ -614,7 +628,7 @@ static bool sync_pass(struct view *view, struct call *call)
 				continue;
 			if (!view_addr(view, call->cursor))
 				continue;
-			if ((w & PAGE_WRITING) || page_take(view, call->cursor, 1, call->a != 0) == 0)
+			if ((w & PAGE_WRITING) || page_take(view, call->cursor, 1, call->a != 0) <= 0)
 				return false;
 		}
 	}

@@ -484,8 +484,9 @@ void dirty_push(struct shard *shard, uint32_t slot);
 void dirty_remove(struct shard *shard, uint32_t slot);
 void shard_write_back(struct shard *shard);
 void retry_timer(struct gvm_timer *timer);
-/* Take the page out of its mapping, into a slot: pages taken (0: it cannot be taken now). */
-uint32_t page_take(struct view *view, uint64_t page, uint32_t count, bool give_back);
+/* Take pages out of their mapping, into slots: how many; 0: there are no means now; negative: this
+ * one does not let go. */
+int page_take(struct view *view, uint64_t page, uint32_t count, bool give_back);
 bool shard_sync(struct shard *shard);
 void call_sync(struct call *call);
 
