@@ -27,7 +27,10 @@ static const char *transport;
 struct node {
 	struct gvm_net *net;
 	struct gvm_worker *worker;
-	struct gvm_peer *last; /* that a message or an event came from */
+	struct gvm_peer *last;    /* that a message or an event came from */
+	struct gvm_peer *session; /* that is READY */
+	unsigned hang_up;         /* disconnect at this message, from within its handler */
+	int hang_up_when_ready;
 	unsigned messages, ready, ended, writable;
 	int why;
 	int mute; /* do not answer calls */
@@ -50,6 +53,12 @@ static void on_message(void *arg, struct gvm_peer *peer, const struct gvm_msg *m
 	node->last = peer;
 	node->messages++;
 	node->sum += msg->arg;
+	if (node->messages == node->hang_up) {
+		gvm_peer_disconnect(peer, -ESHUTDOWN);
+		assert_int_equal(gvm_reply(peer, 1, 0, NULL), -ENOTCONN);
+		assert_int_equal(gvm_send(peer, &(struct gvm_msg){ .type = 64 }), -ENOTCONN);
+		return;
+	}
 	if (msg->xid == 0 || node->mute)
 		return;
 	if (node->hold) {
@@ -68,9 +77,13 @@ static void on_state(void *arg, struct gvm_peer *peer, enum gvm_peer_state state
 	if (state == GVM_PEER_READY) {
 		assert_int_equal(why, 0);
 		node->ready++;
+		node->session = peer;
+		if (node->hang_up_when_ready)
+			gvm_peer_disconnect(peer, -ESHUTDOWN);
 	} else {
 		assert_true(why < 0);
 		node->ended++;
+		node->session = NULL;
 		node->why = why;
 	}
 }
@@ -697,6 +710,58 @@ static void disconnect_in_done(void **state)
 	close_rig(&rig);
 }
 
+/* The listening side hangs up in the middle of what it is being told, and goes on listening. */
+static void disconnect_in_message(void **state)
+{
+	static struct job jobs[20];
+	struct gvm_msg msg = { .type = 64 };
+	struct rig rig;
+	unsigned i;
+
+	open_rig(&rig);
+	rig.server.hang_up = 10;
+	gvm_peer_connect(rig.peer);
+	UNTIL(&rig, rig.client.ready);
+	for (i = 0; i < 20; i++) {
+		jobs[i] = new_job();
+		assert_int_equal(gvm_call(rig.peer, &msg, &jobs[i].op), 0);
+	}
+	UNTIL(&rig, done_of(jobs, 20, 0) + done_of(jobs, 20, -ECONNRESET) == 20);
+	assert_true(done_of(jobs, 20, 0) <= 9);
+	assert_int_equal(rig.server.messages, 10);
+	UNTIL(&rig, rig.server.ended == 1);
+	assert_int_equal(rig.server.why, -ESHUTDOWN);
+	jobs[0] = new_job();
+	assert_int_equal(gvm_call(rig.peer, &msg, &jobs[0].op), 0);
+	UNTIL(&rig, jobs[0].done);
+	assert_int_equal(jobs[0].status, 0);
+	close_rig(&rig);
+}
+
+static void disconnect_when_ready(void **state)
+{
+	struct job job = new_job();
+	struct gvm_msg msg = { .type = 64 };
+	struct rig rig;
+
+	open_rig(&rig);
+	rig.server.hang_up_when_ready = 1;
+	job.op.deadline_ns = gvm_now() + SECOND / 5;
+	assert_int_equal(gvm_call(rig.peer, &msg, &job.op), 0);
+	UNTIL(&rig, job.done);
+	assert_int_equal(job.status, -ECONNRESET);
+	assert_int_equal(rig.server.messages, 0);
+	/* Each of them was a connection; that they were short ones has slowed them down. */
+	assert_in_range(rig.server.ready, 1, 100);
+	rig.server.hang_up_when_ready = 0;
+	rig.client.hang_up_when_ready = 1;
+	job.op.deadline_ns = 0;
+	assert_int_equal(gvm_call(rig.peer, &msg, &job.op), 0);
+	UNTIL(&rig, job.done == 2);
+	assert_int_equal(job.status, -ESHUTDOWN);
+	close_rig(&rig);
+}
+
 static void call_again(struct gvm_op *op, int status)
 {
 	struct gvm_msg msg = { .type = 64 };
@@ -851,10 +916,20 @@ static void one_completion_each(void **state)
 				total++;
 			}
 		}
-		if (rand_r(&storm.seed) % 512 == 0)
+		if (rand_r(&storm.seed) % 16 == 0)
 			gvm_peer_disconnect(storm.rig.peer, -ECANCELED);
-		if (rand_r(&storm.seed) % 512 == 0 && storm.rig.server.last)
-			gvm_worker_progress(storm.rig.server.worker);
+		if (rand_r(&storm.seed) % 16 == 0 && storm.rig.server.session)
+			gvm_peer_disconnect(storm.rig.server.session, -ECANCELED);
+		if (rand_r(&storm.seed) % 32 == 0) {
+			/* as if the process had died and come back */
+			gvm_worker_unlisten(storm.rig.server.worker);
+			if (storm.rig.server.session)
+				gvm_peer_disconnect(storm.rig.server.session, -ECANCELED);
+			turn(&storm.rig);
+			assert_int_equal(gvm_worker_listen(storm.rig.server.worker, "127.0.0.1",
+							   storm.rig.port, NULL),
+					 0);
+		}
 		turn(&storm.rig);
 	}
 	gvm_loop_set_faults(&none);
@@ -1247,9 +1322,11 @@ int main(void)
 		BOTH(death_while_ready),
 		BOTH(silence_is_noticed),
 		BOTH(disconnect_in_done),
+		BOTH(disconnect_in_message),
+		BOTH(disconnect_when_ready),
 		BOTH(close_under_way),
 		BOTH(observers),
-		TEST(one_completion_each, loop),
+		BOTH(one_completion_each),
 		BOTH(thousand_peers),
 		BOTH(two_threads),
 		TEST(child_abandons, tcp),
