@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A shard: the thread that owns a part of the pages, its loop, its reading of the userfaultfd, and its
- * part of the budget. One epoll set holds the userfaultfd and the connections (gvm_worker), so a
- * fault costs one wait, one read, one send, one wait, one receive and one request to the kernel.
+ * A shard: the thread that owns a part of the pages, its loop, its reading of the userfaultfd, and
+ * its part of the budget. One epoll set holds the userfaultfd and the connections (gvm_worker), so
+ * a fault costs one wait, one read, one send, one wait, one receive and one request to the kernel.
  */
 #include <fcntl.h>
 #include <sched.h>
@@ -103,9 +103,9 @@ void shard_queue_fault(struct shard *shard, uint64_t addr, uint32_t flags, uint6
 		mem_wake(shard->uffd, addr, PAGE); /* it faults again */
 		return;
 	}
-	shard->faults[shard->fault_head++ % FAULTS] =
-	    (struct fault){ .addr = addr & ~(uint64_t)(PAGE - 1), .flags = flags,
-			    .start_ns = start_ns };
+	shard->faults[shard->fault_head++ % FAULTS] = (struct fault){
+		.addr = addr & ~(uint64_t)(PAGE - 1), .flags = flags, .start_ns = start_ns
+	};
 }
 
 static void take_message(struct shard *shard, const struct uffd_msg *msg, uint64_t now)
@@ -172,8 +172,7 @@ void shard_wake_waits(struct shard *shard)
 			break;
 	}
 	if (shard->wait_head != shard->wait_tail)
-		__atomic_fetch_or(&shard->pager->starving, 1ull << shard->number,
-				  __ATOMIC_SEQ_CST);
+		__atomic_fetch_or(&shard->pager->starving, 1ull << shard->number, __ATOMIC_SEQ_CST);
 	gvm_worker_flush(shard->worker);
 }
 
@@ -360,7 +359,7 @@ static int open_fds(struct shard *shard)
 
 int shard_open(struct gvm_pager *pager, unsigned number, struct shard *shard)
 {
-	struct gvm_worker_config config = { .arg = shard, .cpu = -1 };
+	struct gvm_worker_config config = { .arg = shard, .cpu = gvm_option_cpu(number) };
 	int err;
 
 	shard->pager = pager;

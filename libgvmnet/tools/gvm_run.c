@@ -240,6 +240,10 @@ static int check_all(const char *program, char *path, char *library)
 {
 	struct gvm_cluster *cluster;
 
+	if (!strcmp(gvm_option_text("GVM_MODE"), "kernel"))
+		return run_refuse(
+		    "GVM_MODE=kernel pages shared memory through /dev/giantvm; what gvm "
+		    "run takes over is private, and paged in user space (auto or user)");
 	if (run_check_program(program, path, PATH_MAX) || find_library(library, PATH_MAX) ||
 	    load_cluster(&cluster))
 		return -1;
