@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -520,6 +521,26 @@ static void not_taken(void)
 	CHECK(mmap(NULL, size, RW, MAP_SHARED, -1, 0) == MAP_FAILED && errno == EBADF);
 }
 
+/* Give a descriptor to another process. */
+static ssize_t send_fd(int fd)
+{
+	char control[CMSG_SPACE(sizeof fd)] = "", byte = 0;
+	struct iovec io = { &byte, 1 };
+	struct msghdr msg = { .msg_iov = &io,
+			      .msg_iovlen = 1,
+			      .msg_control = control,
+			      .msg_controllen = sizeof control };
+	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+	int pair[2];
+
+	CHECK(!socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof fd);
+	memcpy(CMSG_DATA(c), &fd, sizeof fd);
+	return sendmsg(pair[0], &msg, 0);
+}
+
 static void memfd(void)
 {
 	int fd = memfd_create("guest-ram", 0);
@@ -534,6 +555,8 @@ static void memfd(void)
 	CHECK(holds(p, MIB, 1) && zeros(p + MIB, MIB));
 	CHECK(mmap(NULL, PAGE, RW, MAP_SHARED, fd, 0) == MAP_FAILED && errno == ENOTSUP);
 	CHECK(pread(fd, word, 8, 0) == 8);
+	CHECK(send_fd(fd) == -1 && errno == EPERM);
+	CHECK(send_fd(0) == 1);
 	CHECK(!munmap(p, size));
 	p = mmap(NULL, PAGE, RW, MAP_SHARED, fd, 0); /* nothing of it is paged any more */
 	CHECK(p != MAP_FAILED);

@@ -217,6 +217,7 @@ static void files_in_memory(void **state)
 	RUNS("memfd");
 	MADE("8388608 shared");
 	SAID("a further mapping of a file that is paged is refused");
+	SAID("not sent to another process");
 	const char *other[] = { "GVM_RUN_MATCH=/dev/shm/*,*disk*", NULL };
 	RUNS("data");
 	NEVER("attach");

@@ -5,7 +5,9 @@
  *   preload_mmap.c    mmap and its family, as the program calls them
  *   preload_malloc.c  malloc and its family
  *   preload_fork.c    fork, daemon, forkpty, pthread_atfork
- *   preload_exit.c    the ends of a process
+ *   preload_exit.c    the beginning and the ends of a process
+ *   preload_stdio.c   streams, which must not lie in paged memory
+ *   preload_send.c    descriptors sent to other processes
  *   preload_take.c    the one lock, the pager, and what the next three share
  *   preload_anon.c    private anonymous memory, pools of it
  *   preload_file.c    shared memory and files
@@ -194,6 +196,13 @@ void take_fork_child(int prepared);
 /* One line "gvm: ..." on standard error, or what it was when the program closed it. Does not
  * allocate. */
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* The same, the first time that this line of the source is reached: for what a program may do often. */
+#define say_once(...)                                                                              \
+	do {                                                                                       \
+		static int said;                                                                   \
+		if (!__atomic_exchange_n(&said, 1, __ATOMIC_RELAXED))                              \
+			say(__VA_ARGS__);                                                          \
+	} while (0)
 void report_init(void);
 void report_started(struct gvm_pager *pager);
 void report_took(const struct source *source, uintptr_t base, size_t bytes, int piece);

@@ -235,7 +235,7 @@ static void *move_copy(struct seg seg, size_t len, size_t new_len, int flags, vo
 	int prot = seg.prot;
 
 	if (seg.source->shared) {
-		say("mremap of a part of shared paged memory is refused");
+		say_once("mremap of a part of shared paged memory is refused");
 		return take_fail(ENOTSUP);
 	}
 	char *p = take_anon(fixed, new_len, RW, MAP_PRIVATE | MAP_ANONYMOUS | fix, seg.malloced);
@@ -291,11 +291,11 @@ static void *remap(uintptr_t base, size_t len, size_t new_len, int flags, void *
 	struct seg *seg = table_at(&take.table, base);
 
 	if (!len || flags & MREMAP_DONTUNMAP) {
-		say("mremap that keeps the old mapping is refused for paged memory");
+		say_once("mremap that keeps the old mapping is refused for paged memory");
 		return take_fail(EINVAL);
 	}
 	if (!seg || seg->state != SEG_USED || seg->base + seg->bytes < base + len) {
-		say("mremap across the border of paged memory is refused");
+		say_once("mremap across the border of paged memory is refused");
 		return take_fail(EFAULT);
 	}
 	if (!(flags & MREMAP_FIXED) && new_len <= len) {

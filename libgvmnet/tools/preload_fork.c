@@ -227,7 +227,8 @@ PRELOAD_EXPORT int clone(int (*fn)(void *), void *stack, int flags, void *arg, .
 	void *ptid = va_arg(ap, void *), *tls = va_arg(ap, void *), *ctid = va_arg(ap, void *);
 	va_end(ap);
 	if (!(flags & CLONE_VM) && take_pager()) {
-		say("clone without CLONE_VM is refused: the child could not see the paged memory; "
+		say_once(
+		    "clone without CLONE_VM is refused: the child could not see the paged memory; "
 		    "fork can be used");
 		errno = ENOSYS;
 		return -1;

@@ -41,7 +41,8 @@ static void *map_locked(void *addr, size_t len, int prot, int flags, int fd, off
 			enum verdict verdict)
 {
 	if (!(flags & MAP_ANONYMOUS) && take_knows_file(fd)) {
-		say("a further mapping of a file that is paged is refused: it would not see the "
+		say_once(
+		    "a further mapping of a file that is paged is refused: it would not see the "
 		    "same memory");
 		errno = ENOTSUP;
 		return MAP_FAILED;
@@ -186,7 +187,7 @@ PRELOAD_EXPORT int mlockall(int flags)
 {
 	if (OUTSIDE)
 		return raw_mlockall(flags);
-	say("mlockall has no effect in a program whose memory is paged");
+	say_once("mlockall has no effect in a program whose memory is paged");
 	return 0;
 }
 

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "preload.h"
@@ -115,6 +116,18 @@ int __wrap_fallocate(int fd, int mode, off_t off, off_t len);
 int __wrap_fallocate(int fd, int mode, off_t off, off_t len)
 {
 	return raw_fallocate(fd, mode, off, len);
+}
+
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *msg, int flags);
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+	return syscall(SYS_sendmsg, fd, msg, flags);
+}
+
+int __wrap_sendmmsg(int fd, struct mmsghdr *msgs, unsigned count, int flags);
+int __wrap_sendmmsg(int fd, struct mmsghdr *msgs, unsigned count, int flags)
+{
+	return (int)syscall(SYS_sendmmsg, fd, msgs, count, flags);
 }
 
 void __wrap__exit(int code) __attribute__((noreturn));
