@@ -68,7 +68,6 @@ enum gvm_hs_stage { GVM_HS_HELLO, GVM_HS_CHALLENGE, GVM_HS_PROOF, GVM_HS_READY, 
 /* One side of one handshake; no I/O of its own. */
 struct gvm_hs {
 	const struct gvm_net *net;
-	int accepting;		   /* the listening side */
 	enum gvm_hs_stage expect;  /* the frame that must come next */
 	uint16_t to_node;	   /* whom the connecting side wants */
 	uint16_t credits, max_fetch; /* what this side grants */
@@ -222,7 +221,6 @@ struct gvm_reply {
 #define GVM_PEND_KICK 1u     /* start waiting operations, send what waits */
 #define GVM_PEND_WRITABLE 2u /* tell the user that a post may be tried again */
 #define GVM_PEND_CLOSED 4u   /* tell the user that it is not READY any more; free an accepted one */
-#define GVM_PEND_CONNECT 8u  /* begin to connect */
 
 struct gvm_peer {
 	struct gvm_worker *worker;

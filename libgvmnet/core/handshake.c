@@ -284,7 +284,6 @@ void gvm_hs_init(struct gvm_hs *hs, const struct gvm_net *net, int accepting, un
 {
 	*hs = (struct gvm_hs){
 		.net = net,
-		.accepting = accepting,
 		.expect = accepting ? GVM_HS_HELLO : GVM_HS_CHALLENGE,
 		.to_node = (uint16_t)to_node,
 		.credits = credits,
