@@ -150,9 +150,17 @@ int region_layout_make(struct gvm_region *region, uint64_t pages, struct region_
 	uint16_t *index = calloc(GVM_MAX_NODES, sizeof *index);
 	struct region_layout made = { 0 };
 	uint64_t *count = NULL;
-	int rc = -ENOMEM;
+	int rc = -EINVAL;
 
-	made.count = ((pages - 1) >> region->slab_shift) + 1;
+	made.count = pages ? ((pages - 1) >> region->slab_shift) + 1 : 0;
+	if (made.count == 0 || made.count > REGION_SLABS_MAX) {
+		gvm_log(GVM_LOG_ERROR,
+			"region %s: %llu slabs of %llu KiB are too many; use larger slabs",
+			region->name, (unsigned long long)made.count,
+			(unsigned long long)(GVM_PAGE_SIZE << region->slab_shift) >> 10);
+		goto fail;
+	}
+	rc = -ENOMEM;
 	made.slabs = calloc(made.count, sizeof *made.slabs);
 	made.place = calloc(made.count, REGION_COPIES * sizeof *made.place);
 	if (!index || !made.slabs || !made.place)
@@ -450,6 +458,11 @@ static int find_home(struct gvm_region *region)
 	if (rc || region->pages == 0)
 		return rc;
 	slabs = ((region->pages - 1) >> region->slab_shift) + 1;
+	if (slabs > REGION_SLABS_MAX) {
+		gvm_log(GVM_LOG_ERROR, "region %s: %llu slabs are too many; use larger ones",
+			region->name, (unsigned long long)slabs);
+		return -EINVAL;
+	}
 	region->nodes[0]->share = gvm_place_share(region->cluster, region->placed_as, slabs, at[0]);
 	return 0;
 }

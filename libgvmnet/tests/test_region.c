@@ -38,6 +38,7 @@ struct fake_node {
 	unsigned list_max; /* entries of an answer */
 	int refuse_open;   /* answer to REGION_OPEN */
 	int refuse_grant, refuse_clone, refuse_resize;
+	int lie; /* how its answers are wrong */
 	/* what it has seen */
 	unsigned opens, closes, deletes, grants, lists, discards, discard_runs, resizes;
 	uint64_t share;
@@ -146,9 +147,30 @@ static struct fake_region *fake_make(struct fake_node *n, const char *name, uint
 	return NULL;
 }
 
+/* Ways in which an answer can be wrong. */
+enum { TRUTH, NO_BODY, HALF_BODY, ZEROS, ONES, TWICE, ENDLESS, LIES };
+
+static int telling; /* LIES: of the node that answers */
+
 static void answer(struct gvm_peer *peer, const struct gvm_msg *msg, int status, const void *body,
 		   size_t length, int more)
 {
+	static uint8_t twisted[GVM_MSG_MAX];
+
+	if (telling == NO_BODY)
+		length = 0;
+	if (telling == HALF_BODY)
+		length /= 2;
+	if (telling >= ZEROS && length) {
+		memset(twisted, telling == ONES ? 0xff : 0, sizeof twisted);
+		if (telling >= TWICE) {
+			memcpy(twisted, body, length);
+			memcpy(twisted + length, body, length);
+			length *= telling == TWICE ? 2 : 1;
+		}
+		body = twisted;
+	}
+	more |= telling == ENDLESS;
 	struct gvm_msg reply = { .body = body,
 				 .length = (uint32_t)length,
 				 .flags = more ? GVM_F_MORE : 0 };
@@ -333,6 +355,7 @@ static void fake_message(void *arg, struct gvm_peer *peer, const struct gvm_msg 
 	struct fake_node *n = arg;
 	struct fake_region *r = fake_find(n, msg->region);
 
+	telling = n->lie;
 	if (msg->type == GVM_T_REGION_OPEN) {
 		fake_open(n, peer, msg);
 		return;
@@ -842,6 +865,69 @@ static void test_no_space(void **state)
 	assert_int_equal(put(0, 1, buf), 0);
 }
 
+/* Answers that make no sense: refused or waited out, never believed; then the truth is. */
+static void test_lies(void **state)
+{
+	struct gvm_region_config config = { .name = "vm1", .arg = &opening };
+	uint8_t buf[PAGE] = { 1 };
+	struct result r;
+
+	(void)state;
+	for (int lie = TRUTH + 1; lie < LIES; lie++) {
+		assert_int_equal(open_region("vm1", 40, GVM_REGION_CREATE), 0);
+		for (unsigned i = 0; i < NODES; i++)
+			node[i].lie = lie;
+		prepare(&r, 60 * MS);
+		assert_int_equal(await(&r, gvm_region_put(region, 0, 1, buf, &r.op)) < 0,
+				 lie != ENDLESS);
+		for (unsigned i = 0; i < NODES; i++)
+			node[i].lie = TRUTH;
+		for (uint64_t s = 0; s < 40; s++)
+			put_version(s * SLAB_PAGES, s + 1);
+		close_region();
+		for (unsigned i = 0; i < NODES; i++)
+			node[i].lie = lie;
+		opening = (struct opening){ 0 };
+		assert_int_equal(
+		    gvm_region_open(worker, &config, gvm_now() + 50 * MS, opened_cb, &region), 0);
+		UNTIL(opening.called);
+		assert_true(opening.status < 0);
+		gvm_region_close(region);
+		region = NULL;
+		run_for(2 * MS);
+		for (unsigned i = 0; i < NODES; i++)
+			node[i].lie = TRUTH;
+		assert_int_equal(open_region("vm1", 0, 0), 0);
+		for (uint64_t s = 0; s < 40; s++)
+			expect_version(s * SLAB_PAGES, s + 1);
+		close_region();
+		for (unsigned i = 0; i < NODES; i++)
+			fake_wipe(&node[i]);
+	}
+}
+
+/* Sizes that would have this side work without end are refused. */
+static void test_too_many_slabs(void **state)
+{
+	struct gvm_region_config config = {
+		.name = "vm1", .bytes = 1ull << 50, .slab_bytes = SLAB, .flags = GVM_REGION_CREATE
+	};
+	struct result r;
+
+	(void)state;
+	assert_int_equal(gvm_region_open(worker, &config, 0, opened_cb, &region), -EINVAL);
+	assert_int_equal(open_region("vm1", 1, GVM_REGION_CREATE), 0);
+	prepare(&r, GVM_NEVER);
+	assert_int_equal(gvm_region_resize(region, 1ull << 50, &r.op), -EINVAL);
+	put_version(0, 1);
+	close_region();
+	for (unsigned i = 0; i < NODES; i++) {
+		if (node[i].regions[0])
+			node[i].regions[0]->pages = 1ull << 38;
+	}
+	assert_int_equal(open_region("vm1", 0, 0), -EINVAL);
+}
+
 /* Deadlines hold while the node is away; another client's hold is told from absence. */
 static void test_deadline(void **state)
 {
@@ -1230,6 +1316,8 @@ int main(void)
 		T(test_slab_lost),
 		T(test_withdrawn),
 		T(test_no_space),
+		T(test_lies),
+		T(test_too_many_slabs),
 		T(test_deadline),
 		T(test_back_pressure),
 		T(test_discard),
