@@ -257,6 +257,25 @@ static void adopt_cluster(struct gvm_net *net, const struct gvm_cluster *cluster
 	snprintf(net->cluster_name, sizeof(net->cluster_name), "%s", gvm_cluster_name(cluster));
 }
 
+static void draw_incarnation(struct gvm_net *net)
+{
+	do
+		gvm_random(&net->incarnation, sizeof(net->incarnation));
+	while (net->incarnation == 0);
+}
+
+/* The table of offered memory may have been in any state when the process forked: a new one. */
+int gvm_net_renew(struct gvm_net *net)
+{
+	int err = gvm_mem_table_init(&net->mem);
+
+	if (err)
+		return err;
+	draw_incarnation(net);
+	atomic_store(&net->workers, 0);
+	return 0;
+}
+
 int gvm_net_open(const struct gvm_net_config *config, struct gvm_net **out)
 {
 	struct gvm_net *net;
@@ -271,9 +290,7 @@ int gvm_net_open(const struct gvm_net_config *config, struct gvm_net **out)
 	net->node = (uint16_t)config->node;
 	net->insecure = config->insecure;
 	adopt_cluster(net, config->cluster);
-	do
-		gvm_random(&net->incarnation, sizeof(net->incarnation));
-	while (net->incarnation == 0);
+	draw_incarnation(net);
 	err = choose_provider(net, config->transport);
 	if (err)
 		goto free_net;

@@ -43,6 +43,7 @@ static void job_done(struct gvm_task *task)
 	job->next_free = shard->job_free;
 	shard->job_free = job->number;
 	view->busy--;
+	shard->jobs_out--;
 	if (--view->jobs == 0)
 		view_idle(view);
 }
@@ -67,6 +68,7 @@ void job_post(struct job *job)
 	job->task.fn = job_done;
 	job->view->busy++;
 	job->view->jobs++;
+	shard->jobs_out++;
 	shard->ring[shard->job_posted % JOBS] = (uint16_t)job->number;
 	__atomic_store_n(&shard->job_posted, shard->job_posted + 1, __ATOMIC_SEQ_CST);
 	if (__atomic_load_n(&shard->helper_asleep, __ATOMIC_SEQ_CST))

@@ -321,6 +321,9 @@ struct shard {
 	struct gvm_timer recheck_timer;
 	struct call *syncs;
 	bool evicting, serving;
+	bool resting;	  /* for a fork: nothing is begun, faults wait */
+	struct call *rest; /* ends when nothing is under way */
+	uint32_t jobs_out;
 	bool over_budget;	     /* said so */
 	bool asked;	     /* other shards, for frames */
 	uint32_t taking;     /* pages that the helper has */
@@ -352,6 +355,9 @@ struct gvm_range {
 	uint64_t offset; /* in memfd */
 	page_word *table;
 	char name[64];
+	char placed_as[64]; /* whose slabs lie where its lie: its own name, or that of what it is a
+			     * clone of */
+	char clone[64];	    /* the region that a forked child gets */
 	struct gvm_range *next, *prev;
 };
 
@@ -376,6 +382,8 @@ struct gvm_pager {
 	uint64_t map_bytes;
 	uint8_t *nodes; /* what each node was last heard to be; atomic */
 	uint64_t nodes_away;
+	uint64_t forks;
+	uint32_t parked; /* futex: the shards' threads stand still */
 	int empty_fd; /* an empty memfd: a mapping of it gives SIGBUS */
 };
 
@@ -417,6 +425,8 @@ int shard_open(struct gvm_pager *pager, unsigned number, struct shard *shard);
 int shard_start(struct shard *shard);
 void shard_stop(struct shard *shard);
 void shard_close(struct shard *shard);
+/* In a forked child: everything that cannot be inherited, anew. */
+int shard_renew(struct shard *shard);
 /* Read what the kernel has to say: events are served at once, faults are queued. Returns how many
  * messages there were. For when an ioctl says that an event is pending. */
 int shard_read(struct shard *shard);
@@ -520,6 +530,10 @@ int range_detach_locked(struct gvm_range *range, bool save);
 int range_punch(const struct gvm_range *range, uint64_t offset, uint64_t bytes);
 int range_register(struct gvm_range *range, uint64_t first, uint64_t pages, uint64_t addr);
 void call_reopen(struct call *call);
+void view_forget(struct view *view);
+void range_resume(struct gvm_range *range);
+void range_delist(struct gvm_range *range);
+void range_free(struct gvm_range *range);
 void call_drain(struct call *call);
 int parts_get(struct gvm_range *range, uint64_t from, uint64_t to, struct parts *parts);
 void parts_free(struct parts *parts);

@@ -63,6 +63,7 @@ static void open_region(struct call *call, struct view *view, uint32_t flags)
 		.bytes = flags & GVM_REGION_CREATE ? range->bytes : 0,
 		.slab_bytes = flags & GVM_REGION_CREATE ? range->slab_bytes : 0,
 		.flags = flags,
+		.placed_as = range->placed_as,
 		.arg = view,
 		.node_state = pager_node_state,
 	};
@@ -167,17 +168,23 @@ void call_drain(struct call *call)
 	view_idle(view);
 }
 
-static void call_forget(struct call *call)
+void view_forget(struct view *view)
 {
-	struct view *view = &call->shard->views[call->range->id];
 	uint64_t until;
 
+	if (!view->used)
+		return;
 	for (uint64_t p = 0; (p = view_stretch(view, p, view->pages, &until)) < view->pages;)
 		for (; p < until; p++)
 			if (view->table[p])
 				page_forget(view, p, PAGE_GONE);
-	piece_drop_range(call->shard, view->id);
+	piece_drop_range(view->shard, view->id);
 	view->used = false;
+}
+
+static void call_forget(struct call *call)
+{
+	view_forget(&call->shard->views[call->range->id]);
 	shard_wake_waits(call->shard);
 	call_done(call, 0);
 }
@@ -377,7 +384,7 @@ static int range_number(struct gvm_pager *pager, struct gvm_range *range)
 	return -ENOSPC;
 }
 
-static void range_free(struct gvm_range *range)
+void range_free(struct gvm_range *range)
 {
 	struct gvm_pager *pager = range->pager;
 
@@ -423,7 +430,7 @@ static int open_views(struct gvm_range *range, uint32_t flags)
 static int check_attach(const char *name, void *base, uint64_t bytes, int memfd, uint64_t offset,
 			unsigned flags)
 {
-	if (!name || bytes == 0 || bytes % PAGE || (uintptr_t)base % PAGE || offset % PAGE)
+	if (!name || strlen(name) > 63 || bytes == 0 || bytes % PAGE || (uintptr_t)base % PAGE || offset % PAGE)
 		return -EINVAL;
 	if (bytes / PAGE >= GVM_NIL || (uintptr_t)base + bytes < (uintptr_t)base)
 		return -ERANGE;
@@ -458,6 +465,7 @@ static struct gvm_range *range_alloc(struct gvm_pager *pager, const char *name, 
 	range->slab_pages = range->slab_bytes / PAGE;
 	range->memfd = -1;
 	snprintf(range->name, sizeof(range->name), "%s", name);
+	snprintf(range->placed_as, sizeof(range->placed_as), "%s", name);
 	return range;
 }
 
@@ -576,7 +584,7 @@ int gvm_pager_attach(struct gvm_pager *pager, const char *name, void *base, uint
 
 /* ---- detaching ----------------------------------------------------------------------------- */
 
-static void delist(struct gvm_range *range)
+void range_delist(struct gvm_range *range)
 {
 	struct gvm_pager *pager = range->pager;
 
@@ -624,7 +632,7 @@ int range_detach_locked(struct gvm_range *range, bool save)
 	if (range->own_mapping)
 		unmap_parts(&parts);
 	parts_free(&parts);
-	delist(range);
+	range_delist(range);
 	range_free(range);
 	return err;
 }

@@ -127,7 +127,7 @@ static void pause_range(struct gvm_range *range, bool all)
 	pager_call_all(range->pager, call_pause, range, all, all);
 }
 
-static void resume_range(struct gvm_range *range)
+void range_resume(struct gvm_range *range)
 {
 	pager_call_all(range->pager, call_resume, range, 0, 0);
 }
@@ -201,7 +201,7 @@ static int grow_region(struct gvm_range *range, uint64_t pages)
 	}
 	if (!err)
 		err = grow_table(range, pages);
-	resume_range(range);
+	range_resume(range);
 	return err;
 }
 
@@ -293,7 +293,7 @@ static int move_range(struct gvm_range *range, uint64_t to)
 	err = move_parts(&parts, to);
 	if (!err)
 		range->base = to;
-	resume_range(range);
+	range_resume(range);
 	parts_free(&parts);
 	return err;
 }

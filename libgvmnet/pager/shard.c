@@ -161,7 +161,7 @@ void shard_wake_waits(struct shard *shard)
 {
 	uint32_t n = shard->wait_head - shard->wait_tail;
 
-	if (n == 0)
+	if (n == 0 || shard->resting)
 		return;
 	__atomic_fetch_and(&shard->pager->starving, ~(1ull << shard->number), __ATOMIC_SEQ_CST);
 	while (n-- > 0) {
@@ -194,6 +194,8 @@ static void uffd_ready(struct gvm_watch *watch, uint32_t events)
 	struct shard *shard = (struct shard *)((char *)watch - offsetof(struct shard, watch));
 
 	shard_read(shard);
+	if (shard->resting)
+		return;
 	shard_serve(shard);
 	gvm_worker_flush(shard->worker); /* the demands first */
 	if (shard->ahead_count) {
@@ -207,11 +209,25 @@ static void uffd_ready(struct gvm_watch *watch, uint32_t events)
 
 /* ---- the thread ---------------------------------------------------------------------------- */
 
+/* Nothing is begun; when what is under way has ended, whoever asked for rest is told. */
+static bool rest(struct shard *shard)
+{
+	struct call *call = shard->rest;
+
+	if (call && !shard->fetching && !shard->putting && !shard->purging && !shard->jobs_out) {
+		shard->rest = NULL;
+		call_done(call, 0);
+	}
+	return false;
+}
+
 /* What is not bound to an event. Returns whether there is more to do at once. */
 static bool round_of(struct shard *shard)
 {
 	bool more;
 
+	if (shard->resting)
+		return rest(shard);
 	shard_serve(shard); /* what was read while something else was done */
 	if (shard->ahead_count) {
 		prefetch_run(shard);
@@ -357,9 +373,20 @@ static int open_fds(struct shard *shard)
 	return mem_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP, &features, &shard->stage_fd);
 }
 
+static int open_worker(struct shard *shard)
+{
+	struct gvm_worker_config config = { .arg = shard, .cpu = gvm_option_cpu(shard->number) };
+	int err = gvm_worker_open(shard->pager->net, &config, &shard->worker);
+
+	if (err)
+		return err;
+	shard->watch.fd = shard->uffd;
+	shard->watch.ready = uffd_ready;
+	return gvm_worker_watch(shard->worker, &shard->watch, EPOLLIN);
+}
+
 int shard_open(struct gvm_pager *pager, unsigned number, struct shard *shard)
 {
-	struct gvm_worker_config config = { .arg = shard, .cpu = gvm_option_cpu(number) };
 	int err;
 
 	shard->pager = pager;
@@ -384,18 +411,47 @@ int shard_open(struct gvm_pager *pager, unsigned number, struct shard *shard)
 	err = slots_limit(shard, pager->budget);
 	if (err)
 		return err;
-	err = gvm_worker_open(pager->net, &config, &shard->worker);
-	if (err)
-		return err;
-	shard->watch.fd = shard->uffd;
-	shard->watch.ready = uffd_ready;
-	return gvm_worker_watch(shard->worker, &shard->watch, EPOLLIN);
+	return open_worker(shard);
 }
 
 static void close_fd(int fd)
 {
 	if (fd >= 0)
 		close(fd);
+}
+
+/*
+ * The worker of the parent is not closed here: its epoll set and connections are the parent's too. The
+ * faults that waited are those of threads that this process does not have.
+ */
+int shard_renew(struct shard *shard)
+{
+	int err;
+
+	close_fd(shard->uffd);
+	close_fd(shard->stage_fd);
+	close_fd(shard->mem_fd);
+	shard->uffd = shard->stage_fd = shard->mem_fd = -1;
+	shard->worker = NULL;
+	shard->started = shard->helper_started = shard->resting = false;
+	shard->rest = NULL;
+	shard->syncs = NULL;
+	shard->fault_tail = shard->fault_head;
+	shard->wait_tail = shard->wait_head;
+	shard->ahead_count = 0;
+	shard->recheck_timer.place = shard->retry_timer.place = 0;
+	shard->put_hold = 0;
+	shard->poked = 0;
+	shard->evicting = shard->dirty.count > 0;
+	err = open_fds(shard);
+	if (err)
+		return err;
+	for (uint32_t i = 0; i * 1024u < shard->slot_limit && shard->stage_fd >= 0 && !err; i++)
+		err = mem_register(shard->stage_fd, (uintptr_t)shard->chunks[i], 1024ull * PAGE,
+				   UFFDIO_REGISTER_MODE_WP);
+	if (err)
+		return err;
+	return open_worker(shard);
 }
 
 void shard_close(struct shard *shard)

@@ -817,6 +817,63 @@ static void a_raw_mremap_is_followed(void **state)
 	close_bed(&bed);
 }
 
+/* In the child: what was there at the fork, and a life of its own. Exit code: which check failed. */
+static int live_as_child(struct bed *bed, uint64_t pages)
+{
+	if (gvm_pager_fork_child(bed->pager))
+		return 2;
+	for (unsigned round = 0; round < 2; round++)
+		for (uint64_t p = 0; p < pages; p++) {
+			if (!page_is(bed->mem, p, round ? 30 : 20))
+				return 4 + (int)round;
+			fill_page(bed->mem, p, 30);
+		}
+	if (stats_of(bed).local_pages > BUDGET / PAGE)
+		return 6;
+	gvm_pager_close(bed->pager);
+	return 0;
+}
+
+/* A forked child sees the memory as it was; then both go their own way. Twice, and in a grandchild. */
+static void a_forked_child_has_a_snapshot(void **state)
+{
+	EACH_KIND(kind) {
+		struct bed bed = { 0 };
+		uint64_t pages = 3 * BUDGET / PAGE;
+		struct gvm_range *apart;
+
+		if (kind->shared)
+			continue;
+		open_bed(&bed, kind, pages * PAGE);
+		assert_int_equal(gvm_pager_attach(bed.pager, "apart", NULL, 64 * PAGE, -1, 0,
+						  GVM_ATTACH_ANON, &apart), 0);
+		gvm_range_set_fork(apart, 0);
+		for (unsigned round = 0; round < 2; round++) {
+			int status;
+			pid_t pid;
+
+			for (uint64_t p = 0; p < pages; p++)
+				fill_page(bed.mem, p, 20);
+			assert_int_equal(gvm_pager_fork_prepare(bed.pager), 0);
+			pid = fork();
+			if (pid == 0)
+				_exit(live_as_child(&bed, pages));
+			gvm_pager_fork_parent(bed.pager, pid > 0);
+			assert_true(pid > 0);
+			for (uint64_t p = 0; p < pages; p++) {
+				assert_page(bed.mem, p, 20);
+				fill_page(bed.mem, p, 40);
+			}
+			assert_int_equal(waitpid(pid, &status, 0), pid);
+			assert_true(WIFEXITED(status));
+			assert_int_equal(WEXITSTATUS(status), 0);
+			for (uint64_t p = 0; p < pages; p++)
+				assert_page(bed.mem, p, 40);
+		}
+		close_bed(&bed);
+	}
+}
+
 /* Many small ranges in one pager. */
 static void many_ranges(void **state)
 {
@@ -904,6 +961,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_raw_munmap_is_noticed),
 		cmocka_unit_test(memory_can_move_and_grow),
 		cmocka_unit_test(a_raw_mremap_is_followed),
+		cmocka_unit_test(a_forked_child_has_a_snapshot),
 		cmocka_unit_test(many_ranges),
 		cmocka_unit_test(bookkeeping_is_small),
 		cmocka_unit_test(nonsense_is_refused),

@@ -128,6 +128,12 @@ struct gvm_net_config {
 int gvm_net_open(const struct gvm_net_config *config, struct gvm_net **net);
 /* All workers must be closed. */
 void gvm_net_close(struct gvm_net *net);
+/*
+ * In a forked child, before anything else of the net: it is another process than its parent, with
+ * the same configuration and an incarnation of its own. The parent's workers are not usable in it, and
+ * not closed either: their connections are the parent's.
+ */
+int gvm_net_renew(struct gvm_net *net);
 /* Drawn when the net was opened, never 0: tells peers one life of this process from the next. */
 uint64_t gvm_net_incarnation(const struct gvm_net *net);
 const struct gvm_cluster *gvm_net_cluster(const struct gvm_net *net);

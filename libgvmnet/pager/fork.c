@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * fork of a paged process. What the child inherits is enough to go on from: the pages that are mapped
+ * and the ones that are victims, copied on write by the kernel, and the bookkeeping of both. What it
+ * cannot share is made anew: net, workers, userfaultfds, threads; and regions, of which it gets clones.
+ *
+ *   prepare   every shard comes to rest (no operation under way, none begun; faults wait), the regions
+ *             are cloned, the shards' threads stop in their tracks
+ *   fork      by the caller
+ *   parent    the threads go on
+ *   child     single-threaded: everything is made anew over the same addresses
+ *
+ * Shared memory stays shared with the parent, so the child gets no view of it.
+ */
+#include <linux/futex.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "internal.h"
+
+static bool follows(const struct gvm_range *range)
+{
+	return range->anon && !range->no_fork;
+}
+
+/* ---- coming to rest ------------------------------------------------------------------------ */
+
+static void call_rest(struct call *call)
+{
+	call->shard->resting = true;
+	call->shard->rest = call;
+	/* the shard's loop ends the call when nothing is under way any more */
+}
+
+static void call_go_on(struct call *call)
+{
+	call->shard->resting = false;
+	call_done(call, 0);
+}
+
+static void cloned(struct gvm_region_op *op, int status)
+{
+	call_done((struct call *)((char *)op - offsetof(struct call, op)), status);
+}
+
+static void call_clone(struct call *call)
+{
+	struct view *view = &call->shard->views[call->range->id];
+	int err;
+
+	call->op.done = cloned;
+	call->op.deadline_ns = 0;
+	err = call->shard->pager->store->clone(view->region, call->name, GVM_REGION_EPHEMERAL,
+					       &call->op);
+	if (err)
+		call_done(call, err);
+	gvm_worker_flush(call->shard->worker);
+}
+
+static int clone_ranges(struct gvm_pager *pager)
+{
+	int err = 0;
+
+	for (struct gvm_range *range = pager->list; range && !err; range = range->next) {
+		struct call call = { .range = range, .name = range->clone };
+
+		if (!follows(range))
+			continue;
+		snprintf(range->clone, sizeof(range->clone), "fork-%016llx-%llx-%x",
+			 (unsigned long long)gvm_net_incarnation(pager->net),
+			 (unsigned long long)pager->forks, range->id);
+		err = pager_call(&pager->shard[0], call_clone, &call);
+		if (err)
+			gvm_log(GVM_LOG_ERROR, "fork: %s could not be cloned: %s", range->name,
+				strerror(-err));
+	}
+	return err;
+}
+
+static void park(struct call *call)
+{
+	struct gvm_pager *pager = call->shard->pager;
+
+	call_done(call, 0);
+	while (__atomic_load_n(&pager->parked, __ATOMIC_SEQ_CST))
+		syscall(SYS_futex, &pager->parked, FUTEX_WAIT_PRIVATE, 1, NULL, NULL, 0);
+}
+
+int gvm_pager_fork_prepare(struct gvm_pager *pager)
+{
+	int err;
+
+	pthread_mutex_lock(&pager->control);
+	pager->forks++;
+	pager_call_all(pager, call_rest, NULL, 0, 0);
+	err = clone_ranges(pager);
+	if (err) {
+		pager_call_all(pager, call_go_on, NULL, 0, 0);
+		pthread_mutex_unlock(&pager->control);
+		return err;
+	}
+	__atomic_store_n(&pager->parked, 1, __ATOMIC_SEQ_CST);
+	pager_call_all(pager, park, NULL, 0, 0);
+	return 0;
+}
+
+void gvm_pager_fork_parent(struct gvm_pager *pager, int forked)
+{
+	/* clones that nobody opens go by themselves: they are ephemeral */
+	pager->forked |= forked != 0;
+	__atomic_store_n(&pager->parked, 0, __ATOMIC_SEQ_CST);
+	syscall(SYS_futex, &pager->parked, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+	pager_call_all(pager, call_go_on, NULL, 0, 0);
+	pthread_mutex_unlock(&pager->control);
+}
+
+/* ---- the child ----------------------------------------------------------------------------- */
+
+/* The child's addresses of it are as the kernel made them. */
+static void leave(struct gvm_range *range)
+{
+	struct gvm_pager *pager = range->pager;
+
+	for (unsigned i = 0; i < pager->shards; i++)
+		view_forget(&pager->shard[i].views[range->id]);
+	range->own_mapping = false;
+	range_free(range);
+}
+
+static void leave_some(struct gvm_pager *pager)
+{
+	struct gvm_range *range = pager->list, *next;
+
+	for (; range; range = next) {
+		next = range->next;
+		if (!follows(range)) {
+			range_delist(range);
+			leave(range);
+		}
+	}
+}
+
+static int open_clone(struct gvm_range *range)
+{
+	struct gvm_pager *pager = range->pager;
+	int err = 0;
+
+	snprintf(range->name, sizeof(range->name), "%s", range->clone);
+	range->flags &= ~(GVM_ATTACH_SAVE | GVM_ATTACH_KEEP);
+	for (unsigned i = 0; i < pager->shards && !err; i++) {
+		struct call call = { .range = range, .a = GVM_REGION_EPHEMERAL };
+
+		err = pager_call(&pager->shard[i], call_reopen, &call);
+	}
+	return err;
+}
+
+/*
+ * The kernel has dropped registration and write-protection in the child. All pages are protected again:
+ * a dirty one then only costs a fault too many, a clean one is known to be clean.
+ */
+static int register_again(struct gvm_range *range)
+{
+	struct gvm_pager *pager = range->pager;
+	struct parts parts;
+	int err = parts_get(range, 0, range->pages, &parts);
+
+	if (err)
+		return err;
+	for (uint32_t i = 0; i < parts.count && !err; i++) {
+		const struct part *part = &parts.part[i];
+		int uffd = pager->shard[part->shard].uffd;
+
+		err = mem_register(uffd, part->addr, part->pages * PAGE,
+				   UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
+		if (!err)
+			err = mem_protect(uffd, part->addr, part->pages * PAGE, true);
+	}
+	parts_free(&parts);
+	return err;
+}
+
+/* Until a range has its clone nothing of it may be taken or written. */
+static void forget_regions(struct gvm_pager *pager)
+{
+	for (struct gvm_range *range = pager->list; range; range = range->next) {
+		for (unsigned i = 0; i < pager->shards; i++) {
+			struct view *view = &pager->shard[i].views[range->id];
+
+			view->region = NULL;
+			view->closing = view->paused = true;
+		}
+	}
+}
+
+int gvm_pager_fork_child(struct gvm_pager *pager)
+{
+	int err;
+
+	pthread_mutex_init(&pager->control, NULL);
+	pager->parked = 0;
+	pager->forked = true;
+	err = gvm_net_renew(pager->net);
+	if (err)
+		return err;
+	forget_regions(pager);
+	leave_some(pager);
+	for (unsigned i = 0; i < pager->shards && !err; i++)
+		err = shard_renew(&pager->shard[i]);
+	for (unsigned i = 0; i < pager->shards && !err; i++)
+		err = shard_start(&pager->shard[i]);
+	for (struct gvm_range *range = pager->list; range && !err; range = range->next) {
+		err = register_again(range);
+		if (!err)
+			err = open_clone(range);
+		if (!err)
+			range_resume(range);
+	}
+	if (err)
+		gvm_log(GVM_LOG_ERROR, "a forked child cannot have its paged memory: %s",
+			strerror(-err));
+	return err;
+}
