@@ -17,7 +17,7 @@
 
 /* ---- looking again ------------------------------------------------------------------------- */
 
-static void recheck_add(struct shard *shard, uint32_t range, uint64_t page, uint64_t pages)
+void recheck_add(struct shard *shard, uint32_t range, uint64_t page, uint64_t pages)
 {
 	uint32_t n = shard->recheck_count;
 	struct recheck *last = &shard->rechecks[n ? n - 1 : 0];
@@ -129,24 +129,21 @@ void recheck_timer(struct gvm_timer *timer)
 
 /* ---- events -------------------------------------------------------------------------------- */
 
-static bool removed_job(struct view *view, uint64_t page, uint64_t start, uint64_t end)
-{
-	struct job *job = &view->shard->jobs[page_index(view->table[page])];
-
-	if (start != job->addr || end != job->addr + job->count * (uint64_t)PAGE)
-		return false;
-	/* the whole range's one event is counted once, at its first page */
-	if (page == job->page)
-		job->own_events++;
-	return true;
-}
-
+/*
+ * The helper's own emptying is announced once for each page, in one event or, where the kernel has
+ * several mappings, in several, none of which reaches beyond the job. Anything else, and anything the
+ * second time, is a discard by the program.
+ */
 static void remove_taking(struct view *view, uint64_t page, uint64_t start, uint64_t end)
 {
 	page_word w = view->table[page];
+	const struct job *job = &view->shard->jobs[page_index(w)];
 
-	if (removed_job(view, page, start, end))
+	if (start >= job->addr && end <= job->addr + job->count * (uint64_t)PAGE &&
+	    !(w & PAGE_EVENT)) {
+		view->table[page] = w | PAGE_EVENT;
 		return;
+	}
 	if (w & PAGE_STORED) {
 		w = (w & ~(page_word)PAGE_STORED) | PAGE_PURGE;
 		view_purge_note(view, page, 1);

@@ -385,7 +385,12 @@ static void untake(struct view *view, uint64_t page)
 	page_word w = view->table[page];
 	uint64_t addr = view_addr(view, page);
 
-	page_set_mapped(view, page, (w & PAGE_KEEP) | PAGE_DIRTY);
+	page_set_mapped(view, page, (w & (PAGE_KEEP | PAGE_REMOVED)) | PAGE_DIRTY);
+	/* whose announcement that was is not known: whether the page goes is seen later */
+	if (w & (PAGE_EVENT | PAGE_REMOVED)) {
+		view->table[page] |= PAGE_REMOVED;
+		recheck_add(view->shard, view->id, page, 1);
+	}
 	while (addr && mem_protect(view->shard->uffd, addr, PAGE, false) == -EAGAIN)
 		shard_settle(view->shard);
 	if (addr)
@@ -413,14 +418,6 @@ static void take_page_done(struct job *job, uint32_t k)
 		untake(view, page);
 		return;
 	}
-	/* two announcements of this very range: one was ours, the other a discard by the program */
-	if (job->own_events > 1 && (w & PAGE_STORED)) {
-		w = (w & ~(page_word)PAGE_STORED) | PAGE_PURGE;
-		view_purge_note(view, page, 1);
-	}
-	if (job->own_events > 1)
-		w |= PAGE_REMOVED;
-	view->table[page] = w;
 	settle_victim(view, page, i, w & PAGE_RETURN);
 	if (!(w & PAGE_WANTED))
 		return;

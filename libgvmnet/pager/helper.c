@@ -56,7 +56,6 @@ struct job *job_get(struct shard *shard)
 		return NULL;
 	job = &shard->jobs[shard->job_free];
 	shard->job_free = job->next_free;
-	job->own_events = 0;
 	job->status = 0;
 	return job;
 }

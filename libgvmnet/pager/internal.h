@@ -67,6 +67,7 @@ enum page_state {
 #define PAGE_WANTED_W (1u << 11) /* ... to write */
 #define PAGE_AHEAD (1u << 12)	/* brought by prefetch, use not seen yet */
 #define PAGE_RETURN (1u << 13)	/* taken by sync: goes back when it is stored */
+#define PAGE_EVENT (1u << 15)	/* while it is taken: its emptying has been announced */
 #define PAGE_BUSY (1u << 14)	/* the kernel would not let go of it last time */
 
 typedef uint64_t page_word;
@@ -186,8 +187,6 @@ struct job {
 	int status;
 	uint64_t addr, page;
 	uint32_t count, slot, number, next_free;
-	uint32_t own_events; /* REMOVE events of exactly this range */
-	bool copied;	     /* status is of the emptying, the copy has been made */
 };
 
 struct fault {
@@ -509,6 +508,7 @@ void event_remove(struct shard *shard, uint64_t start, uint64_t end);
 void event_unmap(struct shard *shard, uint64_t start, uint64_t end);
 void event_remap(struct shard *shard, uint64_t from, uint64_t to, uint64_t len);
 void shard_purge(struct shard *shard);
+void recheck_add(struct shard *shard, uint32_t range, uint64_t page, uint64_t pages);
 void shard_recheck(struct shard *shard, bool final);
 void recheck_timer(struct gvm_timer *timer);
 
