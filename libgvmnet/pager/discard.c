@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Contents that are not wanted any more, and mappings that go or move: what the kernel's events say,
- * and the word to the region. The shard's thread only.
+ * Contents that are not wanted any more, and mappings that go or move: what the kernel's events
+ * say, and the word to the region. The shard's thread only.
  *
  * An event comes before the deed: when the shard has read it, the program goes on and empties its
  * mapping a moment later. So a page that is mapped is only marked REMOVED, and looked at again
@@ -13,7 +13,7 @@
 #include "internal.h"
 
 #define RECHECK_FIRST_NS 5000000ull
-#define RECHECK_LAST_NS 2000000000ull
+#define RECHECK_LAST_NS  2000000000ull
 
 /* ---- looking again ------------------------------------------------------------------------- */
 
@@ -22,9 +22,8 @@ void recheck_add(struct shard *shard, uint32_t range, uint64_t page, uint64_t pa
 	uint32_t n = shard->recheck_count;
 	struct recheck *last = &shard->rechecks[n ? n - 1 : 0];
 
-	if (n > 0 &&
-	    (shard->recheck_count == RECHECKS ||
-	     (last->range == range && last->page + last->pages == page))) {
+	if (n > 0 && (shard->recheck_count == RECHECKS ||
+		      (last->range == range && last->page + last->pages == page))) {
 		/* joined; where there is no room for another: all of the range is looked at */
 		if (last->range == range && last->page + last->pages == page) {
 			last->pages += pages;
@@ -90,13 +89,13 @@ static uint64_t recheck_one(struct shard *shard, const struct recheck *r, bool l
 	uint64_t left = 0;
 
 	if (r->range < RANGES_MAX)
-		return shard->views[r->range].used ?
-			   recheck_pages(&shard->views[r->range], r->page, r->page + r->pages,
-					 last_time) : 0;
+		return shard->views[r->range].used ? recheck_pages(&shard->views[r->range], r->page,
+								   r->page + r->pages, last_time)
+						   : 0;
 	for (uint32_t id = 0; id < shard->pager->range_next; id++)
 		if (shard->views[id].used)
-			left += recheck_pages(&shard->views[id], 0, shard->views[id].pages,
-					      last_time);
+			left +=
+			    recheck_pages(&shard->views[id], 0, shard->views[id].pages, last_time);
 	return left;
 }
 
@@ -131,8 +130,8 @@ void recheck_timer(struct gvm_timer *timer)
 
 /*
  * The helper's own emptying is announced once for each page, in one event or, where the kernel has
- * several mappings, in several, none of which reaches beyond the job. Anything else, and anything the
- * second time, is a discard by the program.
+ * several mappings, in several, none of which reaches beyond the job. Anything else, and anything
+ * the second time, is a discard by the program.
  */
 static void remove_taking(struct view *view, uint64_t page, uint64_t start, uint64_t end)
 {
@@ -229,8 +228,8 @@ void discard_pages(struct view *view, uint64_t from, uint64_t to)
 }
 
 /*
- * MADV_DONTNEED, MADV_FREE or MADV_REMOVE of [start, end). For shared memory the first of them keeps
- * the contents and the last does not, and the event does not say which it was: so pages that
+ * MADV_DONTNEED, MADV_FREE or MADV_REMOVE of [start, end). For shared memory the first of them
+ * keeps the contents and the last does not, and the event does not say which it was: so pages that
  * are not mapped keep theirs; who means to discard shared memory says gvm_pager_discard.
  */
 void event_remove(struct shard *shard, uint64_t start, uint64_t end)

@@ -5,11 +5,10 @@
  *
  * Taking a page must be atomic for those who write to it:
  *   anonymous memory, new kernels    the page itself is moved into the slot (UFFDIO_MOVE)
- *   anonymous memory, older kernels  write-protect; the helper copies it and empties the mapping (the
- *                                    emptying waits for this thread to read its event, so this
- *                                    thread cannot do it)
- *   shared memory                    write-protect, copy through the descriptor, punch a hole
- * A thread that writes in between waits in a write-protection fault, and faults again afterwards.
+ *   anonymous memory, older kernels  write-protect; the helper copies it and empties the mapping
+ * (the emptying waits for this thread to read its event, so this thread cannot do it) shared memory
+ * write-protect, copy through the descriptor, punch a hole A thread that writes in between waits in
+ * a write-protection fault, and faults again afterwards.
  */
 #include <fcntl.h>
 #include <sched.h>
@@ -101,8 +100,8 @@ static void put_done(struct gvm_region_op *op, int status)
 	if (status)
 		view->put_err = status;
 	if (status && status != -ECANCELED)
-		gvm_log(GVM_LOG_ERROR, "%u pages of %s from %llu on could not be stored: %s", put->count,
-			view->range->name, (unsigned long long)put->page,
+		gvm_log(GVM_LOG_ERROR, "%u pages of %s from %llu on could not be stored: %s",
+			put->count, view->range->name, (unsigned long long)put->page,
 			status == -EIO ? "the memory node has lost the region" : strerror(-status));
 	if (status == 0) {
 		STAT_ADD(shard, written_pages, put->count);
@@ -219,9 +218,8 @@ static void settle_victim(struct view *view, uint64_t page, uint32_t i, bool giv
 	slot->range = (uint16_t)view->id;
 	slot->flags |= SLOT_VICTIM;
 	gvm_queue_push(&shard->victims, shard->slots, sizeof(*slot), i);
-	view->table[page] = page_make(PAGE_VICTIM,
-				      (w & (PAGE_KEEP | PAGE_DIRTY)) |
-					  (give_back ? PAGE_RETURN : 0), i);
+	view->table[page] = page_make(
+	    PAGE_VICTIM, (w & (PAGE_KEEP | PAGE_DIRTY)) | (give_back ? PAGE_RETURN : 0), i);
 	if (w & PAGE_DIRTY) {
 		view->dirty++;
 		dirty_push(shard, i);
@@ -264,8 +262,8 @@ static int refuse(struct view *view, uint64_t page, int err)
 		return 1;
 	}
 	/*
-	 * Busy: pinned by a transfer of the kernel's, which ends, or shared with a forked child, which may
-	 * not. The second time the kernel is asked to unshare it, as a write would.
+	 * Busy: pinned by a transfer of the kernel's, which ends, or shared with a forked child,
+	 * which may not. The second time the kernel is asked to unshare it, as a write would.
 	 */
 	if (err == -EAGAIN)
 		return 0;
@@ -314,7 +312,8 @@ static int take_helped(struct view *view, uint64_t page, uint32_t count, bool gi
 		unlink_frame(view, page + k);
 		view->table[page + k] = page_make(PAGE_TAKING,
 						  (w & (PAGE_KEEP | PAGE_DIRTY | PAGE_AHEAD)) |
-						      (give_back ? PAGE_RETURN : 0), job->number);
+						      (give_back ? PAGE_RETURN : 0),
+						  job->number);
 	}
 	view->taking += n;
 	shard->taking += n;
@@ -461,7 +460,8 @@ static int take_oldest(struct shard *shard)
 
 	if (view->closing || view->paused || !can_take(view, page) || !addr)
 		return TAKE_REFUSED;
-	for (uint32_t j = frame->link.prev; n < ROUND && j != GVM_NIL; j = shard->frames[j].link.prev) {
+	for (uint32_t j = frame->link.prev; n < ROUND && j != GVM_NIL;
+	     j = shard->frames[j].link.prev) {
 		struct frame *f = &shard->frames[j];
 
 		if (f->range != frame->range || f->page != page + n || !can_take(view, f->page) ||
@@ -482,7 +482,8 @@ static void rotate_oldest(struct shard *shard)
 	gvm_queue_push(&shard->mapped, shard->frames, sizeof(struct frame), i);
 }
 
-/* Drop the oldest victim that owes nothing; the very oldest may still be on its way to the store. */
+/* Drop the oldest victim that owes nothing; the very oldest may still be on its way to the store.
+ */
 static bool drop_victim(struct shard *shard)
 {
 	uint32_t i = shard->victims.tail;
@@ -540,7 +541,7 @@ static void nothing_to_evict(struct shard *shard)
 	shard->asked = false;
 	if (!shard->over_budget)
 		gvm_log(GVM_LOG_WARN, "no page can be taken away: all are locked or in use by the "
-			"kernel; going over the local budget");
+				      "kernel; going over the local budget");
 	shard->over_budget = true;
 	shard->spare = true;
 	shard_wake_waits(shard);
@@ -577,7 +578,8 @@ bool shard_evict(struct shard *shard)
 		if (shard->victims.count >= want && drop_victim(shard)) {
 			done = 1;
 		} else if (shard->victims.count < want + RUN_MAX && can_try(shard)) {
-			/* for want of a slot or of the helper the order of leaving is not changed */
+			/* for want of a slot or of the helper the order of leaving is not changed
+			 */
 			done = take_oldest(shard);
 			more = done != 0;
 			if (done < 0)
@@ -596,8 +598,7 @@ bool shard_evict(struct shard *shard)
 /* Pages may let go again. */
 void retry_timer(struct gvm_timer *timer)
 {
-	struct shard *shard =
-	    (struct shard *)((char *)timer - offsetof(struct shard, retry_timer));
+	struct shard *shard = (struct shard *)((char *)timer - offsetof(struct shard, retry_timer));
 
 	shard->put_hold = 0;
 	if (shard->asked)
@@ -625,7 +626,8 @@ static bool sync_pass(struct view *view, struct call *call)
 				continue;
 			if (!view_addr(view, call->cursor))
 				continue;
-			if ((w & PAGE_WRITING) || page_take(view, call->cursor, 1, call->a != 0) <= 0)
+			if ((w & PAGE_WRITING) ||
+			    page_take(view, call->cursor, 1, call->a != 0) <= 0)
 				return false;
 		}
 	}

@@ -56,8 +56,8 @@ int page_install_zero(struct view *view, uint64_t page, bool write)
 	uint64_t done, addr;
 	int err;
 
-	/* an anonymous page that is written at once would fault a second time, in the kernel, if the
-	 * shared page of zeros were put there */
+	/* an anonymous page that is written at once would fault a second time, in the kernel, if
+	 * the shared page of zeros were put there */
 	if (write && view->anon)
 		return page_install(view, page, shard->zero, true);
 	for (;;) {
@@ -152,7 +152,8 @@ void shard_heal(struct shard *shard)
 
 		if (!view->used || view->closing || view->poison_lo >= view->poison_hi)
 			continue;
-		for (uint64_t p = view->poison_lo; p < view->poison_hi && !shard->heal_wanted; p++) {
+		for (uint64_t p = view->poison_lo; p < view->poison_hi && !shard->heal_wanted;
+		     p++) {
 			page_word w = view->table[p];
 
 			if (!view_owns(view, p) || page_state(w) != PAGE_POISONED ||

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Pages on their way here: fetches for faults and for prefetch, and what happens when they arrive.
- * The shard's thread only. Each page of a fetch holds a frame of the budget from the post on; a page
- * that is discarded meanwhile just no longer points to the fetch, which then gives its frame back.
+ * The shard's thread only. Each page of a fetch holds a frame of the budget from the post on; a
+ * page that is discarded meanwhile just no longer points to the fetch, which then gives its frame
+ * back.
  */
 #include "internal.h"
 
@@ -68,9 +69,9 @@ int fetch_demand(struct view *view, uint64_t page, bool write, uint64_t start_ns
 	err = post(view, fetch, page, 1);
 	if (err)
 		return err;
-	view->table[page] = page_make(PAGE_FETCHING,
-				      (w & PAGE_KEEP) | PAGE_WANTED | (write ? PAGE_WANTED_W : 0),
-				      fetch->number);
+	view->table[page] =
+	    page_make(PAGE_FETCHING, (w & PAGE_KEEP) | PAGE_WANTED | (write ? PAGE_WANTED_W : 0),
+		      fetch->number);
 	return 0;
 }
 
@@ -93,9 +94,8 @@ uint32_t fetch_ahead(struct view *view, uint64_t page, uint32_t count)
 	if (post(view, fetch, page, count))
 		return 0;
 	for (uint32_t i = 0; i < count; i++)
-		view->table[page + i] = page_make(PAGE_FETCHING,
-						  (view->table[page + i] & PAGE_KEEP) | PAGE_AHEAD,
-						  fetch->number);
+		view->table[page + i] = page_make(
+		    PAGE_FETCHING, (view->table[page + i] & PAGE_KEEP) | PAGE_AHEAD, fetch->number);
 	STAT_ADD(shard, prefetched_pages, count);
 	return count;
 }
@@ -147,8 +147,9 @@ static bool arrive(struct fetch *fetch, uint32_t i)
 		return false;
 	}
 	w = view->table[page];
-	page_set_mapped(view, page, (w & (PAGE_KEEP | PAGE_AHEAD)) |
-			(write || err == -EEXIST ? PAGE_DIRTY : 0));
+	page_set_mapped(view, page,
+			(w & (PAGE_KEEP | PAGE_AHEAD)) |
+			    (write || err == -EEXIST ? PAGE_DIRTY : 0));
 	return true;
 }
 

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * fork of a paged process. What the child inherits is enough to go on from: the pages that are mapped
- * and the ones that are victims, copied on write by the kernel, and the bookkeeping of both. What it
- * cannot share is made anew: net, workers, userfaultfds, threads; and regions, of which it gets clones.
+ * fork of a paged process. What the child inherits is enough to go on from: the pages that are
+ * mapped and the ones that are victims, copied on write by the kernel, and the bookkeeping of both.
+ * What it cannot share is made anew: net, workers, userfaultfds, threads; and regions, of which it
+ * gets clones.
  *
- *   prepare   every shard comes to rest (no operation under way, none begun; faults wait), the regions
- *             are cloned, the shards' threads stop in their tracks
- *   fork      by the caller
- *   parent    the threads go on
- *   child     single-threaded: everything is made anew over the same addresses
+ *   prepare   every shard comes to rest (no operation under way, none begun; faults wait), the
+ * regions are cloned, the shards' threads stop in their tracks fork      by the caller parent the
+ * threads go on child     single-threaded: everything is made anew over the same addresses
  *
  * Shared memory stays shared with the parent, so the child gets no view of it.
  */
@@ -156,8 +155,8 @@ static int open_clone(struct gvm_range *range)
 }
 
 /*
- * The kernel has dropped registration and write-protection in the child. All pages are protected again:
- * a dirty one then only costs a fault too many, a clean one is known to be clean.
+ * The kernel has dropped registration and write-protection in the child. All pages are protected
+ * again: a dirty one then only costs a fault too many, a clean one is known to be clean.
  */
 static int register_again(struct gvm_range *range)
 {

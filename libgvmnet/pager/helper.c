@@ -76,7 +76,8 @@ void job_post(struct job *job)
 
 /* ---- helper's side ------------------------------------------------------------------------- */
 
-/* Through /proc/self/mem: a mapping that may not be read, or has gone, is an error, not a signal. */
+/* Through /proc/self/mem: a mapping that may not be read, or has gone, is an error, not a signal.
+ */
 static int copy_out(struct shard *shard, struct job *job)
 {
 	for (uint32_t k = 0; k < job->count; k++) {
@@ -194,8 +195,7 @@ void helper_stop(struct shard *shard)
 	/* a posted number that means nothing: it only ends the wait */
 	do {
 		futex_wake(&shard->job_posted);
-	} while (__atomic_load_n(&shard->helper_asleep, __ATOMIC_SEQ_CST) &&
-		 usleep(1000) == 0);
+	} while (__atomic_load_n(&shard->helper_asleep, __ATOMIC_SEQ_CST) && usleep(1000) == 0);
 	pthread_join(shard->helper, NULL);
 	shard->helper_started = false;
 }

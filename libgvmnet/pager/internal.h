@@ -25,22 +25,22 @@
 #include "policy.h"
 #include "trend.h"
 
-#define PAGE GVM_PAGE_SIZE
+#define PAGE       GVM_PAGE_SIZE
 #define PAGE_SHIFT 12
 #define SHARDS_MAX 64u
 #define RANGES_MAX 65536u
-#define PIECES_MAX 262144u  /* contiguous parts of ranges, per shard */
-#define RUN_MAX 32u	    /* pages of one fetch, put or ioctl */
-#define DEMANDS 96u	    /* single-page fetches under way, per shard */
-#define AHEADS_MAX 16u	    /* fetches of up to RUN_MAX pages under way, per shard */
-#define PUTS 64u
-#define DISCARDS 32u
-#define JOBS 64u	    /* what the helper thread has to do, per shard */
-#define FAULTS 1024u	    /* faults read and not served yet, per shard; a power of two */
-#define TRACKERS 64u	    /* slabs whose faults are followed, per shard; a power of two */
-#define RECHECKS 64u
-#define ROUND 16u	    /* pages that eviction takes or drops between two looks at the faults */
-#define ZAP_BATCH 64u	    /* free slots that keep their memory until they are emptied together */
+#define PIECES_MAX 262144u /* contiguous parts of ranges, per shard */
+#define RUN_MAX    32u     /* pages of one fetch, put or ioctl */
+#define DEMANDS    96u     /* single-page fetches under way, per shard */
+#define AHEADS_MAX 16u     /* fetches of up to RUN_MAX pages under way, per shard */
+#define PUTS       64u
+#define DISCARDS   32u
+#define JOBS       64u   /* what the helper thread has to do, per shard */
+#define FAULTS     1024u /* faults read and not served yet, per shard; a power of two */
+#define TRACKERS   64u   /* slabs whose faults are followed, per shard; a power of two */
+#define RECHECKS   64u
+#define ROUND      16u /* pages that eviction takes or drops between two looks at the faults */
+#define ZAP_BATCH  64u /* free slots that keep their memory until they are emptied together */
 
 /* ---- a page's word ------------------------------------------------------------------------- */
 
@@ -55,20 +55,20 @@ enum page_state {
 	PAGE_POISONED, /* an access gives SIGBUS */
 	PAGE_GONE,     /* unmapped by the program */
 };
-#define PAGE_STATE 7u
-#define PAGE_STORED (1u << 3)	/* the region may hold contents of it */
-#define PAGE_DIRTY (1u << 4)	/* what is here may differ from what the region holds */
-#define PAGE_WRITING (1u << 5)	/* a put of it is under way; it is not taken, put or dropped */
-#define PAGE_PURGE (1u << 6)	/* the region holds contents that were discarded here */
-#define PAGE_PURGING (1u << 7)	/* the region has been told; no put until it answers */
-#define PAGE_REMOVED (1u << 8)	/* a discard was announced: look again before it is taken */
-#define PAGE_LOST (1u << 9)	/* the region has lost it */
-#define PAGE_WANTED (1u << 10)	/* a thread waits for it */
+#define PAGE_STATE    7u
+#define PAGE_STORED   (1u << 3)  /* the region may hold contents of it */
+#define PAGE_DIRTY    (1u << 4)  /* what is here may differ from what the region holds */
+#define PAGE_WRITING  (1u << 5)  /* a put of it is under way; it is not taken, put or dropped */
+#define PAGE_PURGE    (1u << 6)  /* the region holds contents that were discarded here */
+#define PAGE_PURGING  (1u << 7)  /* the region has been told; no put until it answers */
+#define PAGE_REMOVED  (1u << 8)  /* a discard was announced: look again before it is taken */
+#define PAGE_LOST     (1u << 9)  /* the region has lost it */
+#define PAGE_WANTED   (1u << 10) /* a thread waits for it */
 #define PAGE_WANTED_W (1u << 11) /* ... to write */
-#define PAGE_AHEAD (1u << 12)	/* brought by prefetch, use not seen yet */
-#define PAGE_RETURN (1u << 13)	/* taken by sync: goes back when it is stored */
-#define PAGE_EVENT (1u << 15)	/* while it is taken: its emptying has been announced */
-#define PAGE_BUSY (1u << 14)	/* the kernel would not let go of it last time */
+#define PAGE_AHEAD    (1u << 12) /* brought by prefetch, use not seen yet */
+#define PAGE_RETURN   (1u << 13) /* taken by sync: goes back when it is stored */
+#define PAGE_EVENT    (1u << 15) /* while it is taken: its emptying has been announced */
+#define PAGE_BUSY     (1u << 14) /* the kernel would not let go of it last time */
 
 typedef uint64_t page_word;
 
@@ -113,7 +113,7 @@ struct store_ops {
 extern const struct store_ops store_region;
 
 /* Behave as an older kernel would, for tests. */
-#define QUIRK_NO_MOVE 1u
+#define QUIRK_NO_MOVE   1u
 #define QUIRK_NO_POISON 2u
 extern unsigned pager_quirks;
 
@@ -131,10 +131,10 @@ struct frame {
 };
 
 /* A place for a page that has been taken out of its mapping. */
-#define SLOT_BUSY 1u	/* in use */
-#define SLOT_FULL 2u	/* has memory: must be emptied before a page can be moved in */
-#define SLOT_VICTIM 4u	/* in the queue of victims */
-#define SLOT_QUEUED 8u	/* in the queue of those to be written */
+#define SLOT_BUSY   1u  /* in use */
+#define SLOT_FULL   2u  /* has memory: must be emptied before a page can be moved in */
+#define SLOT_VICTIM 4u  /* in the queue of victims */
+#define SLOT_QUEUED 8u  /* in the queue of those to be written */
 #define SLOT_ORPHAN 16u /* its put goes on, its page has left: free when done */
 struct slot {
 	struct gvm_link link, dirty; /* among victims; among those to be written */
@@ -152,8 +152,8 @@ struct fetch {
 	uint64_t page;
 	uint32_t count, number, next_free;
 	uint64_t start_ns; /* of the first fault that waits for it; 0: none */
-	bool demand;	   /* posted for a fault, not by prefetch */
-	bool was_ahead;	   /* a fault came upon a prefetch */
+	bool demand;       /* posted for a fault, not by prefetch */
+	bool was_ahead;    /* a fault came upon a prefetch */
 };
 
 struct put {
@@ -210,8 +210,8 @@ struct call {
 	uint64_t a, b;
 	uint32_t done; /* futex */
 	int status;
-	struct call *next;	/* in shard->syncs */
-	uint64_t cursor;	/* sync: next page to look at */
+	struct call *next; /* in shard->syncs */
+	uint64_t cursor;   /* sync: next page to look at */
 	uint32_t phase;
 	struct gvm_region_op op; /* for calls that end with a region's operation */
 	const char *name;
@@ -227,18 +227,18 @@ struct view {
 	uint64_t base; /* where page 0 is, if whole */
 	uint64_t pages;
 	uint32_t id, slab_pages;
-	uint32_t busy;	/* operations and jobs under way */
-	uint32_t jobs;	/* the helper's alone */
-	uint32_t dirty;	     /* victims that must be written */
+	uint32_t busy;       /* operations and jobs under way */
+	uint32_t jobs;       /* the helper's alone */
+	uint32_t dirty;      /* victims that must be written */
 	uint32_t writing[2]; /* puts under way, by sync's turn */
 	uint32_t turn, taking;
 	int put_err; /* a put has failed for good since sync began */
 	bool used, whole, anon;
-	bool closing; /* no fault is answered, no operation begun */
-	bool paused;  /* no page is taken */
+	bool closing;                  /* no fault is answered, no operation begun */
+	bool paused;                   /* no page is taken */
 	uint64_t purge_lo, purge_hi;   /* pages with PAGE_PURGE lie in [lo, hi) */
 	uint64_t poison_lo, poison_hi; /* pages with PAGE_POISONED */
-	struct call *drain;	       /* waits for busy == 0 */
+	struct call *drain;            /* waits for busy == 0 */
 };
 
 /* Where pages of a range are mapped, and whose they are. */
@@ -293,9 +293,9 @@ struct shard {
 	char **chunks; /* of slots' memory */
 	uint32_t slot_limit, slot_cursor, slot_busy;
 	uint32_t stale[ZAP_BATCH], stale_count; /* slots that were freed and may have memory */
-	struct gvm_queue victims; /* of slots, LRU */
-	struct gvm_queue dirty; /* of slots: to be written */
-	uint64_t put_hold; /* no put before: a node was full */
+	struct gvm_queue victims;               /* of slots, LRU */
+	struct gvm_queue dirty;                 /* of slots: to be written */
+	uint64_t put_hold;                      /* no put before: a node was full */
 	struct gvm_timer retry_timer;
 
 	struct fetch *fetches; /* DEMANDS single ones, then aheads long ones */
@@ -320,17 +320,17 @@ struct shard {
 	struct gvm_timer recheck_timer;
 	struct call *syncs;
 	bool evicting, serving;
-	bool resting;	  /* for a fork: nothing is begun, faults wait */
+	bool resting;      /* for a fork: nothing is begun, faults wait */
 	struct call *rest; /* ends when nothing is under way */
 	uint32_t jobs_out;
-	bool over_budget;	     /* said so */
-	bool asked;	     /* other shards, for frames */
-	uint32_t taking;     /* pages that the helper has */
-	bool spare;	     /* frames are had beyond the budget, see nothing_to_evict */
-	uint32_t stuck;	     /* attempts to take a page since the last that succeeded */
-	uint64_t used;	     /* frames that this shard holds; atomic for readers */
-	char *zero;	     /* a page of zeros */
-	char *scratch;	     /* RUN_MAX pages */
+	bool over_budget; /* said so */
+	bool asked;       /* other shards, for frames */
+	uint32_t taking;  /* pages that the helper has */
+	bool spare;       /* frames are had beyond the budget, see nothing_to_evict */
+	uint32_t stuck;   /* attempts to take a page since the last that succeeded */
+	uint64_t used;    /* frames that this shard holds; atomic for readers */
+	char *zero;       /* a page of zeros */
+	char *scratch;    /* RUN_MAX pages */
 
 	/* shard to helper: ring of job numbers, futex on job_posted */
 	uint16_t ring[JOBS];
@@ -356,7 +356,7 @@ struct gvm_range {
 	char name[64];
 	char placed_as[64]; /* whose slabs lie where its lie: its own name, or that of what it is a
 			     * clone of */
-	char clone[64];	    /* the region that a forked child gets */
+	char clone[64];     /* the region that a forked child gets */
 	struct gvm_range *next, *prev;
 };
 
@@ -373,7 +373,7 @@ struct gvm_pager {
 	uint64_t features;
 	bool move, poison, shmem_wp, forked;
 	uint64_t budget;   /* frames; atomic */
-	uint64_t used;	   /* frames; atomic */
+	uint64_t used;     /* frames; atomic */
 	uint64_t starving; /* bit per shard that waits for a frame; atomic */
 	uint32_t prefetch; /* atomic */
 	uint64_t attached; /* pages; atomic */
@@ -383,12 +383,12 @@ struct gvm_pager {
 	uint64_t nodes_away;
 	uint64_t forks;
 	uint32_t parked; /* futex: the shards' threads stand still */
-	int empty_fd; /* an empty memfd: a mapping of it gives SIGBUS */
+	int empty_fd;    /* an empty memfd: a mapping of it gives SIGBUS */
 };
 
 /* pager.c with another store; what gvm_pager_open does with store_region */
 int pager_open_store(struct gvm_net *net, const struct gvm_pager_config *config,
-			 const struct store_ops *store, struct gvm_pager **pager);
+		     const struct store_ops *store, struct gvm_pager **pager);
 
 /* ---- mem.c: the kernel's side --------------------------------------------------------------- */
 
@@ -413,8 +413,8 @@ bool mem_has_poison(uint64_t features);
 
 /* Run fn on every shard (or the one given) and wait; the first failure. */
 int pager_call(struct shard *shard, void (*fn)(struct call *call), struct call *call);
-int pager_call_all(struct gvm_pager *pager, void (*fn)(struct call *call),
-		   struct gvm_range *range, uint64_t a, uint64_t b);
+int pager_call_all(struct gvm_pager *pager, void (*fn)(struct call *call), struct gvm_range *range,
+		   uint64_t a, uint64_t b);
 void call_done(struct call *call, int status);
 void pager_node_state(void *arg, unsigned node, int why);
 
@@ -542,7 +542,7 @@ int pager_start(struct gvm_pager *pager);
 /* ---- statistics ---------------------------------------------------------------------------- */
 
 /* One writer; a reader on another thread sees a slightly old value, never a torn one. */
-#define STAT_ADD(s, field, n)                                                                     \
+#define STAT_ADD(s, field, n)                                                                      \
 	__atomic_store_n(&(s)->stats.field, (s)->stats.field + (uint64_t)(n), __ATOMIC_RELAXED)
 
 #endif

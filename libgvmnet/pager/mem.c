@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The kernel's side of paging: userfaultfd and its requests, and the pager's own memory. Nothing here
- * knows of pages' states. Any thread.
+ * The kernel's side of paging: userfaultfd and its requests, and the pager's own memory. Nothing
+ * here knows of pages' states. Any thread.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@
 
 /* Newer than the headers of some systems that this is built on. */
 #define FEATURE_POISON (1ull << 14)
-#define FEATURE_MOVE (1ull << 16)
+#define FEATURE_MOVE   (1ull << 16)
 
 struct move_request {
 	uint64_t to, from, len, mode;
@@ -87,12 +87,16 @@ static int open_api(uint64_t want, uint64_t *features)
 static void explain(int err)
 {
 	if (err == -EPERM || err == -EACCES)
-		gvm_log(GVM_LOG_ERROR,
-			"no permission for userfaultfd: run as root or with CAP_SYS_PTRACE, or allow it "
-			"with sysctl vm.unprivileged_userfaultfd=1 or by access to /dev/userfaultfd");
+		gvm_log(
+		    GVM_LOG_ERROR,
+		    "no permission for userfaultfd: run as root or with CAP_SYS_PTRACE, or allow "
+		    "it "
+		    "with sysctl vm.unprivileged_userfaultfd=1 or by access to /dev/userfaultfd");
 	else
-		gvm_log(GVM_LOG_ERROR, "userfaultfd cannot be used: %s; a kernel of 5.19 or later is "
-			"needed, with CONFIG_USERFAULTFD", strerror(-err));
+		gvm_log(GVM_LOG_ERROR,
+			"userfaultfd cannot be used: %s; a kernel of 5.19 or later is "
+			"needed, with CONFIG_USERFAULTFD",
+			strerror(-err));
 }
 
 int mem_uffd(uint64_t want, uint64_t *features, int *fd)
@@ -153,8 +157,9 @@ static int outcome(int r, int64_t did, uint64_t *done)
 
 int mem_copy(int uffd, uint64_t to, const void *from, uint64_t len, bool wp, uint64_t *done)
 {
-	struct uffdio_copy r = { .dst = to, .src = (uintptr_t)from, .len = len,
-				 .mode = wp ? UFFDIO_COPY_MODE_WP : 0 };
+	struct uffdio_copy r = {
+		.dst = to, .src = (uintptr_t)from, .len = len, .mode = wp ? UFFDIO_COPY_MODE_WP : 0
+	};
 	int got = ioctl(uffd, UFFDIO_COPY, &r);
 
 	return outcome(got, r.copy, done);
@@ -203,7 +208,8 @@ bool mem_is_zero(const void *page)
 	const uint64_t *p = page;
 
 	for (unsigned i = 0; i < PAGE / 8; i += 8)
-		if (p[i] | p[i + 1] | p[i + 2] | p[i + 3] | p[i + 4] | p[i + 5] | p[i + 6] | p[i + 7])
+		if (p[i] | p[i + 1] | p[i + 2] | p[i + 3] | p[i + 4] | p[i + 5] | p[i + 6] |
+		    p[i + 7])
 			return false;
 	return true;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The pager as its user sees it: opening and closing, the budget, and how a control call gets to the
- * shards' threads and back. Control calls are serialised by pager->control; what they do to pages
- * they do on the shard that owns them.
+ * The pager as its user sees it: opening and closing, the budget, and how a control call gets to
+ * the shards' threads and back. Control calls are serialised by pager->control; what they do to
+ * pages they do on the shard that owns them.
  */
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -122,9 +122,9 @@ void gvm_pager_config_init(struct gvm_pager_config *config)
 	memset(config, 0, sizeof(*config));
 	config->local_bytes = gvm_option_number("GVM_LOCAL");
 	config->threads = (unsigned)gvm_option_number("GVM_PAGER_THREADS");
-	config->unreachable = strcmp(policy, "sigbus") == 0 ? GVM_UNREACHABLE_SIGBUS :
-			      strcmp(policy, "zero") == 0   ? GVM_UNREACHABLE_ZERO :
-							      GVM_UNREACHABLE_STALL;
+	config->unreachable = strcmp(policy, "sigbus") == 0 ? GVM_UNREACHABLE_SIGBUS
+			      : strcmp(policy, "zero") == 0 ? GVM_UNREACHABLE_ZERO
+							    : GVM_UNREACHABLE_STALL;
 	config->unreachable_ms = (unsigned)gvm_option_number("GVM_UNREACHABLE_MS");
 	config->prefetch_pages = (unsigned)gvm_option_number("GVM_PREFETCH");
 	config->slab_bytes = (uint32_t)gvm_option_number("GVM_SLAB");
@@ -132,8 +132,8 @@ void gvm_pager_config_init(struct gvm_pager_config *config)
 
 static unsigned shards_wanted(const struct gvm_pager_config *config)
 {
-	unsigned n = config->threads ? config->threads :
-				       (unsigned)gvm_option_number("GVM_PAGER_THREADS");
+	unsigned n =
+	    config->threads ? config->threads : (unsigned)gvm_option_number("GVM_PAGER_THREADS");
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 
 	if (n == 0)
@@ -215,13 +215,14 @@ static struct gvm_pager *pager_alloc(struct gvm_net *net, const struct gvm_pager
 }
 
 int pager_open_store(struct gvm_net *net, const struct gvm_pager_config *config,
-			 const struct store_ops *store, struct gvm_pager **out)
+		     const struct store_ops *store, struct gvm_pager **out)
 {
 	struct gvm_pager *pager;
 	int err;
 
 	if (config->local_bytes < LOCAL_MIN) {
-		gvm_log(GVM_LOG_ERROR, "the pager needs at least 1 MiB of local memory, not %llu bytes",
+		gvm_log(GVM_LOG_ERROR,
+			"the pager needs at least 1 MiB of local memory, not %llu bytes",
 			(unsigned long long)config->local_bytes);
 		return -EINVAL;
 	}

@@ -2,8 +2,8 @@
 /*
  * Which page goes next: segmented FIFO (Turner and Levy, "Segmented FIFO page replacement",
  * SIGMETRICS 1981). Pages that are mapped leave in the order in which they came, into a queue of
- * victims; a fault on a victim brings it back; what reaches the end of the queue unasked is dropped.
- * So pages in use are found out without access bits, at the price of one cheap fault.
+ * victims; a fault on a victim brings it back; what reaches the end of the queue unasked is
+ * dropped. So pages in use are found out without access bits, at the price of one cheap fault.
  *
  * Pure arithmetic and index-linked lists, so that the test can run the same policy over millions of
  * references. No locks: each shard has its own.

@@ -3,9 +3,9 @@
  * Fetching ahead of a program: a tracker per slab (trend.h) says where its faults are heading; this
  * file turns that into fetches, after the demanded pages have been asked for. The shard's thread.
  *
- * The pages of a window go into the mapping as they arrive, so that touching them costs nothing. One
- * in the middle, the marker, is left out: its first touch faults, and asks for the next window while
- * the program still has half of this one.
+ * The pages of a window go into the mapping as they arrive, so that touching them costs nothing.
+ * One in the middle, the marker, is left out: its first touch faults, and asks for the next window
+ * while the program still has half of this one.
  */
 #include "internal.h"
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Ranges: putting memory under the pager and taking it away, whole or in part; moving it. Called from
- * the program's threads, one at a time (pager->control); the shards' sides run on the shards.
+ * Ranges: putting memory under the pager and taking it away, whole or in part; moving it. Called
+ * from the program's threads, one at a time (pager->control); the shards' sides run on the shards.
  *
- * Order matters in both directions. In: region, bookkeeping, empty memory, registration; so that the
- * first fault finds everything. Out: no more evictions, end of the registration (which lets waiting
- * threads go on), empty memory, then the bookkeeping.
+ * Order matters in both directions. In: region, bookkeeping, empty memory, registration; so that
+ * the first fault finds everything. Out: no more evictions, end of the registration (which lets
+ * waiting threads go on), empty memory, then the bookkeeping.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -15,7 +15,7 @@
 
 /* as the options say: a node that is away at the start is an error, not a stall */
 #define OPEN_DEADLINE 0
-#define REGISTER (UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP)
+#define REGISTER      (UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP)
 
 void *gvm_range_base(const struct gvm_range *range)
 {
@@ -222,7 +222,9 @@ static void call_remove(struct call *call)
 int range_punch(const struct gvm_range *range, uint64_t offset, uint64_t bytes)
 {
 	return fallocate(range->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			 (off_t)(range->offset + offset), (off_t)bytes) < 0 ? -errno : 0;
+			 (off_t)(range->offset + offset), (off_t)bytes) < 0
+		   ? -errno
+		   : 0;
 }
 
 static int empty_range(const struct gvm_range *range)
@@ -292,7 +294,9 @@ int parts_get(struct gvm_range *range, uint64_t from, uint64_t to, struct parts 
 	if (!parts->part)
 		return -ENOMEM;
 	for (unsigned i = 0; i < pager->shards; i++) {
-		struct call call = { .range = range, .a = from, .b = to,
+		struct call call = { .range = range,
+				     .a = from,
+				     .b = to,
 				     .cursor = (uintptr_t)(parts->part + parts->count),
 				     .phase = PARTS_MAX - parts->count };
 		int n = pager_call(&pager->shard[i], call_parts, &call);
@@ -430,7 +434,8 @@ static int open_views(struct gvm_range *range, uint32_t flags)
 static int check_attach(const char *name, void *base, uint64_t bytes, int memfd, uint64_t offset,
 			unsigned flags)
 {
-	if (!name || strlen(name) > 63 || bytes == 0 || bytes % PAGE || (uintptr_t)base % PAGE || offset % PAGE)
+	if (!name || strlen(name) > 63 || bytes == 0 || bytes % PAGE || (uintptr_t)base % PAGE ||
+	    offset % PAGE)
 		return -EINVAL;
 	if (bytes / PAGE >= GVM_NIL || (uintptr_t)base + bytes < (uintptr_t)base)
 		return -ERANGE;
@@ -487,8 +492,10 @@ static int match_region(struct gvm_range *range)
 	const struct store_ops *store = range->pager->store;
 
 	if (store->pages(view->region) < range->pages) {
-		gvm_log(GVM_LOG_ERROR, "region %s has %llu pages, not the %llu of the memory that is to "
-			"show it", range->name, (unsigned long long)store->pages(view->region),
+		gvm_log(GVM_LOG_ERROR,
+			"region %s has %llu pages, not the %llu of the memory that is to "
+			"show it",
+			range->name, (unsigned long long)store->pages(view->region),
 			(unsigned long long)range->pages);
 		return -EINVAL;
 	}
@@ -548,7 +555,8 @@ static int attach(struct gvm_range *range, void *base)
 		enlist(range);
 		return 0;
 	}
-	gvm_log(GVM_LOG_ERROR, "memory at %p cannot be paged: %s", (void *)range->base, strerror(-err));
+	gvm_log(GVM_LOG_ERROR, "memory at %p cannot be paged: %s", (void *)range->base,
+		strerror(-err));
 	take_apart(range);
 	return err;
 }
@@ -563,7 +571,7 @@ int gvm_pager_attach(struct gvm_pager *pager, const char *name, void *base, uint
 		return err;
 	if (memfd >= 0 && !pager->shmem_wp) {
 		gvm_log(GVM_LOG_ERROR, "this kernel cannot write-protect shared memory: "
-			"a kernel of 5.19 or later is needed, or private memory");
+				       "a kernel of 5.19 or later is needed, or private memory");
 		return -ENOSYS;
 	}
 	range = range_alloc(pager, name, bytes, flags);

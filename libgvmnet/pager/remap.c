@@ -4,8 +4,8 @@
  * under pager->control.
  *
  * While addresses change hands no page may be taken by an old address: another thread's mapping may
- * be there by then. So eviction of the range pauses, and the helper's jobs are waited for, before the
- * kernel is asked to change anything.
+ * be there by then. So eviction of the range pauses, and the helper's jobs are waited for, before
+ * the kernel is asked to change anything.
  */
 #include <sys/mman.h>
 #include "internal.h"

@@ -168,7 +168,8 @@ void shard_wake_waits(struct shard *shard)
 		struct fault fault = shard->waits[shard->wait_tail++ % FAULTS];
 
 		fault_serve(shard, &fault); /* may wait again, at the end of the queue */
-		if (shard->wait_head != shard->wait_tail && frames_left(shard) <= 0 && !shard->spare)
+		if (shard->wait_head != shard->wait_tail && frames_left(shard) <= 0 &&
+		    !shard->spare)
 			break;
 	}
 	if (shard->wait_head != shard->wait_tail)
@@ -421,8 +422,8 @@ static void close_fd(int fd)
 }
 
 /*
- * The worker of the parent is not closed here: its epoll set and connections are the parent's too. The
- * faults that waited are those of threads that this process does not have.
+ * The worker of the parent is not closed here: its epoll set and connections are the parent's too.
+ * The faults that waited are those of threads that this process does not have.
  */
 int shard_renew(struct shard *shard)
 {

@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The pager's counters: each shard writes its own, a reader adds them up without asking anyone. A sum
- * may be a moment old and not of one instant.
+ * The pager's counters: each shard writes its own, a reader adds them up without asking anyone. A
+ * sum may be a moment old and not of one instant.
  */
 #include "internal.h"
 
-#define COUNT(field, unit, help) { #field, unit, help, offsetof(struct gvm_pager_stats, field), 0 }
-#define LEVEL(field, unit, help) { #field, unit, help, offsetof(struct gvm_pager_stats, field), 1 }
+#define COUNT(field, unit, help)                                                                   \
+	{                                                                                          \
+#field, unit, help, offsetof(struct gvm_pager_stats, field), 0                     \
+	}
+#define LEVEL(field, unit, help)                                                                   \
+	{                                                                                          \
+#field, unit, help, offsetof(struct gvm_pager_stats, field), 1                     \
+	}
 
 static const struct gvm_counter counters[] = {
 	COUNT(faults, "faults", "Page faults served, all kinds."),
@@ -19,7 +25,8 @@ static const struct gvm_counter counters[] = {
 	COUNT(fetched_bytes, "bytes", "Bytes fetched from memory nodes."),
 	COUNT(prefetched_pages, "pages", "Pages brought before they were asked for."),
 	COUNT(prefetch_used, "pages", "Prefetched pages that were seen to be used."),
-	COUNT(prefetch_wasted, "pages", "Prefetched pages that left without being seen to be used."),
+	COUNT(prefetch_wasted, "pages",
+	      "Prefetched pages that left without being seen to be used."),
 	COUNT(evicted_pages, "pages", "Pages that left local memory."),
 	COUNT(evicted_clean, "pages", "Pages that left without being written on the way out."),
 	COUNT(evicted_zero, "pages", "Pages that left as zeros, which cost nothing."),
@@ -27,14 +34,16 @@ static const struct gvm_counter counters[] = {
 	COUNT(written_bytes, "bytes", "Bytes written back to memory nodes."),
 	COUNT(discarded_pages, "pages", "Stored pages that the program discarded."),
 	COUNT(retries, "operations", "Operations that had to be tried again."),
-	COUNT(unreachable_zeroed, "pages", "Pages read as zeros because their node did not answer."),
+	COUNT(unreachable_zeroed, "pages",
+	      "Pages read as zeros because their node did not answer."),
 	COUNT(unreachable_sigbus, "pages", "Pages whose access raised SIGBUS."),
 	COUNT(lost_pages, "pages", "Pages that a memory node has lost."),
 	LEVEL(resident_pages, "pages", "Pages in the program's mappings."),
 	LEVEL(local_pages, "pages", "Pages held locally: resident, on their way out or in."),
 	LEVEL(dirty_pages, "pages", "Pages out of the mappings that wait to be written."),
 	LEVEL(attached_pages, "pages", "Pages of all ranges."),
-	LEVEL(stored_pages, "pages", "Pages that the regions hold for this pager, as far as written."),
+	LEVEL(stored_pages, "pages",
+	      "Pages that the regions hold for this pager, as far as written."),
 	LEVEL(metadata_bytes, "bytes", "Memory of the pager's own bookkeeping."),
 	LEVEL(nodes_away, "nodes", "Memory nodes that cannot be reached."),
 };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A shard's bookkeeping: which address is which page (pieces), frames of mapped pages, slots of pages
- * taken out, and the changes of a page's word that several others share. The shard's thread only.
+ * A shard's bookkeeping: which address is which page (pieces), frames of mapped pages, slots of
+ * pages taken out, and the changes of a page's word that several others share. The shard's thread
+ * only.
  */
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -45,8 +46,10 @@ struct view *piece_find(struct shard *shard, uint64_t addr, uint64_t *page, uint
 static int piece_insert(struct shard *shard, uint32_t at, struct piece piece)
 {
 	if (shard->piece_count == PIECES_MAX) {
-		gvm_log(GVM_LOG_ERROR, "a pager thread follows %u parts of mappings already: "
-			"too many holes in paged memory", PIECES_MAX);
+		gvm_log(GVM_LOG_ERROR,
+			"a pager thread follows %u parts of mappings already: "
+			"too many holes in paged memory",
+			PIECES_MAX);
 		return -ENOSPC;
 	}
 	memmove(shard->pieces + at + 1, shard->pieces + at,
@@ -78,7 +81,8 @@ int piece_add(struct shard *shard, uint64_t addr, uint64_t first, uint64_t pages
 	uint32_t at = piece_after(shard, addr);
 	int err = 0;
 
-	/* what continues the one before is joined to it: a range that has grown or moved piecemeal */
+	/* what continues the one before is joined to it: a range that has grown or moved piecemeal
+	 */
 	if (at > 0) {
 		struct piece *before = &shard->pieces[at - 1];
 
@@ -227,7 +231,7 @@ void frame_put(struct shard *shard, uint32_t i)
 /* ---- slots --------------------------------------------------------------------------------- */
 
 #define CHUNK_SLOTS 1024u
-#define CHUNKS_MAX 65536u
+#define CHUNKS_MAX  65536u
 
 char *slot_mem(struct shard *shard, uint32_t slot)
 {
@@ -244,8 +248,8 @@ static int chunk_add(struct shard *shard, uint32_t number)
 		return -ENOMEM;
 	if (shard->stage_fd >= 0) {
 		/* only so that pages may be moved in; write-protection is never asked for here */
-		err = mem_register(shard->stage_fd, (uintptr_t)chunk, bytes,
-				   UFFDIO_REGISTER_MODE_WP);
+		err =
+		    mem_register(shard->stage_fd, (uintptr_t)chunk, bytes, UFFDIO_REGISTER_MODE_WP);
 		if (err) {
 			mem_unmap(chunk, bytes);
 			return err;
@@ -255,7 +259,8 @@ static int chunk_add(struct shard *shard, uint32_t number)
 	return 0;
 }
 
-/* Room for the victims that the policy wants, for those being written and for those not yet emptied. */
+/* Room for the victims that the policy wants, for those being written and for those not yet
+ * emptied. */
 int slots_limit(struct shard *shard, uint64_t budget)
 {
 	uint64_t want = gvm_policy_victims(budget) * 5ull / 4 + 4 * RUN_MAX + ZAP_BATCH;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A region store inside the test's process: deterministic, with latency, stalls, failures and loss at
- * command. It holds the pager to the rules of region.h: within one slab, buffers unchanged until
+ * A region store inside the test's process: deterministic, with latency, stalls, failures and loss
+ * at command. It holds the pager to the rules of region.h: within one slab, buffers unchanged until
  * done, no two operations on one page at a time where that is undefined. Breaking one aborts.
  */
 #ifndef FAKE_REGION_H
@@ -23,8 +23,8 @@ struct fake_data {
 	char name[64];
 	uint64_t bytes;
 	uint32_t slab_bytes, flags;
-	char **page;	/* NULL: never stored */
-	uint8_t *busy;	/* FAKE_* of operations under way */
+	char **page;   /* NULL: never stored */
+	uint8_t *busy; /* FAKE_* of operations under way */
 	unsigned views;
 	bool exists;
 };
@@ -34,9 +34,9 @@ static struct {
 	pthread_mutex_t lock;
 	struct fake_data data[FAKE_REGIONS];
 	_Atomic uint64_t latency_ns;
-	_Atomic bool stall;	/* nothing completes */
-	_Atomic bool lost;	/* fetches and puts fail with -EIO */
-	_Atomic bool full;	/* puts fail with -ENOSPC */
+	_Atomic bool stall; /* nothing completes */
+	_Atomic bool lost;  /* fetches and puts fail with -EIO */
+	_Atomic bool full;  /* puts fail with -ENOSPC */
 	_Atomic uint64_t fetches, puts, discards, fetched, put, discarded;
 } fake = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -52,13 +52,13 @@ struct gvm_region {
 	bool told_away, noted;
 };
 
-#define FAKE_RULE(what, ...)                                                                      \
-	do {                                                                                      \
-		if (!(what)) {                                                                    \
-			fprintf(stderr, "rule of region.h broken: " #what ": " __VA_ARGS__);      \
-			fputc('\n', stderr);                                                      \
-			abort();                                                                  \
-		}                                                                                 \
+#define FAKE_RULE(what, ...)                                                                       \
+	do {                                                                                       \
+		if (!(what)) {                                                                     \
+			fprintf(stderr, "rule of region.h broken: " #what ": " __VA_ARGS__);       \
+			fputc('\n', stderr);                                                       \
+			abort();                                                                   \
+		}                                                                                  \
 	} while (0)
 
 static struct fake_data *fake_find(const char *name)
@@ -210,7 +210,8 @@ static void fake_tell(struct gvm_region *r)
 
 static void fake_timer(struct gvm_timer *timer)
 {
-	struct gvm_region *r = (struct gvm_region *)((char *)timer - offsetof(struct gvm_region, timer));
+	struct gvm_region *r =
+	    (struct gvm_region *)((char *)timer - offsetof(struct gvm_region, timer));
 	struct gvm_region_op *op, *next;
 	uint64_t now = gvm_now();
 
@@ -341,7 +342,8 @@ static int fake_put(struct gvm_region *r, uint64_t page, uint32_t count, const v
 	return fake_post(r, op, FAKE_PUT, page, count, (void *)buf);
 }
 
-static int fake_discard(struct gvm_region *r, uint64_t page, uint64_t count, struct gvm_region_op *op)
+static int fake_discard(struct gvm_region *r, uint64_t page, uint64_t count,
+			struct gvm_region_op *op)
 {
 	fake.discards++;
 	fake.discarded += count;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The pager over a store inside the process: contents hold far over the budget, in private and
- * shared memory, with and without what newer kernels offer, through discards, changes of the budget,
- * saving, failures and the end of it all.
+ * shared memory, with and without what newer kernels offer, through discards, changes of the
+ * budget, saving, failures and the end of it all.
  */
 #include <fcntl.h>
 #include <setjmp.h>
@@ -15,7 +15,7 @@
 #include <cmocka.h>
 #include "fake_region.h"
 
-#define MIB (1ull << 20)
+#define MIB    (1ull << 20)
 #define BUDGET (1 * MIB)
 
 /* ---- what each test stands on -------------------------------------------------------------- */
@@ -88,7 +88,8 @@ static void attach(struct bed *bed, uint64_t bytes, unsigned flags)
 	bed->bytes = bytes;
 	assert_int_equal(gvm_pager_attach(bed->pager, "r", bed->mem, bytes, bed->memfd, 0,
 					  flags | (bed->kind->shared ? 0 : GVM_ATTACH_ANON),
-					  &bed->range), 0);
+					  &bed->range),
+			 0);
 	assert_ptr_equal(gvm_range_base(bed->range), bed->mem);
 	assert_int_equal(gvm_range_bytes(bed->range), bytes);
 }
@@ -159,15 +160,15 @@ static void assert_page(const char *mem, uint64_t page, uint64_t seed)
 			 *(unsigned long long *)(mem + page * PAGE));
 }
 
-#define EACH_KIND(kind)                                                                           \
-	for (const struct kind *kind = kinds; kind < kinds + KINDS; kind++)
+#define EACH_KIND(kind) for (const struct kind *kind = kinds; kind < kinds + KINDS; kind++)
 
 /* ---- tests --------------------------------------------------------------------------------- */
 
 /* Written and read back in order and at random, eight times the budget. */
 static void contents_hold_over_the_budget(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 8 * BUDGET / PAGE, x = 1;
 		struct gvm_pager_stats s;
@@ -212,7 +213,8 @@ static void *work_on(void *arg)
 		if (!page_is(mem, p, 5) && !page_zero(mem, p))
 			job->wrong++;
 		fill_page(mem, p, 5);
-		/* anybody's page, read only: contents of the one seed, or zeros, or being written */
+		/* anybody's page, read only: contents of the one seed, or zeros, or being written
+		 */
 		(void)*(volatile char *)(mem + (x >> 20) % pages * PAGE);
 	}
 	return NULL;
@@ -220,7 +222,8 @@ static void *work_on(void *arg)
 
 static void threads_share_a_range(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		struct job_of jobs[THREADS];
 		pthread_t threads[THREADS];
@@ -242,7 +245,8 @@ static void threads_share_a_range(void **state)
 /* A page that was only read is not written back, and one of zeros is never stored. */
 static void clean_and_zero_pages_cost_nothing(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 4 * BUDGET / PAGE, written;
 
@@ -267,7 +271,8 @@ static void clean_and_zero_pages_cost_nothing(void **state)
 /* Discarded pages read as zeros, by call and by madvise, here or stored, and are purged there. */
 static void discards_read_as_zeros(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 4 * BUDGET / PAGE;
 
@@ -278,16 +283,19 @@ static void discards_read_as_zeros(void **state)
 			/* a part of the stored ones, and of those that are here */
 			for (uint64_t from = 10; from < pages; from += pages / 4) {
 				if (by_call)
-					assert_int_equal(gvm_pager_discard(bed.range, from * PAGE,
-									   50 * PAGE), 0);
+					assert_int_equal(
+					    gvm_pager_discard(bed.range, from * PAGE, 50 * PAGE),
+					    0);
 				else
 					assert_int_equal(madvise(bed.mem + from * PAGE, 50 * PAGE,
-								 MADV_DONTNEED), 0);
+								 MADV_DONTNEED),
+							 0);
 			}
 			for (uint64_t p = 0; p < pages; p++) {
 				uint64_t in = p % (pages / 4);
 
-				if (in >= 10 && in < 60 && p / (pages / 4) * (pages / 4) + 60 <= pages)
+				if (in >= 10 && in < 60 &&
+				    p / (pages / 4) * (pages / 4) + 60 <= pages)
 					assert_true(page_zero(bed.mem, p));
 				else
 					assert_page(bed.mem, p, 3);
@@ -330,7 +338,8 @@ static void *discarder(void *arg)
 
 static void discards_race_with_access(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		struct racer racer = { .bed = &bed };
 		uint64_t pages = 3 * BUDGET / PAGE, x = 4;
@@ -362,7 +371,8 @@ static void discards_race_with_access(void **state)
 /* A discarded page is zeros even while the store is away. */
 static void discards_need_no_store(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 4 * BUDGET / PAGE;
 
@@ -391,7 +401,8 @@ static void await_local(struct bed *bed, uint64_t most)
 /* The budget changes while the program runs; what is here follows. */
 static void the_budget_can_change(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 8 * BUDGET / PAGE;
 
@@ -415,7 +426,8 @@ static void the_budget_can_change(void **state)
 /* What was saved is there when the region is attached again, by another pager too. */
 static void saved_contents_come_back(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 3 * BUDGET / PAGE;
 
@@ -426,10 +438,11 @@ static void saved_contents_come_back(void **state)
 		assert_int_equal(gvm_pager_detach(bed.range), 0);
 		for (uint64_t p = 0; p < pages; p++)
 			assert_true(page_zero(bed.mem, p));
-		assert_int_equal(gvm_pager_attach(bed.pager, "none", bed.mem, bed.bytes, bed.memfd,
-						  0, GVM_ATTACH_KEEP |
-						      (kind->shared ? 0 : GVM_ATTACH_ANON),
-						  &bed.range), -ENOENT);
+		assert_int_equal(
+		    gvm_pager_attach(bed.pager, "none", bed.mem, bed.bytes, bed.memfd, 0,
+				     GVM_ATTACH_KEEP | (kind->shared ? 0 : GVM_ATTACH_ANON),
+				     &bed.range),
+		    -ENOENT);
 		gvm_pager_close(bed.pager);
 		gvm_net_close(bed.net);
 		munmap(bed.mem, bed.bytes);
@@ -448,7 +461,8 @@ static void saved_contents_come_back(void **state)
 /* The kernel reads and writes paged memory for the program, also directly from and to the disk. */
 static void system_calls_reach_paged_memory(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 3 * BUDGET / PAGE;
 		int fd = open("/tmp", O_TMPFILE | O_RDWR, 0600), direct;
@@ -562,7 +576,8 @@ static void *release_store(void *arg)
 /* stall: the access waits, and is right in the end. */
 static void stall_waits_for_the_store(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 4 * BUDGET / PAGE;
 		pthread_t thread;
@@ -580,7 +595,8 @@ static void stall_waits_for_the_store(void **state)
 /* sigbus: the access fails loudly after a while; when the store is back the page is, too. */
 static void sigbus_fails_loudly_and_heals(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 4 * BUDGET / PAGE;
 		unsigned tries = 0;
@@ -611,7 +627,8 @@ static void sigbus_fails_loudly_and_heals(void **state)
 /* zero: the access reads zeros, which are counted, and are not stored over the true contents. */
 static void zero_is_told_and_does_not_spread(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 4 * BUDGET / PAGE;
 
@@ -635,7 +652,8 @@ static void zero_is_told_and_does_not_spread(void **state)
 /* What the store has lost is never made up: SIGBUS, for good; a discard makes it usable again. */
 static void lost_pages_are_never_made_up(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 4 * BUDGET / PAGE;
 
@@ -683,7 +701,8 @@ static void *touch_one(void *arg)
 /* The pager can be closed while threads wait for pages that do not come: they read zeros. */
 static void closing_lets_waiters_go(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 4 * BUDGET / PAGE, before;
 		pthread_t threads[THREADS];
@@ -715,7 +734,8 @@ static void closing_lets_waiters_go(void **state)
 /* Parts can be given up; the rest holds, and when nothing is left the range is gone. */
 static void parts_can_be_given_up(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 4 * BUDGET / PAGE, half = pages / 2 * PAGE;
 
@@ -740,7 +760,8 @@ static void parts_can_be_given_up(void **state)
 /* A raw munmap is noticed as well. */
 static void a_raw_munmap_is_noticed(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 4 * BUDGET / PAGE;
 
@@ -758,7 +779,8 @@ static void a_raw_munmap_is_noticed(void **state)
 /* Memory moves, grows and shrinks, with what is in it. */
 static void memory_can_move_and_grow(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 3 * BUDGET / PAGE;
 		char *p, *at;
@@ -810,14 +832,16 @@ static void a_raw_mremap_is_followed(void **state)
 	for (uint64_t p = 0; p < pages; p++)
 		fill_page(bed.mem, p, 1);
 	to = mmap(NULL, bed.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	assert_ptr_equal(mremap(bed.mem, bed.bytes, bed.bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to), to);
+	assert_ptr_equal(mremap(bed.mem, bed.bytes, bed.bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to),
+			 to);
 	bed.mem = to;
 	for (uint64_t p = 0; p < pages; p++)
 		assert_page(bed.mem, p, 1);
 	close_bed(&bed);
 }
 
-/* In the child: what was there at the fork, and a life of its own. Exit code: which check failed. */
+/* In the child: what was there at the fork, and a life of its own. Exit code: which check failed.
+ */
 static int live_as_child(struct bed *bed, uint64_t pages)
 {
 	if (gvm_pager_fork_child(bed->pager))
@@ -834,10 +858,12 @@ static int live_as_child(struct bed *bed, uint64_t pages)
 	return 0;
 }
 
-/* A forked child sees the memory as it was; then both go their own way. Twice, and in a grandchild. */
+/* A forked child sees the memory as it was; then both go their own way. Twice, and in a grandchild.
+ */
 static void a_forked_child_has_a_snapshot(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		uint64_t pages = 3 * BUDGET / PAGE;
 		struct gvm_range *apart;
@@ -846,7 +872,8 @@ static void a_forked_child_has_a_snapshot(void **state)
 			continue;
 		open_bed(&bed, kind, pages * PAGE);
 		assert_int_equal(gvm_pager_attach(bed.pager, "apart", NULL, 64 * PAGE, -1, 0,
-						  GVM_ATTACH_ANON, &apart), 0);
+						  GVM_ATTACH_ANON, &apart),
+				 0);
 		gvm_range_set_fork(apart, 0);
 		for (unsigned round = 0; round < 2; round++) {
 			int status;
@@ -877,7 +904,8 @@ static void a_forked_child_has_a_snapshot(void **state)
 /* Many small ranges in one pager. */
 static void many_ranges(void **state)
 {
-	EACH_KIND(kind) {
+	EACH_KIND(kind)
+	{
 		struct bed bed = { 0 };
 		struct gvm_range *ranges[40];
 		char name[16];
@@ -888,7 +916,8 @@ static void many_ranges(void **state)
 		for (unsigned i = 0; i < 40; i++) {
 			snprintf(name, sizeof(name), "r%u", i);
 			assert_int_equal(gvm_pager_attach(bed.pager, name, NULL, 64 * PAGE, -1, 0,
-							  GVM_ATTACH_ANON, &ranges[i]), 0);
+							  GVM_ATTACH_ANON, &ranges[i]),
+					 0);
 			for (uint64_t p = 0; p < 64; p++)
 				fill_page(gvm_range_base(ranges[i]), p, i);
 		}
@@ -926,13 +955,13 @@ static void nonsense_is_refused(void **state)
 	struct gvm_range *range;
 
 	open_bed(&bed, &kinds[0], 16 * PAGE);
-	assert_int_equal(gvm_pager_attach(bed.pager, "x", NULL, 100, -1, 0, GVM_ATTACH_ANON, &range),
-			 -EINVAL);
+	assert_int_equal(
+	    gvm_pager_attach(bed.pager, "x", NULL, 100, -1, 0, GVM_ATTACH_ANON, &range), -EINVAL);
 	assert_int_equal(gvm_pager_attach(bed.pager, "x", NULL, 0, -1, 0, GVM_ATTACH_ANON, &range),
 			 -EINVAL);
 	assert_int_equal(gvm_pager_attach(bed.pager, "x", NULL, PAGE, -1, 0, 0, &range), -EINVAL);
-	assert_int_equal(gvm_pager_attach(bed.pager, "r", NULL, PAGE, -1, 0, GVM_ATTACH_ANON, &range),
-			 -EEXIST);
+	assert_int_equal(
+	    gvm_pager_attach(bed.pager, "r", NULL, PAGE, -1, 0, GVM_ATTACH_ANON, &range), -EEXIST);
 	assert_ptr_equal(gvm_pager_remap(bed.range, 0, 0, NULL), MAP_FAILED);
 	assert_int_equal(errno, EINVAL);
 	close_bed(&bed);
