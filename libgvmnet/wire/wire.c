@@ -13,6 +13,7 @@
 #include <string.h>
 #endif
 
+#define MAX64       (~(uint64_t)0) /* the kernel has no UINT64_MAX */
 #define NAME_BYTES  (GVM_WIRE_NAME_MAX + 1)
 #define NODE_OK(id) ((id) < GVM_WIRE_NODE_MAX || (id) == GVM_WIRE_NODE_NONE)
 
@@ -394,8 +395,7 @@ size_t gvm_region_open_encode(uint8_t *buf, const struct gvm_region_open *m)
 /* Pages and slabs of a region whose bytes can be counted in 64 bits. */
 static int geometry_fits(uint64_t pages, uint32_t slab_pages, uint32_t page_size)
 {
-	return power_of_two(slab_pages) && power_of_two(page_size) &&
-	       pages <= UINT64_MAX / page_size;
+	return power_of_two(slab_pages) && power_of_two(page_size) && pages <= MAX64 / page_size;
 }
 
 static uint64_t slabs_of(uint64_t pages, uint32_t slab_pages)
@@ -560,7 +560,7 @@ int gvm_page_run_decode(const uint8_t *buf, size_t len, struct gvm_page_run *m)
 		return -GVM_EPROTO;
 	page = get64(buf + RUN_PAGE);
 	count = get64(buf + RUN_COUNT);
-	if (count == 0 || count > UINT64_MAX - page)
+	if (count == 0 || count > MAX64 - page)
 		return -GVM_EPROTO;
 	m->page = page;
 	m->count = count;
