@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -189,6 +190,27 @@ static void top_without_luck(void **state)
 	assert_int_equal(gvm("top --nonsense"), 2);
 }
 
+/* Without a name: what is in this user's folder, if that is this user's alone. */
+static void top_of_all_pagers(void **state)
+{
+	char folder[128];
+
+	setenv("XDG_RUNTIME_DIR", dir, 1);
+	assert_int_equal(gvm("top --once"), 1);
+	says("nothing to show");
+	snprintf(folder, sizeof(folder), "%s/gvmnet", dir);
+	assert_int_equal(mkdir(folder, 0700), 0);
+	file("gvmnet/12.json", "{\"hello\": 12}");
+	file("gvmnet/12.json.34", "half");
+	assert_int_equal(gvm("top --once"), 0);
+	says("/gvmnet/12.json\n");
+	says("hello                                          12\n");
+	assert_int_equal(chmod(folder, 0777), 0);
+	assert_int_equal(gvm("top --once"), 1);
+	says("nothing to show");
+	unsetenv("XDG_RUNTIME_DIR");
+}
+
 /* A port that is taken but not listened on refuses every connection. */
 static void top_of_a_node_that_is_not_there(void **state)
 {
@@ -261,6 +283,7 @@ int main(void)
 		cmocka_unit_test(top_of_a_memory_node),
 		cmocka_unit_test(top_without_luck),
 		cmocka_unit_test(top_of_a_node_that_is_not_there),
+		cmocka_unit_test(top_of_all_pagers),
 		cmocka_unit_test(top_of_something_hostile),
 	};
 

@@ -106,17 +106,19 @@ static void draw_list(struct screen *screen, struct top_sources *sources, int ch
 	screen->row++;
 }
 
-static void draw(struct top_sources *sources, int chosen, int scroll)
+static void draw(struct top_sources *sources, int *chosen, int scroll)
 {
 	struct screen screen = { .out = { screen_line } };
 	int count = count_of(sources);
 
+	if (*chosen >= count) /* the last ones have ended */
+		*chosen = count ? count - 1 : 0;
 	erase();
 	if (count > 1)
-		draw_list(&screen, sources, chosen, count);
+		draw_list(&screen, sources, *chosen, count);
 	screen.skip = scroll;
 	if (count > 0)
-		top_show(&screen.out, nth(sources, chosen));
+		top_show(&screen.out, nth(sources, *chosen));
 	else
 		screen_line(
 		    &screen.out, TOP_PLAIN,
@@ -169,7 +171,7 @@ static int wait_for_keys(struct top_sources *sources, uint64_t until, int *chose
 		if (!act_on(key, count_of(sources), chosen, scroll))
 			return 0;
 		if (key != ERR)
-			draw(sources, *chosen, *scroll);
+			draw(sources, chosen, *scroll);
 	}
 }
 
@@ -196,7 +198,7 @@ static int show_live(struct top_sources *sources, uint64_t interval_ns)
 	curs_set(0);
 	do {
 		top_sources_refresh(sources, LIVE_PATIENCE_NS);
-		draw(sources, chosen, scroll);
+		draw(sources, &chosen, scroll);
 	} while (wait_for_keys(sources, gvm_now() + interval_ns, &chosen, &scroll));
 	endwin();
 	return GVM_EXIT_OK;

@@ -17,7 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+#include <unistd.h>
 
 #define ASK_NS         1000000000ull
 #define FILE_MAX_BYTES (1u << 20)
@@ -100,7 +100,7 @@ static void read_file(struct top_source *s)
 		fclose(in);
 }
 
-static int add_file(struct top_sources *sources, const char *path)
+static int add_file(struct top_sources *sources, const char *path, int found)
 {
 	struct top_source *s;
 
@@ -111,7 +111,33 @@ static int add_file(struct top_sources *sources, const char *path)
 	if (!s)
 		return -ENOMEM;
 	s->file = s->title;
+	s->found = found;
 	return 0;
+}
+
+static void free_source(struct top_source *s)
+{
+	json_decref(s->now);
+	json_decref(s->before);
+	free(s->node);
+	free(s->title);
+	free(s);
+}
+
+/* Pagers take their files with them when they end. */
+static void forget_ended(struct top_sources *sources)
+{
+	struct top_source **at = &sources->first, *s;
+
+	while ((s = *at)) {
+		if (s->found && access(s->file, F_OK) < 0) {
+			*at = s->next;
+			free_source(s);
+		} else {
+			at = &s->next;
+		}
+	}
+	sources->end = at;
 }
 
 /* Files of pagers that begin after gvm top are found too. */
@@ -129,7 +155,7 @@ static void look_for_files(struct top_sources *sources)
 		if (len < 6 || strcmp(entry->d_name + len - 5, ".json") != 0)
 			continue;
 		snprintf(path, sizeof(path), "%s/%s", sources->dir, entry->d_name);
-		add_file(sources, path);
+		add_file(sources, path, 1);
 	}
 	closedir(dir);
 }
@@ -259,7 +285,7 @@ static int add_named(struct top_sources *sources, const char *name)
 	else if (strchr(name, ':') && !strchr(name, '/'))
 		err = add_address(sources, name);
 	else
-		err = add_file(sources, name);
+		err = add_file(sources, name, 0);
 	if (err == -EINVAL)
 		fprintf(stderr,
 			"gvm top: \"%s\" is neither a file, nor HOST:PORT, nor a node's id\n",
@@ -275,7 +301,7 @@ static int add_named(struct top_sources *sources, const char *name)
 static int add_default(struct top_sources *sources)
 {
 	const char *file = gvm_option_text("GVM_STATS_FILE");
-	int err = *file ? add_file(sources, file) : 0;
+	int err = *file ? add_file(sources, file, 0) : 0;
 
 	if (gvm_stats_dir(sources->dir, sizeof(sources->dir), 0) < 0)
 		sources->dir[0] = 0;
@@ -314,11 +340,7 @@ void top_sources_close(struct top_sources *sources)
 	gvm_cluster_free(sources->cluster);
 	for (s = sources->first; s; s = next) {
 		next = s->next;
-		json_decref(s->now);
-		json_decref(s->before);
-		free(s->node);
-		free(s->title);
-		free(s);
+		free_source(s);
 	}
 	free(sources);
 }
@@ -338,6 +360,7 @@ void top_sources_refresh(struct top_sources *sources, uint64_t patience_ns)
 	uint64_t now, until = gvm_now() + patience_ns;
 	struct top_source *s;
 
+	forget_ended(sources);
 	look_for_files(sources);
 	for (s = sources->first; s; s = s->next) {
 		if (s->file)
