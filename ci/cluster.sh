@@ -12,7 +12,10 @@ conf=$scratch/cluster.conf
 port=
 node_pid=
 node_log=$scratch/node.log
-unset "${!GVM_@}"
+# the environment of who runs this must not change what is tested
+for name in "${!GVM_@}"; do
+	[ "$name" = GVM_SOAK_S ] || unset "$name"
+done
 
 host=127.0.0.1
 node_via=() # what the node's command line is put behind: nsenter, a limit of memory
