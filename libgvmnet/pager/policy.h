@@ -48,7 +48,8 @@ static inline void gvm_queue_push(struct gvm_queue *queue, void *base, size_t si
 	else
 		queue->tail = i;
 	queue->head = i;
-	queue->count++;
+	/* other threads read it for statistics */
+	__atomic_store_n(&queue->count, queue->count + 1, __ATOMIC_RELAXED);
 }
 
 static inline void gvm_queue_remove(struct gvm_queue *queue, void *base, size_t size, uint32_t i)
@@ -63,7 +64,7 @@ static inline void gvm_queue_remove(struct gvm_queue *queue, void *base, size_t 
 		gvm_link_at(base, size, link->next)->prev = link->prev;
 	else
 		queue->tail = link->prev;
-	queue->count--;
+	__atomic_store_n(&queue->count, queue->count - 1, __ATOMIC_RELAXED);
 }
 
 /* The share of what is here that waits in the queue of victims: a larger one comes closer to LRU
