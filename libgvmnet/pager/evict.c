@@ -17,7 +17,8 @@
 
 /* ---- write-back ---------------------------------------------------------------------------- */
 
-#define RETRY_NS 100000000ull /* a full memory node, or pages that will not let go */
+#define HOLD_NS 100000000ull /* a full memory node is not asked again before */
+#define RETRY_NS 2000000ull  /* nor pages that did not let go */
 
 static void *dirty_links(struct shard *shard)
 {
@@ -84,7 +85,7 @@ static void put_page_done(struct put *put, uint32_t k, int status)
 /* The store is full, or otherwise unwilling: again in a while, by the timer. */
 static void hold_puts(struct shard *shard)
 {
-	shard->put_hold = gvm_now() + RETRY_NS;
+	shard->put_hold = gvm_now() + HOLD_NS;
 	if (shard->retry_timer.place == 0)
 		gvm_timer_set(shard->worker, &shard->retry_timer, shard->put_hold);
 }
@@ -265,8 +266,6 @@ static int refuse(struct view *view, uint64_t page, int err)
 	 * Busy: pinned by a transfer of the kernel's, which ends, or shared with a forked child,
 	 * which may not. The second time the kernel is asked to unshare it, as a write would.
 	 */
-	if (err == -EAGAIN)
-		return 0;
 	if (err != -EBUSY)
 		return TAKE_REFUSED;
 	if ((view->table[page] & PAGE_BUSY) && view->shard->pager->forked &&
@@ -600,7 +599,8 @@ void retry_timer(struct gvm_timer *timer)
 {
 	struct shard *shard = (struct shard *)((char *)timer - offsetof(struct shard, retry_timer));
 
-	shard->put_hold = 0;
+	if (shard->put_hold && gvm_now() < shard->put_hold)
+		gvm_timer_set(shard->worker, timer, shard->put_hold);
 	if (shard->asked)
 		nothing_to_evict(shard);
 	shard->asked = false;

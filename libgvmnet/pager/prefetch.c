@@ -148,13 +148,14 @@ static void post_window(struct shard *shard, const struct ahead *ahead)
 	struct gvm_trend *trend = &ahead->tracker->trend;
 	uint64_t slab_first = (uint64_t)ahead->tracker->slab * view->slab_pages;
 	uint64_t slab_end = slab_first + view->slab_pages;
+	uint64_t budget = __atomic_load_n(&shard->pager->budget, __ATOMIC_RELAXED);
 	int64_t page = ahead->from, room;
 	uint32_t count = ahead->count, posted = 0, marker;
 
 	/* room that faults may need is not taken, nor more than a small part of all there is */
-	room = frames_left(shard) - 4;
-	if (room > (int64_t)(__atomic_load_n(&shard->pager->budget, __ATOMIC_RELAXED) / 8))
-		room = (int64_t)(__atomic_load_n(&shard->pager->budget, __ATOMIC_RELAXED) / 8);
+	room = frames_left(shard) - gvm_policy_low(budget) / 4;
+	if (room > (int64_t)(budget / 8))
+		room = (int64_t)(budget / 8);
 	if (slab_end > view->pages)
 		slab_end = view->pages;
 	if (count > room)

@@ -78,6 +78,17 @@ static int follow(struct gvm_trend *trend, uint32_t page, unsigned depth_max, ui
 	return 1;
 }
 
+/* A fault beside the trend: noise is borne, but not more of it than of what was foreseen. */
+static void miss(struct gvm_trend *trend)
+{
+	if (++trend->misses <= trend->hits + GVM_TREND_PATIENCE)
+		return;
+	trend->depth /= 2;
+	trend->hits = trend->misses = 0;
+	trend->stride = 0;
+	trend->marker = GVM_TREND_NONE;
+}
+
 int gvm_trend_fault(struct gvm_trend *trend, uint32_t page, unsigned depth_max, uint32_t *from,
 		    uint32_t *count, int32_t *stride)
 {
@@ -88,20 +99,19 @@ int gvm_trend_fault(struct gvm_trend *trend, uint32_t page, unsigned depth_max, 
 	if (foreseen(trend, page))
 		return follow(trend, page, depth_max, from, count, stride);
 	remember(trend, page);
-	/* a fault that the window did not foresee: what was guessed was wrong, or is used up */
-	trend->depth = trend->hits ? trend->depth : trend->depth / 2;
-	trend->hits = 0;
-	trend->stride = 0;
-	trend->marker = GVM_TREND_NONE;
 	found = gvm_trend_find(trend);
-	if (found == 0 || recent(trend, 0) != found)
+	if (found == 0 || recent(trend, 0) != found || (int64_t)page + found < 0) {
+		miss(trend);
 		return 0;
+	}
+	/* what was guessed before was wrong, or is used up */
+	trend->depth = trend->hits ? trend->depth : trend->depth / 2;
 	if (trend->depth < 4)
 		trend->depth = 4;
 	if (trend->depth > depth_max)
 		trend->depth = depth_max;
-	if ((int64_t)page + found < 0)
-		return 0;
+	trend->hits = trend->misses = 0;
+	trend->marker = GVM_TREND_NONE;
 	*from = (uint32_t)((int64_t)page + found);
 	*count = trend->depth;
 	*stride = trend->stride = found;

@@ -10,8 +10,9 @@
 
 #include <stdint.h>
 
-#define GVM_TREND_HISTORY 16u /* deltas remembered; a power of two */
-#define GVM_TREND_SPLIT   4u  /* the first window looked at is a quarter of them */
+#define GVM_TREND_HISTORY  16u /* deltas remembered; a power of two */
+#define GVM_TREND_PATIENCE 4u
+#define GVM_TREND_SPLIT    4u /* the first window looked at is a quarter of them */
 
 struct gvm_trend {
 	int32_t delta[GVM_TREND_HISTORY];
@@ -23,6 +24,7 @@ struct gvm_trend {
 	uint32_t next;    /* first page that the window that is out does not cover */
 	uint32_t marker;  /* a page in its middle: its first touch asks for the next window */
 	uint32_t hits;    /* pages of the window that were asked for since */
+	uint32_t misses;  /* faults elsewhere since */
 };
 
 #define GVM_TREND_NONE UINT32_MAX

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Which page goes next, and which comes before it is asked for: the pager's policy over millions of
+ * references without a single fault, against exact LRU; and the trend tracker over known patterns.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include "pager/policy.h"
+#include "pager/trend.h"
+
+/* ---- references ---------------------------------------------------------------------------- */
+
+static uint64_t seed;
+
+static uint64_t draw(void)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return seed;
+}
+
+/* Zipf over n items with exponent s: the cumulated weights, and pages in an order of no meaning. */
+struct zipf {
+	uint32_t n;
+	double *upto;
+	uint32_t *page;
+};
+
+static void zipf_make(struct zipf *z, uint32_t n, double s)
+{
+	double sum = 0;
+
+	z->n = n;
+	z->upto = malloc(n * sizeof(*z->upto));
+	z->page = malloc(n * sizeof(*z->page));
+	for (uint32_t i = 0; i < n; i++) {
+		sum += pow(i + 1, -s);
+		z->upto[i] = sum;
+		z->page[i] = i;
+	}
+	for (uint32_t i = n - 1; i > 0; i--) {
+		uint32_t j = (uint32_t)(draw() % (i + 1)), t = z->page[i];
+
+		z->page[i] = z->page[j];
+		z->page[j] = t;
+	}
+}
+
+static uint32_t zipf_draw(const struct zipf *z)
+{
+	double at = (double)(draw() >> 11) / (double)(1ull << 53) * z->upto[z->n - 1];
+	uint32_t low = 0, high = z->n - 1;
+
+	while (low < high) {
+		uint32_t mid = (low + high) / 2;
+
+		if (z->upto[mid] < at)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return z->page[low];
+}
+
+static void zipf_free(struct zipf *z)
+{
+	free(z->upto);
+	free(z->page);
+}
+
+/* ---- two caches ---------------------------------------------------------------------------- */
+
+enum where { OUT, MAPPED, VICTIM };
+
+struct cache {
+	struct gvm_link *link; /* of pages: a page is in one list at most */
+	uint8_t *where;
+	struct gvm_queue mapped, victims;
+	uint64_t budget, hits, faults;
+};
+
+static void cache_make(struct cache *c, uint32_t pages, uint64_t budget)
+{
+	memset(c, 0, sizeof(*c));
+	c->link = calloc(pages, sizeof(*c->link));
+	c->where = calloc(pages, 1);
+	gvm_queue_init(&c->mapped);
+	gvm_queue_init(&c->victims);
+	c->budget = budget;
+}
+
+static void cache_free(struct cache *c)
+{
+	free(c->link);
+	free(c->where);
+}
+
+static void move(struct cache *c, struct gvm_queue *from, struct gvm_queue *to, uint32_t page,
+		 enum where where)
+{
+	if (from)
+		gvm_queue_remove(from, c->link, sizeof(*c->link), page);
+	if (to)
+		gvm_queue_push(to, c->link, sizeof(*c->link), page);
+	c->where[page] = (uint8_t)where;
+}
+
+static void lru(struct cache *c, uint32_t page)
+{
+	if (c->where[page] == MAPPED) {
+		c->hits++;
+		move(c, &c->mapped, &c->mapped, page, MAPPED);
+		return;
+	}
+	if (c->mapped.count == c->budget)
+		move(c, &c->mapped, NULL, c->mapped.tail, OUT);
+	move(c, NULL, &c->mapped, page, MAPPED);
+}
+
+static uint64_t used(const struct cache *c)
+{
+	return c->mapped.count + c->victims.count;
+}
+
+/* As shard_evict does it, between its two water marks. */
+static void evict(struct cache *c)
+{
+	if (c->budget - used(c) >= gvm_policy_low(c->budget))
+		return;
+	while (c->budget - used(c) < gvm_policy_high(c->budget)) {
+		if (c->victims.count >= gvm_policy_victims(used(c)))
+			move(c, &c->victims, NULL, c->victims.tail, OUT);
+		else
+			move(c, &c->mapped, &c->victims, c->mapped.tail, VICTIM);
+	}
+}
+
+static void paged(struct cache *c, uint32_t page)
+{
+	if (c->where[page] == MAPPED) {
+		c->hits++;
+		return;
+	}
+	if (c->where[page] == VICTIM) { /* no network: a hit, though not for nothing */
+		c->hits++;
+		c->faults++;
+		move(c, &c->victims, &c->mapped, page, MAPPED);
+		return;
+	}
+	move(c, NULL, &c->mapped, page, MAPPED);
+	evict(c);
+}
+
+/* Hit rates in per cent, after a warm-up. */
+static void compare(uint32_t pages, uint32_t budget, double s, double *exact, double *ours,
+		    double *cheap)
+{
+	struct cache a, b;
+	struct zipf z;
+	uint32_t warm = pages * 8, count = 2000000;
+
+	seed = 88172645463325252ull;
+	zipf_make(&z, pages, s);
+	cache_make(&a, pages, budget);
+	cache_make(&b, pages, budget);
+	for (uint32_t i = 0; i < warm + count; i++) {
+		uint32_t page = zipf_draw(&z);
+
+		if (i == warm)
+			a.hits = b.hits = b.faults = 0;
+		lru(&a, page);
+		paged(&b, page);
+		assert_true(used(&b) <= budget);
+	}
+	*exact = 100.0 * (double)a.hits / count;
+	*ours = 100.0 * (double)b.hits / count;
+	*cheap = 100.0 * (double)b.faults / count;
+	cache_free(&a);
+	cache_free(&b);
+	zipf_free(&z);
+}
+
+/* Four times the budget, Zipf 0.99: within 3 points of exact LRU; other shapes too. */
+static void comes_close_to_lru(void **state)
+{
+	static const struct {
+		uint32_t pages, budget;
+		double s;
+	} cases[] = { { 65536, 16384, 0.99 },
+		      { 4096, 1024, 0.99 },
+		      { 65536, 16384, 0.7 },
+		      { 65536, 32768, 0.99 },
+		      { 65536, 4096, 1.2 } };
+
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		double exact, ours, cheap;
+
+		compare(cases[i].pages, cases[i].budget, cases[i].s, &exact, &ours, &cheap);
+		printf(
+		    "zipf %.2f, %u pages in %u: LRU %.2f %%, here %.2f %%, cheap faults %.2f %%\n",
+		    cases[i].s, cases[i].pages, cases[i].budget, exact, ours, cheap);
+		assert_true(exact - ours < 3.0);
+	}
+}
+
+/* ---- trends -------------------------------------------------------------------------------- */
+
+struct reader {
+	struct gvm_trend trend;
+	uint8_t *here; /* page is here: no fault */
+	uint32_t pages, faults, brought, used;
+};
+
+/* Touch a page as the pager would see it: windows arrive at once, their markers stay out. */
+static void touch(struct reader *r, uint32_t page, unsigned most)
+{
+	uint32_t from, count;
+	int32_t stride;
+
+	if (r->here[page] == 1) {
+		r->used++;
+		r->here[page] = 3;
+	}
+	if (r->here[page] == 3)
+		return;
+	r->faults += r->here[page] != 2;
+	r->used += r->here[page] == 2;
+	r->here[page] = 3;
+	if (!gvm_trend_fault(&r->trend, page, most, &from, &count, &stride))
+		return;
+	assert_true(count <= most);
+	for (uint32_t i = 0; i < count; i++) {
+		int64_t p = (int64_t)from + (int64_t)i * stride;
+
+		if (p < 0 || p >= r->pages || r->here[p])
+			continue;
+		r->brought++;
+		r->here[p] = i == count / 2 ? 2 : 1;
+	}
+	gvm_trend_posted(&r->trend, (uint32_t)((int64_t)from + (int64_t)count * stride),
+			 (uint32_t)((int64_t)from + (int64_t)(count / 2) * stride));
+}
+
+static void reader_make(struct reader *r, uint32_t pages)
+{
+	memset(r, 0, sizeof(*r));
+	r->trend.marker = GVM_TREND_NONE;
+	r->pages = pages;
+	r->here = calloc(pages, 1);
+}
+
+static void steady_streams_are_followed(void **state)
+{
+	static const int32_t strides[] = { 1, -1, 3, 7, -5 };
+
+	for (unsigned i = 0; i < sizeof(strides) / sizeof(strides[0]); i++) {
+		struct reader r;
+		uint32_t touched = 0;
+
+		reader_make(&r, 4096);
+		for (int64_t p = strides[i] > 0 ? 0 : 4095; p >= 0 && p < 4096; p += strides[i]) {
+			touch(&r, (uint32_t)p, 32);
+			touched++;
+		}
+		assert_true(r.faults < 10);
+		assert_true(r.used * 10 >= r.brought * 9);
+		free(r.here);
+	}
+}
+
+/* A majority is enough: every fifth access goes elsewhere. */
+static void noise_is_borne(void **state)
+{
+	struct reader r;
+
+	reader_make(&r, 1 << 20);
+	seed = 77;
+	for (uint32_t p = 0; p < 4000; p++) {
+		touch(&r, p, 32);
+		if (p % 5 == 4)
+			touch(&r, 8192 + (uint32_t)(draw() % 1000000), 32);
+	}
+	assert_true(r.faults < 4000 / 2);
+	assert_true(r.brought > 0);
+	free(r.here);
+}
+
+static void random_access_brings_little(void **state)
+{
+	struct reader r;
+
+	reader_make(&r, 1 << 20);
+	seed = 4711;
+	for (uint32_t i = 0; i < 20000; i++)
+		touch(&r, (uint32_t)(draw() % r.pages), 32);
+	assert_true(r.brought < r.faults / 100);
+	free(r.here);
+}
+
+static void nothing_is_brought_when_switched_off(void **state)
+{
+	struct reader r;
+
+	reader_make(&r, 4096);
+	for (uint32_t p = 0; p < 4096; p++)
+		touch(&r, p, 0);
+	assert_int_equal(r.brought, 0);
+	assert_int_equal(r.faults, 4096);
+	free(r.here);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(comes_close_to_lru),
+		cmocka_unit_test(steady_streams_are_followed),
+		cmocka_unit_test(noise_is_borne),
+		cmocka_unit_test(random_access_brings_little),
+		cmocka_unit_test(nothing_is_brought_when_switched_off),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
