@@ -9,8 +9,9 @@
  *
  *   receiving  recv() -> worker's buffer -> complete frames are served at once; the beginning of an
  *              incomplete one is kept in ep->part until the rest is there. One recv() a readiness:
- *              a connection that has more is reported again by the level-triggered poll, after the
- *              others have had their turn.
+ *              the poll is edge-triggered (level-triggered looks at each socket once more before
+ *              each sleep), and a connection that has more waits in prov->more until the others
+ *              have had their turn.
  *   sending    posts only queue (txq.h); one sendmsg() per flush takes all that is queued, at the
  *              end of serving what one recv() has brought, or when core flushes.
  *
@@ -60,6 +61,9 @@
 #define USER_TIMEOUT_MS 30000 /* the kernel gives up on bytes that are not acknowledged */
 #define PAGE            4096u
 
+#define EP_ENDS   (EPOLLRDHUP | EPOLLERR | EPOLLHUP)
+#define EP_EVENTS (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
+
 enum ep_state { EP_LOOKUP, EP_CONNECTING, EP_OPEN, EP_DEAD };
 
 /* What the next bytes are. */
@@ -68,16 +72,18 @@ enum rx_state { RX_FRAME, RX_FETCHED, RX_PUT, RX_DROP };
 struct tcp_ep {
 	struct gvm_ep ep;
 	struct gvm_watch watch;
-	struct tcp_ep *flush_next, *late_next, *dead_next;
+	struct tcp_ep *flush_next, *more_next, *late_next, *dead_next;
 	uint8_t state, rx;
 	uint8_t allowed;   /* the handshake is through */
 	uint8_t on_flush;  /* in prov->flush */
+	uint8_t on_more;   /* in prov->more */
 	uint8_t on_late;   /* in prov->late */
+	uint8_t readable;  /* the socket may have more */
+	uint8_t ending;    /* the other side has: read until it says so */
 	uint8_t blocked;   /* the socket takes no more */
 	uint8_t want_room; /* a post was refused */
 	uint8_t silent;    /* shut() by core: no more upcalls but completions */
 	uint8_t serving;   /* the other side asks for memory */
-	uint32_t mask;     /* of the poll */
 	int error;         /* found while flushing, to be told by progress() */
 
 	struct gvm_txq *tx; /* NULL: nothing to send */
@@ -117,9 +123,10 @@ struct gvm_prov {
 	struct gvm_host *host;
 	const struct gvm_host_ops *up;
 	struct tcp_ep *flush, **flush_end; /* endpoints with something new to send */
+	struct tcp_ep *more;               /* endpoints that were not read to the end */
 	struct tcp_ep *late;               /* endpoints with something to tell core */
 	struct tcp_ep *dead;
-	struct tcp_ep *hot;		   /* the one that was heard of last; NULL: it has ended */
+	struct tcp_ep *hot; /* the one that was heard of last; NULL: it has ended */
 	struct gvm_txq_pool txqs;
 	struct gvm_listener *listeners;
 	struct gvm_resolver *resolver;
@@ -278,24 +285,25 @@ static ssize_t send_iov(int fd, struct iovec *iov, int n)
 	return sendmsg(fd, &msg, MSG_NOSIGNAL);
 }
 
-/* One sendmsg(). 0: all that it was given is sent; 1: the socket is full; or a negative errno. */
+/*
+ * One sendmsg(). 0: go on; 1: the socket is full, which only EAGAIN says for sure: an edge will come;
+ * or a negative errno.
+ */
 static int send_some(struct tcp_ep *ep)
 {
 	struct gvm_prov *prov = ep->ep.prov;
 	struct iovec iov[TX_IOV];
 	ssize_t sent;
-	size_t bytes;
-	int n;
+	int n = gvm_txq_iov(ep->tx, iov, TX_IOV);
 
-	n = gvm_txq_iov(ep->tx, iov, TX_IOV, &bytes);
 	do
-		sent = send_iov(ep->watch.fd, iov, n);
+		sent = n ? send_iov(ep->watch.fd, iov, n) : 0;
 	while (sent < 0 && errno == EINTR);
 	if (sent < 0)
 		return errno == EAGAIN ? 1 : -errno;
 	count(&stats(ep)->bytes_sent, (uint64_t)sent);
 	gvm_txq_sent(ep->tx, (size_t)sent, prov->up->mem_put);
-	return (size_t)sent < bytes;
+	return 0;
 }
 
 /* Send what the socket takes. 0 or a negative errno; ep->blocked says whether some is left. */
@@ -325,21 +333,19 @@ static int has_room(const struct tcp_ep *ep, unsigned share)
 	return tx->count - tx->answers < TX_POSTS / share && gvm_txq_staged(tx) < TX_STAGED / share;
 }
 
-/* Poll for what is of use now. */
-static void ep_rewatch(struct tcp_ep *ep)
+/* It has asked for more than it takes: it is not read from until it does. */
+static int is_paused(const struct tcp_ep *ep)
 {
-	struct gvm_prov *prov = ep->ep.prov;
-	uint32_t mask = ep->blocked ? EPOLLOUT : 0;
+	return ep->tx && ep->tx->answers >= TX_ANSWERS;
+}
 
-	if (!ep->tx || ep->tx->answers < TX_ANSWERS)
-		mask |= EPOLLIN;
-	if (mask == ep->mask)
+static void read_later(struct tcp_ep *ep)
+{
+	if (ep->on_more)
 		return;
-	if (prov->up->rewatch(prov->host, &ep->watch, mask)) {
-		ep_fail(ep, -ENOMEM, "the poll set refused the connection");
-		return;
-	}
-	ep->mask = mask;
+	ep->on_more = 1;
+	ep->more_next = ep->ep.prov->more;
+	ep->ep.prov->more = ep;
 }
 
 /* At the end of serving an endpoint: send what that has brought about, tell of room. */
@@ -354,9 +360,9 @@ static void ep_settle(struct tcp_ep *ep)
 		ep_broken(ep, err);
 		return;
 	}
-	ep_rewatch(ep);
-	if (ep->state == EP_OPEN && ep->want_room && has_room(ep, 2) &&
-	    !gvm_slots_full(ep->slots)) {
+	if (ep->readable && !is_paused(ep))
+		read_later(ep);
+	if (ep->want_room && has_room(ep, 2) && !gvm_slots_full(ep->slots)) {
 		ep->want_room = 0;
 		ep->ep.prov->up->writable(&ep->ep);
 	}
@@ -661,26 +667,33 @@ static void keep_part(struct tcp_ep *ep, const uint8_t *buf, uint32_t n)
 }
 
 /* Receive into the payload's place, and what follows it into the worker's buffer. */
-static ssize_t recv_direct(struct tcp_ep *ep, uint32_t *placed)
+static ssize_t recv_direct(struct tcp_ep *ep, size_t *room, uint32_t *placed)
 {
 	struct iovec iov[2] = { { ep->rx_to, ep->rx_left }, { ep->ep.prov->rx, RX_BYTES } };
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = 2 };
 	ssize_t got = recvmsg(ep->watch.fd, &msg, 0);
 
-	*placed = 0;
+	*room = ep->rx_left + RX_BYTES;
 	if (got > 0)
 		*placed = (size_t)got < ep->rx_left ? (uint32_t)got : ep->rx_left;
 	return got;
 }
 
-static ssize_t recv_buffered(struct tcp_ep *ep)
+static ssize_t recv_buffered(struct tcp_ep *ep, size_t *room)
 {
 	uint8_t *rx = ep->ep.prov->rx;
-	uint32_t room = (ep->serving ? RX_SERVE : RX_BYTES) - ep->part_len;
 
+	*room = (ep->serving ? RX_SERVE : RX_BYTES) - ep->part_len;
 	if (ep->part_len)
 		memcpy(rx, ep->part, ep->part_len);
-	return recv(ep->watch.fd, rx + ep->part_len, room, 0);
+	return recv(ep->watch.fd, rx + ep->part_len, *room, 0);
+}
+
+static const char *how_ended(const struct tcp_ep *ep)
+{
+	if (ep->part_len || ep->rx != RX_FRAME)
+		return "the connection broke off in the middle of a frame";
+	return "the other side has closed the connection";
 }
 
 /* 0: there was nothing. */
@@ -689,32 +702,33 @@ static int ep_read(struct tcp_ep *ep)
 	struct gvm_prov *prov = ep->ep.prov;
 	uint32_t placed = 0, n, used;
 	ssize_t got;
+	size_t room;
 
 	if (ep->rx == RX_FETCHED && ep->rx_left >= RX_DIRECT)
-		got = recv_direct(ep, &placed);
+		got = recv_direct(ep, &room, &placed);
 	else
-		got = recv_buffered(ep);
+		got = recv_buffered(ep, &room);
 	if (got < 0) {
+				ep->readable = errno == EINTR;
 		if (errno == EAGAIN || errno == EINTR)
 			return 0;
 		ep_broken(ep, -errno);
 		return 1;
 	}
 	if (!got) {
-		ep_fail(ep, -ECONNRESET,
-			ep->part_len || ep->rx != RX_FRAME
-			    ? "the connection broke off in the middle of a frame"
-			    : "the other side has closed the connection");
+		ep_fail(ep, -ECONNRESET, how_ended(ep));
 		return 1;
 	}
 	prov->hot = ep;
+	/* The poll tells of what arrives from now on, so what did not fill the room was all. */
+	ep->readable = (size_t)got == room || ep->ending;
 	ep->ep.last_heard = prov->up->now(prov->host);
 	count(&stats(ep)->bytes_received, (uint64_t)got);
 	n = ep->part_len + (uint32_t)got - placed;
 	if (placed)
 		fetched_more(ep, placed);
 	used = rx_serve(ep, prov->rx, n);
-	if (ep->state == EP_OPEN && (n != used || ep->part))
+		if (ep->state == EP_OPEN && (n != used || ep->part))
 		keep_part(ep, prov->rx + used, n - used);
 	return 1;
 }
@@ -745,8 +759,7 @@ static int dial(struct tcp_ep *ep, unsigned i)
 		goto close_fd;
 	}
 	ep->watch.fd = fd;
-	ep->mask = EPOLLOUT;
-	err = prov->up->watch(prov->host, &ep->watch, EPOLLOUT);
+	err = prov->up->watch(prov->host, &ep->watch, EP_EVENTS);
 	if (err)
 		goto forget_fd;
 	gvm_addr_print(sa, ep->ep.name, sizeof(ep->ep.name));
@@ -798,10 +811,7 @@ static void connect_ready(struct tcp_ep *ep)
 	ep->addrs = NULL;
 	ep->state = EP_OPEN;
 	ep->ep.last_heard = prov->up->now(prov->host);
-	ep_rewatch(ep);
-	if (ep->state == EP_OPEN)
-		prov->up->connected(&ep->ep, 0);
-	ep_settle(ep);
+	prov->up->connected(&ep->ep, 0);
 }
 
 static void lookup_done(struct tcp_ep *ep, const struct gvm_lookup *l)
@@ -892,22 +902,24 @@ static void ep_ready(struct gvm_watch *watch, uint32_t events)
 	struct tcp_ep *ep = container_of(watch, struct tcp_ep, watch);
 	int err = 0;
 
-	if (ep->state == EP_CONNECTING) {
+	if (ep->state == EP_CONNECTING)
 		connect_ready(ep);
-		return;
-	}
 	if (ep->state != EP_OPEN)
 		return;
-	if (events & (EPOLLOUT | EPOLLERR | EPOLLHUP)) {
+	if (ep->blocked && (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))) {
 		ep->blocked = 0;
 		err = ep_flush(ep);
 	}
+	if (events & (EPOLLIN | EP_ENDS))
+		ep->readable = 1;
+	if (events & EP_ENDS)
+		ep->ending = 1;
 	/* Read also after an error in sending: what the other side said last is still in there. */
-	if ((ep->mask & EPOLLIN) && (events & (EPOLLIN | EPOLLERR | EPOLLHUP)))
+	if (ep->readable && !is_paused(ep))
 		ep_read(ep);
 	else if (!err && (events & (EPOLLERR | EPOLLHUP)))
 		err = -ECONNRESET;
-	if (err && !(events & EPOLLIN))
+	if (err && ep->state == EP_OPEN && !(events & EPOLLIN))
 		ep_broken(ep, err);
 	ep_settle(ep);
 }
@@ -1125,9 +1137,8 @@ static void accept_one(struct gvm_listener *l, int fd, const struct sockaddr *sa
 	set_options(fd);
 	gvm_addr_print(sa, ep->ep.name, sizeof(ep->ep.name));
 	ep->state = EP_OPEN;
-	ep->mask = EPOLLIN;
 	ep->ep.last_heard = prov->up->now(prov->host);
-	err = prov->up->watch(prov->host, &ep->watch, EPOLLIN);
+	err = prov->up->watch(prov->host, &ep->watch, EP_EVENTS);
 	if (err) {
 		accept_log(prov, err);
 		close(fd);
@@ -1273,6 +1284,24 @@ static void tcp_flush(struct gvm_prov *prov)
 	}
 }
 
+static int read_more(struct gvm_prov *prov)
+{
+	struct tcp_ep *list = prov->more, *ep;
+	int n = 0;
+
+	prov->more = NULL;
+	while ((ep = list)) {
+		list = ep->more_next;
+		ep->on_more = 0;
+		if (ep->state != EP_OPEN || !ep->readable || is_paused(ep))
+			continue;
+		n++;
+		ep_read(ep);
+		ep_settle(ep);
+	}
+	return n;
+}
+
 static int tell(struct gvm_prov *prov)
 {
 	struct tcp_ep *list = prov->late, *ep;
@@ -1302,7 +1331,7 @@ static void bury(struct gvm_prov *prov)
 	prov->dead = NULL;
 	while ((ep = list)) {
 		list = ep->dead_next;
-		if (ep->on_flush || ep->on_late) {
+		if (ep->on_flush || ep->on_more || ep->on_late) {
 			ep->dead_next = prov->dead;
 			prov->dead = ep;
 			continue;
@@ -1317,8 +1346,10 @@ static int tcp_progress(struct gvm_prov *prov)
 	int n = 0;
 
 	tcp_flush(prov);
+	if (prov->more)
+		n += read_more(prov);
 	if (prov->late)
-		n = tell(prov);
+		n += tell(prov);
 	if (prov->dead)
 		bury(prov);
 	if (prov->paused_until && prov->up->now(prov->host) >= prov->paused_until) {
@@ -1334,7 +1365,7 @@ static int tcp_peek(struct gvm_prov *prov)
 {
 	struct tcp_ep *ep = prov->hot;
 
-	if (!ep || !(ep->mask & EPOLLIN) || ep->part_len || !ep_read(ep))
+	if (!ep || is_paused(ep) || ep->part_len || !ep_read(ep))
 		return 0;
 	ep_settle(ep);
 	return 1;
@@ -1342,7 +1373,7 @@ static int tcp_peek(struct gvm_prov *prov)
 
 static int tcp_arm(struct gvm_prov *prov)
 {
-	return prov->flush || prov->late;
+	return prov->flush || prov->more || prov->late;
 }
 
 static int tcp_open(struct gvm_host *host, const struct gvm_host_ops *ops, const char *args,
@@ -1372,6 +1403,7 @@ static void tcp_close(struct gvm_prov *prov)
 {
 	assert(!prov->listeners);
 	tcp_flush(prov); /* unlinks the dead from the lists */
+	read_more(prov);
 	tell(prov);
 	bury(prov);
 	assert(!prov->dead);

@@ -151,11 +151,10 @@ int gvm_txq_push(struct gvm_txq *q, const struct gvm_hdr *hdr, const void *body,
 	return 0;
 }
 
-int gvm_txq_iov(const struct gvm_txq *q, struct iovec *iov, int max, size_t *bytes)
+int gvm_txq_iov(const struct gvm_txq *q, struct iovec *iov, int max)
 {
 	uint8_t *at = q->stage + q->stage_head;
 	uint32_t run = 0; /* staged bytes from at on that no iovec has yet */
-	size_t sum = 0;
 	int n = 0;
 
 	for (uint32_t i = 0; i < q->count; i++) {
@@ -170,19 +169,14 @@ int gvm_txq_iov(const struct gvm_txq *q, struct iovec *iov, int max, size_t *byt
 			continue;
 		if (run) {
 			iov[n++] = (struct iovec){ at, run };
-			sum += run;
 			at += run;
 			run = 0;
 		}
 		done = done > e->staged ? done - e->staged : 0;
 		iov[n++] = (struct iovec){ (char *)(uintptr_t)e->ext + done, e->ext_len - done };
-		sum += e->ext_len - done;
 	}
-	if (run && n < max) {
+	if (run && n < max)
 		iov[n++] = (struct iovec){ at, run };
-		sum += run;
-	}
-	*bytes = sum;
 	return n;
 }
 

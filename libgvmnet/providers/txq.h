@@ -52,8 +52,8 @@ void gvm_txq_pool_drain(struct gvm_txq_pool *pool);
  */
 int gvm_txq_push(struct gvm_txq *q, const struct gvm_hdr *hdr, const void *body, uint32_t body_len,
 		 const struct gvm_txent *ent);
-/* Fill at most max iovecs with what is to be sent next; *bytes is their sum. */
-int gvm_txq_iov(const struct gvm_txq *q, struct iovec *iov, int max, size_t *bytes);
+/* Fill at most max iovecs with what is to be sent next; 0: nothing but frames that were removed. */
+int gvm_txq_iov(const struct gvm_txq *q, struct iovec *iov, int max);
 /* The first n bytes are sent. */
 void gvm_txq_sent(struct gvm_txq *q, size_t n, void (*mem_put)(struct gvm_mem *mem));
 /* 1: all of frame seq is sent. */

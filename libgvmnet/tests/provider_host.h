@@ -248,12 +248,13 @@ static inline void node_close(struct gvm_host *node)
 		abort();
 }
 
-static inline void node_round(struct gvm_host *node)
+/* 1: there is more to do, do not sleep. */
+static inline int node_round(struct gvm_host *node)
 {
-	if (node->prov) {
-		node->ops->progress(node->prov);
-		node->ops->flush(node->prov);
-	}
+	int n = node->ops->progress(node->prov);
+
+	node->ops->flush(node->prov);
+	return n > 0 || node->ops->arm(node->prov);
 }
 
 /* One event at most, so that a watch that its predecessor has removed is never called. */

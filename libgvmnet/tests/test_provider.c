@@ -28,26 +28,24 @@ static uint64_t next_xid = 1;
 
 /* ---- driving ------------------------------------------------------------------------------- */
 
+/* One event, and whatever needs none; returns whether there was something. */
+static int step(int timeout_ms)
+{
+	int more = node_round(&server);
+
+	more |= node_round(&client);
+	return poll_once(epfd, more ? 0 : timeout_ms) || more;
+}
+
 /* Run both nodes until cond, for ten seconds at most. */
 #define until(cond)                                                                                \
 	do {                                                                                       \
 		uint64_t end_ = host_now(NULL) + 10000000000ull;                                   \
 		while (!(cond)) {                                                                  \
-			node_round(&server);                                                       \
-			node_round(&client);                                                       \
-			if (cond)                                                                  \
-				break;                                                             \
-			poll_once(epfd, 20);                                                       \
+			step(20);                                                                  \
 			assert_true(host_now(NULL) < end_);                                        \
 		}                                                                                  \
 	} while (0)
-
-static int step(int timeout_ms)
-{
-	node_round(&server);
-	node_round(&client);
-	return poll_once(epfd, timeout_ms);
-}
 
 /* Run until nothing more happens. */
 static void settle(void)
@@ -614,8 +612,7 @@ static void *serve_thread(void *arg)
 	if (write(a->pipe[1], &node->port, sizeof(node->port)) < 0)
 		abort();
 	while (!__atomic_load_n(&a->stop, __ATOMIC_ACQUIRE)) {
-		node_round(node);
-		poll_once(fd, 1);
+		poll_once(fd, node_round(node) ? 0 : 1);
 	}
 	node->mems = NULL;
 	node_close(node);
