@@ -52,6 +52,7 @@
 #define RX_DIRECT       (16u << 10)  /* this much of a payload missing: receive it into its place */
 #define TX_IOV          128          /* iovecs of a sendmsg(): 64 pages */
 #define TX_BATCH        64u          /* frames after which serving pauses to send */
+#define TX_JOINED       8192u        /* two pieces of up to half of it are sent as one */
 #define TX_POSTS        512u
 #define TX_STAGED       (128u << 10)
 #define TX_ANSWERS      512u
@@ -134,6 +135,7 @@ struct gvm_prov {
 	int spare_fd; /* given up to accept and close what cannot be served */
 	uint64_t log_at, paused_until;
 	uint8_t *rx;
+	uint8_t joined[TX_JOINED];
 };
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
@@ -276,18 +278,30 @@ static int push(struct tcp_ep *ep, const struct gvm_hdr *hdr, const void *body, 
 	return gvm_txq_push(ep->tx, hdr, body, body_len, ent);
 }
 
-static ssize_t send_iov(int fd, struct iovec *iov, int n)
+/* A header and a page leave sooner as one piece than as two. */
+static ssize_t send_joined(struct tcp_ep *ep, const struct iovec *iov)
+{
+	uint8_t *to = ep->ep.prov->joined;
+
+	memcpy(to, iov[0].iov_base, iov[0].iov_len);
+	memcpy(to + iov[0].iov_len, iov[1].iov_base, iov[1].iov_len);
+	return send(ep->watch.fd, to, iov[0].iov_len + iov[1].iov_len, MSG_NOSIGNAL);
+}
+
+static ssize_t send_iov(struct tcp_ep *ep, struct iovec *iov, int n)
 {
 	struct msghdr msg = { .msg_iov = iov, .msg_iovlen = (size_t)n };
 
 	if (n == 1)
-		return send(fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL);
-	return sendmsg(fd, &msg, MSG_NOSIGNAL);
+		return send(ep->watch.fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL);
+	if (n == 2 && iov[0].iov_len <= TX_JOINED / 2 && iov[1].iov_len <= TX_JOINED / 2)
+		return send_joined(ep, iov);
+	return sendmsg(ep->watch.fd, &msg, MSG_NOSIGNAL);
 }
 
 /*
- * One sendmsg(). 0: go on; 1: the socket is full, which only EAGAIN says for sure: an edge will come;
- * or a negative errno.
+ * One sendmsg(). 0: go on; 1: the socket is full, which only EAGAIN says for sure: an edge will
+ * come; or a negative errno.
  */
 static int send_some(struct tcp_ep *ep)
 {
@@ -297,7 +311,7 @@ static int send_some(struct tcp_ep *ep)
 	int n = gvm_txq_iov(ep->tx, iov, TX_IOV);
 
 	do
-		sent = n ? send_iov(ep->watch.fd, iov, n) : 0;
+		sent = n ? send_iov(ep, iov, n) : 0;
 	while (sent < 0 && errno == EINTR);
 	if (sent < 0)
 		return errno == EAGAIN ? 1 : -errno;
@@ -709,7 +723,7 @@ static int ep_read(struct tcp_ep *ep)
 	else
 		got = recv_buffered(ep, &room);
 	if (got < 0) {
-				ep->readable = errno == EINTR;
+		ep->readable = errno == EINTR;
 		if (errno == EAGAIN || errno == EINTR)
 			return 0;
 		ep_broken(ep, -errno);
@@ -728,7 +742,7 @@ static int ep_read(struct tcp_ep *ep)
 	if (placed)
 		fetched_more(ep, placed);
 	used = rx_serve(ep, prov->rx, n);
-		if (ep->state == EP_OPEN && (n != used || ep->part))
+	if (ep->state == EP_OPEN && (n != used || ep->part))
 		keep_part(ep, prov->rx + used, n - used);
 	return 1;
 }
