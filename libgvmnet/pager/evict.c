@@ -17,8 +17,8 @@
 
 /* ---- write-back ---------------------------------------------------------------------------- */
 
-#define HOLD_NS 100000000ull /* a full memory node is not asked again before */
-#define RETRY_NS 2000000ull  /* nor pages that did not let go */
+#define HOLD_NS  100000000ull /* a full memory node is not asked again before */
+#define RETRY_NS 2000000ull   /* nor pages that did not let go */
 
 static void *dirty_links(struct shard *shard)
 {
@@ -263,13 +263,13 @@ static int refuse(struct view *view, uint64_t page, int err)
 		return 1;
 	}
 	/*
-	 * Busy: pinned by a transfer of the kernel's, which ends, or shared with a forked child,
-	 * which may not. The second time the kernel is asked to unshare it, as a write would.
+	 * Busy: pinned by a transfer of the kernel's, which ends, or shared with a child by a
+	 * fork of the program's own, which may not. The second time the kernel is asked to unshare
+	 * it, as a write would.
 	 */
 	if (err != -EBUSY)
 		return TAKE_REFUSED;
-	if ((view->table[page] & PAGE_BUSY) && view->shard->pager->forked &&
-	    (job = job_get(view->shard)) != NULL) {
+	if ((view->table[page] & PAGE_BUSY) && (job = job_get(view->shard)) != NULL) {
 		job->view = view;
 		job->kind = JOB_POPULATE;
 		job->page = page;
@@ -315,7 +315,6 @@ static int take_helped(struct view *view, uint64_t page, uint32_t count, bool gi
 						  job->number);
 	}
 	view->taking += n;
-	shard->taking += n;
 	job_post(job);
 	return (int)n;
 }
@@ -404,7 +403,6 @@ static void take_page_done(struct job *job, uint32_t k)
 	page_word w = view->table[page];
 
 	view->taking--;
-	shard->taking--;
 	shard->slots[i].flags |= SLOT_FULL;
 	if (page_state(w) != PAGE_TAKING || page_index(w) != job->number) {
 		slot_put(shard, i);
@@ -529,7 +527,7 @@ static void nothing_to_evict(struct shard *shard)
 	if (shard->retry_timer.place == 0)
 		gvm_timer_set(shard->worker, &shard->retry_timer, gvm_now() + RETRY_NS);
 	if (shard->wait_head == shard->wait_tail || shard->putting || shard->fetching ||
-	    shard->taking || shard->dirty.count || can_try(shard))
+	    shard->jobs_out || shard->dirty.count || can_try(shard))
 		return;
 	/* other shards may have pages to give: they are asked, and given until the next time */
 	if (shard->pager->shards > 1 && !shard->asked) {

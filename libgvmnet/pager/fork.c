@@ -106,7 +106,6 @@ int gvm_pager_fork_prepare(struct gvm_pager *pager)
 void gvm_pager_fork_parent(struct gvm_pager *pager, int forked)
 {
 	/* clones that nobody opens go by themselves: they are ephemeral */
-	pager->forked |= forked != 0;
 	__atomic_store_n(&pager->parked, 0, __ATOMIC_SEQ_CST);
 	syscall(SYS_futex, &pager->parked, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 	pager_call_all(pager, call_go_on, NULL, 0, 0);
@@ -198,7 +197,6 @@ int gvm_pager_fork_child(struct gvm_pager *pager)
 
 	pthread_mutex_init(&pager->control, NULL);
 	pager->parked = 0;
-	pager->forked = true;
 	err = gvm_net_renew(pager->net);
 	if (err)
 		return err;

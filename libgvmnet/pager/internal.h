@@ -325,7 +325,6 @@ struct shard {
 	uint32_t jobs_out;
 	bool over_budget; /* said so */
 	bool asked;       /* other shards, for frames */
-	uint32_t taking;  /* pages that the helper has */
 	bool spare;       /* frames are had beyond the budget, see nothing_to_evict */
 	uint32_t stuck;   /* attempts to take a page since the last that succeeded */
 	uint64_t used;    /* frames that this shard holds; atomic for readers */
@@ -371,7 +370,7 @@ struct gvm_pager {
 	struct gvm_range *list;
 	uint32_t range_next;
 	uint64_t features;
-	bool move, poison, shmem_wp, forked;
+	bool move, poison, shmem_wp;
 	uint64_t budget;   /* frames; atomic */
 	uint64_t used;     /* frames; atomic */
 	uint64_t starving; /* bit per shard that waits for a frame; atomic */

@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The pager over real memory nodes: two gvm-memsrv processes over tcp with a key and an image file
+ * each. Contents hold far over the budget; a node is killed and comes back with and without its
+ * data; saved regions are attached again; forked children have their own view.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <cmocka.h>
+#include <gvmnet/cluster.h>
+#include <gvmnet/gvmnet.h>
+#include <gvmnet/pager.h>
+
+#define PAGE   4096u
+#define MIB    (1ull << 20)
+#define NODES  2
+#define BYTES  (12 * MIB)
+#define PAGES  (BYTES / PAGE)
+#define BUDGET (2 * MIB)
+
+static char folder[] = "/tmp/gvm-pager-XXXXXX", key_file[64], program[4096], map[256];
+static struct {
+	pid_t pid;
+	unsigned port;
+} node[NODES];
+static struct gvm_cluster *cluster;
+static struct gvm_net *net;
+static struct gvm_pager *pager;
+static struct gvm_range *range;
+static char *mem;
+
+/* ---- nodes --------------------------------------------------------------------------------- */
+
+static unsigned free_port(void)
+{
+	struct sockaddr_in at = { .sin_family = AF_INET,
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(at);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
+	close(fd);
+	return ntohs(at.sin_port);
+}
+
+static void image_name(unsigned i, char *name, size_t room)
+{
+	snprintf(name, room, "%s/image-%u", folder, i);
+}
+
+static void start(unsigned i)
+{
+	char listen[64], image[64];
+	pid_t parent = getpid();
+
+	snprintf(listen, sizeof(listen), "127.0.0.1:%u", node[i].port);
+	image_name(i, image, sizeof(image));
+	/* the pager's descriptors are closed on exec, and its memory is not touched here */
+	node[i].pid = fork();
+	assert_true(node[i].pid >= 0);
+	if (node[i].pid)
+		return;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() == parent)
+		execl(program, program, "--listen", listen, "--key-file", key_file, "--memory",
+		      "128M", "--image", image, "--workers", "1", "--log", "error", (char *)NULL);
+	_exit(127);
+}
+
+static void end(unsigned i, int signal)
+{
+	int status;
+
+	if (node[i].pid <= 0)
+		return;
+	kill(node[i].pid, signal);
+	assert_int_equal(waitpid(node[i].pid, &status, 0), node[i].pid);
+	node[i].pid = 0;
+}
+
+static void wipe(unsigned i)
+{
+	char image[64];
+
+	image_name(i, image, sizeof(image));
+	unlink(image);
+}
+
+/* ---- pager --------------------------------------------------------------------------------- */
+
+static void open_pager(unsigned threads)
+{
+	struct gvm_net_config net_config = { .transport = "tcp",
+					     .node = GVM_NODE_NONE,
+					     .key_file = key_file };
+	struct gvm_pager_config config;
+	char *error = NULL;
+
+	assert_int_equal(gvm_cluster_parse(map, strlen(map), "test", &cluster, &error), 0);
+	net_config.cluster = cluster;
+	assert_int_equal(gvm_net_open(&net_config, &net), 0);
+	gvm_pager_config_init(&config);
+	config.local_bytes = BUDGET;
+	config.threads = threads;
+	config.slab_bytes = 1 * MIB;
+	assert_int_equal(gvm_pager_open(net, &config, &pager), 0);
+}
+
+static void attach(const char *name, unsigned flags)
+{
+	assert_int_equal(
+	    gvm_pager_attach(pager, name, NULL, BYTES, -1, 0, GVM_ATTACH_ANON | flags, &range), 0);
+	mem = gvm_range_base(range);
+}
+
+static void close_pager(void)
+{
+	gvm_pager_close(pager);
+	gvm_net_close(net);
+	gvm_cluster_free(cluster);
+}
+
+static int setup(void **state)
+{
+	for (unsigned i = 0; i < NODES; i++) {
+		wipe(i);
+		start(i);
+	}
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	for (unsigned i = 0; i < NODES; i++) {
+		end(i, SIGKILL);
+		wipe(i);
+	}
+	return 0;
+}
+
+/* ---- contents ------------------------------------------------------------------------------ */
+
+static uint64_t mix(uint64_t x)
+{
+	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+	x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+	return x ^ (x >> 31);
+}
+
+static void fill_page(uint64_t page, uint64_t seed)
+{
+	uint64_t *p = (uint64_t *)(mem + page * PAGE);
+
+	for (unsigned i = 0; i < PAGE / 8; i += 32)
+		p[i] = mix(page * 1000003 + seed + i);
+}
+
+static bool page_is(uint64_t page, uint64_t seed)
+{
+	const uint64_t *p = (const uint64_t *)(mem + page * PAGE);
+
+	for (unsigned i = 0; i < PAGE / 8; i += 32)
+		if (p[i] != mix(page * 1000003 + seed + i))
+			return false;
+	return true;
+}
+
+static void fill(uint64_t seed)
+{
+	for (uint64_t p = 0; p < PAGES; p++)
+		fill_page(p, seed);
+}
+
+static void check(uint64_t seed)
+{
+	for (uint64_t p = 0; p < PAGES; p++)
+		if (!page_is(p, seed))
+			fail_msg("page %llu has not the contents of seed %llu",
+				 (unsigned long long)p, (unsigned long long)seed);
+}
+
+/* ---- tests --------------------------------------------------------------------------------- */
+
+static void contents_hold(void **state)
+{
+	for (unsigned threads = 1; threads <= 3; threads += 2) {
+		struct gvm_pager_stats s;
+		uint64_t x = 5;
+
+		open_pager(threads);
+		attach("vm", 0);
+		fill(1);
+		check(1);
+		for (unsigned i = 0; i < 4000; i++) {
+			uint64_t p = (x = mix(x + i)) % PAGES;
+
+			assert_true(page_is(p, 1));
+			fill_page(p, 1);
+		}
+		gvm_pager_stats(pager, &s, NULL);
+		assert_true(s.local_pages <= BUDGET / PAGE);
+		assert_true(s.fetched_pages > PAGES && s.written_pages > PAGES / 2);
+		/* the middle is discarded, and is zeros here and there */
+		assert_int_equal(gvm_pager_discard(range, BYTES / 4, BYTES / 2), 0);
+		for (uint64_t p = 0; p < PAGES; p++) {
+			if (p >= PAGES / 4 && p < PAGES / 4 * 3)
+				assert_int_equal(*(uint64_t *)(mem + p * PAGE), 0);
+			else
+				assert_true(page_is(p, 1));
+		}
+		close_pager();
+	}
+}
+
+static atomic_int over;
+static atomic_uint seed_now;
+
+static void *writer(void *arg)
+{
+	while (!over) {
+		check(seed_now);
+		fill(++seed_now);
+	}
+	return NULL;
+}
+
+/* Killed in the middle and back on its image: the program stalls, goes on, and all is right. */
+static void a_killed_node_comes_back(void **state)
+{
+	pthread_t thread;
+
+	open_pager(1);
+	attach("vm", 0);
+	seed_now = 1;
+	fill(1);
+	over = 0;
+	pthread_create(&thread, NULL, writer, NULL);
+	/* from this thread, whose end would end the nodes */
+	for (unsigned i = 0; i < 4; i++) {
+		usleep(100000);
+		end(i % NODES, SIGKILL);
+		usleep(100000);
+		start(i % NODES);
+	}
+	over = 1;
+	pthread_join(thread, NULL);
+	check(seed_now);
+	close_pager();
+}
+
+static sigjmp_buf after_bus;
+
+static void on_bus(int signal)
+{
+	siglongjmp(after_bus, 1);
+}
+
+static bool touch_is_fatal(const char *at)
+{
+	if (sigsetjmp(after_bus, 1))
+		return true;
+	(void)__atomic_load_n(at, __ATOMIC_RELAXED);
+	return false;
+}
+
+/* Back without its data: accesses fail loudly, and no page is made up. */
+static void a_node_without_its_data_is_known(void **state)
+{
+	struct sigaction action = { .sa_handler = on_bus }, old;
+	unsigned lost = 0, right = 0;
+
+	open_pager(1);
+	attach("vm", 0);
+	fill(3);
+	assert_int_equal(gvm_pager_sync(range), 0);
+	end(1, SIGKILL);
+	wipe(1);
+	start(1);
+	sigaction(SIGBUS, &action, &old);
+	for (uint64_t p = 0; p < PAGES; p += 16) {
+		if (touch_is_fatal(mem + p * PAGE)) {
+			lost++;
+		} else {
+			assert_true(page_is(p, 3));
+			right++;
+		}
+	}
+	sigaction(SIGBUS, &old, NULL);
+	assert_true(lost > 0 && right > 0);
+	close_pager();
+}
+
+static void saved_regions_come_back(void **state)
+{
+	open_pager(1);
+	attach("kept", GVM_ATTACH_SAVE);
+	fill(4);
+	assert_int_equal(gvm_pager_detach(range), 0);
+	close_pager();
+	for (unsigned i = 0; i < NODES; i++) {
+		end(i, SIGTERM);
+		start(i);
+	}
+	open_pager(2);
+	attach("kept", GVM_ATTACH_SAVE | GVM_ATTACH_KEEP);
+	check(4);
+	assert_int_equal(gvm_pager_detach(range), 0);
+	close_pager();
+}
+
+/* 0, or which check failed. */
+static int live_as_child(unsigned generations)
+{
+	int status = 0;
+	pid_t pid = 0;
+
+	if (gvm_pager_fork_child(pager))
+		return 2;
+	for (uint64_t p = 0; p < PAGES; p++)
+		if (!page_is(p, 20))
+			return 3;
+	if (generations) {
+		if (gvm_pager_fork_prepare(pager))
+			return 4;
+		pid = fork();
+		if (pid == 0)
+			_exit(live_as_child(generations - 1));
+		gvm_pager_fork_parent(pager, pid > 0);
+	}
+	fill(30);
+	for (uint64_t p = 0; p < PAGES; p++)
+		if (!page_is(p, 30))
+			return 5;
+	if (generations && (waitpid(pid, &status, 0) != pid || status))
+		return WIFEXITED(status) ? 10 + WEXITSTATUS(status) : 6;
+	gvm_pager_close(pager);
+	return 0;
+}
+
+static void forked_children_have_their_own(void **state)
+{
+#ifdef __SANITIZE_THREAD__
+	skip(); /* it does not let a child of a process with threads have threads */
+#endif
+	for (unsigned threads = 1; threads <= 2; threads++) {
+		int status;
+		pid_t pid;
+
+		open_pager(threads);
+		attach("vm", 0);
+		fill(20);
+		assert_int_equal(gvm_pager_fork_prepare(pager), 0);
+		pid = fork();
+		if (pid == 0)
+			_exit(live_as_child(1));
+		gvm_pager_fork_parent(pager, pid > 0);
+		assert_true(pid > 0);
+		check(20);
+		fill(40);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_true(WIFEXITED(status));
+		assert_int_equal(WEXITSTATUS(status), 0);
+		check(40);
+		close_pager();
+	}
+}
+
+/* A mapping grows and moves with its region. */
+static void memory_can_grow(void **state)
+{
+	for (unsigned threads = 1; threads <= 2; threads++) {
+		open_pager(threads);
+		attach("vm", 0);
+		fill(6);
+		mem = gvm_pager_remap(range, 2 * BYTES, MREMAP_MAYMOVE, NULL);
+		assert_ptr_not_equal(mem, MAP_FAILED);
+		check(6);
+		for (uint64_t p = PAGES; p < 2 * PAGES; p++)
+			fill_page(p, 6);
+		check(6);
+		for (uint64_t p = PAGES; p < 2 * PAGES; p++)
+			assert_true(page_is(p, 6));
+		close_pager();
+	}
+}
+
+/* ---- the whole ----------------------------------------------------------------------------- */
+
+static int prepare_all(void)
+{
+	char self[4096], *at = map;
+	ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	int fd;
+
+	if (len < 0 || !mkdtemp(folder))
+		return -1;
+	self[len] = 0;
+	snprintf(program, sizeof(program), "%.4000s/gvm-memsrv", dirname(self));
+	snprintf(key_file, sizeof(key_file), "%s/key", folder);
+	fd = open(key_file, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	if (fd < 0 || write(fd, "0123456789abcdef0123456789abcdef", 32) != 32)
+		return -1;
+	close(fd);
+	for (unsigned i = 0; i < NODES; i++) {
+		node[i].port = free_port();
+		at += sprintf(at, "%u 127.0.0.1 %u\n", i, node[i].port);
+	}
+	return access(program, X_OK);
+}
+
+static void remove_folder(void)
+{
+	unlink(key_file);
+	rmdir(folder);
+}
+
+int main(int argc, char **argv)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(contents_hold),
+		T(a_killed_node_comes_back),
+		T(a_node_without_its_data_is_known),
+		T(saved_regions_come_back),
+		T(forked_children_have_their_own),
+		T(memory_can_grow),
+	};
+	int rc;
+
+	if (prepare_all()) {
+		fprintf(stderr, "%s: %s\n", program, strerror(errno));
+		return 1;
+	}
+	if (!getenv("GVM_LOG"))
+		gvm_log_set_level(GVM_LOG_ERROR);
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	rc = cmocka_run_group_tests(tests, NULL, NULL);
+	remove_folder();
+	return rc;
+}
