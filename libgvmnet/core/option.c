@@ -59,7 +59,8 @@ static const struct gvm_option table[] = {
 	NUMBER("GVM_HANDSHAKE_MS", NULL, "ms", "5000", 1, DAY_MS,
 	       "How long a new connection may take to prove its key."),
 	NUMBER("GVM_KEEPALIVE_MS", NULL, "ms", "10000", 10, DAY_MS,
-	       "A peer that is silent for half as long is asked whether it is there; for so long, it is lost."),
+	       "A peer that is silent for half as long is asked whether it is there; for so long, "
+	       "it is lost."),
 	NUMBER("GVM_BACKOFF_MIN_MS", NULL, "ms", "10", 1, 60000,
 	       "Bound of the random pause before the first new attempt; it doubles from there."),
 	NUMBER("GVM_BACKOFF_MAX_MS", NULL, "ms", "2000", 1, DAY_MS,

@@ -239,6 +239,50 @@ static const char *text_of(const json_t *object, const char *name)
 	return text ? text : "";
 }
 
+/* 268435456 as 256M, where that is exact. */
+static void show_amount(json_int_t value, int bytes)
+{
+	static const char units[] = " KMGT";
+	unsigned i = 0;
+
+	for (; bytes && value && value % 1024 == 0 && i < 4; i++)
+		value /= 1024;
+	printf("%lld", (long long)value);
+	if (i)
+		putchar(units[i]);
+}
+
+static void show_choices(const char *choices)
+{
+	size_t n;
+
+	for (; *choices; choices += n + (choices[n] == '|')) {
+		n = strcspn(choices, "|");
+		printf("%.*s%s", (int)n, choices, choices[n] ? ", " : "");
+	}
+}
+
+/* What an option may be: "stall, sigbus, zero", "bytes from 1M to 256T". */
+static void show_legal(const json_t *o)
+{
+	const char *type = text_of(o, "type"), *choices = text_of(o, "choices");
+	int bytes = strcmp(type, "bytes") == 0;
+
+	if (strcmp(type, "choice") == 0 || strcmp(type, "provider") == 0) {
+		show_choices(choices);
+		return;
+	}
+	printf("%s", type);
+	if (json_object_get(o, "max") && strcmp(type, "bool") != 0) {
+		printf(" from ");
+		show_amount(json_integer_value(json_object_get(o, "min")), bytes);
+		printf(" to ");
+		show_amount(json_integer_value(json_object_get(o, "max")), bytes);
+	}
+	if (*choices)
+		printf(", a %s", choices);
+}
+
 static void show_options(const json_t *list)
 {
 	const json_t *o;
@@ -247,12 +291,12 @@ static void show_options(const json_t *list)
 	printf("\nOptions (command line over environment over default)\n");
 	json_array_foreach(list, i, o)
 	{
-		const char *flag = text_of(o, "flag"), *choices = text_of(o, "choices");
+		const char *flag = text_of(o, "flag");
 		int changed = strcmp(text_of(o, "source"), "default") != 0;
 
-		printf("  %s%s%s  (%s%s%s, default \"%s\")\n", text_of(o, "name"),
-		       *flag ? ", " : "", flag, text_of(o, "type"), *choices ? ": " : "", choices,
-		       text_of(o, "default"));
+		printf("  %s%s%s  (", text_of(o, "name"), *flag ? ", " : "", flag);
+		show_legal(o);
+		printf("; default \"%s\")\n", text_of(o, "default"));
 		printf("      %s\n", text_of(o, "help"));
 		if (changed)
 			printf("      Now \"%s\", from the %s.\n", text_of(o, "value"),
@@ -296,21 +340,6 @@ static void show_scdoc(const char *text)
 		if (strchr("_*\\", *text))
 			putchar('\\');
 		putchar(*text);
-	}
-}
-
-static void show_legal(const json_t *o)
-{
-	const char *choices = text_of(o, "choices"), *type = text_of(o, "type");
-	size_t n;
-
-	if (strcmp(type, "choice") != 0 && strcmp(type, "provider") != 0) {
-		printf("%s%s%s", type, *choices ? ", " : "", choices);
-		return;
-	}
-	for (; *choices; choices += n + (choices[n] == '|')) {
-		n = strcspn(choices, "|");
-		printf("%.*s%s", (int)n, choices, choices[n] ? ", " : "");
 	}
 }
 
