@@ -328,13 +328,34 @@ static void fault_fetching(struct view *view, uint64_t page, const struct fault 
 	prefetch_note(view, page);
 }
 
+/*
+ * Registered with this shard, and no page that it knows: a mapping that the program has grown by
+ * itself. It is ordinary memory then, which stays here. If an event that explains it is still to be
+ * read the kernel says so.
+ */
+static void fault_unknown(struct shard *shard, const struct fault *fault)
+{
+	uint64_t page, done;
+	int err;
+
+	while ((err = mem_zero(shard->uffd, fault->addr, PAGE, &done)) == -EAGAIN) {
+		shard_settle(shard);
+		if (piece_find(shard, fault->addr, &page, NULL)) {
+			shard_queue_fault(shard, fault->addr, fault->flags, fault->start_ns);
+			return;
+		}
+	}
+	if (err)
+		mem_wake(shard->uffd, fault->addr, PAGE);
+}
+
 void fault_serve(struct shard *shard, const struct fault *fault)
 {
 	uint64_t page;
 	struct view *view = piece_find(shard, fault->addr, &page, NULL);
 
 	if (!view) {
-		mem_wake(shard->uffd, fault->addr, PAGE);
+		fault_unknown(shard, fault);
 		return;
 	}
 	if (view->closing)

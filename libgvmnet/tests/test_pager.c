@@ -215,7 +215,8 @@ static void *work_on(void *arg)
 		fill_page(mem, p, 5);
 		/* anybody's page, read only: contents of the one seed, or zeros, or being written
 		 */
-		(void)__atomic_load_n((uint64_t *)(mem + (x >> 20) % pages * PAGE), __ATOMIC_RELAXED);
+		(void)__atomic_load_n((uint64_t *)(mem + (x >> 20) % pages * PAGE),
+				      __ATOMIC_RELAXED);
 	}
 	return NULL;
 }
@@ -822,23 +823,34 @@ static void memory_can_move_and_grow(void **state)
 	}
 }
 
-/* mremap by the program itself is followed. */
+/* mremap by the program itself is followed; what it adds to the mapping is ordinary memory. */
 static void a_raw_mremap_is_followed(void **state)
 {
-	struct bed bed = { 0 };
-	uint64_t pages = 3 * BUDGET / PAGE;
-	char *to;
+	for (unsigned i = 0; i < 2; i++) {
+		struct bed bed = { 0 };
+		uint64_t pages = 3 * BUDGET / PAGE;
+		char *to;
 
-	open_bed(&bed, &kinds[0], pages * PAGE);
-	for (uint64_t p = 0; p < pages; p++)
-		fill_page(bed.mem, p, 1);
-	to = mmap(NULL, bed.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	assert_ptr_equal(mremap(bed.mem, bed.bytes, bed.bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to),
-			 to);
-	bed.mem = to;
-	for (uint64_t p = 0; p < pages; p++)
-		assert_page(bed.mem, p, 1);
-	close_bed(&bed);
+		open_bed(&bed, &kinds[i], pages * PAGE);
+		for (uint64_t p = 0; p < pages; p++)
+			fill_page(bed.mem, p, 1);
+		to = mmap(NULL, bed.bytes + 64 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			  0);
+		assert_ptr_equal(mremap(bed.mem, bed.bytes, bed.bytes + 64 * PAGE,
+					MREMAP_MAYMOVE | MREMAP_FIXED, to),
+				 to);
+		bed.mem = to;
+		for (uint64_t p = 0; p < pages; p++)
+			assert_page(bed.mem, p, 1);
+		for (uint64_t p = pages; p < pages + 64; p++) {
+			assert_true(page_zero(bed.mem, p));
+			fill_page(bed.mem, p, 1);
+		}
+		for (uint64_t p = 0; p < pages + 64; p++)
+			assert_page(bed.mem, p, 1);
+		bed.bytes += 64 * PAGE;
+		close_bed(&bed);
+	}
 }
 
 /* In the child: what was there at the fork, and a life of its own. Exit code: which check failed.
