@@ -225,7 +225,10 @@ static void on_peer_state(void *arg, struct gvm_peer *peer, enum gvm_peer_state 
 	if (state != GVM_PEER_CLOSED || !s)
 		return;
 	gvm_peer_set_user(peer, NULL);
-	store_session_close(s);
+	if (why == -ETIMEDOUT)
+		store_session_silent(s);
+	else
+		store_session_close(s);
 }
 
 /* ---- figures ------------------------------------------------------------------------------- */

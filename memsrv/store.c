@@ -60,6 +60,7 @@ struct region {
 	uint64_t clone_of,
 	    clone_version; /* generation and version of the source; 0: none, or opened */
 	uint32_t slab_pages, flags, linger_ms, sessions;
+	int silent;    /* a connection of it has fallen silent since it was opened last */
 	uint32_t slot; /* record in the image */
 	struct slab_map slabs;
 	struct fence *fence;
@@ -531,7 +532,11 @@ static int release(struct store *store, struct region *r)
 
 static void linger(struct store *store, struct region *r)
 {
-	r->linger_until = now_of(store) + r->linger_ms * MS;
+	uint64_t ms = r->linger_ms;
+
+	if (r->silent && r->flags & GVM_RO_EPHEMERAL && ms < STORE_SILENT_MS)
+		ms = STORE_SILENT_MS;
+	r->linger_until = now_of(store) + ms * MS;
 }
 
 /* End the linger time of r if it is over. Returns 1 if r is gone. */
@@ -618,6 +623,7 @@ static int hold_add(struct session *s, struct region *r, const struct gvm_region
 	}
 	h->readonly = !!(req->flags & GVM_RO_READONLY);
 	r->linger_until = 0;
+	r->silent = 0;
 	r->clone_of = 0;
 	return 0;
 }
@@ -1323,7 +1329,7 @@ int store_session_open(struct store *store, uint64_t incarnation, const char *na
 	return err;
 }
 
-void store_session_close(struct session *s)
+static void session_end(struct session *s, int silent)
 {
 	struct store *store = s->store;
 
@@ -1333,6 +1339,7 @@ void store_session_close(struct session *s)
 		struct region *r = h->region;
 
 		hold_remove(h);
+		r->silent |= silent;
 		if (!r->sessions) {
 			linger(store, r);
 			expire(store, r);
@@ -1341,6 +1348,16 @@ void store_session_close(struct session *s)
 	store->stats.sessions--;
 	pthread_mutex_unlock(&store->lock);
 	free(s);
+}
+
+void store_session_close(struct session *s)
+{
+	session_end(s, 0);
+}
+
+void store_session_silent(struct session *s)
+{
+	session_end(s, 1);
 }
 
 void store_drain(struct store *store)

@@ -68,6 +68,13 @@ int store_session_open(struct store *store, uint64_t incarnation, const char *na
 		       struct session **session);
 /* The connection is gone: its holds end, or linger. */
 void store_session_close(struct session *session);
+/*
+ * The connection is gone because nothing was heard on it. Its client may be stopped or behind a cut
+ * cable, and lives: if the last connection of a region goes so, an ephemeral one is kept for
+ * STORE_SILENT_MS at least. (A client that dies is heard of: its kernel closes the connection.)
+ */
+#define STORE_SILENT_MS (60u * 60 * 1000)
+void store_session_silent(struct session *session);
 
 /* The requests of wire.h. 0 or -errno; outputs are set on success. All arguments may be hostile. */
 int store_region_open(struct session *s, uint64_t id, const struct gvm_region_open *req,

@@ -300,6 +300,30 @@ static void an_ephemeral_region_goes_with_its_client(void **state)
 	assert_int_equal(open_region(bob, "c", 16, 0), 0);
 }
 
+/* Who is stopped, or behind a cut cable, finds its memory again; also when one connection was still
+ * closed. */
+static void a_client_that_falls_silent_has_longer(void **state)
+{
+	struct session *second;
+
+	assert_int_equal(store_session_open(store, ALICE, "alice 2", &second), 0);
+	assert_int_equal(open_region(alice, "a", 16, GVM_RO_CREATE | GVM_RO_EPHEMERAL), 0);
+	assert_int_equal(open_region(second, "a", 16, 0), 0);
+	grant(alice, "a", 0);
+	store_session_silent(alice);
+	store_session_close(second);
+	fake_clock += STORE_SILENT_MS / 1000 * SEC - 1;
+	store_tick(store);
+	assert_int_equal(stats().regions, 1);
+	assert_int_equal(store_session_open(store, ALICE, "alice", &alice), 0);
+	assert_int_equal(open_region(alice, "a", 16, 0), 0);
+	store_session_close(alice); /* this time it was heard of */
+	alice = NULL;
+	fake_clock += 30 * SEC;
+	store_tick(store);
+	assert_int_equal(stats().regions, 0);
+}
+
 static void an_old_key_ends_with_the_hold(void **state)
 {
 	uint64_t key, again;
@@ -849,6 +873,7 @@ int main(void)
 		T(the_same_client_comes_back_to_its_keys),
 		T(several_sessions_of_one_client),
 		T(an_ephemeral_region_goes_with_its_client),
+		T(a_client_that_falls_silent_has_longer),
 		T(an_old_key_ends_with_the_hold),
 		T(a_deleted_slab_stays_until_its_transfer_ends),
 		T(readonly_sessions_cannot_change_anything),
