@@ -82,7 +82,7 @@ static const struct gvm_option table[] = {
 	       "How much of the paged memory may be on this machine at a time."),
 	NUMBER("GVM_PAGER_THREADS", NULL, "count", "0", 0, 256,
 	       "Threads that serve page faults; 0: as many as fit the machine."),
-	NUMBER("GVM_PREFETCH", "--prefetch", "count", "32", 0, 256,
+	NUMBER("GVM_PREFETCH", "--prefetch", "count", "128", 0, 256,
 	       "Most pages that are fetched ahead of a fault; 0: none."),
 	CHOICE(
 	    "GVM_UNREACHABLE", "--unreachable", "stall", "stall|sigbus|zero",
