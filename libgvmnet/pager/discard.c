@@ -143,10 +143,8 @@ static void remove_taking(struct view *view, uint64_t page, uint64_t start, uint
 		view->table[page] = w | PAGE_EVENT;
 		return;
 	}
-	if (w & PAGE_STORED) {
-		w = (w & ~(page_word)PAGE_STORED) | PAGE_PURGE;
-		view_purge_note(view, page, 1);
-	}
+	if (w & PAGE_STORED)
+		w = page_unstore(view, page, w);
 	view->table[page] = w | PAGE_REMOVED;
 }
 
@@ -166,11 +164,8 @@ static void remove_mapped(struct view *view, uint64_t page)
 	page_word w = view->table[page];
 
 	/* of shared memory only the mapping may be meant: the contents decide, see recheck */
-	if (view->anon && (w & PAGE_STORED)) {
-		w = (w & ~(page_word)PAGE_STORED) | PAGE_PURGE;
-		view_purge_note(view, page, 1);
-		STAT_ADD(view->shard, discarded_pages, 1);
-	}
+	if (view->anon && (w & PAGE_STORED))
+		w = page_unstore(view, page, w);
 	view->table[page] = (w | PAGE_REMOVED | PAGE_DIRTY) & ~(page_word)PAGE_AHEAD;
 }
 

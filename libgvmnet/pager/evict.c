@@ -145,6 +145,8 @@ static bool post_put(struct shard *shard, uint32_t first, uint32_t count)
 	for (uint32_t k = 0; k < count; k++) {
 		page_word *w = &view->table[put->page + k];
 
+		if (!(*w & PAGE_STORED))
+			STAT_ADD(shard, stored_pages, 1);
 		/* what was discarded and not told yet is overwritten now, so it need not be told */
 		*w = (*w & ~(page_word)(PAGE_DIRTY | PAGE_PURGE)) | PAGE_WRITING | PAGE_STORED;
 		view->dirty--;

@@ -471,6 +471,7 @@ void page_set_mapped(struct view *view, uint64_t page, uint64_t flags);
 void page_forget(struct view *view, uint64_t page, unsigned state);
 /* Its contents here and in the region are void. */
 void page_discard(struct view *view, uint64_t page, unsigned state);
+page_word page_unstore(struct view *view, uint64_t page, page_word w);
 void view_purge_note(struct view *view, uint64_t page, uint64_t pages);
 
 /* ---- fault.c, fetch.c, evict.c, prefetch.c, discard.c, helper.c ------------------------------ */

@@ -126,6 +126,8 @@ static void note_stored(struct view *view)
 		int stored = store->has_storage(view->region, p);
 
 		until = until < slab_end ? until : slab_end;
+		if (stored)
+			STAT_ADD(view->shard, stored_pages, until - p);
 		for (; p < until; p++)
 			if (stored)
 				view->table[p] |= PAGE_STORED;
@@ -175,9 +177,12 @@ void view_forget(struct view *view)
 	if (!view->used)
 		return;
 	for (uint64_t p = 0; (p = view_stretch(view, p, view->pages, &until)) < view->pages;)
-		for (; p < until; p++)
+		for (; p < until; p++) {
+			if (view->table[p] & PAGE_STORED)
+				STAT_ADD(view->shard, stored_pages, -1);
 			if (view->table[p])
 				page_forget(view, p, PAGE_GONE);
+		}
 	piece_drop_range(view->shard, view->id);
 	view->used = false;
 }
@@ -611,8 +616,10 @@ static void let_region_go(struct gvm_range *range, bool save)
 	struct gvm_pager *pager = range->pager;
 	struct call call = { .range = range };
 
-	/* what is under way need not be waited for if nothing is kept: its node may be away */
-	if (!save && !(range->flags & GVM_ATTACH_SAVE))
+	/* what is under way need not be waited for if nothing is kept: its node may be away, and
+	 * then an ephemeral region goes by itself */
+	if (!save && !(range->flags & GVM_ATTACH_SAVE) &&
+	    __atomic_load_n(&pager->nodes_away, __ATOMIC_RELAXED) == 0)
 		pager_call(&pager->shard[0], call_remove, &call);
 	if (!save)
 		pager_call_all(pager, call_cancel, range, 0, 0);

@@ -458,16 +458,22 @@ void view_purge_note(struct view *view, uint64_t page, uint64_t pages)
 	view->shard->purge_wanted = true;
 }
 
+/* What the region holds is void from now on; it will be told. */
+page_word page_unstore(struct view *view, uint64_t page, page_word w)
+{
+	view_purge_note(view, page, 1);
+	STAT_ADD(view->shard, discarded_pages, 1);
+	STAT_ADD(view->shard, stored_pages, -1);
+	return (w & ~(page_word)PAGE_STORED) | PAGE_PURGE;
+}
+
 void page_discard(struct view *view, uint64_t page, unsigned state)
 {
 	page_word w;
 
 	page_forget(view, page, state);
 	w = view->table[page] & ~(page_word)PAGE_LOST;
-	if (w & PAGE_STORED) {
-		w = (w & ~(page_word)PAGE_STORED) | PAGE_PURGE;
-		view_purge_note(view, page, 1);
-		STAT_ADD(view->shard, discarded_pages, 1);
-	}
+	if (w & PAGE_STORED)
+		w = page_unstore(view, page, w);
 	view->table[page] = w;
 }

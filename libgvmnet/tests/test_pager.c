@@ -260,6 +260,7 @@ static void clean_and_zero_pages_cost_nothing(void **state)
 			fill_page(bed.mem, p, 1);
 		assert_int_equal(gvm_pager_sync(bed.range), 0);
 		assert_int_equal(fake_stored("r"), pages);
+		assert_int_equal(stats_of(&bed).stored_pages, pages);
 		written = fake.put;
 		for (unsigned i = 0; i < 2; i++)
 			for (uint64_t p = 0; p < pages; p++)
@@ -307,6 +308,7 @@ static void discards_read_as_zeros(void **state)
 		assert_int_equal(gvm_pager_discard(bed.range, 0, pages * PAGE), 0);
 		assert_int_equal(gvm_pager_sync(bed.range), 0);
 		assert_int_equal(fake_stored("r"), 0);
+		assert_int_equal(stats_of(&bed).stored_pages, 0);
 		assert_int_equal(gvm_pager_discard(bed.range, 1, PAGE), -EINVAL);
 		assert_int_equal(gvm_pager_discard(bed.range, 0, pages * PAGE + PAGE), -EINVAL);
 		close_bed(&bed);
