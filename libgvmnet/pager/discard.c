@@ -129,9 +129,9 @@ void recheck_timer(struct gvm_timer *timer)
 /* ---- events -------------------------------------------------------------------------------- */
 
 /*
- * The helper's own emptying is announced once for each page, in one event or, where the kernel has
- * several mappings, in several, none of which reaches beyond the job. Anything else, and anything
- * the second time, is a discard by the program.
+ * The helper's own emptying comes after its copying and is announced once for each page, in one
+ * event or, where the kernel has several mappings, in several, none of which reaches beyond the
+ * job. Anything else, and anything the second time, is a discard by the program.
  */
 static void remove_taking(struct view *view, uint64_t page, uint64_t start, uint64_t end)
 {
@@ -139,7 +139,7 @@ static void remove_taking(struct view *view, uint64_t page, uint64_t start, uint
 	const struct job *job = &view->shard->jobs[page_index(w)];
 
 	if (start >= job->addr && end <= job->addr + job->count * (uint64_t)PAGE &&
-	    !(w & PAGE_EVENT)) {
+	    !(w & PAGE_EVENT) && __atomic_load_n(&job->copied, __ATOMIC_SEQ_CST)) {
 		view->table[page] = w | PAGE_EVENT;
 		return;
 	}

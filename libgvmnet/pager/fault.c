@@ -329,6 +329,26 @@ static void fault_fetching(struct view *view, uint64_t page, const struct fault 
 }
 
 /*
+ * It comes back when the helper has it out. But if the program has discarded it before the helper
+ * had copied it, it may be the helper that waits: for zeros, which nobody may write to, for they go
+ * with the mapping in a moment.
+ */
+static void fault_taking(struct view *view, uint64_t page, const struct fault *fault)
+{
+	page_word w = view->table[page];
+	const struct job *job = &view->shard->jobs[page_index(w)];
+
+	if ((w & PAGE_REMOVED) && !(fault->flags & UFFD_PAGEFAULT_FLAG_WP) &&
+	    !__atomic_load_n(&job->copied, __ATOMIC_SEQ_CST)) {
+		page_install(view, page, view->shard->zero, false);
+		return;
+	}
+	view->table[page] |= PAGE_WANTED;
+	if (fault->flags & UFFD_PAGEFAULT_FLAG_WRITE)
+		view->table[page] |= PAGE_WANTED_W;
+}
+
+/*
  * Registered with this shard, and no page that it knows: a mapping that the program has grown by
  * itself. It is ordinary memory then, which stays here. If an event that explains it is still to be
  * read the kernel says so.
@@ -375,9 +395,7 @@ void fault_serve(struct shard *shard, const struct fault *fault)
 		fault_fetching(view, page, fault);
 		break;
 	case PAGE_TAKING:
-		view->table[page] |= PAGE_WANTED;
-		if (fault->flags & UFFD_PAGEFAULT_FLAG_WRITE)
-			view->table[page] |= PAGE_WANTED_W;
+		fault_taking(view, page, fault);
 		break;
 	default:
 		mem_wake(shard->uffd, fault->addr, PAGE);

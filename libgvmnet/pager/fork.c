@@ -26,14 +26,14 @@ static bool follows(const struct gvm_range *range)
 
 static void call_rest(struct call *call)
 {
-	call->shard->resting = true;
+	call->shard->settling = true;
 	call->shard->rest = call;
 	/* the shard's loop ends the call when nothing is under way any more */
 }
 
 static void call_go_on(struct call *call)
 {
-	call->shard->resting = false;
+	call->shard->settling = call->shard->resting = false;
 	call_done(call, 0);
 }
 

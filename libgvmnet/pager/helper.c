@@ -57,6 +57,7 @@ struct job *job_get(struct shard *shard)
 	job = &shard->jobs[shard->job_free];
 	shard->job_free = job->next_free;
 	job->status = 0;
+	job->copied = 0;
 	return job;
 }
 
@@ -132,7 +133,10 @@ static int work(struct shard *shard, struct job *job)
 	switch (job->kind) {
 	case JOB_TAKE:
 		err = copy_out(shard, job);
-		return err ? err : empty(job);
+		if (err)
+			return err;
+		__atomic_store_n(&job->copied, 1, __ATOMIC_SEQ_CST);
+		return empty(job);
 	case JOB_POPULATE:
 		return madvise((void *)job->addr, PAGE, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
 	case JOB_COVER:

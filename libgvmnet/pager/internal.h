@@ -187,6 +187,7 @@ struct job {
 	int status;
 	uint64_t addr, page;
 	uint32_t count, slot, number, next_free;
+	uint32_t copied; /* atomic: the mapping is not read any more, but emptied */
 };
 
 struct fault {
@@ -320,7 +321,8 @@ struct shard {
 	struct gvm_timer recheck_timer;
 	struct call *syncs;
 	bool evicting, serving;
-	bool resting;      /* for a fork: nothing is begun, faults wait */
+	bool settling;     /* for a fork: no page is taken, so that the helper comes to rest */
+	bool resting;      /* ... nothing is begun, faults wait */
 	struct call *rest; /* ends when nothing is under way */
 	uint32_t jobs_out;
 	bool over_budget; /* said so */

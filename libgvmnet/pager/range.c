@@ -637,8 +637,9 @@ int range_detach_locked(struct gvm_range *range, bool save)
 	r = parts_get(range, 0, range->pages, &parts);
 	if (r)
 		return r;
-	pager_call_all(pager, call_drain, range, 0, 0);
+	/* a job of the helper's may itself wait for a fault that is not answered any more */
 	unregister_parts(range, &parts);
+	pager_call_all(pager, call_drain, range, 0, 0);
 	r = range->anon ? empty_parts(&parts) : range_punch(range, 0, range->bytes);
 	err = err ? err : r;
 	let_region_go(range, save);

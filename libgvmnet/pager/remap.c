@@ -124,7 +124,10 @@ static void call_resume(struct call *call)
 /* No page of the range is taken; with all, none of its operations is under way and none begins. */
 static void pause_range(struct gvm_range *range, bool all)
 {
-	pager_call_all(range->pager, call_pause, range, all, all);
+	/* the helper's jobs first, while faults are still answered: a job may wait for one */
+	pager_call_all(range->pager, call_pause, range, 0, 0);
+	if (all)
+		pager_call_all(range->pager, call_pause, range, 1, 1);
 }
 
 void range_resume(struct gvm_range *range)

@@ -204,7 +204,7 @@ static void uffd_ready(struct gvm_watch *watch, uint32_t events)
 		gvm_worker_flush(shard->worker);
 	}
 	/* while the network has the ball */
-	if (shard->fetching)
+	if (shard->fetching && !shard->settling)
 		shard_evict(shard);
 }
 
@@ -215,6 +215,7 @@ static bool rest(struct shard *shard)
 {
 	struct call *call = shard->rest;
 
+	shard->resting = true;
 	if (call && !shard->fetching && !shard->putting && !shard->purging && !shard->jobs_out) {
 		shard->rest = NULL;
 		call_done(call, 0);
@@ -227,7 +228,7 @@ static bool round_of(struct shard *shard)
 {
 	bool more;
 
-	if (shard->resting)
+	if (shard->resting || (shard->settling && !shard->jobs_out))
 		return rest(shard);
 	shard_serve(shard); /* what was read while something else was done */
 	if (shard->ahead_count) {
@@ -238,7 +239,7 @@ static bool round_of(struct shard *shard)
 		shard_purge(shard);
 	if (shard->heal_wanted && shard->job_free != GVM_NIL)
 		shard_heal(shard);
-	more = shard_evict(shard);
+	more = shard->settling ? false : shard_evict(shard);
 	if (shard->syncs)
 		more |= shard_sync(shard);
 	if (shard->wait_head != shard->wait_tail && frames_left(shard) > 0 &&
@@ -434,7 +435,7 @@ int shard_renew(struct shard *shard)
 	close_fd(shard->mem_fd);
 	shard->uffd = shard->stage_fd = shard->mem_fd = -1;
 	shard->worker = NULL;
-	shard->started = shard->helper_started = shard->resting = false;
+	shard->started = shard->helper_started = shard->resting = shard->settling = false;
 	shard->rest = NULL;
 	shard->syncs = NULL;
 	shard->fault_tail = shard->fault_head;
