@@ -363,9 +363,7 @@ static int take_shared(struct view *view, uint64_t page, uint32_t count, bool gi
 	got = pread(range->memfd, slot_mem(shard, first), (size_t)n * PAGE, (off_t)at);
 	for (uint32_t k = 0; k < n; k++)
 		shard->slots[first + k].flags |= SLOT_FULL;
-	if (got != (ssize_t)n * PAGE ||
-	    fallocate(range->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
-		      (off_t)n * PAGE)) {
+	if (got != (ssize_t)n * PAGE || sys_punch(range->memfd, at, (uint64_t)n * PAGE)) {
 		/* the program has made its file shorter: these pages stay where they are */
 		for (uint32_t k = 0; k < n; k++)
 			view->table[page + k] |= PAGE_DIRTY;

@@ -95,13 +95,13 @@ static int empty(const struct job *job)
 {
 	uint64_t bytes = (uint64_t)job->count * PAGE;
 
-	return madvise((void *)job->addr, bytes, MADV_DONTNEED) < 0 ? -errno : 0;
+	return sys_madvise((void *)job->addr, bytes, MADV_DONTNEED) < 0 ? -errno : 0;
 }
 
 static int cover(struct shard *shard, const struct job *job)
 {
-	void *p = mmap((void *)job->addr, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-		       shard->pager->empty_fd, 0);
+	void *p = sys_mmap((void *)job->addr, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+			   shard->pager->empty_fd, 0);
 
 	return p == MAP_FAILED ? -errno : 0;
 }
@@ -115,11 +115,11 @@ static int uncover(struct shard *shard, const struct job *job)
 	if (shard->pager->poison)
 		return empty(job);
 	if (range->anon)
-		p = mmap(at, PAGE, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+		p = sys_mmap(at, PAGE, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 	else
-		p = mmap(at, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, range->memfd,
-			 (off_t)(range->offset + job->page * PAGE));
+		p = sys_mmap(at, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, range->memfd,
+			     (off_t)(range->offset + job->page * PAGE));
 	if (p == MAP_FAILED)
 		return -errno;
 	return mem_register(shard->uffd, job->addr, PAGE,
@@ -138,7 +138,7 @@ static int work(struct shard *shard, struct job *job)
 		__atomic_store_n(&job->copied, 1, __ATOMIC_SEQ_CST);
 		return empty(job);
 	case JOB_POPULATE:
-		return madvise((void *)job->addr, PAGE, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
+		return sys_madvise((void *)job->addr, PAGE, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
 	case JOB_COVER:
 		return cover(shard, job);
 	case JOB_HEAL:

@@ -13,11 +13,15 @@
 #define GVM_PAGER_INTERNAL_H
 
 #include <errno.h>
+#include <linux/falloc.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <gvmnet/cluster.h>
 #include <gvmnet/gvmnet.h>
 #include <gvmnet/pager.h>
@@ -392,6 +396,30 @@ int pager_open_store(struct gvm_net *net, const struct gvm_pager_config *config,
 		     const struct store_ops *store, struct gvm_pager **pager);
 
 /* ---- mem.c: the kernel's side --------------------------------------------------------------- */
+
+/* The system calls themselves: the C library's names for them may be somebody's who watches for the
+ * program's mappings, to page them with this very pager. */
+static inline void *sys_mmap(void *at, uint64_t bytes, int prot, int flags, int fd, uint64_t offset)
+{
+	return (void *)syscall(SYS_mmap, at, bytes, prot, flags, fd, offset);
+}
+static inline int sys_munmap(void *at, uint64_t bytes)
+{
+	return (int)syscall(SYS_munmap, at, bytes);
+}
+static inline void *sys_mremap(void *at, uint64_t bytes, uint64_t now, int flags, void *to)
+{
+	return (void *)syscall(SYS_mremap, at, bytes, now, flags, to);
+}
+static inline int sys_madvise(void *at, uint64_t bytes, int advice)
+{
+	return (int)syscall(SYS_madvise, at, bytes, advice);
+}
+static inline int sys_punch(int fd, uint64_t offset, uint64_t bytes)
+{
+	return (int)syscall(SYS_fallocate, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
+			    bytes);
+}
 
 void *mem_map(uint64_t bytes);
 void mem_unmap(void *base, uint64_t bytes);

@@ -30,23 +30,22 @@ struct poison_request {
 
 unsigned pager_quirks;
 
-/* The system call itself: mmap as a symbol may be somebody's who watches for mappings to page. */
 void *mem_map(uint64_t bytes)
 {
-	void *p = (void *)syscall(SYS_mmap, NULL, bytes, PROT_READ | PROT_WRITE,
-				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p = sys_mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (p == MAP_FAILED)
 		return NULL;
 	/* bookkeeping is sparse: huge pages would make it as large as what it keeps */
-	madvise(p, bytes, MADV_NOHUGEPAGE);
+	sys_madvise(p, bytes, MADV_NOHUGEPAGE);
 	return p;
 }
 
 void mem_unmap(void *base, uint64_t bytes)
 {
 	if (base)
-		syscall(SYS_munmap, base, bytes);
+		sys_munmap(base, bytes);
 }
 
 static int open_fd(void)

@@ -226,16 +226,14 @@ static void call_remove(struct call *call)
 
 int range_punch(const struct gvm_range *range, uint64_t offset, uint64_t bytes)
 {
-	return fallocate(range->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-			 (off_t)(range->offset + offset), (off_t)bytes) < 0
-		   ? -errno
-		   : 0;
+	return sys_punch(range->memfd, range->offset + offset, bytes) < 0 ? -errno : 0;
 }
 
 static int empty_range(const struct gvm_range *range)
 {
 	if (range->anon)
-		return madvise((void *)range->base, range->bytes, MADV_DONTNEED) < 0 ? -errno : 0;
+		return sys_madvise((void *)range->base, range->bytes, MADV_DONTNEED) < 0 ? -errno
+											 : 0;
 	return range_punch(range, 0, range->bytes);
 }
 
@@ -332,8 +330,8 @@ static int empty_parts(const struct parts *parts)
 	int err = 0;
 
 	for (uint32_t i = 0; i < parts->count; i++)
-		if (madvise((void *)parts->part[i].addr, parts->part[i].pages * PAGE,
-			    MADV_DONTNEED) < 0)
+		if (sys_madvise((void *)parts->part[i].addr, parts->part[i].pages * PAGE,
+				MADV_DONTNEED) < 0)
 			err = -errno;
 	return err;
 }
@@ -341,7 +339,7 @@ static int empty_parts(const struct parts *parts)
 static void unmap_parts(const struct parts *parts)
 {
 	for (uint32_t i = 0; i < parts->count; i++)
-		munmap((void *)parts->part[i].addr, parts->part[i].pages * PAGE);
+		sys_munmap((void *)parts->part[i].addr, parts->part[i].pages * PAGE);
 }
 
 static int adopt_memfd(struct gvm_range *range, int memfd, uint64_t offset)
@@ -359,16 +357,16 @@ static int prepare_memory(struct gvm_range *range, void *base)
 	int err;
 
 	if (!base) {
-		p = mmap(NULL, range->bytes, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		p = sys_mmap(NULL, range->bytes, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 		if (p == MAP_FAILED)
 			return -errno;
 		range->own_mapping = true;
 	}
 	range->base = (uintptr_t)p;
 	/* a huge page would come and go as 512 pages at a time */
-	madvise(p, range->bytes, MADV_NOHUGEPAGE);
-	madvise(p, range->bytes, MADV_UNMERGEABLE);
+	sys_madvise(p, range->bytes, MADV_NOHUGEPAGE);
+	sys_madvise(p, range->bytes, MADV_UNMERGEABLE);
 	err = empty_range(range);
 	if (err)
 		gvm_log(GVM_LOG_ERROR, "memory for %s cannot be emptied: %s", range->name,
@@ -532,7 +530,7 @@ static void take_apart(struct gvm_range *range)
 		pager_call_all(pager, call_forget, range, 0, 0);
 	}
 	if (range->own_mapping)
-		munmap((void *)range->base, range->bytes);
+		sys_munmap((void *)range->base, range->bytes);
 	close_views(range, pager->shards);
 }
 

@@ -49,9 +49,9 @@ static int reserve_parts(const struct parts *parts, uint64_t *pages)
 	for (uint32_t i = 0; i < parts->count; i++) {
 		const struct part *part = &parts->part[i];
 
-		if (mmap((void *)part->addr, part->pages * PAGE, PROT_NONE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
-			 0) == MAP_FAILED)
+		if (sys_mmap((void *)part->addr, part->pages * PAGE, PROT_NONE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+			     0) == MAP_FAILED)
 			err = -errno;
 		else
 			*pages += part->pages;
@@ -227,18 +227,18 @@ static int map_tail(struct gvm_range *range, uint64_t at, uint64_t first, uint64
 	void *p;
 
 	if (range->anon)
-		p = mmap((void *)at, pages * PAGE, PROT_READ | PROT_WRITE,
-			 flags | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		p = sys_mmap((void *)at, pages * PAGE, PROT_READ | PROT_WRITE,
+			     flags | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	else
-		p = mmap((void *)at, pages * PAGE, PROT_READ | PROT_WRITE, flags | MAP_SHARED,
-			 range->memfd, (off_t)(range->offset + first * PAGE));
+		p = sys_mmap((void *)at, pages * PAGE, PROT_READ | PROT_WRITE, flags | MAP_SHARED,
+			     range->memfd, (off_t)(range->offset + first * PAGE));
 	if (p == MAP_FAILED)
 		return -errno;
 	if ((uintptr_t)p != at) { /* a kernel that does not know NOREPLACE took it for a hint */
-		munmap(p, pages * PAGE);
+		sys_munmap(p, pages * PAGE);
 		return -EEXIST;
 	}
-	madvise(p, pages * PAGE, MADV_NOHUGEPAGE);
+	sys_madvise(p, pages * PAGE, MADV_NOHUGEPAGE);
 	if (!range->anon)
 		range_punch(range, first * PAGE, pages * PAGE);
 	return 0;
@@ -252,7 +252,7 @@ static uint64_t move_bytes(uint64_t from, uint64_t to, uint64_t bytes)
 {
 	uint64_t half = bytes / PAGE / 2 * PAGE, moved;
 
-	if (mremap((void *)from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)to) !=
+	if (sys_mremap((void *)from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)to) !=
 	    MAP_FAILED)
 		return bytes;
 	if (errno != EFAULT || half == 0)
@@ -303,8 +303,8 @@ static int move_range(struct gvm_range *range, uint64_t to)
 
 static void *reserve(void *at, uint64_t bytes)
 {
-	return mmap(at, bytes, PROT_NONE,
-		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at ? MAP_FIXED : 0), -1, 0);
+	return sys_mmap(at, bytes, PROT_NONE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at ? MAP_FIXED : 0), -1, 0);
 }
 
 static int adopt_tail(struct gvm_range *range, uint64_t old, uint64_t pages)
@@ -336,7 +336,7 @@ static int grow(struct gvm_range *range, uint64_t pages, int flags, void *fixed)
 	err = pages > range->table_pages ? grow_region(range, pages) : 0;
 	if (err) {
 		if (in_place)
-			munmap((void *)(range->base + old * PAGE), (pages - old) * PAGE);
+			sys_munmap((void *)(range->base + old * PAGE), (pages - old) * PAGE);
 		return err;
 	}
 	if (!in_place) {
@@ -359,7 +359,7 @@ static int shrink(struct gvm_range *range, uint64_t pages)
 
 	if (err)
 		return err;
-	munmap((void *)tail, (old - pages) * PAGE);
+	sys_munmap((void *)tail, (old - pages) * PAGE);
 	__atomic_sub_fetch(&range->pager->attached, old - pages, __ATOMIC_RELAXED);
 	range->pages = pages;
 	range->bytes = pages * PAGE;

@@ -187,7 +187,7 @@ static void *regrow(void *old, uint64_t old_bytes, uint64_t bytes)
 
 	if (!old)
 		return mem_map(bytes);
-	p = mremap(old, old_bytes, bytes, MREMAP_MAYMOVE);
+	p = sys_mremap(old, old_bytes, bytes, MREMAP_MAYMOVE, NULL);
 	return p == MAP_FAILED ? NULL : p;
 }
 
@@ -317,8 +317,8 @@ void slot_zap(struct shard *shard)
 			end = stale[i] + 1;
 		}
 		if (end > first)
-			madvise(slot_mem(shard, first), (uint64_t)(end - first) * PAGE,
-				MADV_DONTNEED);
+			sys_madvise(slot_mem(shard, first), (uint64_t)(end - first) * PAGE,
+				    MADV_DONTNEED);
 		else
 			i++;
 	}
