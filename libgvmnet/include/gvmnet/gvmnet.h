@@ -350,7 +350,8 @@ int gvm_mem_register(struct gvm_net *net, void *base, size_t len, unsigned acces
 uint64_t gvm_mem_key(const struct gvm_mem *mem);
 /*
  * Withdraw it: operations that arrive from now on fail with -ENOENT. gone(arg) is called once, when
- * no operation touches the memory any more: from here or from a worker's thread. Thread-safe.
+ * no operation touches the memory any more: from here or from a worker's thread, in the middle of
+ * its work, so it posts and disconnects nothing. Thread-safe.
  */
 void gvm_mem_unregister(struct gvm_mem *mem, void (*gone)(void *arg), void *arg);
 
