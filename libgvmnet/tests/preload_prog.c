@@ -192,6 +192,79 @@ static void fork_both_ways(void)
 	CHECK(holds(p, size, 3) && holds(block, size, 5));
 }
 
+static volatile int stop;
+static void *busy(void *arg)
+{
+	char *p = map(size);
+
+	for (uint64_t seed = 1; !stop; seed++) {
+		fill(p, size, seed);
+		CHECK(holds(p, size, seed));
+		free(malloc(size / 2));
+		FILE *null = fopen("/dev/null", "w");
+		CHECK(null && fprintf(null, "%d", (int)seed) > 0 && !fclose(null));
+	}
+	return NULL;
+}
+
+/* Children of a process whose other threads fault, map, allocate and print meanwhile. */
+static void fork_busy(void)
+{
+	pthread_t id[3];
+	char *p = map(size);
+
+	fill(p, size, 9);
+	for (int i = 0; i < 3; i++)
+		CHECK(!pthread_create(&id[i], NULL, busy, NULL));
+	for (int i = 0; i < 8; i++) {
+		fflush(NULL);
+		pid_t pid = fork();
+		CHECK(pid >= 0);
+		if (!pid) {
+			CHECK(holds(p, size, 9));
+			char *q = malloc(size);
+			fill(q, size, 1);
+			fill(p, size, 10);
+			CHECK(holds(q, size, 1) && holds(p, size, 10));
+			if (i % 2)
+				exit(0);
+			_exit(0);
+		}
+		wait_for(pid);
+	}
+	stop = 1;
+	for (int i = 0; i < 3; i++)
+		CHECK(!pthread_join(id[i], NULL));
+	CHECK(holds(p, size, 9));
+}
+
+/* A child of a child, and the memory of all of them afterwards. */
+static void fork_deep(void)
+{
+	char *p = map(size);
+
+	fill(p, size, 1);
+	pid_t pid = fork();
+	CHECK(pid >= 0);
+	if (!pid) {
+		fill(p, size / 2, 2);
+		pid = fork();
+		CHECK(pid >= 0);
+		if (!pid) {
+			CHECK(holds(p, size / 2, 2));
+			fill(p, size, 3);
+			CHECK(holds(p, size, 3));
+			_exit(0);
+		}
+		CHECK(!munmap(p + size / 2, size / 2));
+		wait_for(pid);
+		CHECK(holds(p, size / 2, 2));
+		_exit(0);
+	}
+	wait_for(pid);
+	CHECK(holds(p, size, 1));
+}
+
 static int prepared, in_parent, in_child;
 static void on_prepare(void)
 {
@@ -618,6 +691,8 @@ static const struct {
 	{ "small", small },
 	{ "threads", threads },
 	{ "fork", fork_both_ways },
+	{ "fork_busy", fork_busy },
+	{ "fork_deep", fork_deep },
 	{ "handlers", fork_handlers },
 	{ "exec", fork_exec },
 	{ "dontfork", dontfork },

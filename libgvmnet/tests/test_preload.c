@@ -137,6 +137,9 @@ static void a_fork_is_followed(void **state)
 	assert_int_equal(count(calls, "fork_prepare"), 1);
 	assert_int_equal(count(calls, "fork_parent 1"), 1);
 	assert_int_equal(count(calls, "fork_child"), 1);
+	RUNS("fork_busy");
+	MADE("fork_child");
+	RUNS("fork_deep");
 	RUNS("handlers");
 	RUNS("dontfork");
 	assert_int_equal(count(calls, "set_fork 0"), 1);
