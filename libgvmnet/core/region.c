@@ -19,9 +19,10 @@ _Static_assert(GVM_REGION_CREATE == GVM_RO_CREATE && GVM_REGION_EXCL == GVM_RO_E
 		   GVM_REGION_READONLY == GVM_RO_READONLY,
 	       "the API's flags are the wire's");
 
-#define SLAB_BYTES_MIN (64u << 10)
-#define SLAB_BYTES_MAX (1u << 30)
-#define LINGER_MS      30000u
+#define SLAB_BYTES_MIN  (64u << 10)
+#define SLAB_BYTES_MAX  (1u << 30)
+#define LINGER_MS       30000u
+#define LEAVE_LINGER_MS 1 /* of a process that ends; 0 would mean the default */
 
 /* ---- small things --------------------------------------------------------------------------- */
 
@@ -531,4 +532,13 @@ void gvm_region_close(struct gvm_region *region)
 	if (opened)
 		opened(region->arg, region, -ECANCELED);
 	region_put(region);
+}
+
+void gvm_region_leave(struct gvm_region *region)
+{
+	if (region->state != REGION_OPEN)
+		return;
+	region->linger_ms = LEAVE_LINGER_MS;
+	for (unsigned i = 0; i < region->node_count; i++)
+		region_node_leave(region->nodes[i]);
 }

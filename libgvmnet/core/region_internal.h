@@ -71,6 +71,7 @@ struct region_node {
 	struct gvm_peer_observer observer;
 	struct gvm_op call;      /* the one control message under way */
 	struct gvm_op bye;       /* REGION_CLOSE */
+	struct gvm_op leave;     /* REGION_OPEN with another linger time */
 	struct gvm_timer retry;  /* AWAY: the next try; READY: look for room */
 	struct gvm_timer expiry; /* the first deadline of what waits here */
 	uint64_t expiry_at;
@@ -88,6 +89,7 @@ struct region_node {
 	bool told_away, told_busy;
 	bool sent_before; /* the request under way was sent already, and not answered */
 	bool bye_due;     /* REGION_CLOSE did not find room */
+	bool leaving;     /* leave is under way */
 	bool told_full;
 	int failed; /* a post of a control message was refused: retry tells */
 };
@@ -233,6 +235,7 @@ struct gvm_msg region_node_open_msg(const struct region_node *node, uint64_t pag
 int region_node_take_opened(struct region_node *node, const struct gvm_msg *reply);
 /* Let go of it there (or of what was only just made): sent, or noted that there was no room. */
 void region_node_bye(struct region_node *node);
+void region_node_leave(struct region_node *node);
 /* Its slabs are all known: go on. */
 void region_node_ready(struct region_node *node);
 

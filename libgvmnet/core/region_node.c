@@ -582,3 +582,28 @@ void region_node_bye(struct region_node *node)
 		region_get(region);
 	node->bye_due = rc == -EAGAIN && node->posted > 0;
 }
+
+static void leave_done(struct gvm_op *op, int status)
+{
+	struct region_node *node = container(op, struct region_node, leave);
+
+	(void)status; /* a node that does not hear of it waits for its linger time */
+	node->leaving = false;
+	region_put(node->region);
+}
+
+void region_node_leave(struct region_node *node)
+{
+	struct gvm_region *region = node->region;
+	uint8_t body[GVM_REGION_OPEN_LEN];
+	struct gvm_msg msg = region_node_open_msg(node, 0, 0, 0, body);
+
+	if (!node->known || node->leaving || gvm_peer_state(node->peer) != GVM_PEER_READY)
+		return;
+	node->leave.done = leave_done;
+	node->leave.deadline_ns = gvm_worker_now(region->worker) + region->op_timeout_ns;
+	if (gvm_call(node->peer, &msg, &node->leave))
+		return;
+	node->leaving = true;
+	region_get(region);
+}

@@ -112,6 +112,7 @@ struct store_ops {
 		     struct gvm_region_op *op);
 	int (*resize)(struct gvm_region *region, uint64_t bytes, struct gvm_region_op *op);
 	int (*remove)(struct gvm_region *region, struct gvm_region_op *op);
+	void (*leave)(struct gvm_region *region);
 	void (*close)(struct gvm_region *region);
 };
 extern const struct store_ops store_region;

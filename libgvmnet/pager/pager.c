@@ -24,6 +24,7 @@ const struct store_ops store_region = {
 	.clone = gvm_region_clone,
 	.resize = gvm_region_resize,
 	.remove = gvm_region_delete,
+	.leave = gvm_region_leave,
 	.close = gvm_region_close,
 };
 

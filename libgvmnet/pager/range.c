@@ -733,3 +733,30 @@ int gvm_pager_discard(struct gvm_range *range, uint64_t offset, uint64_t bytes)
 	pthread_mutex_unlock(&pager->control);
 	return err;
 }
+
+/* ---- leaving ------------------------------------------------------------------------------- */
+
+/* The linger time is the region's, not a view's: one view is enough. */
+static void call_leave(struct call *call)
+{
+	struct gvm_pager *pager = call->shard->pager;
+
+	for (struct gvm_range *range = pager->list; range; range = range->next) {
+		struct view *view = &call->shard->views[range->id];
+
+		if (view->region && !(range->flags & (GVM_ATTACH_SAVE | GVM_ATTACH_KEEP)))
+			pager->store->leave(view->region);
+	}
+	gvm_worker_flush(call->shard->worker);
+	call_done(call, 0);
+}
+
+void gvm_pager_leave(struct gvm_pager *pager)
+{
+	struct call call = { 0 };
+
+	if (pthread_mutex_trylock(&pager->control))
+		return; /* somebody waits for a node, perhaps for long; the linger time must do */
+	pager_call(&pager->shard[0], call_leave, &call);
+	pthread_mutex_unlock(&pager->control);
+}

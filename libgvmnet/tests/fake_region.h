@@ -390,6 +390,11 @@ static int fake_resize(struct gvm_region *r, uint64_t bytes, struct gvm_region_o
 	return fake_post(r, op, FAKE_CONTROL, 0, 0, NULL);
 }
 
+static void fake_leave(struct gvm_region *r)
+{
+	(void)r;
+}
+
 static int fake_remove(struct gvm_region *r, struct gvm_region_op *op)
 {
 	pthread_mutex_lock(&fake.lock);
@@ -426,6 +431,7 @@ static const struct store_ops fake_store = {
 	.clone = fake_clone,
 	.resize = fake_resize,
 	.remove = fake_remove,
+	.leave = fake_leave,
 	.close = fake_close,
 };
 

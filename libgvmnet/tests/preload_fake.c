@@ -200,6 +200,11 @@ void gvm_range_set_fork(struct gvm_range *range, int follow)
 	record("set_fork %d\n", follow);
 }
 
+void gvm_pager_leave(struct gvm_pager *pager)
+{
+	record("leave\n");
+}
+
 int gvm_pager_fork_prepare(struct gvm_pager *pager)
 {
 	record("fork_prepare\n");

@@ -5,6 +5,7 @@
  *   preload_mmap.c    mmap and its family, as the program calls them
  *   preload_malloc.c  malloc and its family
  *   preload_fork.c    fork, daemon, forkpty, pthread_atfork
+ *   preload_exec.c    becoming another program
  *   preload_exit.c    the beginning and the ends of a process
  *   preload_stdio.c   streams, which must not lie in paged memory
  *   preload_send.c    descriptors sent to other processes
@@ -187,6 +188,8 @@ void take_punch(int fd, uint64_t off, uint64_t len);
 size_t take_malloc_bytes(const void *p);
 
 struct gvm_pager *take_pager(void); /* NULL: not started */
+/* This process is about to end, or to become another program. No lock. */
+void take_leave(void);
 int take_fork_prepare(void);
 void take_fork_parent(int forked);
 void take_fork_child(int prepared);

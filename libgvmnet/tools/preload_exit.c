@@ -33,16 +33,19 @@ __attribute__((constructor)) static void begin(void)
 __attribute__((destructor)) static void end(void)
 {
 	report_final();
+	take_leave();
 }
 
 PRELOAD_EXPORT void _exit(int code)
 {
 	report_final();
+	take_leave();
 	raw_exit(code);
 }
 
 PRELOAD_EXPORT void _Exit(int code)
 {
 	report_final();
+	take_leave();
 	raw_exit(code);
 }

@@ -147,6 +147,7 @@ int take_start(void)
 		take.failed = err;
 		return err;
 	}
+	take.pid = raw_getpid();
 	report_started(take.pager);
 	return 0;
 }
@@ -303,6 +304,12 @@ size_t take_malloc_bytes(const void *p)
 		   : 0;
 }
 
+void take_leave(void)
+{
+	if (take.pager && take.pid == raw_getpid())
+		gvm_pager_leave(take.pager);
+}
+
 /* ---- fork ----------------------------------------------------------------------------------- */
 
 /* 1: the pager rests until take_fork_parent or take_fork_child; 0: there is none; else -errno. */
@@ -329,6 +336,7 @@ void take_fork_child(int prepared)
 	pthread_mutex_init(&take.lock, NULL);
 	pthread_mutex_lock(&take.lock);
 	heap_fork_child();
+	take.pid = raw_getpid();
 	report_fork_child(prepared > 0);
 	if (!prepared)
 		return;

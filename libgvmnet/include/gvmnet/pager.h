@@ -103,6 +103,10 @@ int gvm_pager_fork_prepare(struct gvm_pager *pager);
 void gvm_pager_fork_parent(struct gvm_pager *pager, int forked);
 int gvm_pager_fork_child(struct gvm_pager *pager);
 
+/* The process is about to end, or to become another program: ephemeral regions go soon after it, not
+ * after their linger time. Paged memory can be used as before, by all threads. Waits for nobody. */
+void gvm_pager_leave(struct gvm_pager *pager);
+
 struct gvm_pager_stats {
 	uint64_t faults;	    /* page faults served, all kinds */
 	uint64_t faults_remote;	    /* had to wait for a memory node */

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Becoming another program: what this one had on the memory nodes need not wait for it to come
+ * back. If the call fails, everything goes on as before.
+ */
+#include <stdarg.h>
+#include <unistd.h>
+#include "preload.h"
+
+extern char **environ;
+
+#define NEXT(name)                                                                                 \
+	static __typeof__(name) *real;                                                             \
+	if (!real)                                                                                 \
+		real = next_symbol(#name);                                                         \
+	take_leave()
+
+PRELOAD_EXPORT int execve(const char *path, char *const argv[], char *const envp[])
+{
+	NEXT(execve);
+	return real(path, argv, envp);
+}
+
+PRELOAD_EXPORT int execv(const char *path, char *const argv[])
+{
+	NEXT(execv);
+	return real(path, argv);
+}
+
+PRELOAD_EXPORT int execvp(const char *file, char *const argv[])
+{
+	NEXT(execvp);
+	return real(file, argv);
+}
+
+PRELOAD_EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
+{
+	NEXT(execvpe);
+	return real(file, argv, envp);
+}
+
+PRELOAD_EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
+{
+	NEXT(fexecve);
+	return real(fd, argv, envp);
+}
+
+/* How many arguments there are up to NULL, with it. */
+static size_t count_args(va_list ap)
+{
+	size_t n = 2;
+
+	while (va_arg(ap, char *))
+		n++;
+	return n;
+}
+
+/* Runs call with argv, and ap behind the last argument. */
+#define LIST(call)                                                                                 \
+	va_list ap;                                                                                \
+	va_start(ap, arg);                                                                         \
+	size_t count = count_args(ap);                                                             \
+	va_end(ap);                                                                                \
+	char *argv[count];                                                                         \
+	argv[0] = (char *)(uintptr_t)arg;                                                          \
+	va_start(ap, arg);                                                                         \
+	for (size_t i = 1; i < count; i++)                                                         \
+		argv[i] = va_arg(ap, char *);                                                      \
+	int err = call;                                                                            \
+	va_end(ap);                                                                                \
+	return err
+
+PRELOAD_EXPORT int execl(const char *path, const char *arg, ...)
+{
+	LIST(execv(path, argv));
+}
+
+PRELOAD_EXPORT int execlp(const char *file, const char *arg, ...)
+{
+	LIST(execvp(file, argv));
+}
+
+PRELOAD_EXPORT int execle(const char *path, const char *arg, ...)
+{
+	LIST(execve(path, argv, va_arg(ap, char **)));
+}
