@@ -179,8 +179,8 @@ static void close_socket(struct tcp_ep *ep)
 
 /*
  * Have the close throw away what has not been sent, and say so by a reset. Operations that end with
- * -ECONNRESET are tried again on a new connection; the kernel, left alone with the old one, would go on
- * trying to deliver it, and an old put could arrive after a newer one.
+ * -ECONNRESET are tried again on a new connection; the kernel, left alone with the old one, would
+ * go on trying to deliver it, and an old put could arrive after a newer one.
  */
 static void drop_unsent(struct tcp_ep *ep)
 {
