@@ -246,8 +246,9 @@ static void print_report(void)
 
 	gvm_pager_stats(report.pager, &s, &latency);
 	uint64_t near = s.faults > s.faults_remote ? s.faults - s.faults_remote : 0;
-	say("took over %s in %llu mappings; at most %s of it local",
+	say("took over %s in %llu mapping%s; at most %s of it local",
 	    human(report.bytes, size, sizeof size), (unsigned long long)report.mappings,
+	    report.mappings == 1 ? "" : "s",
 	    human(gvm_option_number("GVM_LOCAL"), local, sizeof local));
 	say("%llu faults, p50 %.1f us, p99 %.1f us; %.1f %% did not wait for a memory node",
 	    (unsigned long long)s.faults, (double)gvm_hist_percentile(all, 0.5) / 1e3,
