@@ -248,7 +248,7 @@ struct view {
 };
 
 /* Where pages of a range are mapped, and whose they are. */
-#define PARTS_MAX 65536u
+#define PARTS_MAX 65536u /* beside one for each slab */
 struct part {
 	uint64_t addr, first, pages;
 	uint32_t shard;

@@ -249,8 +249,15 @@ int gvm_pager_open(struct gvm_net *net, const struct gvm_pager_config *config,
 
 void gvm_pager_close(struct gvm_pager *pager)
 {
-	while (pager->list)
-		range_detach(pager->list, false);
+	for (struct gvm_range *range = pager->list; range; range = pager->list) {
+		int err = range_detach(range, false);
+
+		if (pager->list == range) {
+			gvm_log(GVM_LOG_ERROR, "%s could not be taken from under the pager: %s",
+				range->name, strerror(-err));
+			pager->list = range->next;
+		}
+	}
 	stop_shards(pager, pager->shards, pager->shards);
 	pager_free(pager);
 }

@@ -290,9 +290,12 @@ static void call_parts(struct call *call)
 int parts_get(struct gvm_range *range, uint64_t from, uint64_t to, struct parts *parts)
 {
 	struct gvm_pager *pager = range->pager;
+	uint64_t most;
 
 	parts->count = 0;
-	parts->bytes = PARTS_MAX * sizeof(*parts->part);
+	/* each slab and each hole may divide it once */
+	most = range->pages / range->slab_pages + PARTS_MAX;
+	parts->bytes = most * sizeof(*parts->part);
 	parts->part = mem_map(parts->bytes);
 	if (!parts->part)
 		return -ENOMEM;
@@ -301,7 +304,7 @@ int parts_get(struct gvm_range *range, uint64_t from, uint64_t to, struct parts 
 				     .a = from,
 				     .b = to,
 				     .cursor = (uintptr_t)(parts->part + parts->count),
-				     .phase = PARTS_MAX - parts->count };
+				     .phase = (uint32_t)(most - parts->count) };
 		int n = pager_call(&pager->shard[i], call_parts, &call);
 
 		if (n < 0) {
