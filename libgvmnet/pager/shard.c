@@ -382,6 +382,8 @@ static int open_worker(struct shard *shard)
 
 	if (err)
 		return err;
+	if (shard->recheck_count)
+		gvm_timer_set(shard->worker, &shard->recheck_timer, 0);
 	shard->watch.fd = shard->uffd;
 	shard->watch.ready = uffd_ready;
 	return gvm_worker_watch(shard->worker, &shard->watch, EPOLLIN);

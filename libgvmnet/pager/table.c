@@ -217,8 +217,10 @@ uint32_t frame_get(struct shard *shard)
 		shard->frame_free = shard->frames[i].link.next;
 		return i;
 	}
-	if (shard->frame_used == shard->frame_limit)
-		return GVM_NIL;
+	/* only far above the budget, where pages will not let go: then more room is better than none */
+	if (shard->frame_used == shard->frame_limit &&
+	    frames_limit(shard, (uint64_t)shard->frame_limit + shard->frame_limit / 8))
+		abort();
 	return shard->frame_used++;
 }
 
