@@ -217,7 +217,8 @@ uint32_t frame_get(struct shard *shard)
 		shard->frame_free = shard->frames[i].link.next;
 		return i;
 	}
-	/* only far above the budget, where pages will not let go: then more room is better than none */
+	/* only far above the budget, where pages will not let go: then more room is better than
+	 * none */
 	if (shard->frame_used == shard->frame_limit &&
 	    frames_limit(shard, (uint64_t)shard->frame_limit + shard->frame_limit / 8))
 		abort();
