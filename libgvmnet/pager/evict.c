@@ -250,18 +250,23 @@ static void give_slots_back(struct shard *shard, uint32_t first, uint32_t from, 
 		slot_put(shard, first + k);
 }
 
-/* The mapping has no page there: it was discarded. */
-static void vanished(struct view *view, uint64_t page)
+/*
+ * The kernel's word that there is no page is no proof: while it migrates a page (compaction), a
+ * move can find the entry empty for an instant (seen on 6.18). mincore looks under the lock.
+ */
+static bool is_gone(struct view *view, uint64_t page)
 {
-	page_discard(view, page, PAGE_NONE);
+	unsigned char present = 1;
+
+	return mincore((void *)view_addr(view, page), PAGE, &present) == 0 && !(present & 1);
 }
 
 static int refuse(struct view *view, uint64_t page, int err)
 {
 	struct job *job;
 
-	if (err == -ENOENT) {
-		vanished(view, page);
+	if (err == -ENOENT && is_gone(view, page)) { /* discarded */
+		page_discard(view, page, PAGE_NONE);
 		return 1;
 	}
 	/*
@@ -321,6 +326,22 @@ static int take_helped(struct view *view, uint64_t page, uint32_t count, bool gi
 	return (int)n;
 }
 
+/*
+ * Nor is the number of pages that a move reports when it ends early (seen on 6.18, during
+ * compaction): it may have moved more. A slot that was empty and has a page now has the page that
+ * was to go there.
+ */
+static uint64_t really_moved(struct shard *shard, uint32_t first, uint32_t n, uint64_t done)
+{
+	unsigned char present[ROUND] = { 0 };
+
+	if (mincore(slot_mem(shard, first), (uint64_t)n * PAGE, present) < 0)
+		return done;
+	while (done / PAGE < n && (present[done / PAGE] & 1))
+		done += PAGE;
+	return done;
+}
+
 static int take_move(struct view *view, uint64_t page, uint32_t count, bool give_back)
 {
 	struct shard *shard = view->shard;
@@ -333,6 +354,8 @@ static int take_move(struct view *view, uint64_t page, uint32_t count, bool give
 		return 0;
 	err = mem_move(shard->stage_fd, (uintptr_t)slot_mem(shard, first), addr, (uint64_t)n * PAGE,
 		       &done);
+	if (err)
+		done = really_moved(shard, first, n, done);
 	for (k = 0; k < done / PAGE; k++)
 		took(view, page + k, first + k, give_back);
 	give_slots_back(shard, first, k, n);
