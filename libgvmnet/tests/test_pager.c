@@ -243,6 +243,43 @@ static void threads_share_a_range(void **state)
 	}
 }
 
+static void *compact(void *stop)
+{
+	while (!*(atomic_bool *)stop) {
+		int fd = open("/proc/sys/vm/compact_memory", O_WRONLY | O_CLOEXEC);
+
+		if (fd < 0 || write(fd, "1", 1) != 1)
+			usleep(1000);
+		if (fd >= 0)
+			close(fd);
+	}
+	return NULL;
+}
+
+/* The kernel migrates the pages that are being moved, and is then not exact in what it says. */
+static void contents_hold_while_memory_is_compacted(void **state)
+{
+	atomic_bool stop = false;
+	pthread_t thread;
+
+	pthread_create(&thread, NULL, compact, &stop);
+	for (unsigned round = 0; round < 6; round++) {
+		struct bed bed = { 0 };
+		uint64_t pages = 6 * BUDGET / PAGE;
+
+		open_bed(&bed, &kinds[round % 2 * 4], pages * PAGE);
+		for (unsigned i = 0; i < 3; i++) {
+			for (uint64_t p = 0; p < pages; p++)
+				fill_page(bed.mem, p, i);
+			for (uint64_t p = 0; p < pages; p++)
+				assert_page(bed.mem, p, i);
+		}
+		close_bed(&bed);
+	}
+	stop = true;
+	pthread_join(thread, NULL);
+}
+
 /* A page that was only read is not written back, and one of zeros is never stored. */
 static void clean_and_zero_pages_cost_nothing(void **state)
 {
@@ -990,6 +1027,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(contents_hold_over_the_budget),
 		cmocka_unit_test(threads_share_a_range),
+		cmocka_unit_test(contents_hold_while_memory_is_compacted),
 		cmocka_unit_test(clean_and_zero_pages_cost_nothing),
 		cmocka_unit_test(discards_read_as_zeros),
 		cmocka_unit_test(discards_race_with_access),
