@@ -304,10 +304,17 @@ size_t take_malloc_bytes(const void *p)
 		   : 0;
 }
 
+/* Without the lock, which another thread may hold for long. No handler of the program's may run
+ * meanwhile: one that unmaps would wait for the pager, which this thread has. */
 void take_leave(void)
 {
-	if (take.pager && take.pid == raw_getpid())
-		gvm_pager_leave(take.pager);
+	uint64_t all = ~0ull, mask;
+
+	if (!take.pager || take.pid != raw_getpid())
+		return;
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &mask, sizeof all);
+	gvm_pager_leave(take.pager);
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof mask);
 }
 
 /* ---- fork ----------------------------------------------------------------------------------- */
