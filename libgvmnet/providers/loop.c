@@ -114,6 +114,16 @@ static void loop_allow(struct gvm_ep *ep)
 
 /* ---- posting ------------------------------------------------------------------------------- */
 
+/* How many ns the next frame is late. Under the lock. */
+static uint64_t delay_of_frame(void)
+{
+	const struct gvm_loop_faults *faults = &gvm_loop.faults;
+
+	return gvm_loop_happens(faults->delay) && faults->delay_ns
+		   ? gvm_loop_draw() % faults->delay_ns + 1
+		   : 0;
+}
+
 static int post_locked(struct loop_ep *ep, struct frame *f, int answer)
 {
 	struct link *link = ep->link;
@@ -129,7 +139,7 @@ static int post_locked(struct loop_ep *ep, struct frame *f, int answer)
 		gvm_loop_frame_free(
 		    f); /* lost on the way; the end of the link is already in our inbox */
 	else {
-		f->due = gvm_loop_delay();
+		f->due = delay_of_frame();
 		if (f->due)
 			f->due += gvm_now();
 		gvm_loop_frame_post(link->prov[to], f);
@@ -402,6 +412,57 @@ static void serve(struct gvm_prov *prov, struct frame *f)
 
 /* ---- the inbox ----------------------------------------------------------------------------- */
 
+static void set_timer(struct gvm_prov *prov, uint64_t due)
+{
+	struct itimerspec at = { .it_value = { (time_t)(due / 1000000000u),
+					       (long)(due % 1000000000u) } };
+
+	timerfd_settime(prov->timer.fd, TFD_TIMER_ABSTIME, &at, NULL);
+}
+
+/* Take the first frame that is due; NULL: none, and the timer is set for the next. Under the lock.
+ */
+static struct frame *inbox_take(struct gvm_prov *prov)
+{
+	uint64_t first = 0, now = 0;
+	struct frame **at, *f;
+
+	if (gvm_loop.faults.stall)
+		return NULL;
+	for (at = &prov->inbox; (f = *at); at = &f->next) {
+		if (f->due && !now)
+			now = gvm_now();
+		if (f->due <= now || (f->link->broken && f->kind != F_BREAK))
+			break;
+		if (!first || f->due < first)
+			first = f->due;
+	}
+	if (!f) {
+		if (first)
+			set_timer(prov, first);
+		return NULL;
+	}
+	*at = f->next;
+	if (!*at)
+		prov->inbox_end = at;
+	return f;
+}
+
+/* The frame has left the queue; who waits for room is told. Under the lock. */
+static void inbox_left(struct frame *f)
+{
+	struct link *link = f->link;
+	unsigned from = !f->to;
+
+	if (f->kind != F_WIRE)
+		return;
+	link->queued[f->to]--;
+	if (link->starved[from] && link->queued[f->to] <= QUEUE_LOW) {
+		link->starved[from] = 0;
+		gvm_loop_tell(link, from, F_ROOM, 0);
+	}
+}
+
 static int loop_progress(struct gvm_prov *prov)
 {
 	struct loop_ep *ep;
@@ -414,9 +475,9 @@ static int loop_progress(struct gvm_prov *prov)
 	}
 	while (n < SERVE_BATCH) {
 		pthread_mutex_lock(&gvm_loop.lock);
-		f = gvm_loop_take(prov);
+		f = inbox_take(prov);
 		if (f)
-			gvm_loop_left(f);
+			inbox_left(f);
 		lost = f && f->link->broken && f->kind != F_BREAK && f->kind != F_CONNECT;
 		pthread_mutex_unlock(&gvm_loop.lock);
 		if (!f)
@@ -517,6 +578,21 @@ free_prov:
 	return err;
 }
 
+/* Connects that were not yet served are refused; anything else in the inbox is for ends that are
+ * gone. Under the lock. */
+static void drop_inbox(struct gvm_prov *prov)
+{
+	struct frame *f;
+
+	while ((f = prov->inbox)) {
+		prov->inbox = f->next;
+		if (f->kind == F_CONNECT)
+			gvm_loop_tell(f->link, 0, F_OPEN, -ECONNREFUSED);
+		gvm_loop_frame_free(f);
+	}
+	prov->inbox_end = &prov->inbox;
+}
+
 static void loop_close(struct gvm_prov *prov)
 {
 	struct gvm_prov **at = &gvm_loop.provs;
@@ -526,7 +602,7 @@ static void loop_close(struct gvm_prov *prov)
 	while (*at != prov)
 		at = &(*at)->next;
 	*at = prov->next;
-	gvm_loop_drop_inbox(prov);
+	drop_inbox(prov);
 	pthread_mutex_unlock(&gvm_loop.lock);
 	while ((ep = prov->dead)) {
 		prov->dead = ep->dead_next;

@@ -2,14 +2,15 @@
 /*
  * What the files of the loop provider share; loop.c says what the provider is.
  *
- *     loop.c          ends: posting, serving, the table of operations
- *     loop_link.c     links, frames, inboxes and faults
+ *     loop.c          ends and inboxes: posting, serving, the table of operations
+ *     loop_link.c     links, frames and faults
  *     loop_listen.c   listeners and connecting
  */
 #ifndef GVM_PROVIDERS_LOOP_H
 #define GVM_PROVIDERS_LOOP_H
 
 #include <pthread.h>
+#include <stdlib.h>
 #include "providers/provider.h"
 #include "providers/slots.h"
 
@@ -80,33 +81,58 @@ struct gvm_loop_shared {
 	uint64_t chance;
 	unsigned next_port, next_turn;
 };
-extern struct gvm_loop_shared gvm_loop;
+extern struct gvm_loop_shared gvm_loop __attribute__((visibility("hidden")));
 
 /* ---- loop_link.c, under the lock ----------------------------------------------------------- */
 
-/* Whether a fault of this chance (of 65,536) happens now; how many ns a frame is delayed. */
-int gvm_loop_happens(uint32_t chance);
-uint64_t gvm_loop_delay(void);
+/* The next random number, by the seed of the faults. */
+uint64_t gvm_loop_draw(void);
+
+/* Whether a fault of this chance (of 65,536) happens now. */
+static inline int gvm_loop_happens(uint32_t chance)
+{
+	return chance && (gvm_loop_draw() & 0xFFFF) < chance;
+}
+
 /* Make its worker look at the inbox. */
 void gvm_loop_wake(struct gvm_prov *prov);
-void gvm_loop_link_put(struct link *link);
+
+static inline void gvm_loop_link_put(struct link *link)
+{
+	if (!--link->refs)
+		free(link);
+}
+
 /* With room for so many bytes of payload, and a reference to the link. NULL: no memory. */
 struct frame *gvm_loop_frame_new(struct link *link, unsigned to, enum frame_kind kind,
 				 uint32_t bytes);
-void gvm_loop_frame_free(struct frame *f);
+
+static inline void gvm_loop_frame_free(struct frame *f)
+{
+	gvm_loop_link_put(f->link);
+	free(f);
+}
+
 /* Into the inbox; it is the receiver's from here. */
-void gvm_loop_frame_post(struct gvm_prov *prov, struct frame *f);
+static inline void gvm_loop_frame_post(struct gvm_prov *prov, struct frame *f)
+{
+	struct link *link = f->link;
+
+	if (f->due < link->due[f->to])
+		f->due = link->due[f->to];
+	link->due[f->to] = f->due;
+	if (f->kind == F_WIRE)
+		link->queued[f->to]++;
+	f->next = NULL;
+	*prov->inbox_end = f;
+	prov->inbox_end = &f->next;
+	gvm_loop_wake(prov);
+}
+
 /* A word without payload to an end; if there is no memory for it the link breaks on this side only,
  * which core's liveness finds. */
 void gvm_loop_tell(struct link *link, unsigned to, enum frame_kind kind, int status);
 void gvm_loop_break(struct link *link);
-/* Take the first frame that is due; NULL: none, and the timer is set for the next. */
-struct frame *gvm_loop_take(struct gvm_prov *prov);
-/* The frame has left the queue; who waits for room is told. */
-void gvm_loop_left(struct frame *f);
-/* Connects that were not yet served are refused; anything else in the inbox is for ends that are
- * gone. */
-void gvm_loop_drop_inbox(struct gvm_prov *prov);
 
 /* ---- loop_listen.c ------------------------------------------------------------------------- */
 
