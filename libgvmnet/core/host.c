@@ -42,12 +42,12 @@ static struct gvm_net_stats *host_stats(struct gvm_host *host)
 }
 
 const struct gvm_host_ops gvm_core_host_ops = {
-	.accepted = gvm_peer_accepted,
-	.connected = gvm_peer_connected,
-	.message = gvm_peer_message,
-	.writable = gvm_peer_writable,
-	.closed = gvm_peer_closed,
-	.completed = gvm_peer_completed,
+	.accepted = peer_accepted,
+	.connected = peer_connected,
+	.message = peer_message,
+	.writable = peer_writable,
+	.closed = peer_closed,
+	.completed = peer_completed,
 	.watch = host_watch,
 	.rewatch = host_rewatch,
 	.unwatch = host_unwatch,

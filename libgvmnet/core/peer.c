@@ -13,7 +13,7 @@
 
 /* ---- making and freeing peers -------------------------------------------------------------- */
 
-struct gvm_peer *gvm_peer_make(struct gvm_worker *worker)
+struct gvm_peer *peer_make(struct gvm_worker *worker)
 {
 	struct gvm_peer *peer = calloc(1, sizeof(*peer));
 
@@ -25,8 +25,8 @@ struct gvm_peer *gvm_peer_make(struct gvm_worker *worker)
 	}
 	peer->worker = worker;
 	peer->node = GVM_NODE_NONE;
-	peer->state_timer.fn = gvm_peer_on_state_timer;
-	peer->op_timer.fn = gvm_peer_on_deadline;
+	peer->state_timer.fn = peer_on_state_timer;
+	peer->op_timer.fn = peer_on_deadline;
 	peer->next = worker->peers;
 	if (peer->next)
 		peer->next->prev = peer;
@@ -35,7 +35,7 @@ struct gvm_peer *gvm_peer_make(struct gvm_worker *worker)
 }
 
 /* It is in no list but the worker's, has no connection and no operations. */
-void gvm_peer_free(struct gvm_peer *peer)
+void peer_free(struct gvm_peer *peer)
 {
 	struct gvm_worker *worker = peer->worker;
 
@@ -60,13 +60,13 @@ static int make_client(struct gvm_worker *worker, unsigned node, const char *hos
 		       struct gvm_peer **out)
 {
 	const char *open = strchr(host, ':') ? "[" : "", *close = *open ? "]" : "";
-	struct gvm_peer *peer = gvm_peer_make(worker);
+	struct gvm_peer *peer = peer_make(worker);
 
 	if (!peer)
 		return -ENOMEM;
 	peer->host = strdup(host);
 	if (!peer->host) {
-		gvm_peer_free(peer);
+		peer_free(peer);
 		return -ENOMEM;
 	}
 	peer->port = (uint16_t)port;
@@ -169,7 +169,7 @@ void *gvm_peer_user(const struct gvm_peer *peer)
 }
 
 /* Lines that the other side can cause are limited. */
-void gvm_peer_warn(struct gvm_peer *peer, const char *what, const char *sentence)
+void peer_warn(struct gvm_peer *peer, const char *what, const char *sentence)
 {
 	gvm_log_limited(&peer->worker->limit, GVM_LOG_WARN, "%s: %s%s", peer->name, what, sentence);
 }
@@ -203,7 +203,7 @@ void gvm_peer_unobserve(struct gvm_peer_observer *observer)
 	observer->peer = NULL;
 }
 
-void gvm_peer_tell_state(struct gvm_peer *peer, enum gvm_peer_state state, int why)
+void peer_tell_state(struct gvm_peer *peer, enum gvm_peer_state state, int why)
 {
 	struct gvm_worker *worker = peer->worker;
 	struct gvm_peer_observer *observer;
@@ -251,7 +251,7 @@ static struct gvm_peer *next_pending(struct gvm_worker *worker)
 static void serve_closed(struct gvm_peer *peer)
 {
 	if (peer->told_ready || !peer->accepted)
-		gvm_peer_tell_state(peer, peer->state, peer->why);
+		peer_tell_state(peer, peer->state, peer->why);
 	peer->told_ready = 0;
 }
 
@@ -265,14 +265,14 @@ static void serve_pending(struct gvm_peer *peer)
 		if (peer->accepted) {
 			/* A callback may have put it on the list again. */
 			if (!peer->in_pending)
-				gvm_peer_free(peer);
+				peer_free(peer);
 			else
 				peer->pending = GVM_PEND_CLOSED;
 			return;
 		}
 	}
 	if (what & GVM_PEND_KICK)
-		gvm_peer_kick(peer);
+		peer_kick(peer);
 	if (what & GVM_PEND_WRITABLE)
 		tell_writable(peer);
 }
@@ -305,7 +305,7 @@ void gvm_peers_close(struct gvm_worker *worker)
 	while (gvm_peers_pending(worker))
 		gvm_peers_serve(worker);
 	while (worker->peers)
-		gvm_peer_free(worker->peers);
+		peer_free(worker->peers);
 	free(worker->by_node);
 	worker->by_node = NULL;
 	worker->by_node_room = 0;

@@ -53,7 +53,7 @@ struct gvm_peer {
 	struct gvm_peer *next, *prev;	   /* worker->peers */
 	struct gvm_peer *next_pending;
 	struct gvm_peer *next_greeting, *prev_greeting;
-	uint8_t state;			   /* written by gvm_peer_become alone */
+	uint8_t state;			   /* written by peer_become alone */
 	uint8_t accepted, in_pending, pending;
 	uint8_t starved;		   /* a post was answered -EAGAIN */
 	uint8_t wanted;			   /* connect again even if no operation waits */
@@ -91,16 +91,16 @@ struct gvm_peer {
 /* ---- peer.c -------------------------------------------------------------------------------- */
 
 /* NULL: no memory. */
-struct gvm_peer *gvm_peer_make(struct gvm_worker *worker);
+struct gvm_peer *peer_make(struct gvm_worker *worker);
 /* It is in no list but the worker's, has no connection and no operations. */
-void gvm_peer_free(struct gvm_peer *peer);
+void peer_free(struct gvm_peer *peer);
 /* Tell the observers, then the application. */
-void gvm_peer_tell_state(struct gvm_peer *peer, enum gvm_peer_state state, int why);
+void peer_tell_state(struct gvm_peer *peer, enum gvm_peer_state state, int why);
 /* "NAME: WHAT SENTENCE" in the log, limited: the other side can cause such lines. */
-void gvm_peer_warn(struct gvm_peer *peer, const char *what, const char *sentence);
+void peer_warn(struct gvm_peer *peer, const char *what, const char *sentence);
 
 /* Put it on the list of peers with something to do: GVM_PEND_*. */
-static inline void gvm_peer_defer(struct gvm_peer *peer, unsigned what)
+static inline void peer_defer(struct gvm_peer *peer, unsigned what)
 {
 	struct gvm_worker *worker = peer->worker;
 
@@ -117,16 +117,16 @@ static inline void gvm_peer_defer(struct gvm_peer *peer, unsigned what)
 }
 
 /* Something that a post may have been refused for is there again. */
-static inline void gvm_peer_has_room(struct gvm_peer *peer)
+static inline void peer_has_room(struct gvm_peer *peer)
 {
 	if (peer->waiting.first)
-		gvm_peer_defer(peer, GVM_PEND_KICK);
+		peer_defer(peer, GVM_PEND_KICK);
 	if (peer->starved)
-		gvm_peer_defer(peer, GVM_PEND_WRITABLE);
+		peer_defer(peer, GVM_PEND_WRITABLE);
 }
 
 /* What a post answers that has to be tried again: -EAGAIN, and writable() will be told. */
-static inline int gvm_peer_starve(struct gvm_peer *peer)
+static inline int peer_starve(struct gvm_peer *peer)
 {
 	peer->starved = 1;
 	return -EAGAIN;
@@ -135,64 +135,64 @@ static inline int gvm_peer_starve(struct gvm_peer *peer)
 /* ---- peer_conn.c --------------------------------------------------------------------------- */
 
 /* Whether this state may follow the peer's present one. */
-int gvm_peer_may_become(const struct gvm_peer *peer, enum gvm_peer_state next);
+int peer_may_become(const struct gvm_peer *peer, enum gvm_peer_state next);
 /* The only place that changes a peer's state and the levels that follow from states: peers_open,
  * peers_ready and accepted_ready. Asserts that it may. */
-void gvm_peer_become(struct gvm_peer *peer, enum gvm_peer_state next);
+void peer_become(struct gvm_peer *peer, enum gvm_peer_state next);
 /* IDLE: connect. What fails at once is told as if it had failed later. */
-void gvm_peer_begin_connect(struct gvm_peer *peer);
+void peer_begin_connect(struct gvm_peer *peer);
 /* Something is wrong with the connection, if there is one: end it. */
-void gvm_peer_break(struct gvm_peer *peer, int why);
+void peer_break(struct gvm_peer *peer, int why);
 /* Of state_timer. */
-void gvm_peer_on_state_timer(struct gvm_timer *timer);
+void peer_on_state_timer(struct gvm_timer *timer);
 /* Upcalls. */
-void gvm_peer_connected(struct gvm_ep *ep, int status);
-void gvm_peer_closed(struct gvm_ep *ep, int why, const char *reason);
+void peer_connected(struct gvm_ep *ep, int status);
+void peer_closed(struct gvm_ep *ep, int why, const char *reason);
 
 /* ---- peer_greet.c -------------------------------------------------------------------------- */
 
-/* The connecting side's first frame. Returns as gvm_peer_send_frame. */
-int gvm_peer_greet(struct gvm_peer *peer);
+/* The connecting side's first frame. Returns as peer_send_frame. */
+int peer_greet(struct gvm_peer *peer);
 /* A frame in PROVING. */
-void gvm_peer_handshake(struct gvm_peer *peer, const struct gvm_hdr *hdr, const void *payload);
+void peer_handshake(struct gvm_peer *peer, const struct gvm_hdr *hdr, const void *payload);
 /* It has got through, or has ended: no longer among those that give way. */
-void gvm_peer_greeted(struct gvm_peer *peer);
+void peer_greeted(struct gvm_peer *peer);
 /* Upcall. */
-void gvm_peer_accepted(struct gvm_host *host, struct gvm_listener *listener, struct gvm_ep *ep);
+void peer_accepted(struct gvm_host *host, struct gvm_listener *listener, struct gvm_ep *ep);
 
 /* ---- peer_msg.c ---------------------------------------------------------------------------- */
 
 /* Send a frame with what is owed of credits. 0, -EAGAIN: the provider has no room, and will say
  * when it has; else the connection is broken. */
-int gvm_peer_send_frame(struct gvm_peer *peer, struct gvm_hdr *hdr, const void *body);
-int gvm_peer_send_bare(struct gvm_peer *peer, uint8_t type, uint64_t xid);
+int peer_send_frame(struct gvm_peer *peer, struct gvm_hdr *hdr, const void *body);
+int peer_send_bare(struct gvm_peer *peer, uint8_t type, uint64_t xid);
 /* The same for a message that costs a credit; -EAGAIN also when there is none. */
-int gvm_peer_send_paid(struct gvm_peer *peer, struct gvm_hdr *hdr, const void *body);
+int peer_send_paid(struct gvm_peer *peer, struct gvm_hdr *hdr, const void *body);
 /* By a CREDIT, when it is worth one. */
-void gvm_peer_return_credits(struct gvm_peer *peer);
-int gvm_peer_message_ok(const struct gvm_msg *msg);
-void gvm_peer_fill_header(struct gvm_hdr *hdr, const struct gvm_msg *msg);
-/* Answers that wait for the provider: send them, returning as gvm_peer_send_frame; forget them. */
-int gvm_peer_send_replies(struct gvm_peer *peer);
-void gvm_peer_drop_replies(struct gvm_peer *peer);
+void peer_return_credits(struct gvm_peer *peer);
+int peer_message_ok(const struct gvm_msg *msg);
+void peer_fill_header(struct gvm_hdr *hdr, const struct gvm_msg *msg);
+/* Answers that wait for the provider: send them, returning as peer_send_frame; forget them. */
+int peer_send_replies(struct gvm_peer *peer);
+void peer_drop_replies(struct gvm_peer *peer);
 /* Upcalls. */
-int gvm_peer_message(struct gvm_ep *ep, const struct gvm_hdr *hdr, const void *payload);
-void gvm_peer_writable(struct gvm_ep *ep);
+int peer_message(struct gvm_ep *ep, const struct gvm_hdr *hdr, const void *payload);
+void peer_writable(struct gvm_ep *ep);
 
 /* ---- peer_op.c ----------------------------------------------------------------------------- */
 
 /* End all that wait for the connection; all that are under way and that the provider does not know
  * of any more (or never did: calls). */
-void gvm_peer_fail_waiting(struct gvm_peer *peer, int why);
-void gvm_peer_fail_active(struct gvm_peer *peer, int why);
+void peer_fail_waiting(struct gvm_peer *peer, int why);
+void peer_fail_active(struct gvm_peer *peer, int why);
 /* Send and start what has waited, in order, as far as there is room. */
-void gvm_peer_kick(struct gvm_peer *peer);
+void peer_kick(struct gvm_peer *peer);
 /* A REPLY: end its call. msg is hdr as the application sees it. */
-void gvm_peer_answered(struct gvm_peer *peer, const struct gvm_hdr *hdr, const struct gvm_msg *msg);
+void peer_answered(struct gvm_peer *peer, const struct gvm_hdr *hdr, const struct gvm_msg *msg);
 /* Of op_timer. */
-void gvm_peer_on_deadline(struct gvm_timer *timer);
+void peer_on_deadline(struct gvm_timer *timer);
 /* Upcall. */
-void gvm_peer_completed(struct gvm_ep *ep, struct gvm_op *op, int status);
+void peer_completed(struct gvm_ep *ep, struct gvm_op *op, int status);
 /* Tell the application of operations that ended, some thousands at the most. Returns how many. */
 int gvm_ops_serve_done(struct gvm_worker *worker);
 

@@ -24,7 +24,7 @@ static const uint8_t next_states[] = {
 	[GVM_PEER_CLOSED] = 0,
 };
 
-int gvm_peer_may_become(const struct gvm_peer *peer, enum gvm_peer_state next)
+int peer_may_become(const struct gvm_peer *peer, enum gvm_peer_state next)
 {
 	unsigned legal = next_states[peer->state];
 
@@ -51,9 +51,9 @@ static void count_in(struct gvm_peer *peer, enum gvm_peer_state state, int by)
 		worker->accepted_ready += (unsigned)by;
 }
 
-void gvm_peer_become(struct gvm_peer *peer, enum gvm_peer_state next)
+void peer_become(struct gvm_peer *peer, enum gvm_peer_state next)
 {
-	assert(gvm_peer_may_become(peer, next));
+	assert(peer_may_become(peer, next));
 	count_in(peer, peer->state, -1);
 	peer->state = (uint8_t)next;
 	count_in(peer, next, 1);
@@ -77,7 +77,7 @@ static void back_off(struct gvm_peer *peer)
 	if (bound > opt->backoff_max_ns)
 		bound = opt->backoff_max_ns;
 	peer->failures++;
-	gvm_peer_become(peer, GVM_PEER_BACKOFF);
+	peer_become(peer, GVM_PEER_BACKOFF);
 	gvm_timers_set_reserved(&peer->worker->timers, &peer->state_timer,
 				gvm_worker_clock(peer->worker) +
 				    gvm_worker_random(peer->worker, bound + 1));
@@ -86,8 +86,8 @@ static void back_off(struct gvm_peer *peer)
 static void reset_connection(struct gvm_peer *peer)
 {
 	gvm_timers_clear(&peer->worker->timers, &peer->state_timer);
-	gvm_peer_greeted(peer);
-	gvm_peer_drop_replies(peer);
+	peer_greeted(peer);
+	peer_drop_replies(peer);
 	free(peer->hs);
 	peer->hs = NULL;
 	peer->credits = peer->granted = peer->owed = peer->calls_owed = 0;
@@ -103,23 +103,23 @@ static void connection_ended(struct gvm_peer *peer, int why, int ops_why)
 
 	if (was_ready)
 		gvm_count(&worker->stats.disconnects, 1);
-	gvm_peer_fail_active(peer, ops_why);
+	peer_fail_active(peer, ops_why);
 	reset_connection(peer);
 	peer->why = why;
 	peer->reason = NULL;
 	if (peer->accepted) {
-		gvm_peer_become(peer, GVM_PEER_CLOSED);
+		peer_become(peer, GVM_PEER_CLOSED);
 		gvm_timers_clear(&worker->timers, &peer->op_timer);
-		gvm_peer_fail_waiting(peer, ops_why);
+		peer_fail_waiting(peer, ops_why);
 	} else {
 		if (was_ready &&
 		    gvm_worker_clock(worker) - peer->ready_since >= worker->opt.backoff_max_ns)
 			peer->failures = 0;
 		if (!was_ready && is_final(why))
-			gvm_peer_fail_waiting(peer, why);
+			peer_fail_waiting(peer, why);
 		back_off(peer);
 	}
-	gvm_peer_defer(peer, GVM_PEND_CLOSED);
+	peer_defer(peer, GVM_PEND_CLOSED);
 }
 
 static void peer_end(struct gvm_peer *peer, int why, int ops_why)
@@ -133,7 +133,7 @@ static void peer_end(struct gvm_peer *peer, int why, int ops_why)
 	connection_ended(peer, why, ops_why);
 }
 
-void gvm_peer_break(struct gvm_peer *peer, int why)
+void peer_break(struct gvm_peer *peer, int why)
 {
 	peer_end(peer, why, -ECONNRESET);
 }
@@ -142,10 +142,10 @@ void gvm_peer_break(struct gvm_peer *peer, int why)
 static void log_connect_failure(struct gvm_peer *peer, int why)
 {
 	if (peer->why != why || peer->failures == 0)
-		gvm_peer_warn(peer, "cannot connect: ", strerror(-why));
+		peer_warn(peer, "cannot connect: ", strerror(-why));
 }
 
-void gvm_peer_closed(struct gvm_ep *ep, int why, const char *reason)
+void peer_closed(struct gvm_ep *ep, int why, const char *reason)
 {
 	struct gvm_peer *peer = ep->user;
 
@@ -154,8 +154,7 @@ void gvm_peer_closed(struct gvm_ep *ep, int why, const char *reason)
 	peer->ep = NULL;
 	if (why == -EPROTO) {
 		gvm_count(&peer->worker->stats.malformed, 1);
-		gvm_peer_warn(peer,
-			      "connection ended: ", reason ? reason : "it broke the protocol");
+		peer_warn(peer, "connection ended: ", reason ? reason : "it broke the protocol");
 	} else if (!peer->bye) {
 		gvm_log_limited(&peer->worker->limit, GVM_LOG_INFO, "%s: connection ended: %s",
 				peer->name, reason ? reason : strerror(-why));
@@ -165,14 +164,14 @@ void gvm_peer_closed(struct gvm_ep *ep, int why, const char *reason)
 
 /* ---- connecting ---------------------------------------------------------------------------- */
 
-void gvm_peer_begin_connect(struct gvm_peer *peer)
+void peer_begin_connect(struct gvm_peer *peer)
 {
 	struct gvm_worker *worker = peer->worker;
 	int err;
 
 	peer->wanted = 0;
 	peer->bye = 0;
-	gvm_peer_become(peer, GVM_PEER_CONNECTING);
+	peer_become(peer, GVM_PEER_CONNECTING);
 	peer->hs = malloc(sizeof(*peer->hs));
 	if (!peer->hs) {
 		connection_ended(peer, -ENOMEM, -ENOMEM);
@@ -191,7 +190,7 @@ void gvm_peer_begin_connect(struct gvm_peer *peer)
 	}
 }
 
-void gvm_peer_connected(struct gvm_ep *ep, int status)
+void peer_connected(struct gvm_ep *ep, int status)
 {
 	struct gvm_peer *peer = ep->user;
 	struct gvm_worker *worker = peer->worker;
@@ -204,12 +203,12 @@ void gvm_peer_connected(struct gvm_ep *ep, int status)
 		return;
 	}
 	peer->ep = ep;
-	gvm_peer_become(peer, GVM_PEER_PROVING);
+	peer_become(peer, GVM_PEER_PROVING);
 	gvm_timers_set_reserved(&worker->timers, &peer->state_timer,
 				gvm_worker_clock(worker) + worker->opt.handshake_ns);
-	err = gvm_peer_greet(peer);
+	err = peer_greet(peer);
 	if (err)
-		gvm_peer_break(peer, err);
+		peer_break(peer, err);
 }
 
 int gvm_peer_connect(struct gvm_peer *peer)
@@ -219,7 +218,7 @@ int gvm_peer_connect(struct gvm_peer *peer)
 	if (peer->state == GVM_PEER_CLOSED)
 		return -ENOTCONN;
 	if (peer->state == GVM_PEER_IDLE)
-		gvm_peer_begin_connect(peer);
+		peer_begin_connect(peer);
 	else if (peer->state == GVM_PEER_BACKOFF)
 		peer->wanted = 1;
 	return 0;
@@ -230,13 +229,13 @@ void gvm_peer_disconnect(struct gvm_peer *peer, int why)
 	if (why >= 0)
 		why = -ECANCELED;
 	if (peer->state == GVM_PEER_READY)
-		gvm_peer_send_bare(peer, GVM_T_BYE, 0);
+		peer_send_bare(peer, GVM_T_BYE, 0);
 	peer_end(peer, why, why);
 	peer->wanted = 0;
-	gvm_peer_fail_waiting(peer, why);
+	peer_fail_waiting(peer, why);
 	if (peer->state == GVM_PEER_BACKOFF) {
 		gvm_timers_clear(&peer->worker->timers, &peer->state_timer);
-		gvm_peer_become(peer, GVM_PEER_IDLE);
+		peer_become(peer, GVM_PEER_IDLE);
 		peer->failures = 0;
 	}
 }
@@ -261,12 +260,12 @@ static void check_alive(struct gvm_peer *peer, uint64_t planned)
 		peer->pinged = 0;
 		next = heard + limit / 2;
 	} else if (now - heard >= limit && peer->pinged && !late) {
-		gvm_peer_warn(peer, "",
-			      "nothing was heard of it for GVM_KEEPALIVE_MS; connection ended");
-		gvm_peer_break(peer, -ETIMEDOUT);
+		peer_warn(peer, "",
+			  "nothing was heard of it for GVM_KEEPALIVE_MS; connection ended");
+		peer_break(peer, -ETIMEDOUT);
 		return;
 	} else {
-		gvm_peer_send_bare(peer, GVM_T_PING, 0);
+		peer_send_bare(peer, GVM_T_PING, 0);
 		peer->pinged = 1;
 		next = late || heard + limit <= now ? now + limit / 2 : heard + limit;
 	}
@@ -276,13 +275,13 @@ static void check_alive(struct gvm_peer *peer, uint64_t planned)
 static void connect_timed_out(struct gvm_peer *peer)
 {
 	if (peer->accepted)
-		gvm_peer_warn(peer, "", "did not finish the handshake in time; connection ended");
+		peer_warn(peer, "", "did not finish the handshake in time; connection ended");
 	else
 		log_connect_failure(peer, -ETIMEDOUT);
-	gvm_peer_break(peer, -ETIMEDOUT);
+	peer_break(peer, -ETIMEDOUT);
 }
 
-void gvm_peer_on_state_timer(struct gvm_timer *timer)
+void peer_on_state_timer(struct gvm_timer *timer)
 {
 	struct gvm_peer *peer = container_of(timer, struct gvm_peer, state_timer);
 
@@ -295,9 +294,9 @@ void gvm_peer_on_state_timer(struct gvm_timer *timer)
 		check_alive(peer, timer->when);
 		break;
 	case GVM_PEER_BACKOFF:
-		gvm_peer_become(peer, GVM_PEER_IDLE);
+		peer_become(peer, GVM_PEER_IDLE);
 		if (peer->waiting.first || peer->wanted)
-			gvm_peer_begin_connect(peer);
+			peer_begin_connect(peer);
 		break;
 	default:
 		break;

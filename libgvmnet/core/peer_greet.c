@@ -25,7 +25,7 @@ static void greeting_add(struct gvm_peer *peer)
 	worker->greeting_count++;
 }
 
-void gvm_peer_greeted(struct gvm_peer *peer)
+void peer_greeted(struct gvm_peer *peer)
 {
 	struct gvm_worker *worker = peer->worker;
 
@@ -49,10 +49,10 @@ static int say(struct gvm_peer *peer, const struct gvm_hs_out *out)
 {
 	struct gvm_hdr hdr = { .type = out->type, .status = out->status, .length = out->length };
 
-	return out->type ? gvm_peer_send_frame(peer, &hdr, out->body) : 0;
+	return out->type ? peer_send_frame(peer, &hdr, out->body) : 0;
 }
 
-int gvm_peer_greet(struct gvm_peer *peer)
+int peer_greet(struct gvm_peer *peer)
 {
 	struct gvm_hs_out out;
 
@@ -88,17 +88,17 @@ static void become_ready(struct gvm_peer *peer)
 {
 	struct gvm_worker *worker = peer->worker;
 
-	gvm_peer_greeted(peer);
+	peer_greeted(peer);
 	free(peer->hs);
 	peer->hs = NULL;
-	gvm_peer_become(peer, GVM_PEER_READY);
+	peer_become(peer, GVM_PEER_READY);
 	peer->why = 0;
 	peer->ready_since = gvm_worker_clock(worker);
 	gvm_timers_set_reserved(&worker->timers, &peer->state_timer,
 				peer->ready_since + worker->opt.keepalive_ns / 2);
 	peer->told_ready = 1;
-	gvm_peer_tell_state(peer, GVM_PEER_READY, 0);
-	gvm_peer_has_room(peer);
+	peer_tell_state(peer, GVM_PEER_READY, 0);
+	peer_has_room(peer);
 }
 
 static int refuse_full(struct gvm_peer *peer, struct gvm_hs_out *out)
@@ -112,16 +112,16 @@ static int refuse_full(struct gvm_peer *peer, struct gvm_hs_out *out)
 static void handshake_failed(struct gvm_peer *peer, struct gvm_hs_out *out, int why)
 {
 	if (peer->accepted || peer->why != why || peer->failures == 0)
-		gvm_peer_warn(peer, out->type ? "refused: " : "handshake: ", out->why);
+		peer_warn(peer, out->type ? "refused: " : "handshake: ", out->why);
 	if (why == -EPROTO)
 		gvm_count(&peer->worker->stats.malformed, 1);
 	else
 		gvm_count(&peer->worker->stats.handshake_refused, 1);
 	say(peer, out);
-	gvm_peer_break(peer, why);
+	peer_break(peer, why);
 }
 
-void gvm_peer_handshake(struct gvm_peer *peer, const struct gvm_hdr *hdr, const void *payload)
+void peer_handshake(struct gvm_peer *peer, const struct gvm_hdr *hdr, const void *payload)
 {
 	struct gvm_hs_out out = { 0 };
 	int err, result;
@@ -141,7 +141,7 @@ void gvm_peer_handshake(struct gvm_peer *peer, const struct gvm_hdr *hdr, const 
 	}
 	err = say(peer, &out);
 	if (err)
-		gvm_peer_break(peer, err);
+		peer_break(peer, err);
 	else if (result == 1)
 		become_ready(peer);
 }
@@ -152,27 +152,26 @@ static void drop_oldest_greeting(struct gvm_worker *worker)
 {
 	struct gvm_peer *oldest = worker->greeting;
 
-	gvm_peer_warn(oldest, "",
-		      "too many connections are in their handshake; the oldest is ended");
-	gvm_peer_break(oldest, -ETIMEDOUT);
+	peer_warn(oldest, "", "too many connections are in their handshake; the oldest is ended");
+	peer_break(oldest, -ETIMEDOUT);
 }
 
-void gvm_peer_accepted(struct gvm_host *host, struct gvm_listener *listener, struct gvm_ep *ep)
+void peer_accepted(struct gvm_host *host, struct gvm_listener *listener, struct gvm_ep *ep)
 {
 	struct gvm_worker *worker = host->worker;
-	struct gvm_peer *peer = gvm_peer_make(worker);
+	struct gvm_peer *peer = peer_make(worker);
 
 	if (peer)
 		peer->hs = malloc(sizeof(*peer->hs));
 	if (!peer || !peer->hs) {
 		if (peer)
-			gvm_peer_free(peer);
+			peer_free(peer);
 		worker->ops->shut(ep, -ENOMEM);
 		return;
 	}
 	peer->ep = ep;
 	peer->accepted = 1;
-	gvm_peer_become(peer, GVM_PEER_PROVING);
+	peer_become(peer, GVM_PEER_PROVING);
 	ep->user = peer;
 	snprintf(peer->name, sizeof(peer->name), "%s", ep->name);
 	gvm_hs_init(peer->hs, worker->net, 1, GVM_NODE_NONE, worker->opt.credits,

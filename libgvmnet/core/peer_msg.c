@@ -18,7 +18,7 @@
 
 /* ---- frames -------------------------------------------------------------------------------- */
 
-int gvm_peer_send_frame(struct gvm_peer *peer, struct gvm_hdr *hdr, const void *body)
+int peer_send_frame(struct gvm_peer *peer, struct gvm_hdr *hdr, const void *body)
 {
 	struct gvm_worker *worker = peer->worker;
 	int err;
@@ -34,25 +34,25 @@ int gvm_peer_send_frame(struct gvm_peer *peer, struct gvm_hdr *hdr, const void *
 	return 0;
 }
 
-int gvm_peer_send_bare(struct gvm_peer *peer, uint8_t type, uint64_t xid)
+int peer_send_bare(struct gvm_peer *peer, uint8_t type, uint64_t xid)
 {
 	struct gvm_hdr hdr = { .type = type, .xid = xid };
 
-	return gvm_peer_send_frame(peer, &hdr, NULL);
+	return peer_send_frame(peer, &hdr, NULL);
 }
 
 /* When the provider has no room, its writable() brings the peer here again. */
-void gvm_peer_return_credits(struct gvm_peer *peer)
+void peer_return_credits(struct gvm_peer *peer)
 {
 	uint32_t half = peer->worker->opt.credits / 2u;
 
 	if (peer->state == GVM_PEER_READY && peer->owed >= (half ? half : 1u))
-		gvm_peer_send_bare(peer, GVM_T_CREDIT, 0);
+		peer_send_bare(peer, GVM_T_CREDIT, 0);
 }
 
 /* ---- sending ------------------------------------------------------------------------------- */
 
-void gvm_peer_fill_header(struct gvm_hdr *hdr, const struct gvm_msg *msg)
+void peer_fill_header(struct gvm_hdr *hdr, const struct gvm_msg *msg)
 {
 	*hdr = (struct gvm_hdr){
 		.type = msg->type,
@@ -66,7 +66,7 @@ void gvm_peer_fill_header(struct gvm_hdr *hdr, const struct gvm_msg *msg)
 }
 
 /* A message that costs a credit. */
-int gvm_peer_send_paid(struct gvm_peer *peer, struct gvm_hdr *hdr, const void *body)
+int peer_send_paid(struct gvm_peer *peer, struct gvm_hdr *hdr, const void *body)
 {
 	int err;
 
@@ -76,13 +76,13 @@ int gvm_peer_send_paid(struct gvm_peer *peer, struct gvm_hdr *hdr, const void *b
 		gvm_count(&peer->worker->stats.no_credit, 1);
 		return -EAGAIN;
 	}
-	err = gvm_peer_send_frame(peer, hdr, body);
+	err = peer_send_frame(peer, hdr, body);
 	if (!err)
 		peer->credits--;
 	return err;
 }
 
-int gvm_peer_message_ok(const struct gvm_msg *msg)
+int peer_message_ok(const struct gvm_msg *msg)
 {
 	return msg->type >= GVM_T_REGION_OPEN && msg->type != GVM_T_REPLY &&
 	       msg->length <= GVM_MSG_MAX && (msg->body || msg->length == 0) &&
@@ -94,7 +94,7 @@ int gvm_send(struct gvm_peer *peer, const struct gvm_msg *msg)
 	struct gvm_hdr hdr;
 	int err;
 
-	if (!gvm_peer_message_ok(msg))
+	if (!peer_message_ok(msg))
 		return -EINVAL;
 	if (peer->worker->closing)
 		return -ECANCELED;
@@ -103,10 +103,10 @@ int gvm_send(struct gvm_peer *peer, const struct gvm_msg *msg)
 		return -ENOTCONN;
 	}
 	if (peer->waiting.first)
-		return gvm_peer_starve(peer);
-	gvm_peer_fill_header(&hdr, msg);
-	err = gvm_peer_send_paid(peer, &hdr, msg->body);
-	return err == -EAGAIN ? gvm_peer_starve(peer) : err;
+		return peer_starve(peer);
+	peer_fill_header(&hdr, msg);
+	err = peer_send_paid(peer, &hdr, msg->body);
+	return err == -EAGAIN ? peer_starve(peer) : err;
 }
 
 /* ---- answers ------------------------------------------------------------------------------- */
@@ -143,27 +143,27 @@ int gvm_reply(struct gvm_peer *peer, uint64_t xid, int status, const struct gvm_
 		return -ENOTCONN;
 	if (peer->calls_owed == 0)
 		return -EINVAL;
-	gvm_peer_fill_header(&hdr, body);
+	peer_fill_header(&hdr, body);
 	hdr.type = GVM_T_REPLY;
 	hdr.status = (uint16_t)gvm_wire_status(status);
 	hdr.xid = xid;
 	peer->calls_owed--;
 	peer->owed++;
 	if (!peer->replies)
-		err = gvm_peer_send_frame(peer, &hdr, body->body);
+		err = peer_send_frame(peer, &hdr, body->body);
 	if (err == -EAGAIN)
 		err = queue_reply(peer, &hdr, body->body);
 	if (err)
-		gvm_peer_break(peer, err);
+		peer_break(peer, err);
 	return err;
 }
 
-int gvm_peer_send_replies(struct gvm_peer *peer)
+int peer_send_replies(struct gvm_peer *peer)
 {
 	struct gvm_reply *reply;
 
 	while ((reply = peer->replies)) {
-		int err = gvm_peer_send_frame(peer, &reply->hdr, reply->body);
+		int err = peer_send_frame(peer, &reply->hdr, reply->body);
 
 		if (err)
 			return err;
@@ -175,7 +175,7 @@ int gvm_peer_send_replies(struct gvm_peer *peer)
 	return 0;
 }
 
-void gvm_peer_drop_replies(struct gvm_peer *peer)
+void peer_drop_replies(struct gvm_peer *peer)
 {
 	struct gvm_reply *reply, *next;
 
@@ -210,7 +210,7 @@ static int on_user_message(struct gvm_peer *peer, const struct gvm_hdr *hdr,
 		worker->config.message(worker->config.arg, peer, msg);
 	else if (hdr->xid)
 		gvm_reply(peer, hdr->xid, -EOPNOTSUPP, NULL);
-	gvm_peer_return_credits(peer);
+	peer_return_credits(peer);
 	return 0;
 }
 
@@ -221,7 +221,7 @@ static int take_credits(struct gvm_peer *peer, uint32_t credits)
 	if (credits > UINT16_MAX - peer->credits)
 		return protocol_error(peer, "it gave more credits than there can be");
 	peer->credits += credits;
-	gvm_peer_has_room(peer);
+	peer_has_room(peer);
 	return 0;
 }
 
@@ -245,7 +245,7 @@ static int on_ready_message(struct gvm_peer *peer, const struct gvm_hdr *hdr, co
 	switch (hdr->type) {
 	case GVM_T_PING:
 		/* With no room for it there is enough else that the other side will hear. */
-		gvm_peer_send_bare(peer, GVM_T_PONG, hdr->xid);
+		peer_send_bare(peer, GVM_T_PONG, hdr->xid);
 		return 0;
 	case GVM_T_PONG:
 	case GVM_T_CREDIT:
@@ -254,7 +254,7 @@ static int on_ready_message(struct gvm_peer *peer, const struct gvm_hdr *hdr, co
 		peer->bye = 1;
 		return 0;
 	case GVM_T_REPLY:
-		gvm_peer_answered(peer, hdr, &msg);
+		peer_answered(peer, hdr, &msg);
 		return 0;
 	default:
 		if (hdr->type < GVM_T_REGION_OPEN)
@@ -263,7 +263,7 @@ static int on_ready_message(struct gvm_peer *peer, const struct gvm_hdr *hdr, co
 	}
 }
 
-int gvm_peer_message(struct gvm_ep *ep, const struct gvm_hdr *hdr, const void *payload)
+int peer_message(struct gvm_ep *ep, const struct gvm_hdr *hdr, const void *payload)
 {
 	struct gvm_peer *peer = ep->user;
 
@@ -272,14 +272,14 @@ int gvm_peer_message(struct gvm_ep *ep, const struct gvm_hdr *hdr, const void *p
 		return on_ready_message(peer, hdr, payload);
 	if (peer->state != GVM_PEER_PROVING)
 		return protocol_error(peer, "it sent a frame out of turn");
-	gvm_peer_handshake(peer, hdr, payload);
+	peer_handshake(peer, hdr, payload);
 	return 0;
 }
 
-void gvm_peer_writable(struct gvm_ep *ep)
+void peer_writable(struct gvm_ep *ep)
 {
 	struct gvm_peer *peer = ep->user;
 
-	gvm_peer_defer(peer, GVM_PEND_KICK);
-	gvm_peer_has_room(peer);
+	peer_defer(peer, GVM_PEND_KICK);
+	peer_has_room(peer);
 }

@@ -99,15 +99,15 @@ static void fail_waiting(struct gvm_peer *peer, struct gvm_op *op, int why)
 	finish(peer->worker, op, why);
 }
 
-void gvm_peer_fail_waiting(struct gvm_peer *peer, int why)
+void peer_fail_waiting(struct gvm_peer *peer, int why)
 {
 	while (peer->waiting.first)
 		fail_waiting(peer, peer->waiting.first, why);
-	gvm_peer_has_room(peer);
+	peer_has_room(peer);
 }
 
 /* Those that the provider knows of have been completed by it. */
-void gvm_peer_fail_active(struct gvm_peer *peer, int why)
+void peer_fail_active(struct gvm_peer *peer, int why)
 {
 	struct gvm_op *op;
 
@@ -117,16 +117,16 @@ void gvm_peer_fail_active(struct gvm_peer *peer, int why)
 	}
 }
 
-void gvm_peer_completed(struct gvm_ep *ep, struct gvm_op *op, int status)
+void peer_completed(struct gvm_ep *ep, struct gvm_op *op, int status)
 {
 	struct gvm_peer *peer = ep->user;
 
 	deactivate(peer, op);
 	finish(peer->worker, op, op->state == OP_EXPIRED ? -ETIMEDOUT : status);
-	gvm_peer_has_room(peer);
+	peer_has_room(peer);
 }
 
-void gvm_peer_answered(struct gvm_peer *peer, const struct gvm_hdr *hdr, const struct gvm_msg *msg)
+void peer_answered(struct gvm_peer *peer, const struct gvm_hdr *hdr, const struct gvm_msg *msg)
 {
 	uint32_t slot = (uint32_t)hdr->xid & ((1u << XID_SLOT_BITS) - 1);
 	struct gvm_op *op = slot < peer->slot_count ? peer->slots[slot].op : NULL;
@@ -135,7 +135,7 @@ void gvm_peer_answered(struct gvm_peer *peer, const struct gvm_hdr *hdr, const s
 	if (!op || op->xid != hdr->xid)
 		return;
 	deactivate(peer, op);
-	gvm_peer_has_room(peer);
+	peer_has_room(peer);
 	op->state = OP_IDLE;
 	op->reply = msg;
 	op->done(op, msg->status);
@@ -194,7 +194,7 @@ static int expire_active(struct gvm_peer *peer, struct gvm_op *op)
 	}
 	deactivate(peer, op);
 	finish(peer->worker, op, -ETIMEDOUT);
-	gvm_peer_has_room(peer);
+	peer_has_room(peer);
 	return 0;
 }
 
@@ -208,7 +208,7 @@ static uint64_t expire_waiting(struct gvm_peer *peer, uint64_t now)
 		if (op->expires <= now) {
 			gvm_count(&peer->worker->stats.timeouts, 1);
 			fail_waiting(peer, op, waiting_for(peer));
-			gvm_peer_has_room(peer);
+			peer_has_room(peer);
 		} else if (op->expires < soonest) {
 			soonest = op->expires;
 		}
@@ -221,7 +221,7 @@ static uint64_t expire_waiting(struct gvm_peer *peer, uint64_t now)
  * first deadline passes, looks at what is left and is set anew. At a steady load that is one look
  * per time-out, however many operations there were.
  */
-void gvm_peer_on_deadline(struct gvm_timer *timer)
+void peer_on_deadline(struct gvm_timer *timer)
 {
 	struct gvm_peer *peer = container_of(timer, struct gvm_peer, op_timer);
 	uint64_t now = gvm_worker_clock(peer->worker);
@@ -240,10 +240,10 @@ void gvm_peer_on_deadline(struct gvm_timer *timer)
 	}
 	arm(peer, soonest);
 	if (stuck) {
-		gvm_peer_warn(peer, "",
-			      "an operation's deadline passed while its bytes were on the way; "
-			      "connection ended");
-		gvm_peer_break(peer, -ETIMEDOUT);
+		peer_warn(peer, "",
+			  "an operation's deadline passed while its bytes were on the way; "
+			  "connection ended");
+		peer_break(peer, -ETIMEDOUT);
 	}
 }
 
@@ -301,7 +301,7 @@ static int start_call(struct gvm_peer *peer, struct gvm_op *op, struct gvm_hdr *
 	if (err)
 		return err;
 	hdr->xid = op->xid;
-	err = gvm_peer_send_paid(peer, hdr, body);
+	err = peer_send_paid(peer, hdr, body);
 	if (err) {
 		free_slot(peer, op->slot);
 		return err;
@@ -354,11 +354,11 @@ static int start_waiting(struct gvm_peer *peer, struct gvm_op *op)
 }
 
 /* Send and start what has waited, in order, as far as there is room. */
-void gvm_peer_kick(struct gvm_peer *peer)
+void peer_kick(struct gvm_peer *peer)
 {
 	struct gvm_op *op;
 
-	if (peer->state != GVM_PEER_READY || gvm_peer_send_replies(peer) != 0)
+	if (peer->state != GVM_PEER_READY || peer_send_replies(peer) != 0)
 		return;
 	while ((op = peer->waiting.first)) {
 		int err = start_waiting(peer, op);
@@ -370,9 +370,9 @@ void gvm_peer_kick(struct gvm_peer *peer)
 		if (err)
 			finish(peer->worker, op, err);
 		if (peer->starved)
-			gvm_peer_defer(peer, GVM_PEND_WRITABLE);
+			peer_defer(peer, GVM_PEND_WRITABLE);
 	}
-	gvm_peer_return_credits(peer);
+	peer_return_credits(peer);
 }
 
 /* ---- posting them -------------------------------------------------------------------------- */
@@ -394,7 +394,7 @@ static void wait_for_connection(struct gvm_peer *peer, struct gvm_op *op)
 	list_append(&peer->waiting, op);
 	set_deadline(peer, op);
 	if (peer->state == GVM_PEER_IDLE)
-		gvm_peer_begin_connect(peer);
+		peer_begin_connect(peer);
 }
 
 static int starts_now(const struct gvm_peer *peer)
@@ -410,19 +410,19 @@ int gvm_call(struct gvm_peer *peer, const struct gvm_msg *msg, struct gvm_op *op
 
 	if (err)
 		return err;
-	if (!gvm_peer_message_ok(msg))
+	if (!peer_message_ok(msg))
 		return -EINVAL;
-	gvm_peer_fill_header(&hdr, msg);
+	peer_fill_header(&hdr, msg);
 	op->kind = GVM_OP_CALL;
 	if (starts_now(peer)) {
 		op->buf = NULL;
 		err = start_call(peer, op, &hdr, msg->body);
 		if (!err)
 			set_deadline(peer, op);
-		return err == -EAGAIN ? gvm_peer_starve(peer) : err;
+		return err == -EAGAIN ? peer_starve(peer) : err;
 	}
 	if (peer->waiting.count >= peer->worker->opt.window)
-		return gvm_peer_starve(peer);
+		return peer_starve(peer);
 	copy = malloc(sizeof(*copy) + msg->length);
 	if (!copy)
 		return -ENOMEM;
@@ -440,7 +440,7 @@ static int post_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 
 	if (!starts_now(peer)) {
 		if (peer->waiting.count >= peer->worker->opt.window)
-			return gvm_peer_starve(peer);
+			return peer_starve(peer);
 		wait_for_connection(peer, op);
 		return 0;
 	}
@@ -449,7 +449,7 @@ static int post_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 		set_deadline(peer, op);
 	else
 		op->state = OP_IDLE;
-	return err == -EAGAIN ? gvm_peer_starve(peer) : err;
+	return err == -EAGAIN ? peer_starve(peer) : err;
 }
 
 static int fill_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind, uint64_t key,

@@ -28,11 +28,9 @@ static void only_these_follow(void **state)
 		for (to = 0; to < STATES; to++) {
 			peer.state = (uint8_t)from;
 			peer.accepted = 0;
-			assert_int_equal(gvm_peer_may_become(&peer, to),
-					 client_may[from][to] == 'x');
+			assert_int_equal(peer_may_become(&peer, to), client_may[from][to] == 'x');
 			peer.accepted = 1;
-			assert_int_equal(gvm_peer_may_become(&peer, to),
-					 accepted_may[from][to] == 'x');
+			assert_int_equal(peer_may_become(&peer, to), accepted_may[from][to] == 'x');
 		}
 }
 
