@@ -238,6 +238,7 @@ struct view {
 	uint32_t dirty;      /* victims that must be written */
 	uint32_t writing[2]; /* puts under way, by sync's turn */
 	uint32_t turn, taking;
+	uint32_t purging;    /* discards that the region has not answered yet */
 	int put_err; /* a put has failed for good since sync began */
 	bool used, whole, anon;
 	bool closing;                  /* no fault is answered, no operation begun */
