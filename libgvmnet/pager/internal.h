@@ -417,6 +417,10 @@ static inline int sys_madvise(void *at, uint64_t bytes, int advice)
 {
 	return (int)syscall(SYS_madvise, at, bytes, advice);
 }
+static inline ssize_t sys_read(int fd, void *to, size_t bytes)
+{
+	return syscall(SYS_read, fd, to, bytes);
+}
 static inline int sys_punch(int fd, uint64_t offset, uint64_t bytes)
 {
 	return (int)syscall(SYS_fallocate, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
