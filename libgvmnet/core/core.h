@@ -164,6 +164,7 @@ struct gvm_worker {
 	size_t provider_fd_words;
 
 	struct gvm_timers timers;
+	unsigned timers_due, timers_unseen; /* look at them now; rounds since that was done */
 	struct gvm_op_list done;       /* ended, status set, user not told */
 	struct gvm_peer *pending;      /* peers with work that waits for the end of upcalls */
 	struct gvm_peer *pending_last;
