@@ -518,8 +518,8 @@ static void system_calls_reach_paged_memory(void **state)
 		for (uint64_t p = 0; p < pages; p++)
 			assert_page(bed.mem, p, 8);
 		direct = fcntl(fd, F_GETFL) | O_DIRECT;
-		/* an old kernel's pager cannot see that a page is pinned; see docs/pager.md */
-		if (!kind->shared && !kind->quirks && fcntl(fd, F_SETFL, direct) == 0) {
+		/* that a page is pinned is only seen where pages are moved; see docs/pager.md */
+		if (!kind->shared && bed.pager->move && fcntl(fd, F_SETFL, direct) == 0) {
 			memset(bed.mem, 0xee, bed.bytes);
 			assert_int_equal(pread(fd, bed.mem, bed.bytes, 0), bed.bytes);
 			for (uint64_t p = 0; p < pages; p++)
@@ -530,36 +530,43 @@ static void system_calls_reach_paged_memory(void **state)
 	}
 }
 
-/* A sequential reader finds most pages fetched ahead, a strided one too, a random one few. */
-static void prefetch_follows_the_trend(void **state)
+/*
+ * A sequential reader finds most pages fetched ahead, a strided one too, a random one few. Where a
+ * helper thread takes the pages it may be what sets the pace: then there is no room to fetch ahead
+ * into, and the demands are not counted here.
+ */
+static void prefetch_follows(const struct kind *kind)
 {
 	struct bed bed = { 0 };
 	uint64_t pages = 16 * BUDGET / PAGE, x = 3;
 	struct gvm_pager_stats before, s;
+	bool paced;
 
 	gvm_pager_config_init(&bed.config);
 	bed.config.local_bytes = 4 * BUDGET;
 	bed.config.slab_bytes = 4 * MIB;
-	open_bed(&bed, &kinds[0], pages * PAGE);
+	open_bed(&bed, kind, pages * PAGE);
+	paced = !kind->shared && !bed.pager->move;
 	for (uint64_t p = 0; p < pages; p++)
 		fill_page(bed.mem, p, 8);
 	before = stats_of(&bed);
 	for (uint64_t p = 0; p < pages; p++)
 		assert_page(bed.mem, p, 8);
 	s = stats_of(&bed);
-	assert_true(s.faults_remote - before.faults_remote < pages / 20);
+	assert_true(paced || s.faults_remote - before.faults_remote < pages / 20);
+	assert_true(s.prefetched_pages > before.prefetched_pages);
 	assert_true(s.prefetch_used - before.prefetch_used >
 		    (s.prefetched_pages - before.prefetched_pages) * 9 / 10);
 	before = s;
 	for (uint64_t p = 0; p < pages; p += 7)
 		assert_page(bed.mem, p, 8);
 	s = stats_of(&bed);
-	assert_true(s.faults_remote - before.faults_remote < pages / 7 / 4);
+	assert_true(paced || s.faults_remote - before.faults_remote < pages / 7 / 4);
 	before = s;
 	for (uint64_t p = pages; p-- > 0;)
 		assert_page(bed.mem, p, 8);
 	s = stats_of(&bed);
-	assert_true(s.faults_remote - before.faults_remote < pages / 20);
+	assert_true(paced || s.faults_remote - before.faults_remote < pages / 20);
 	before = s;
 	for (unsigned i = 0; i < 2000; i++)
 		assert_page(bed.mem, (x = mix(x + i)) % pages, 8);
@@ -571,6 +578,15 @@ static void prefetch_follows_the_trend(void **state)
 		assert_page(bed.mem, p, 8);
 	assert_int_equal(stats_of(&bed).prefetched_pages, before.prefetched_pages);
 	close_bed(&bed);
+}
+
+static void prefetch_follows_the_trend(void **state)
+{
+	EACH_KIND(kind)
+	{
+		if (kind->threads == 1)
+			prefetch_follows(kind);
+	}
 }
 
 /* ---- failures ------------------------------------------------------------------------------ */
