@@ -34,6 +34,31 @@ int store_refuse(struct store *store, int err)
 	return err;
 }
 
+/* ---- waiting ------------------------------------------------------------------------------- */
+
+/* Noted before the caller looks at what it waits for, so that no change falls in between. */
+int store_await(struct session *s)
+{
+	if (!s->patient)
+		return 0;
+	atomic_store(&s->store->awaited, 1);
+	return 1;
+}
+
+void store_changed(struct store *store)
+{
+	if (atomic_exchange(&store->awaited, 0) && store->changed)
+		store->changed(store->changed_arg, 0);
+}
+
+void store_notify(struct store *store, void (*changed)(void *arg, int ended), void *arg)
+{
+	pthread_mutex_lock(&store->lock);
+	store->changed = changed;
+	store->changed_arg = arg;
+	pthread_mutex_unlock(&store->lock);
+}
+
 /* ---- now and then -------------------------------------------------------------------------- */
 
 void store_drain(struct store *store)
@@ -80,13 +105,17 @@ static void sweep(struct store *store)
 	pthread_mutex_lock(&store->lock);
 	sl = sweep_next(store);
 	storage = sl ? sl->storage : NULL;
-	if (storage)
+	if (storage) {
 		storage_ref(storage);
+		atomic_fetch_add(&store->in_use, 1);
+	}
 	pthread_mutex_unlock(&store->lock);
 	if (!storage)
 		return;
 	err = storage_collapse(storage);
 	storage_put(storage);
+	atomic_fetch_sub(&store->in_use, 1);
+	store_changed(store);
 	if (err == -EINVAL || err == -EPERM) {
 		gvm_log(GVM_LOG_INFO,
 			"the kernel makes no huge pages on request; going on without");
@@ -96,13 +125,8 @@ static void sweep(struct store *store)
 
 void store_tick(struct store *store)
 {
-	struct region *r, *next;
-
 	pthread_mutex_lock(&store->lock);
-	for (r = TAILQ_FIRST(&store->regions); r; r = next) {
-		next = TAILQ_NEXT(r, order);
-		hold_expire(store, r);
-	}
+	hold_expire_all(store, NULL);
 	pthread_mutex_unlock(&store->lock);
 	if (!atomic_load(&store->no_sweep))
 		sweep(store);
@@ -141,7 +165,6 @@ static void let_go(struct store *store, struct region *r)
 	struct slab *sl;
 
 	for (uint64_t i = 0; (sl = slab_map_next(&r->slabs, &i)); i++) {
-		key_withdraw(store, sl);
 		slab_map_clear(&r->slabs, i);
 		sl->storage->sharers--;
 		if (store->pool.image)

@@ -7,9 +7,10 @@
 
 #include <gvmnet/region.h>
 
-static struct region *clone_make(const struct region *src, const struct gvm_region_clone *req)
+static struct region *clone_make(struct store *store, const struct region *src,
+				 const struct gvm_region_clone *req)
 {
-	struct region *r = region_new(req->name, req->id);
+	struct region *r = region_new(store, req->name, req->id);
 
 	if (!r)
 		return NULL;
@@ -38,18 +39,19 @@ static int clone_slabs(struct store *store, struct region *r, const struct regio
 	return 0;
 }
 
-static int clone_new(struct store *store, struct region *src, const struct gvm_region_clone *req,
+static int clone_new(struct session *s, struct region *src, const struct gvm_region_clone *req,
 		     struct region **clone)
 {
+	struct store *store = s->store;
 	struct region *r;
 	int err = region_may_add(store);
 
 	if (err)
 		return err;
-	r = clone_make(src, req);
+	r = clone_make(store, src, req);
 	if (!r)
 		return -ENOMEM;
-	err = room_reserve(store, r, src->used);
+	err = room_reserve(s, r, src->used);
 	if (err)
 		goto free;
 	err = region_save_new(store, r, IMAGE_BUILDING);
@@ -61,7 +63,7 @@ static int clone_new(struct store *store, struct region *src, const struct gvm_r
 	if (err)
 		goto remove;
 	/* From here on neither may write what both have. */
-	key_withdraw_all(store, src);
+	key_withdraw_all(src);
 	region_link(store, r);
 	*clone = r;
 	return 0;
@@ -103,7 +105,7 @@ static int clone_locked(struct session *s, uint64_t id, const struct gvm_region_
 	if (r && (r->clone_of != src->generation || r->clone_version != src->version))
 		return store_refuse(store, -EEXIST);
 	if (!r) {
-		err = clone_new(store, src, req, &r);
+		err = clone_new(s, src, req, &r);
 		if (err)
 			return err;
 		store->stats.clones++;

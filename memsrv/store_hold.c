@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Holds: which sessions have a region open, and how long its client keeps it without any. */
+/*
+ * Holds: which sessions have a region open, and how long its client keeps it without any.
+ *
+ * A client has a session for each of its views (its workers). One that comes back on a new
+ * connection takes over from its earlier session, which may not have ended here yet: requests and
+ * puts of it that were received and not served are refused from then on.
+ */
 #include "store_internal.h"
 
 #include <errno.h>
@@ -7,6 +13,7 @@
 
 void hold_remove(struct hold *h)
 {
+	key_withdraw_hold(h);
 	h->region->sessions--;
 	LIST_REMOVE(h, in_session);
 	LIST_REMOVE(h, in_region);
@@ -23,7 +30,6 @@ struct hold *hold_of(const struct session *s, const struct region *r)
 	return NULL;
 }
 
-/* The region that s has open. write: it must be able to change it. */
 int hold_check(struct session *s, uint64_t id, int write, struct region **region)
 {
 	struct region *r = region_find(s->store, id);
@@ -38,17 +44,34 @@ int hold_check(struct session *s, uint64_t id, int write, struct region **region
 	return 0;
 }
 
-int hold_writable(const struct region *r)
+/* The hold that the same view of s's client has by an earlier connection. */
+static struct hold *earlier(const struct session *s, const struct region *r)
 {
-	const struct hold *h;
+	struct hold *h;
 
 	LIST_FOREACH(h, &r->holds, in_region)
-	if (!h->readonly)
-		return 1;
-	return 0;
+	if (h->session != s && s->view && h->session->view == s->view)
+		return h;
+	return NULL;
 }
 
-/* Make r the session's. The session's client may hold it, as others' holds have been checked. */
+void hold_succeed(struct session *s, struct region *r)
+{
+	struct store *store = s->store;
+	struct hold *h = earlier(s, r);
+
+	if (!h)
+		return;
+	gvm_log(GVM_LOG_INFO, "region %s: %s comes back; its earlier connection is ended", r->name,
+		s->name);
+	h->session->ended = 1;
+	hold_remove(h);
+	if (!r->sessions)
+		hold_linger(store, r);
+	if (store->changed)
+		store->changed(store->changed_arg, 1);
+}
+
 int hold_add(struct session *s, struct region *r, const struct gvm_region_open *req)
 {
 	struct hold *h = hold_of(s, r);
@@ -67,6 +90,7 @@ int hold_add(struct session *s, struct region *r, const struct gvm_region_open *
 		h = calloc(1, sizeof(*h));
 		if (!h) {
 			r->holder = holder;
+			r->linger_ms = linger_ms;
 			return -ENOMEM;
 		}
 		h->session = s;
@@ -84,10 +108,15 @@ int hold_add(struct session *s, struct region *r, const struct gvm_region_open *
 
 /* ---- the end of a hold --------------------------------------------------------------------- */
 
-/* Nobody holds r any more. Returns 1 if that was its end. */
+int hold_leaving(const struct region *r)
+{
+	return r->linger_ms == 0 && r->sessions > 0;
+}
+
 int hold_release(struct store *store, struct region *r)
 {
-	key_withdraw_all(store, r);
+	key_withdraw_all(r);
+	store_changed(store);
 	r->holder = 0;
 	r->linger_until = 0;
 	if (r->flags & GVM_RO_EPHEMERAL) {
@@ -108,15 +137,27 @@ void hold_linger(struct store *store, struct region *r)
 	r->linger_until = store_now(store) + ms * STORE_MS;
 }
 
-/* End the linger time of r if it is over. Returns 1 if r is gone. */
 int hold_expire(struct store *store, struct region *r)
 {
 	if (!r->linger_until || r->sessions || store_now(store) < r->linger_until)
 		return 0;
-	gvm_log(GVM_LOG_INFO, "region %s: its client did not come back%s", r->name,
-		r->flags & GVM_RO_EPHEMERAL ? "; deleted" : "");
-	store->stats.expired++;
+	if (r->linger_ms) {
+		gvm_log(GVM_LOG_INFO, "region %s: its client did not come back%s", r->name,
+			r->flags & GVM_RO_EPHEMERAL ? "; deleted" : "");
+		store->stats.expired++;
+	}
 	return hold_release(store, r);
+}
+
+void hold_expire_all(struct store *store, const struct region *but)
+{
+	struct region *r, *next;
+
+	for (r = TAILQ_FIRST(&store->regions); r; r = next) {
+		next = TAILQ_NEXT(r, order);
+		if (r != but)
+			hold_expire(store, r);
+	}
 }
 
 /* ---- sessions ------------------------------------------------------------------------------ */
@@ -144,6 +185,31 @@ int store_session_open(struct store *store, uint64_t incarnation, const char *na
 	else
 		*session = s;
 	return err;
+}
+
+void store_session_view(struct session *s, uint64_t view)
+{
+	pthread_mutex_lock(&s->store->lock);
+	if (!s->view)
+		s->view = view;
+	pthread_mutex_unlock(&s->store->lock);
+}
+
+void store_session_patience(struct session *s, int patient)
+{
+	pthread_mutex_lock(&s->store->lock);
+	s->patient = patient;
+	pthread_mutex_unlock(&s->store->lock);
+}
+
+int store_session_ended(struct session *s)
+{
+	int ended;
+
+	pthread_mutex_lock(&s->store->lock);
+	ended = s->ended;
+	pthread_mutex_unlock(&s->store->lock);
+	return ended;
 }
 
 static void session_end(struct session *s, int silent)

@@ -32,12 +32,15 @@
 #define STORE_RETRY_NS                                                                             \
 	(10000 * STORE_MS) /* between tries to delete what the image would not delete */
 
-/* Keys of one region that are given out or still in use: one reference each, and the region's. */
+/* What keeps a region from being opened: transfers with keys of it that were withdrawn. References:
+ * one of each key, and the region's. */
 struct fence {
+	struct store *store;
 	_Atomic uint32_t refs;
+	_Atomic uint32_t in_use; /* keys that were withdrawn and are still in use */
 };
 
-/* A registration of a slab for the region's holder. Freed when the library has let go of it. */
+/* A registration of a slab for one hold. Freed when the library has let go of it. */
 struct key {
 	struct gvm_mem *mem;
 	struct storage *storage;
@@ -47,8 +50,7 @@ struct key {
 
 struct slab {
 	struct storage *storage;
-	struct key *key; /* NULL: nobody has asked for it since the hold began */
-	uint32_t place;  /* record in the image's index */
+	uint32_t place; /* record in the image's index */
 };
 
 /* One session has one region open. */
@@ -56,6 +58,7 @@ struct hold {
 	LIST_ENTRY(hold) in_session, in_region;
 	struct session *session;
 	struct region *region;
+	struct slab_map keys; /* by slab; those that the session has asked for */
 	int readonly;
 };
 
@@ -80,7 +83,9 @@ struct region {
 struct session {
 	struct store *store;
 	LIST_HEAD(, hold) holds;
-	uint64_t incarnation;
+	uint64_t incarnation, view;
+	int ended;   /* its client has come back on another connection */
+	int patient; /* a request may be answered -EINPROGRESS */
 	char name[64];
 };
 
@@ -94,6 +99,10 @@ struct store {
 	uint64_t sweep_id, sweep_slab; /* where the search for slabs to remake of huge pages is */
 	_Atomic int no_sweep;
 	struct store_stats stats;
+	_Atomic uint32_t in_use; /* what keeps storage without being a slab, soon no more */
+	_Atomic int awaited;     /* a request waits for the next change */
+	void (*changed)(void *arg, int ended);
+	void *changed_arg;
 
 	/* while the image is taken over */
 	struct region **by_slot;
@@ -133,24 +142,33 @@ uint64_t store_draw(void);
 int store_refuse(struct store *store, int err);
 int store_busy(struct store *store);
 
+/* May s be told to wait (-EINPROGRESS)? Then the next store_changed is told to the service. */
+int store_await(struct session *s);
+/* Something was given back, or let go of. Any thread, also without the lock. */
+void store_changed(struct store *store);
+
 /* ---- store_key.c --------------------------------------------------------------------------- */
 
+struct fence *fence_new(struct store *store);
 void fence_put(struct fence *fence);
-int key_make(struct store *store, struct region *r, uint64_t index, struct slab *sl, int writable);
+struct key *key_of(const struct hold *h, uint64_t slab);
+int key_make(struct hold *h, uint64_t index, const struct slab *sl, int writable);
 /* Operations that come with it from now on fail. */
-void key_withdraw(struct store *store, struct slab *sl);
-void key_withdraw_all(struct store *store, struct region *r);
-void key_entry(uint64_t index, const struct slab *sl, struct gvm_slab_entry *out);
+void key_withdraw(struct hold *h, uint64_t index);
+void key_withdraw_hold(struct hold *h);
+void key_withdraw_slab(struct region *r, uint64_t index);
+void key_withdraw_all(struct region *r);
+void key_entry(uint64_t index, const struct key *key, struct gvm_slab_entry *out);
 
 /* ---- store_room.c -------------------------------------------------------------------------- */
 
 /* Log and count that there is no room; returns -ENOSPC. */
 int room_refuse(struct store *store, const struct region *r, uint64_t bytes, const char *why);
-/* Promise so many more slabs to r. */
-int room_reserve(struct store *store, struct region *r, uint64_t slabs);
+/* Promise so many more slabs to r. -ENOSPC; -EINPROGRESS if s can wait for what is about to end. */
+int room_reserve(struct session *s, struct region *r, uint64_t slabs);
 void room_unreserve(struct store *store, struct region *r, uint64_t slabs);
-/* Storage of its own for one more slab, if what exists leaves room for it. */
-int room_storage(struct store *store, const struct region *r, struct storage **storage);
+/* Storage of its own for one more slab, if what exists leaves room for it. Errors as above. */
+int room_storage(struct session *s, const struct region *r, struct storage **storage);
 
 /* ---- store_slab.c -------------------------------------------------------------------------- */
 
@@ -163,16 +181,15 @@ int slab_add(struct store *store, struct region *r, uint64_t index, struct stora
 void slab_remove(struct store *store, struct region *r, uint64_t index, struct slab *sl);
 /* Storage goes: the pages of the slab are zeros for this region from now on. */
 int slab_drop(struct store *store, struct region *r, uint64_t index, struct slab *sl);
-int slab_create(struct store *store, struct region *r, uint64_t index, struct slab **sl);
 /* Copy on write: storage of its own for a slab that others have too. */
-int slab_unshare(struct store *store, struct region *r, uint64_t index, struct slab *sl);
+int slab_unshare(struct session *s, struct region *r, uint64_t index, struct slab *sl);
 
 /* ---- store_region.c ------------------------------------------------------------------------ */
 
 int region_save(struct store *store, const struct region *r, enum image_state state);
 int region_save_new(struct store *store, struct region *r, enum image_state state);
 void region_free_records(struct store *store, struct region *r);
-struct region *region_new(const char *name, uint64_t id);
+struct region *region_new(struct store *store, const char *name, uint64_t id);
 void region_free(struct region *r);
 void region_link(struct store *store, struct region *r);
 void region_remove_slabs(struct store *store, struct region *r);
@@ -185,18 +202,24 @@ void region_opened(const struct store *store, const struct region *r, int made,
 
 /* ---- store_hold.c -------------------------------------------------------------------------- */
 
+/* It ends, and its keys with it. */
 void hold_remove(struct hold *h);
 struct hold *hold_of(const struct session *s, const struct region *r);
 /* The region that s has open. write: it must be able to change it. */
 int hold_check(struct session *s, uint64_t id, int write, struct region **region);
-int hold_writable(const struct region *r);
+/* End the hold that the same view of s's client has by an earlier connection. */
+void hold_succeed(struct session *s, struct region *r);
 /* Make r the session's. The session's client may hold it, as others' holds have been checked. */
 int hold_add(struct session *s, struct region *r, const struct gvm_region_open *req);
+/* Its client has said that it is about to go: what it holds is free in a moment. */
+int hold_leaving(const struct region *r);
 void hold_linger(struct store *store, struct region *r);
 /* Nobody holds r any more. Returns 1 if that was its end. */
 int hold_release(struct store *store, struct region *r);
 /* End the linger time of r if it is over. Returns 1 if r is gone. */
 int hold_expire(struct store *store, struct region *r);
+/* The same for all regions but this one. */
+void hold_expire_all(struct store *store, const struct region *but);
 
 /* ---- store_load.c -------------------------------------------------------------------------- */
 

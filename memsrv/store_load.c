@@ -20,7 +20,7 @@ static int take_region(void *arg, uint32_t slot, const struct image_region *rec)
 		store->by_slot = by_slot;
 		store->slots = slot + 1;
 	}
-	r = region_new(rec->name, rec->id);
+	r = region_new(store, rec->name, rec->id);
 	if (!r)
 		return -ENOMEM;
 	r->slot = slot;

@@ -71,18 +71,17 @@ void region_link(struct store *store, struct region *r)
 	store->stats.regions++;
 }
 
-struct region *region_new(const char *name, uint64_t id)
+struct region *region_new(struct store *store, const char *name, uint64_t id)
 {
 	struct region *r = calloc(1, sizeof(*r));
 
 	if (!r)
 		return NULL;
-	r->fence = malloc(sizeof(*r->fence));
+	r->fence = fence_new(store);
 	if (!r->fence) {
 		free(r);
 		return NULL;
 	}
-	atomic_init(&r->fence->refs, 1);
 	LIST_INIT(&r->holds);
 	memcpy(r->name, name, sizeof(r->name));
 	r->id = id;
@@ -115,6 +114,7 @@ int region_destroy(struct store *store, struct region *r)
 	while (!LIST_EMPTY(&r->holds))
 		hold_remove(LIST_FIRST(&r->holds));
 	room_unreserve(store, r, r->reserved);
+	store_changed(store);
 	TAILQ_REMOVE(&store->regions, r, order);
 	LIST_REMOVE(r, bucket);
 	store->stats.regions--;
@@ -172,7 +172,7 @@ static int region_create(struct session *s, uint64_t id, const struct gvm_region
 
 	if (err)
 		return err;
-	r = region_new(req->name, id);
+	r = region_new(store, req->name, id);
 	if (!r)
 		return -ENOMEM;
 	r->pages = req->pages;
@@ -182,7 +182,7 @@ static int region_create(struct session *s, uint64_t id, const struct gvm_region
 	r->generation = store_draw();
 	r->holder = s->incarnation;
 	r->linger_ms = req->linger_ms;
-	err = room_reserve(store, r, r->share);
+	err = room_reserve(s, r, r->share);
 	if (err)
 		goto free;
 	err = region_save_new(store, r, IMAGE_LIVE);
@@ -199,6 +199,15 @@ free:
 	return err;
 }
 
+/* Held by another client, or not let go of yet by the one before: wait if that is a matter of
+ * moments. */
+static int held_by_another(struct session *s, const struct region *r)
+{
+	if (store_await(s) && (r->holder ? hold_leaving(r) : 1))
+		return -EINPROGRESS;
+	return store_busy(s->store);
+}
+
 /* May the session's client take what is there? */
 static int check_existing(struct session *s, const struct region *r,
 			  const struct gvm_region_open *req)
@@ -209,10 +218,7 @@ static int check_existing(struct session *s, const struct region *r,
 	if (!req->generation && (req->flags & GVM_RO_CREATE) && (req->flags & GVM_RO_EXCL))
 		return store_refuse(s->store, -EEXIST);
 	if (r->holder && r->holder != s->incarnation)
-		return store_busy(s->store);
-	/* A transfer with a key of the last holder has not ended: it could still change a page. */
-	if (!r->holder && atomic_load(&r->fence->refs) > 1)
-		return store_busy(s->store);
+		return held_by_another(s, r);
 	if (req->pages && (req->pages != r->pages || req->slab_pages != r->slab_pages)) {
 		gvm_log(GVM_LOG_WARN,
 			"region %s has %" PRIu64 " pages in slabs of %u; %s wants %" PRIu64
@@ -223,15 +229,26 @@ static int check_existing(struct session *s, const struct region *r,
 	return 0;
 }
 
-/* The client's map may place more of the region here than it did when the region was made. */
-static int raise_share(struct store *store, struct region *r, uint64_t share)
+/* A transfer with a withdrawn key has not ended: it could still change a page. */
+static int check_fence(struct session *s, const struct region *r)
 {
+	int wait = store_await(s);
+
+	if (hold_of(s, r) || !atomic_load(&r->fence->in_use))
+		return 0;
+	return wait ? -EINPROGRESS : store_busy(s->store);
+}
+
+/* The client's map may place more of the region here than it did when the region was made. */
+static int raise_share(struct session *s, struct region *r, uint64_t share)
+{
+	struct store *store = s->store;
 	uint64_t before = r->reserved, old = r->share;
 	int err;
 
 	if (share <= r->share)
 		return 0;
-	err = share > r->reserved ? room_reserve(store, r, share - r->reserved) : 0;
+	err = share > r->reserved ? room_reserve(s, r, share - r->reserved) : 0;
 	if (err)
 		return err;
 	r->share = share;
@@ -240,6 +257,20 @@ static int raise_share(struct store *store, struct region *r, uint64_t share)
 		room_unreserve(store, r, r->reserved - before);
 		r->share = old;
 	}
+	return err;
+}
+
+/* Take, or take again, a region that is there. */
+static int open_existing(struct session *s, struct region *r, const struct gvm_region_open *req)
+{
+	int err = check_existing(s, r, req);
+
+	if (err)
+		return err;
+	hold_succeed(s, r);
+	err = check_fence(s, r);
+	if (!err && req->pages)
+		err = raise_share(s, r, req->share_slabs);
 	return err;
 }
 
@@ -266,15 +297,13 @@ static int open_locked(struct session *s, uint64_t id, const struct gvm_region_o
 
 	if (err)
 		return store_refuse(store, err);
-	if (store->stats.draining)
+	if (store->stats.draining || s->ended)
 		return store_refuse(store, -ESHUTDOWN);
 	r = region_find(store, id);
 	if (!r && (!(req->flags & GVM_RO_CREATE) || req->generation))
 		return store_refuse(store, -ENOENT);
 	if (r) {
-		err = check_existing(s, r, req);
-		if (!err && req->pages)
-			err = raise_share(store, r, req->share_slabs);
+		err = open_existing(s, r, req);
 	} else {
 		err = region_create(s, id, req, &r);
 		made = !err;
@@ -328,7 +357,9 @@ int store_region_delete(struct session *s, uint64_t id)
 
 	pthread_mutex_lock(&store->lock);
 	r = region_find(store, id);
-	if (!r)
+	if (s->ended)
+		err = store_refuse(store, -ESHUTDOWN);
+	else if (!r)
 		err = store_refuse(store, -ENOENT);
 	else if (r->holder && r->holder != s->incarnation)
 		err = store_busy(store);

@@ -5,21 +5,21 @@
 #include <errno.h>
 
 /* Zero count pages from page (in the slab) on; where that is all of it the slab goes. */
-static int discard_in(struct store *store, struct region *r, uint64_t index, struct slab *sl,
+static int discard_in(struct session *s, struct region *r, uint64_t index, struct slab *sl,
 		      uint64_t page, uint64_t count)
 {
 	int err;
 
 	if (page == 0 && count >= region_pages_in(r, r->pages, index))
-		return slab_drop(store, r, index, sl);
-	err = slab_shared(sl) ? slab_unshare(store, r, index, sl) : 0;
+		return slab_drop(s->store, r, index, sl);
+	err = slab_shared(sl) ? slab_unshare(s, r, index, sl) : 0;
 	if (err)
 		return err;
 	storage_discard(sl->storage, page * GVM_PAGE_SIZE, count * GVM_PAGE_SIZE);
 	return 0;
 }
 
-static int discard_run(struct store *store, struct region *r, uint64_t page, uint64_t count)
+static int discard_run(struct session *s, struct region *r, uint64_t page, uint64_t count)
 {
 	uint64_t end = page + count, i = page / r->slab_pages;
 	struct slab *sl;
@@ -29,7 +29,7 @@ static int discard_run(struct store *store, struct region *r, uint64_t page, uin
 		uint64_t low = i * r->slab_pages, high = low + r->slab_pages;
 		uint64_t from = page > low ? page : low, to = end < high ? end : high;
 
-		err = discard_in(store, r, i, sl, from - low, to - from);
+		err = discard_in(s, r, i, sl, from - low, to - from);
 		if (err)
 			return err;
 	}
@@ -66,7 +66,7 @@ static int discard_locked(struct session *s, uint64_t id, const struct gvm_page_
 		return store_refuse(store, err);
 	r->version++;
 	for (uint32_t i = 0; i < count && !err; i++) {
-		err = discard_run(store, r, runs[i].page, runs[i].count);
+		err = discard_run(s, r, runs[i].page, runs[i].count);
 		if (!err)
 			store->stats.discarded_pages += runs[i].count;
 	}
@@ -86,12 +86,10 @@ int store_discard(struct session *s, uint64_t id, const struct gvm_page_run *run
 /* ---- resize -------------------------------------------------------------------------------- */
 
 /* A key reaches as far as its slab is in the region: a new size needs a new key. */
-static void rekey_last(struct store *store, struct region *r, uint64_t pages)
+static void rekey_last(struct region *r, uint64_t pages)
 {
-	struct slab *sl = slab_map_get(&r->slabs, (pages - 1) / r->slab_pages);
-
-	if (sl && pages % r->slab_pages)
-		key_withdraw(store, sl);
+	if (pages % r->slab_pages)
+		key_withdraw_slab(r, (pages - 1) / r->slab_pages);
 }
 
 static uint64_t used_below(const struct region *r, uint64_t slabs)
@@ -114,7 +112,7 @@ static int drop_from(struct store *store, struct region *r, uint64_t slabs)
 }
 
 /* Pages that a later growth would bring back are zeroed first. */
-static int cut_tail(struct store *store, struct region *r, uint64_t pages)
+static int cut_tail(struct session *s, struct region *r, uint64_t pages)
 {
 	uint64_t slab = pages / r->slab_pages, page = pages % r->slab_pages;
 	struct slab *sl = page ? slab_map_get(&r->slabs, slab) : NULL;
@@ -123,7 +121,7 @@ static int cut_tail(struct store *store, struct region *r, uint64_t pages)
 	if (!sl || pages >= r->pages)
 		return 0;
 	in = region_pages_in(r, r->pages, slab);
-	return in > page ? discard_in(store, r, slab, sl, page, in - page) : 0;
+	return in > page ? discard_in(s, r, slab, sl, page, in - page) : 0;
 }
 
 static int resize_locked(struct session *s, uint64_t id, uint64_t pages, uint64_t share)
@@ -143,11 +141,11 @@ static int resize_locked(struct session *s, uint64_t id, uint64_t pages, uint64_
 	old_pages = r->pages;
 	old_share = r->share;
 	if (share > r->reserved) {
-		err = room_reserve(store, r, share - r->reserved);
+		err = room_reserve(s, r, share - r->reserved);
 		if (err)
 			return err;
 	}
-	err = cut_tail(store, r, pages);
+	err = cut_tail(s, r, pages);
 	if (err)
 		goto undo;
 	r->pages = pages;
@@ -157,10 +155,11 @@ static int resize_locked(struct session *s, uint64_t id, uint64_t pages, uint64_
 		goto undo;
 	r->version++;
 	err = drop_from(store, r, slabs);
-	rekey_last(store, r, old_pages);
-	rekey_last(store, r, pages);
+	rekey_last(r, old_pages);
+	rekey_last(r, pages);
 	if (!err && r->reserved > share) {
 		room_unreserve(store, r, r->reserved - share);
+		store_changed(store);
 		region_save(store, r, IMAGE_LIVE);
 	}
 	store->stats.resizes++;

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* Put a slab into the region, with storage that the caller has a reference to for it. */
 int slab_insert(struct store *store, struct region *r, uint64_t index, struct storage *storage,
 		uint32_t place)
 {
@@ -23,7 +22,6 @@ int slab_insert(struct store *store, struct region *r, uint64_t index, struct st
 	return 0;
 }
 
-/* The same with a record in the image. */
 int slab_add(struct store *store, struct region *r, uint64_t index, struct storage *storage)
 {
 	struct image *image = store->config.image;
@@ -38,10 +36,9 @@ int slab_add(struct store *store, struct region *r, uint64_t index, struct stora
 	return err;
 }
 
-/* Take a slab out of the region's memory, not out of the image. */
 void slab_remove(struct store *store, struct region *r, uint64_t index, struct slab *sl)
 {
-	key_withdraw(store, sl);
+	key_withdraw_slab(r, index);
 	slab_map_clear(&r->slabs, index);
 	sl->storage->sharers--;
 	storage_put(sl->storage);
@@ -50,7 +47,6 @@ void slab_remove(struct store *store, struct region *r, uint64_t index, struct s
 	store->stats.slabs--;
 }
 
-/* Storage goes: the pages of the slab are zeros for this region from now on. */
 int slab_drop(struct store *store, struct region *r, uint64_t index, struct slab *sl)
 {
 	int err = store->config.image ? image_slab_free(store->config.image, sl->place) : 0;
@@ -60,18 +56,19 @@ int slab_drop(struct store *store, struct region *r, uint64_t index, struct slab
 	return err;
 }
 
-int slab_create(struct store *store, struct region *r, uint64_t index, struct slab **sl)
+static int slab_create(struct session *s, struct region *r, uint64_t index, struct slab **sl)
 {
+	struct store *store = s->store;
 	struct storage *storage;
 	int err, more = r->used >= r->reserved;
 
 	if (more && r->used >= r->share)
 		return room_refuse(store, r, region_slab_bytes(r),
 				   "more slabs than its share of this node");
-	err = more ? room_reserve(store, r, 1) : 0;
+	err = more ? room_reserve(s, r, 1) : 0;
 	if (err)
 		return err;
-	err = room_storage(store, r, &storage);
+	err = room_storage(s, r, &storage);
 	if (err)
 		goto unreserve;
 	err = slab_add(store, r, index, storage);
@@ -87,12 +84,12 @@ unreserve:
 	return err;
 }
 
-/* Copy on write: storage of its own for a slab that others have too. */
-int slab_unshare(struct store *store, struct region *r, uint64_t index, struct slab *sl)
+int slab_unshare(struct session *s, struct region *r, uint64_t index, struct slab *sl)
 {
+	struct store *store = s->store;
 	struct image *image = store->config.image;
 	struct storage *copy;
-	int err = room_storage(store, r, &copy);
+	int err = room_storage(s, r, &copy);
 
 	if (err)
 		return err;
@@ -102,7 +99,7 @@ int slab_unshare(struct store *store, struct region *r, uint64_t index, struct s
 		storage_put(copy);
 		return err;
 	}
-	key_withdraw(store, sl);
+	key_withdraw_slab(r, index);
 	sl->storage->sharers--;
 	storage_put(sl->storage);
 	sl->storage = copy;
@@ -118,6 +115,8 @@ static int grant_locked(struct session *s, uint64_t id, uint64_t index, struct g
 	struct store *store = s->store;
 	struct region *r;
 	struct slab *sl;
+	struct hold *h;
+	struct key *key;
 	int err = hold_check(s, id, 1, &r);
 
 	if (err)
@@ -126,19 +125,21 @@ static int grant_locked(struct session *s, uint64_t id, uint64_t index, struct g
 		return store_refuse(store, -ERANGE);
 	sl = slab_map_get(&r->slabs, index);
 	if (!sl)
-		err = slab_create(store, r, index, &sl);
+		err = slab_create(s, r, index, &sl);
 	else if (slab_shared(sl))
-		err = slab_unshare(store, r, index, sl);
+		err = slab_unshare(s, r, index, sl);
 	if (err)
 		return err;
 	r->version++;
-	if (sl->key && !sl->key->writable)
-		key_withdraw(store, sl);
-	if (!sl->key)
-		err = key_make(store, r, index, sl, 1);
+	h = hold_of(s, r);
+	key = key_of(h, index);
+	if (key && !key->writable)
+		key_withdraw(h, index);
+	if (!key || !key->writable)
+		err = key_make(h, index, sl, 1);
 	if (err)
 		return err;
-	key_entry(index, sl, out);
+	key_entry(index, key_of(h, index), out);
 	store->stats.grants++;
 	return 0;
 }
@@ -156,20 +157,21 @@ int store_slab_grant(struct session *s, uint64_t id, uint64_t slab, struct gvm_s
 static int list_locked(struct session *s, uint64_t id, uint64_t first, uint32_t want,
 		       struct gvm_slab_entry *out, uint32_t *count, int *more)
 {
-	struct store *store = s->store;
 	struct region *r;
 	struct slab *sl;
+	struct hold *h;
 	uint32_t n = 0;
 	uint64_t i = first;
 	int err = hold_check(s, id, 0, &r);
 
 	if (err)
 		return err;
+	h = hold_of(s, r);
 	for (; n < want && (sl = slab_map_next(&r->slabs, &i)); i++) {
-		err = sl->key ? 0 : key_make(store, r, i, sl, !slab_shared(sl) && hold_writable(r));
+		err = key_of(h, i) ? 0 : key_make(h, i, sl, !slab_shared(sl) && !h->readonly);
 		if (err)
 			return err;
-		key_entry(i, sl, &out[n++]);
+		key_entry(i, key_of(h, i), &out[n++]);
 	}
 	*count = n;
 	*more = slab_map_next(&r->slabs, &i) != NULL;

@@ -320,6 +320,7 @@ struct gvm_msg region_node_open_msg(const struct region_node *node, uint64_t pag
 	memcpy(open.name, region->name, sizeof open.name);
 	return (struct gvm_msg){ .type = GVM_T_REGION_OPEN,
 				 .region = region->id,
+				 .arg = gvm_worker_number(region->worker),
 				 .body = body,
 				 .length = (uint32_t)gvm_region_open_encode(body, &open) };
 }
