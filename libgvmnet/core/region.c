@@ -19,10 +19,9 @@ _Static_assert(GVM_REGION_CREATE == GVM_RO_CREATE && GVM_REGION_EXCL == GVM_RO_E
 		   GVM_REGION_READONLY == GVM_RO_READONLY,
 	       "the API's flags are the wire's");
 
-#define SLAB_BYTES_MIN  (64u << 10)
-#define SLAB_BYTES_MAX  (1u << 30)
-#define LINGER_MS       30000u
-#define LEAVE_LINGER_MS 1 /* of a process that ends; 0 would mean the default */
+#define SLAB_BYTES_MIN (64u << 10)
+#define SLAB_BYTES_MAX (1u << 30)
+#define LINGER_MS      30000u
 
 /* ---- small things --------------------------------------------------------------------------- */
 
@@ -528,17 +527,36 @@ void gvm_region_close(struct gvm_region *region)
 			region_node_bye(region->nodes[i]);
 	}
 	region_wide_cancel(region);
+	region_left(region, -ECANCELED);
 	region_cancel_waiting(region);
 	if (opened)
 		opened(region->arg, region, -ECANCELED);
 	region_put(region);
 }
 
-void gvm_region_leave(struct gvm_region *region)
+void region_left(struct gvm_region *region, int status)
+{
+	struct gvm_region_op *op = region->leave;
+
+	region->leave = NULL;
+	if (op)
+		region_finish(op, status);
+}
+
+int gvm_region_leave(struct gvm_region *region, struct gvm_region_op *op)
 {
 	if (region->state != REGION_OPEN)
-		return;
-	region->linger_ms = LEAVE_LINGER_MS;
+		return -EINVAL;
+	if (region->leaving)
+		return -EBUSY;
+	region_op_init(region, op, 0, 0, 0, NULL);
+	region->linger_ms = 0;
+	region->leave = op;
 	for (unsigned i = 0; i < region->node_count; i++)
-		region_node_leave(region->nodes[i]);
+		region_node_leave(region->nodes[i], op->op.deadline_ns);
+	if (!region->leaving) {
+		region->leave = NULL;
+		region_finish_soon(op, 0);
+	}
+	return 0;
 }

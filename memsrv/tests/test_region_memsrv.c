@@ -246,6 +246,103 @@ static int done_ok(struct result *r, int posted)
 	return await(r, posted);
 }
 
+/* ---- giving back --------------------------------------------------------------------------- */
+
+#define LARGE 1800u /* slabs: more than half of what the nodes have together */
+
+static int told_parent, told_child;
+
+/* Another process: has a large region, says so, waits for a word, and is gone. */
+static void other(int leaves)
+{
+	struct result r;
+	char c;
+
+	client_start("tcp", map, key_file);
+	if (open_region("other", LARGE, GVM_REGION_CREATE | GVM_REGION_EPHEMERAL))
+		_exit(1);
+	put_version(7, 1);
+	prepare(&r, 5000 * MS);
+	if (leaves && await(&r, gvm_region_leave(region, &r.op)))
+		_exit(2);
+	expect_version(7, 1);
+	if (write(told_parent, "x", 1) != 1 || read(told_child, &c, 1) != 1)
+		_exit(3);
+	_exit(0);
+}
+
+static pid_t start_other(int leaves, int *say)
+{
+	int up[2], down[2];
+	pid_t pid;
+	char c;
+
+	assert_int_equal(pipe2(up, O_CLOEXEC) | pipe2(down, O_CLOEXEC), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		close(up[0]);
+		close(down[1]);
+		told_parent = up[1];
+		told_child = down[0];
+		other(leaves);
+	}
+	close(up[1]);
+	close(down[0]);
+	assert_int_equal(read(up[0], &c, 1), 1);
+	close(up[0]);
+	*say = down[1];
+	return pid;
+}
+
+static void end_other(pid_t pid, int say)
+{
+	int status;
+
+	assert_int_equal(write(say, "x", 1), 1);
+	close(say);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+/* Who says that it leaves is waited for; its memory is the next one's as soon as it has gone. */
+static void test_left(void **state)
+{
+	struct gvm_region_config config = { .name = "next",
+					    .bytes = (uint64_t)LARGE * SLAB,
+					    .slab_bytes = SLAB,
+					    .arg = &opening,
+					    .flags = GVM_REGION_CREATE | GVM_REGION_EPHEMERAL };
+	pid_t pid;
+	int say;
+
+	(void)state;
+	pid = start_other(1, &say);
+	opening = (struct opening){ 0 };
+	assert_int_equal(
+	    gvm_region_open(worker, &config, gvm_now() + 20000 * MS, opened_cb, &region), 0);
+	run_for(300 * MS);
+	assert_int_equal(opening.called, 0); /* neither refused nor let in */
+	end_other(pid, say);
+	UNTIL(opening.called);
+	assert_int_equal(opening.status, 0);
+	expect_version(7, 0);
+}
+
+/* Who does not say so, and lives, keeps what it has, and nobody waits for it. */
+static void test_not_left(void **state)
+{
+	pid_t pid;
+	int say;
+
+	(void)state;
+	pid = start_other(0, &say);
+	assert_int_equal(open_region("next", LARGE, GVM_REGION_CREATE), -ENOSPC);
+	end_other(pid, say);
+	assert_int_equal(open_region("next", LARGE, GVM_REGION_CREATE), -ENOSPC);
+}
+
 /* Clone, discard, resize and delete do what they say. */
 static void test_wide(void **state)
 {
@@ -331,7 +428,8 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_killed), T(test_lost), T(test_stopped), T(test_held), T(test_wide),
+		T(test_killed), T(test_lost), T(test_stopped),  T(test_held),
+		T(test_wide),   T(test_left), T(test_not_left),
 	};
 	int rc;
 
