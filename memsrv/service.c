@@ -16,8 +16,8 @@
 #define SLABS_MAX   (GVM_MSG_MAX / GVM_SLAB_ENTRY_LEN)
 #define REGIONS_MAX (GVM_MSG_MAX / GVM_REGION_ENTRY_LEN)
 
-#define WAIT_NS (UINT64_C(5000) * 1000000) /* most that a request waits for what is about to end   \
-					    */
+/* Most that a request waits for what is about to end. */
+#define WAIT_NS (UINT64_C(5000) * 1000000)
 
 /* A connection that has used a region. */
 struct conn {
