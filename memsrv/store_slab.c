@@ -133,12 +133,12 @@ static int grant_locked(struct session *s, uint64_t id, uint64_t index, struct g
 	r->version++;
 	h = hold_of(s, r);
 	key = key_of(h, index);
-	if (key && !key->writable)
+	if (!key || !key->writable) {
 		key_withdraw(h, index);
-	if (!key || !key->writable)
 		err = key_make(h, index, sl, 1);
-	if (err)
-		return err;
+		if (err)
+			return err;
+	}
 	key_entry(index, key_of(h, index), out);
 	store->stats.grants++;
 	return 0;
