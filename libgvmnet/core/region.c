@@ -433,7 +433,8 @@ static void init(struct gvm_region *region, struct gvm_worker *worker,
 	region->slab_shift = (unsigned)__builtin_ctz(slab / GVM_PAGE_SIZE);
 	region->slab_bytes_given = config->slab_bytes != 0;
 	region->flags = config->flags;
-	region->linger_ms = config->linger_ms ? config->linger_ms : LINGER_MS;
+	region->linger_given = config->linger_ms ? config->linger_ms : LINGER_MS;
+	region->linger_ms = region->linger_given;
 	region->arg = config->arg;
 	region->node_state = config->node_state;
 	region->op_timeout_ns = gvm_option_number("GVM_OP_TIMEOUT_MS") * 1000000;
@@ -543,14 +544,15 @@ void region_left(struct gvm_region *region, int status)
 		region_finish(op, status);
 }
 
-int gvm_region_leave(struct gvm_region *region, struct gvm_region_op *op)
+/* Tell all nodes that are connected how long the region is to be kept without a connection. */
+static int tell_linger(struct gvm_region *region, uint32_t linger_ms, struct gvm_region_op *op)
 {
 	if (region->state != REGION_OPEN)
 		return -EINVAL;
 	if (region->leaving)
 		return -EBUSY;
 	region_op_init(region, op, 0, 0, 0, NULL);
-	region->linger_ms = 0;
+	region->linger_ms = linger_ms;
 	region->leave = op;
 	for (unsigned i = 0; i < region->node_count; i++)
 		region_node_leave(region->nodes[i], op->op.deadline_ns);
@@ -559,4 +561,14 @@ int gvm_region_leave(struct gvm_region *region, struct gvm_region_op *op)
 		region_finish_soon(op, 0);
 	}
 	return 0;
+}
+
+int gvm_region_leave(struct gvm_region *region, struct gvm_region_op *op)
+{
+	return tell_linger(region, 0, op);
+}
+
+int gvm_region_stay(struct gvm_region *region, struct gvm_region_op *op)
+{
+	return tell_linger(region, region->linger_given, op);
 }

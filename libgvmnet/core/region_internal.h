@@ -136,7 +136,8 @@ struct gvm_region {
 	unsigned node_count;
 	uint8_t state;
 	bool cleaning;
-	uint32_t flags, linger_ms;
+	uint32_t flags;
+	uint32_t linger_ms, linger_given; /* what nodes are told; 0 while the process leaves */
 	uint32_t ops;  /* operations from post to done */
 	uint32_t refs; /* the opener's, control messages under way, entry points */
 	uint64_t id, placed_as, op_timeout_ns, random;
@@ -145,7 +146,7 @@ struct gvm_region {
 	struct region_queue finished; /* to be completed from the worker */
 	struct gvm_timer soon;
 	struct region_wide wide;
-	struct gvm_region_op *leave; /* NULL: none under way */
+	struct gvm_region_op *leave; /* or stay; NULL: none under way */
 	unsigned leaving;            /* nodes that have not answered it */
 	/* open */
 	gvm_region_cb opened;

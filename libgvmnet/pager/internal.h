@@ -113,6 +113,7 @@ struct store_ops {
 	int (*resize)(struct gvm_region *region, uint64_t bytes, struct gvm_region_op *op);
 	int (*remove)(struct gvm_region *region, struct gvm_region_op *op);
 	int (*leave)(struct gvm_region *region, struct gvm_region_op *op);
+	int (*stay)(struct gvm_region *region, struct gvm_region_op *op);
 	void (*close)(struct gvm_region *region);
 };
 extern const struct store_ops store_region;
@@ -364,7 +365,7 @@ struct gvm_range {
 			     * clone of */
 	char clone[64];     /* the region that a forked child gets */
 	struct gvm_region_op leave;
-	struct call *leaving; /* leave is under way for it */
+	struct call *leaving; /* leave, or stay, is under way for it */
 	struct gvm_range *next, *prev;
 };
 

@@ -758,8 +758,8 @@ static void left(struct gvm_region_op *op, int status)
 	leave_answered(call);
 }
 
-/* The linger time is the region's, not a view's: one view is enough. call->a: what is not over yet.
- */
+/* The linger time is the region's, not a view's: one view is enough. call->a: what is not over yet;
+ * call->b: stay. */
 static void call_leave(struct call *call)
 {
 	struct gvm_pager *pager = call->shard->pager;
@@ -773,7 +773,8 @@ static void call_leave(struct call *call)
 		range->leave.done = left;
 		range->leave.deadline_ns = gvm_now() + LEAVE_NS;
 		range->leaving = call;
-		if (!pager->store->leave(view->region, &range->leave))
+		if (!(call->b ? pager->store->stay : pager->store->leave)(view->region,
+									  &range->leave))
 			call->a++;
 	}
 	gvm_worker_flush(call->shard->worker);
@@ -781,9 +782,9 @@ static void call_leave(struct call *call)
 }
 
 /* Somebody who has the lock waits for a node, perhaps for long; then the linger time must do. */
-void gvm_pager_leave(struct gvm_pager *pager)
+static void leave_or_stay(struct gvm_pager *pager, int stay)
 {
-	struct call call = { 0 };
+	struct call call = { .b = (uint64_t)stay };
 	struct timespec until;
 
 	clock_gettime(CLOCK_MONOTONIC, &until);
@@ -792,4 +793,14 @@ void gvm_pager_leave(struct gvm_pager *pager)
 		return;
 	pager_call(&pager->shard[0], call_leave, &call);
 	pthread_mutex_unlock(&pager->control);
+}
+
+void gvm_pager_leave(struct gvm_pager *pager)
+{
+	leave_or_stay(pager, 0);
+}
+
+void gvm_pager_stay(struct gvm_pager *pager)
+{
+	leave_or_stay(pager, 1);
 }

@@ -432,6 +432,7 @@ static const struct store_ops fake_store = {
 	.resize = fake_resize,
 	.remove = fake_remove,
 	.leave = fake_leave,
+	.stay = fake_leave,
 	.close = fake_close,
 };
 

@@ -344,6 +344,7 @@ static void fork_exec(void)
 	}
 	wait_for(pid);
 	CHECK(system("exit 0") == 0);
+	CHECK(execl("/no/such/program", "program", (char *)NULL) == -1 && errno == ENOENT);
 	CHECK(holds(p, size, 1));
 }
 

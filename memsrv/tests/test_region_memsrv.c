@@ -252,8 +252,10 @@ static int done_ok(struct result *r, int posted)
 
 static int told_parent, told_child;
 
+enum manner { STAYS, LEAVES, CHANGES_ITS_MIND };
+
 /* Another process: has a large region, says so, waits for a word, and is gone. */
-static void other(int leaves)
+static void other(enum manner manner)
 {
 	struct result r;
 	char c;
@@ -263,7 +265,10 @@ static void other(int leaves)
 		_exit(1);
 	put_version(7, 1);
 	prepare(&r, 5000 * MS);
-	if (leaves && await(&r, gvm_region_leave(region, &r.op)))
+	if (manner != STAYS && await(&r, gvm_region_leave(region, &r.op)))
+		_exit(2);
+	prepare(&r, 5000 * MS);
+	if (manner == CHANGES_ITS_MIND && await(&r, gvm_region_stay(region, &r.op)))
 		_exit(2);
 	expect_version(7, 1);
 	if (write(told_parent, "x", 1) != 1 || read(told_child, &c, 1) != 1)
@@ -271,7 +276,7 @@ static void other(int leaves)
 	_exit(0);
 }
 
-static pid_t start_other(int leaves, int *say)
+static pid_t start_other(enum manner manner, int *say)
 {
 	int up[2], down[2];
 	pid_t pid;
@@ -285,7 +290,7 @@ static pid_t start_other(int leaves, int *say)
 		close(down[1]);
 		told_parent = up[1];
 		told_child = down[0];
-		other(leaves);
+		other(manner);
 	}
 	close(up[1]);
 	close(down[0]);
@@ -318,7 +323,7 @@ static void test_left(void **state)
 	int say;
 
 	(void)state;
-	pid = start_other(1, &say);
+	pid = start_other(LEAVES, &say);
 	opening = (struct opening){ 0 };
 	assert_int_equal(
 	    gvm_region_open(worker, &config, gvm_now() + 20000 * MS, opened_cb, &region), 0);
@@ -330,17 +335,28 @@ static void test_left(void **state)
 	expect_version(7, 0);
 }
 
-/* Who does not say so, and lives, keeps what it has, and nobody waits for it. */
-static void test_not_left(void **state)
+/* Who does not say so keeps what it has, and nobody waits for it. */
+static void not_left(enum manner manner)
 {
 	pid_t pid;
 	int say;
 
-	(void)state;
-	pid = start_other(0, &say);
+	pid = start_other(manner, &say);
 	assert_int_equal(open_region("next", LARGE, GVM_REGION_CREATE), -ENOSPC);
 	end_other(pid, say);
 	assert_int_equal(open_region("next", LARGE, GVM_REGION_CREATE), -ENOSPC);
+}
+
+static void test_not_left(void **state)
+{
+	(void)state;
+	not_left(STAYS);
+}
+
+static void test_stayed(void **state)
+{
+	(void)state;
+	not_left(CHANGES_ITS_MIND);
 }
 
 /* Clone, discard, resize and delete do what they say. */
@@ -429,7 +445,7 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(test_killed), T(test_lost), T(test_stopped),  T(test_held),
-		T(test_wide),   T(test_left), T(test_not_left),
+		T(test_wide),   T(test_left), T(test_not_left), T(test_stayed),
 	};
 	int rc;
 

@@ -116,6 +116,8 @@ int gvm_region_delete(struct gvm_region *region, struct gvm_region_op *op);
  * client asks of them from then on waits for this one's end. -EBUSY: one is under way.
  */
 int gvm_region_leave(struct gvm_region *region, struct gvm_region_op *op);
+/* The process goes on after all: linger_ms counts again. Asynchronous as gvm_region_leave. */
+int gvm_region_stay(struct gvm_region *region, struct gvm_region_op *op);
 /* Let go: operations under way complete with -ECANCELED; the name can be opened by others. */
 void gvm_region_close(struct gvm_region *region);
 
