@@ -29,8 +29,8 @@
 #define STORE_BUCKETS  4096u
 #define STORE_NO_IMAGE UINT32_MAX
 #define STORE_MS       UINT64_C(1000000)
-#define STORE_RETRY_NS                                                                             \
-	(10000 * STORE_MS) /* between tries to delete what the image would not delete */
+/* Between tries to delete what the image would not delete. */
+#define STORE_RETRY_NS (10000 * STORE_MS)
 
 /* What keeps a region from being opened: transfers with keys of it that were withdrawn. References:
  * one of each key, and the region's. */
