@@ -311,28 +311,52 @@ static void end_other(pid_t pid, int say)
 	assert_int_equal(WEXITSTATUS(status), 0);
 }
 
-/* Who says that it leaves is waited for; its memory is the next one's as soon as it has gone. */
-static void test_left(void **state)
+static void open_next(void)
 {
 	struct gvm_region_config config = { .name = "next",
 					    .bytes = (uint64_t)LARGE * SLAB,
 					    .slab_bytes = SLAB,
 					    .arg = &opening,
 					    .flags = GVM_REGION_CREATE | GVM_REGION_EPHEMERAL };
+
+	opening = (struct opening){ 0 };
+	assert_int_equal(
+	    gvm_region_open(worker, &config, gvm_now() + 20000 * MS, opened_cb, &region), 0);
+}
+
+/* Who says that it leaves is waited for; its memory is the next one's as soon as it has gone. */
+static void test_left(void **state)
+{
 	pid_t pid;
 	int say;
 
 	(void)state;
 	pid = start_other(LEAVES, &say);
-	opening = (struct opening){ 0 };
-	assert_int_equal(
-	    gvm_region_open(worker, &config, gvm_now() + 20000 * MS, opened_cb, &region), 0);
+	open_next();
 	run_for(300 * MS);
 	assert_int_equal(opening.called, 0); /* neither refused nor let in */
 	end_other(pid, say);
 	UNTIL(opening.called);
 	assert_int_equal(opening.status, 0);
 	expect_version(7, 0);
+}
+
+/* Who says so and does not go is not waited for without end. */
+static void test_left_for_long(void **state)
+{
+	pid_t pid;
+	int say;
+
+	(void)state;
+	pid = start_other(LEAVES, &say);
+	open_next();
+	UNTIL(opening.called);
+	assert_int_equal(opening.status, -ENOSPC);
+	gvm_region_close(region);
+	end_other(pid, say);
+	open_next(); /* the connections of the other are perhaps not ended yet */
+	UNTIL(opening.called);
+	assert_int_equal(opening.status, 0);
 }
 
 /* Who does not say so keeps what it has, and nobody waits for it. */
@@ -444,8 +468,9 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_killed), T(test_lost), T(test_stopped),  T(test_held),
-		T(test_wide),   T(test_left), T(test_not_left), T(test_stayed),
+		T(test_killed),        T(test_lost),     T(test_stopped),
+		T(test_held),          T(test_wide),     T(test_left),
+		T(test_left_for_long), T(test_not_left), T(test_stayed),
 	};
 	int rc;
 
