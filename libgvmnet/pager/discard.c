@@ -318,6 +318,7 @@ static void purge_done(struct gvm_region_op *op, int status)
 		view->table[p] &= ~(page_word)PAGE_PURGE;
 	}
 	shard->purging--;
+	view->purging--;
 	purge->next_free = shard->purge_free;
 	shard->purge_free = (uint32_t)(purge - shard->purges);
 	shard->purge_wanted = true;
@@ -339,6 +340,7 @@ static bool post_purge(struct view *view, uint64_t page, uint64_t count)
 		return false;
 	shard->purge_free = purge->next_free;
 	shard->purging++;
+	view->purging++;
 	view->busy++;
 	for (uint64_t p = page; p < page + count; p++)
 		view->table[p] |= PAGE_PURGING;

@@ -674,7 +674,7 @@ bool shard_sync(struct shard *shard)
 			call->phase = 1;
 		}
 		if (call->phase == 1 && view->writing[!view->turn] == 0 &&
-		    view->purge_lo >= view->purge_hi) {
+		    view->purge_lo >= view->purge_hi && view->purging == 0) {
 			*at = call->next;
 			call_done(call, view->put_err);
 			continue;

@@ -239,6 +239,7 @@ struct view {
 	uint32_t dirty;      /* victims that must be written */
 	uint32_t writing[2]; /* puts under way, by sync's turn */
 	uint32_t turn, taking;
+	uint32_t purging;    /* discards that the region has not answered yet */
 	int put_err; /* a put has failed for good since sync began */
 	bool used, whole, anon;
 	bool closing;                  /* no fault is answered, no operation begun */
@@ -418,6 +419,10 @@ static inline void *sys_mremap(void *at, uint64_t bytes, uint64_t now, int flags
 static inline int sys_madvise(void *at, uint64_t bytes, int advice)
 {
 	return (int)syscall(SYS_madvise, at, bytes, advice);
+}
+static inline ssize_t sys_read(int fd, void *to, size_t bytes)
+{
+	return syscall(SYS_read, fd, to, bytes);
 }
 static inline int sys_punch(int fd, uint64_t offset, uint64_t bytes)
 {

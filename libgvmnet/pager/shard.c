@@ -138,7 +138,7 @@ int shard_read(struct shard *shard)
 	do {
 		uint64_t now;
 
-		got = read(shard->uffd, msgs, sizeof(msgs));
+		got = sys_read(shard->uffd, msgs, sizeof(msgs));
 		if (got < (ssize_t)sizeof(msgs[0]))
 			break;
 		now = gvm_now();
@@ -386,7 +386,7 @@ static int open_worker(struct shard *shard)
 		gvm_timer_set(shard->worker, &shard->recheck_timer, 0);
 	shard->watch.fd = shard->uffd;
 	shard->watch.ready = uffd_ready;
-	return gvm_worker_watch(shard->worker, &shard->watch, EPOLLIN);
+	return gvm_worker_watch(shard->worker, &shard->watch, EPOLLIN | EPOLLET);
 }
 
 int shard_open(struct gvm_pager *pager, unsigned number, struct shard *shard)

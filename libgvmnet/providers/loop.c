@@ -13,87 +13,17 @@
  * later ones of its link, so that order is kept.
  *
  * Threads: an end belongs to its worker's thread. Listeners, links' liveness, inboxes and the
- * faults are shared by all and guarded by the one lock below, which no upcall is made under.
+ * faults are shared by all and guarded by gvm_loop.lock, which no upcall is made under.
  */
-#include "providers/provider.h"
-
-#include <assert.h>
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "providers/slots.h"
-
-#define QUEUE_MAX   256u /* frames of one direction of a link that are not yet served */
-#define QUEUE_LOW   128u /* so few again: a refused post may be tried again */
-#define SERVE_BATCH 256  /* frames served in one round */
-
-enum frame_kind {
-	F_CONNECT, /* to the listening side */
-	F_OPEN,    /* to the connecting side: accepted; status */
-	F_WIRE,    /* hdr and payload */
-	F_ROOM,    /* the other side has served what was queued */
-	F_CLOSE,   /* the other side has closed, in order behind what it said */
-	F_BREAK,   /* a fault has broken the connection */
-};
-
-struct link;
-struct frame {
-	struct frame *next;
-	struct link *link;
-	struct gvm_listener *listener; /* of F_CONNECT; compared, not followed, until found alive */
-	uint64_t due;                  /* not before */
-	uint8_t kind, to;              /* to: which end */
-	int status;
-	struct gvm_hdr hdr;
-	uint8_t payload[];
-};
-
-struct loop_ep {
-	struct gvm_ep ep;
-	struct loop_ep *dead_next;
-	struct link *link;
-	struct gvm_slots slots;
-	uint8_t side, dead, silent, open, allowed, want_room;
-};
-
-struct link {
-	unsigned refs;            /* the two ends, and each frame */
-	int broken;               /* frames of it are not delivered any more, but F_BREAK */
-	unsigned queued[2];       /* F_WIRE frames on their way to an end */
-	int starved[2];           /* this end was refused room */
-	uint64_t due[2];          /* of the last frame to an end */
-	struct gvm_prov *prov[2]; /* NULL: this end is gone */
-	struct loop_ep *ep[2];    /* touched by its own worker only */
-};
-
-struct gvm_listener {
-	struct gvm_listener *next;
-	struct gvm_prov *prov;
-	unsigned port;
-};
-
-struct gvm_prov {
-	struct gvm_prov *next;
-	struct gvm_host *host;
-	const struct gvm_host_ops *up;
-	struct gvm_watch wake, timer;
-	struct frame *inbox, **inbox_end;
-	struct loop_ep *dead;
-};
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct gvm_listener *listeners;
-static struct gvm_prov *provs;
-static struct gvm_loop_faults faults;
-static uint64_t chance_state = 1;
-static unsigned next_port = 49152, next_turn;
+#include "providers/loop.h"
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
@@ -112,124 +42,9 @@ static struct gvm_net_stats *stats(struct gvm_prov *prov)
 	return prov->up->stats(prov->host);
 }
 
-static uint64_t clock_now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
-/* ---- faults; under the lock ---------------------------------------------------------------- */
-
-/* splitmix64 */
-static uint64_t draw(void)
-{
-	uint64_t z = (chance_state += 0x9E3779B97F4A7C15ull);
-
-	z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-	z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-	return z ^ (z >> 31);
-}
-
-static int happens(uint32_t chance)
-{
-	return chance && (draw() & 0xFFFF) < chance;
-}
-
-static uint64_t delay_of_frame(void)
-{
-	return happens(faults.delay) && faults.delay_ns ? draw() % faults.delay_ns + 1 : 0;
-}
-
-static void prov_wake(struct gvm_prov *prov)
-{
-	const uint64_t one = 1;
-
-	while (write(prov->wake.fd, &one, sizeof(one)) < 0 && errno == EINTR)
-		;
-}
-
-void gvm_loop_set_faults(const struct gvm_loop_faults *f)
-{
-	pthread_mutex_lock(&lock);
-	faults = *f;
-	chance_state = f->seed;
-	for (struct gvm_prov *p = provs; p; p = p->next)
-		prov_wake(p);
-	pthread_mutex_unlock(&lock);
-}
-
-/* ---- links and frames; under the lock ------------------------------------------------------ */
-
-static void link_put(struct link *link)
-{
-	if (!--link->refs)
-		free(link);
-}
-
-static void frame_free(struct frame *f)
-{
-	link_put(f->link);
-	free(f);
-}
-
-static struct frame *frame_new(struct link *link, unsigned to, enum frame_kind kind, uint32_t bytes)
-{
-	struct frame *f = malloc(sizeof(*f) + bytes);
-
-	if (!f)
-		return NULL;
-	memset(f, 0, sizeof(*f));
-	f->link = link;
-	f->to = (uint8_t)to;
-	f->kind = (uint8_t)kind;
-	link->refs++;
-	return f;
-}
-
-static void frame_post(struct gvm_prov *prov, struct frame *f)
-{
-	struct link *link = f->link;
-
-	if (f->due < link->due[f->to])
-		f->due = link->due[f->to];
-	link->due[f->to] = f->due;
-	if (f->kind == F_WIRE)
-		link->queued[f->to]++;
-	f->next = NULL;
-	*prov->inbox_end = f;
-	prov->inbox_end = &f->next;
-	prov_wake(prov);
-}
-
-/* A word without payload to an end; if there is no memory for it the link breaks on this side only,
- * which core's liveness finds. */
-static void tell_end(struct link *link, unsigned to, enum frame_kind kind, int status)
-{
-	struct frame *f;
-
-	if (!link->prov[to])
-		return;
-	f = frame_new(link, to, kind, 0);
-	if (!f)
-		return;
-	f->status = status;
-	frame_post(link->prov[to], f);
-}
-
-static void link_break(struct link *link)
-{
-	if (link->broken)
-		return;
-	link->broken = 1;
-	tell_end(link, 0, F_BREAK, 0);
-	tell_end(link, 1, F_BREAK, 0);
-}
-
 /* ---- ends ---------------------------------------------------------------------------------- */
 
-static struct loop_ep *ep_new(struct gvm_prov *prov, struct link *link, unsigned side, void *user)
+struct loop_ep *gvm_loop_ep_new(struct gvm_prov *prov, struct link *link, unsigned side, void *user)
 {
 	struct loop_ep *ep = calloc(1, sizeof(*ep));
 
@@ -259,13 +74,13 @@ static void ep_end(struct loop_ep *ep, int why)
 	struct link *link = ep->link;
 
 	ep->dead = 1;
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&gvm_loop.lock);
 	link->ep[ep->side] = NULL;
 	link->prov[ep->side] = NULL;
 	if (!link->broken)
-		tell_end(link, !ep->side, F_CLOSE, 0);
-	link_put(link);
-	pthread_mutex_unlock(&lock);
+		gvm_loop_tell(link, !ep->side, F_CLOSE, 0);
+	gvm_loop_link_put(link);
+	pthread_mutex_unlock(&gvm_loop.lock);
 	ep->link = NULL;
 	ep->dead_next = prov->dead;
 	prov->dead = ep;
@@ -299,6 +114,16 @@ static void loop_allow(struct gvm_ep *ep)
 
 /* ---- posting ------------------------------------------------------------------------------- */
 
+/* How many ns the next frame is late. Under the lock. */
+static uint64_t delay_of_frame(void)
+{
+	const struct gvm_loop_faults *faults = &gvm_loop.faults;
+
+	return gvm_loop_happens(faults->delay) && faults->delay_ns
+		   ? gvm_loop_draw() % faults->delay_ns + 1
+		   : 0;
+}
+
 static int post_locked(struct loop_ep *ep, struct frame *f, int answer)
 {
 	struct link *link = ep->link;
@@ -308,15 +133,16 @@ static int post_locked(struct loop_ep *ep, struct frame *f, int answer)
 		link->starved[ep->side] = 1;
 		return -EAGAIN;
 	}
-	if (happens(faults.drop_conn))
-		link_break(link);
+	if (gvm_loop_happens(gvm_loop.faults.drop_conn))
+		gvm_loop_break(link);
 	if (link->broken || !link->prov[to])
-		frame_free(f); /* lost on the way; the end of the link is already in our inbox */
+		gvm_loop_frame_free(
+		    f); /* lost on the way; the end of the link is already in our inbox */
 	else {
 		f->due = delay_of_frame();
 		if (f->due)
-			f->due += clock_now();
-		frame_post(link->prov[to], f);
+			f->due += gvm_now();
+		gvm_loop_frame_post(link->prov[to], f);
 	}
 	return 0;
 }
@@ -328,17 +154,17 @@ static int post(struct loop_ep *ep, const struct gvm_hdr *hdr, const void *paylo
 	struct frame *f;
 	int err = -ENOMEM;
 
-	pthread_mutex_lock(&lock);
-	f = frame_new(ep->link, !ep->side, F_WIRE, hdr->length);
+	pthread_mutex_lock(&gvm_loop.lock);
+	f = gvm_loop_frame_new(ep->link, !ep->side, F_WIRE, hdr->length);
 	if (f) {
 		f->hdr = *hdr;
 		if (hdr->length)
 			memcpy(f->payload, payload, hdr->length);
 		err = post_locked(ep, f, answer);
 		if (err)
-			frame_free(f);
+			gvm_loop_frame_free(f);
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&gvm_loop.lock);
 	if (!err)
 		count(&stats(prov)->bytes_sent, GVM_WIRE_HDR_LEN + hdr->length);
 	if (err == -EAGAIN)
@@ -505,21 +331,19 @@ static void serve_wire(struct loop_ep *ep, const struct gvm_hdr *hdr, const void
 static void serve_connect(struct gvm_prov *prov, struct frame *f)
 {
 	struct link *link = f->link;
-	struct gvm_listener *l;
+	struct gvm_listener *l = f->listener;
 	struct loop_ep *ep = NULL;
 
-	pthread_mutex_lock(&lock);
-	for (l = listeners; l && l != f->listener; l = l->next)
-		;
-	if (l && link->prov[0] && !link->broken)
-		ep = ep_new(prov, link, 1, NULL);
+	pthread_mutex_lock(&gvm_loop.lock);
+	if (gvm_loop_listens(l) && link->prov[0] && !link->broken)
+		ep = gvm_loop_ep_new(prov, link, 1, NULL);
 	if (ep) {
 		ep->open = 1;
 		link->prov[1] = prov;
 		link->refs++;
 	}
-	tell_end(link, 0, F_OPEN, ep ? 0 : -ECONNREFUSED);
-	pthread_mutex_unlock(&lock);
+	gvm_loop_tell(link, 0, F_OPEN, ep ? 0 : -ECONNREFUSED);
+	pthread_mutex_unlock(&gvm_loop.lock);
 	if (!ep)
 		return;
 	snprintf(ep->ep.name, sizeof(ep->ep.name), "loop:%u<-", l->port);
@@ -576,12 +400,12 @@ static void serve(struct gvm_prov *prov, struct frame *f)
 	}
 	if (ep->dead || !ep->want_room || gvm_slots_full(&ep->slots))
 		return;
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&gvm_loop.lock);
 	if (f->link->queued[!ep->side] <= QUEUE_LOW) {
 		ep->want_room = 0;
 		f->link->starved[ep->side] = 0;
 	}
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&gvm_loop.lock);
 	if (!ep->want_room)
 		prov->up->writable(&ep->ep);
 }
@@ -603,11 +427,11 @@ static struct frame *inbox_take(struct gvm_prov *prov)
 	uint64_t first = 0, now = 0;
 	struct frame **at, *f;
 
-	if (faults.stall)
+	if (gvm_loop.faults.stall)
 		return NULL;
 	for (at = &prov->inbox; (f = *at); at = &f->next) {
 		if (f->due && !now)
-			now = clock_now();
+			now = gvm_now();
 		if (f->due <= now || (f->link->broken && f->kind != F_BREAK))
 			break;
 		if (!first || f->due < first)
@@ -635,7 +459,7 @@ static void inbox_left(struct frame *f)
 	link->queued[f->to]--;
 	if (link->starved[from] && link->queued[f->to] <= QUEUE_LOW) {
 		link->starved[from] = 0;
-		tell_end(link, from, F_ROOM, 0);
+		gvm_loop_tell(link, from, F_ROOM, 0);
 	}
 }
 
@@ -650,25 +474,25 @@ static int loop_progress(struct gvm_prov *prov)
 		free(ep);
 	}
 	while (n < SERVE_BATCH) {
-		pthread_mutex_lock(&lock);
+		pthread_mutex_lock(&gvm_loop.lock);
 		f = inbox_take(prov);
 		if (f)
 			inbox_left(f);
 		lost = f && f->link->broken && f->kind != F_BREAK && f->kind != F_CONNECT;
-		pthread_mutex_unlock(&lock);
+		pthread_mutex_unlock(&gvm_loop.lock);
 		if (!f)
 			return n;
 		if (!lost)
 			serve(prov, f);
-		pthread_mutex_lock(&lock);
-		frame_free(f);
-		pthread_mutex_unlock(&lock);
+		pthread_mutex_lock(&gvm_loop.lock);
+		gvm_loop_frame_free(f);
+		pthread_mutex_unlock(&gvm_loop.lock);
 		n++;
 	}
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&gvm_loop.lock);
 	if (prov->inbox)
-		prov_wake(prov);
-	pthread_mutex_unlock(&lock);
+		gvm_loop_wake(prov);
+	pthread_mutex_unlock(&gvm_loop.lock);
 	return n;
 }
 
@@ -699,119 +523,6 @@ static int loop_arm(struct gvm_prov *prov)
 
 static void loop_flush(struct gvm_prov *prov)
 {
-}
-
-/* ---- listening and connecting -------------------------------------------------------------- */
-
-static int port_taken(struct gvm_prov *prov, unsigned port)
-{
-	/* Workers may share a port, one listener each. */
-	for (struct gvm_listener *l = listeners; l; l = l->next)
-		if (l->port == port && (!prov || l->prov == prov))
-			return 1;
-	return 0;
-}
-
-static int loop_listen(struct gvm_prov *prov, const char *host, unsigned port,
-		       struct gvm_listener **listener, unsigned *bound_port)
-{
-	struct gvm_listener *l = calloc(1, sizeof(*l));
-	int err = 0;
-
-	if (!l)
-		return -ENOMEM;
-	pthread_mutex_lock(&lock);
-	if (!port)
-		while (port_taken(NULL, port = next_port))
-			next_port = next_port < 65535 ? next_port + 1 : 49152;
-	if (port_taken(prov, port))
-		err = -EADDRINUSE;
-	l->prov = prov;
-	l->port = port;
-	if (!err) {
-		l->next = listeners;
-		listeners = l;
-	}
-	pthread_mutex_unlock(&lock);
-	if (err) {
-		free(l);
-		return err;
-	}
-	*listener = l;
-	if (bound_port)
-		*bound_port = port;
-	return 0;
-}
-
-static void loop_unlisten(struct gvm_listener *l)
-{
-	struct gvm_listener **at = &listeners;
-
-	pthread_mutex_lock(&lock);
-	while (*at != l)
-		at = &(*at)->next;
-	*at = l->next;
-	pthread_mutex_unlock(&lock);
-	free(l);
-}
-
-/* One of the port's listeners, in turns. */
-static struct gvm_listener *find_listener(unsigned port)
-{
-	struct gvm_listener *l;
-	unsigned n = 0, turn;
-
-	for (l = listeners; l; l = l->next)
-		n += l->port == port;
-	turn = n ? next_turn++ % n : 0;
-	for (l = listeners; l; l = l->next)
-		if (l->port == port && !turn--)
-			break;
-	return l;
-}
-
-/* Ask the listener, or tell ourselves that there is none. */
-static int ask(struct link *link, unsigned port)
-{
-	struct gvm_listener *l = happens(faults.refuse) ? NULL : find_listener(port);
-	struct frame *f = frame_new(link, l ? 1 : 0, l ? F_CONNECT : F_OPEN, 0);
-
-	if (!f)
-		return -ENOMEM;
-	f->listener = l;
-	f->status = l ? 0 : -ECONNREFUSED;
-	frame_post(l ? l->prov : link->prov[0], f);
-	return 0;
-}
-
-static int loop_connect(struct gvm_prov *prov, const char *host, unsigned port, void *user,
-			struct gvm_ep **out)
-{
-	struct link *link = calloc(1, sizeof(*link));
-	struct loop_ep *ep;
-	int err = -ENOMEM;
-
-	if (!link)
-		return -ENOMEM;
-	link->refs = 1;
-	link->prov[0] = prov;
-	ep = ep_new(prov, link, 0, user);
-	if (!ep)
-		goto free_link;
-	snprintf(ep->ep.name, sizeof(ep->ep.name), "loop:%u", port);
-	pthread_mutex_lock(&lock);
-	err = ask(link, port);
-	pthread_mutex_unlock(&lock);
-	if (err)
-		goto free_ep;
-	*out = &ep->ep;
-	return 0;
-
-free_ep:
-	free(ep);
-free_link:
-	free(link);
-	return err;
 }
 
 /* ---- open and close ------------------------------------------------------------------------ */
@@ -852,10 +563,10 @@ static int loop_open(struct gvm_host *host, const struct gvm_host_ops *ops, cons
 		       timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC), timer_ready);
 	if (err)
 		goto close_wake;
-	pthread_mutex_lock(&lock);
-	prov->next = provs;
-	provs = prov;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_lock(&gvm_loop.lock);
+	prov->next = gvm_loop.provs;
+	gvm_loop.provs = prov;
+	pthread_mutex_unlock(&gvm_loop.lock);
 	*out = prov;
 	return 0;
 
@@ -868,7 +579,7 @@ free_prov:
 }
 
 /* Connects that were not yet served are refused; anything else in the inbox is for ends that are
- * gone. */
+ * gone. Under the lock. */
 static void drop_inbox(struct gvm_prov *prov)
 {
 	struct frame *f;
@@ -876,23 +587,23 @@ static void drop_inbox(struct gvm_prov *prov)
 	while ((f = prov->inbox)) {
 		prov->inbox = f->next;
 		if (f->kind == F_CONNECT)
-			tell_end(f->link, 0, F_OPEN, -ECONNREFUSED);
-		frame_free(f);
+			gvm_loop_tell(f->link, 0, F_OPEN, -ECONNREFUSED);
+		gvm_loop_frame_free(f);
 	}
 	prov->inbox_end = &prov->inbox;
 }
 
 static void loop_close(struct gvm_prov *prov)
 {
-	struct gvm_prov **at = &provs;
+	struct gvm_prov **at = &gvm_loop.provs;
 	struct loop_ep *ep;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&gvm_loop.lock);
 	while (*at != prov)
 		at = &(*at)->next;
 	*at = prov->next;
 	drop_inbox(prov);
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&gvm_loop.lock);
 	while ((ep = prov->dead)) {
 		prov->dead = ep->dead_next;
 		free(ep);
@@ -919,9 +630,9 @@ const struct gvm_provider_ops gvm_provider_loop = {
 	.peek = gvm_unsupported_peek,
 	.flush = loop_flush,
 	.arm = loop_arm,
-	.listen = loop_listen,
-	.unlisten = loop_unlisten,
-	.connect = loop_connect,
+	.listen = gvm_loop_listen,
+	.unlisten = gvm_loop_unlisten,
+	.connect = gvm_loop_connect,
 	.shut = loop_shut,
 	.allow = loop_allow,
 	.send = loop_send,

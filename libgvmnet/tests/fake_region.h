@@ -37,6 +37,7 @@ static struct {
 	_Atomic bool stall; /* nothing completes */
 	_Atomic bool lost;  /* fetches and puts fail with -EIO */
 	_Atomic bool full;  /* puts fail with -ENOSPC */
+	_Atomic unsigned refused; /* puts that did */
 	_Atomic uint64_t fetches, puts, discards, fetched, put, discarded;
 } fake = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -153,8 +154,10 @@ static int fake_outcome(const struct gvm_region_op *op)
 		return op->failure;
 	if (fake.lost)
 		return -EIO;
-	if (fake.full && op->kind == FAKE_PUT)
+	if (fake.full && op->kind == FAKE_PUT) {
+		fake.refused++;
 		return -ENOSPC;
+	}
 	return 0;
 }
 

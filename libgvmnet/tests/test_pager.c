@@ -607,9 +607,11 @@ static void fill_and_store(struct bed *bed, const struct kind *kind, uint64_t pa
 	assert_int_equal(gvm_pager_sync(bed->range), 0);
 }
 
+/* When an access waits for it. */
 static void *release_store(void *arg)
 {
-	usleep(50000);
+	while (stats_of(arg).nodes_away == 0)
+		usleep(1000);
 	fake.stall = false;
 	return NULL;
 }
@@ -625,7 +627,7 @@ static void stall_waits_for_the_store(void **state)
 
 		fill_and_store(&bed, kind, pages);
 		fake.stall = true;
-		pthread_create(&thread, NULL, release_store, NULL);
+		pthread_create(&thread, NULL, release_store, &bed);
 		for (uint64_t p = 0; p < pages; p++)
 			assert_page(bed.mem, p, 9);
 		pthread_join(thread, NULL);
@@ -708,9 +710,11 @@ static void lost_pages_are_never_made_up(void **state)
 	}
 }
 
+/* When it has refused pages, and some again. */
 static void *make_room(void *arg)
 {
-	usleep(150000);
+	while (fake.refused < 100)
+		usleep(1000);
 	fake.full = false;
 	return NULL;
 }
@@ -723,6 +727,7 @@ static void a_full_store_is_waited_for(void **state)
 	pthread_t thread;
 
 	open_bed(&bed, &kinds[0], pages * PAGE);
+	fake.refused = 0;
 	fake.full = true;
 	pthread_create(&thread, NULL, make_room, NULL);
 	for (uint64_t p = 0; p < pages; p++)

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <cmocka.h>
 #include <gvmnet/gvmnet.h>
+#include <gvmnet/pager.h>
 
 static void buckets_tile_the_numbers(void **state)
 {
@@ -109,21 +110,33 @@ static void read_while_written(void **state)
 	assert_int_equal(shared.count, 100000);
 }
 
-static void every_field_is_described(void **state)
+/* Each field of the struct once, with what a reader is to know of it. */
+static void check_described(const struct gvm_counter *c, size_t n, size_t size)
 {
-	struct gvm_net_stats stats;
-	size_t n, i, j;
-	const struct gvm_counter *c = gvm_net_counters(&n);
+	size_t i, j;
 
-	assert_int_equal(n * sizeof(uint64_t), sizeof(stats));
+	assert_int_equal(n * sizeof(uint64_t), size);
 	for (i = 0; i < n; i++) {
 		assert_int_equal(c[i].offset % sizeof(uint64_t), 0);
-		assert_true(c[i].offset < sizeof(stats));
+		assert_true(c[i].offset < size);
+		assert_true(*c[i].name && *c[i].help && c[i].unit);
 		for (j = 0; j < i; j++) {
 			assert_true(c[i].offset != c[j].offset);
 			assert_string_not_equal(c[i].name, c[j].name);
+			assert_string_not_equal(c[i].help, c[j].help);
 		}
 	}
+}
+
+static void every_field_is_described(void **state)
+{
+	const struct gvm_counter *c;
+	size_t n;
+
+	c = gvm_net_counters(&n);
+	check_described(c, n, sizeof(struct gvm_net_stats));
+	c = gvm_pager_counters(&n);
+	check_described(c, n, sizeof(struct gvm_pager_stats));
 }
 
 static char *written(void (*write)(FILE *out, const void *what), const void *what)

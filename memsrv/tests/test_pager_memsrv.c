@@ -4,107 +4,29 @@
  * each. Contents hold far over the budget; a node is killed and comes back with and without its
  * data; saved regions are attached again; forked children have their own view.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <libgen.h>
-#include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
-#include <setjmp.h>
-#include <signal.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
-#include <cmocka.h>
 #include <gvmnet/cluster.h>
-#include <gvmnet/gvmnet.h>
 #include <gvmnet/pager.h>
+
+#define NODES     2
+#define NODE_ARGS "--memory", "128M", "--workers", "1"
+#include "nodes.h"
 
 #define PAGE   4096u
 #define MIB    (1ull << 20)
-#define NODES  2
 #define BYTES  (12 * MIB)
 #define PAGES  (BYTES / PAGE)
 #define BUDGET (2 * MIB)
 
-static char folder[] = "/tmp/gvm-pager-XXXXXX", key_file[64], program[4096], map[256];
-static struct {
-	pid_t pid;
-	unsigned port;
-} node[NODES];
 static struct gvm_cluster *cluster;
 static struct gvm_net *net;
 static struct gvm_pager *pager;
 static struct gvm_range *range;
 static char *mem;
-
-/* ---- nodes --------------------------------------------------------------------------------- */
-
-static unsigned free_port(void)
-{
-	struct sockaddr_in at = { .sin_family = AF_INET,
-				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	socklen_t len = sizeof(at);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
-	assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
-	close(fd);
-	return ntohs(at.sin_port);
-}
-
-static void image_name(unsigned i, char *name, size_t room)
-{
-	snprintf(name, room, "%s/image-%u", folder, i);
-}
-
-static void start(unsigned i)
-{
-	char listen[64], image[64];
-	pid_t parent = getpid();
-
-	snprintf(listen, sizeof(listen), "127.0.0.1:%u", node[i].port);
-	image_name(i, image, sizeof(image));
-	/* the pager's descriptors are closed on exec, and its memory is not touched here */
-	node[i].pid = fork();
-	assert_true(node[i].pid >= 0);
-	if (node[i].pid)
-		return;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() == parent)
-		execl(program, program, "--listen", listen, "--key-file", key_file, "--memory",
-		      "128M", "--image", image, "--workers", "1", "--log", "error", (char *)NULL);
-	_exit(127);
-}
-
-static void end(unsigned i, int signal)
-{
-	int status;
-
-	if (node[i].pid <= 0)
-		return;
-	kill(node[i].pid, signal);
-	assert_int_equal(waitpid(node[i].pid, &status, 0), node[i].pid);
-	node[i].pid = 0;
-}
-
-static void wipe(unsigned i)
-{
-	char image[64];
-
-	image_name(i, image, sizeof(image));
-	unlink(image);
-}
 
 /* ---- pager --------------------------------------------------------------------------------- */
 
@@ -142,19 +64,13 @@ static void close_pager(void)
 
 static int setup(void **state)
 {
-	for (unsigned i = 0; i < NODES; i++) {
-		wipe(i);
-		start(i);
-	}
+	nodes_start();
 	return 0;
 }
 
 static int teardown(void **state)
 {
-	for (unsigned i = 0; i < NODES; i++) {
-		end(i, SIGKILL);
-		wipe(i);
-	}
+	nodes_end();
 	return 0;
 }
 
@@ -239,9 +155,30 @@ static void *writer(void *arg)
 {
 	while (!over) {
 		check(seed_now);
-		fill(++seed_now);
+		fill(seed_now + 1);
+		seed_now++;
 	}
 	return NULL;
+}
+
+static uint64_t now_ms(void)
+{
+	return gvm_now() / 1000000;
+}
+
+/* Look again until it is so. */
+#define AWAIT(cond)                                                                                \
+	do {                                                                                       \
+		for (uint64_t end_ = now_ms() + 60000; !(cond); poll(NULL, 0, 1))                  \
+			assert_true(now_ms() < end_);                                              \
+	} while (0)
+
+static uint64_t nodes_away(void)
+{
+	struct gvm_pager_stats s;
+
+	gvm_pager_stats(pager, &s, NULL);
+	return s.nodes_away;
 }
 
 /* Killed in the middle and back on its image: the program stalls, goes on, and all is right. */
@@ -257,10 +194,13 @@ static void a_killed_node_comes_back(void **state)
 	pthread_create(&thread, NULL, writer, NULL);
 	/* from this thread, whose end would end the nodes */
 	for (unsigned i = 0; i < 4; i++) {
-		usleep(100000);
-		end(i % NODES, SIGKILL);
-		usleep(100000);
-		start(i % NODES);
+		unsigned seed = seed_now;
+
+		AWAIT(seed_now > seed);
+		node_end(i % NODES, SIGKILL);
+		AWAIT(nodes_away() == 1);
+		node_start(i % NODES);
+		AWAIT(nodes_away() == 0);
 	}
 	over = 1;
 	pthread_join(thread, NULL);
@@ -293,9 +233,9 @@ static void a_node_without_its_data_is_known(void **state)
 	attach("vm", 0);
 	fill(3);
 	assert_int_equal(gvm_pager_sync(range), 0);
-	end(1, SIGKILL);
-	wipe(1);
-	start(1);
+	node_end(1, SIGKILL);
+	node_wipe(1);
+	node_start(1);
 	sigaction(SIGBUS, &action, &old);
 	for (uint64_t p = 0; p < PAGES; p += 16) {
 		if (touch_is_fatal(mem + p * PAGE)) {
@@ -317,10 +257,7 @@ static void saved_regions_come_back(void **state)
 	fill(4);
 	assert_int_equal(gvm_pager_detach(range), 0);
 	close_pager();
-	for (unsigned i = 0; i < NODES; i++) {
-		end(i, SIGTERM);
-		start(i);
-	}
+	nodes_restart();
 	open_pager(2);
 	attach("kept", GVM_ATTACH_SAVE | GVM_ATTACH_KEEP);
 	check(4);
@@ -404,36 +341,6 @@ static void memory_can_grow(void **state)
 	}
 }
 
-/* ---- the whole ----------------------------------------------------------------------------- */
-
-static int prepare_all(void)
-{
-	char self[4096], *at = map;
-	ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	int fd;
-
-	if (len < 0 || !mkdtemp(folder))
-		return -1;
-	self[len] = 0;
-	snprintf(program, sizeof(program), "%.4000s/gvm-memsrv", dirname(self));
-	snprintf(key_file, sizeof(key_file), "%s/key", folder);
-	fd = open(key_file, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
-	if (fd < 0 || write(fd, "0123456789abcdef0123456789abcdef", 32) != 32)
-		return -1;
-	close(fd);
-	for (unsigned i = 0; i < NODES; i++) {
-		node[i].port = free_port();
-		at += sprintf(at, "%u 127.0.0.1 %u\n", i, node[i].port);
-	}
-	return access(program, X_OK);
-}
-
-static void remove_folder(void)
-{
-	unlink(key_file);
-	rmdir(folder);
-}
-
 int main(int argc, char **argv)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -445,17 +352,10 @@ int main(int argc, char **argv)
 		T(forked_children_have_their_own),
 		T(memory_can_grow),
 	};
-	int rc;
 
-	if (prepare_all()) {
-		fprintf(stderr, "%s: %s\n", program, strerror(errno));
-		return 1;
-	}
 	if (!getenv("GVM_LOG"))
 		gvm_log_set_level(GVM_LOG_ERROR);
 	if (argc > 1)
 		cmocka_set_test_filter(argv[1]);
-	rc = cmocka_run_group_tests(tests, NULL, NULL);
-	remove_folder();
-	return rc;
+	return nodes_run(tests);
 }

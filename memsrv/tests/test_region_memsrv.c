@@ -4,84 +4,14 @@
  * an image file each. They are killed in the middle and started again, with and without their data,
  * stopped and continued; the contents are held against the model throughout.
  */
-#include <fcntl.h>
-#include <libgen.h>
-#include <netinet/in.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
+#define NODES     3
+#define NODE_ARGS "--memory", "64M", "--workers", "2"
+#include "nodes.h"
 #include "tests/region_client.h"
-
-#define NODES 3
-
-static char folder[] = "/tmp/gvm-region-XXXXXX", key_file[64], program[4096], map[256];
-static struct {
-	pid_t pid;
-	unsigned port;
-} node[NODES];
 
 static void progress(void)
 {
 	gvm_worker_wait(worker, MS);
-}
-
-static unsigned free_port(void)
-{
-	struct sockaddr_in at = { .sin_family = AF_INET,
-				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	socklen_t len = sizeof at;
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
-	assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
-	close(fd);
-	return ntohs(at.sin_port);
-}
-
-static void image_name(unsigned i, char *name, size_t room)
-{
-	snprintf(name, room, "%s/image-%u", folder, i);
-}
-
-static void start(unsigned i)
-{
-	char listen[64], image[64];
-	pid_t parent = getpid();
-
-	snprintf(listen, sizeof listen, "127.0.0.1:%u", node[i].port);
-	image_name(i, image, sizeof image);
-	node[i].pid = fork();
-	assert_true(node[i].pid >= 0);
-	if (node[i].pid)
-		return;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() == parent)
-		execl(program, program, "--listen", listen, "--key-file", key_file, "--memory",
-		      "64M", "--image", image, "--workers", "2", "--log", "error", (char *)NULL);
-	_exit(127);
-}
-
-static void kill_node(unsigned i, int signal)
-{
-	int status;
-
-	if (node[i].pid <= 0)
-		return;
-	kill(node[i].pid, signal);
-	assert_int_equal(waitpid(node[i].pid, &status, 0), node[i].pid);
-	node[i].pid = 0;
-}
-
-static void wipe(unsigned i)
-{
-	char image[64];
-
-	image_name(i, image, sizeof image);
-	unlink(image);
 }
 
 static int setup(void **state)
@@ -90,10 +20,7 @@ static int setup(void **state)
 	told_count = 0;
 	lost_ok = 0;
 	model_reset();
-	for (unsigned i = 0; i < NODES; i++) {
-		wipe(i);
-		start(i);
-	}
+	nodes_start();
 	client_start("tcp", map, key_file);
 	return 0;
 }
@@ -102,10 +29,7 @@ static int teardown(void **state)
 {
 	(void)state;
 	client_stop();
-	for (unsigned i = 0; i < NODES; i++) {
-		kill_node(i, SIGKILL);
-		wipe(i);
-	}
+	nodes_end();
 	return 0;
 }
 
@@ -116,14 +40,14 @@ static uint64_t up_at;
 static void kill_some(void)
 {
 	if (down < NODES && gvm_now() >= up_at) {
-		start(down);
+		node_start(down);
 		down = NODES;
 	}
 	if (!kills || down < NODES || rnd(300))
 		return;
 	kills--;
 	down = (unsigned)rnd(NODES);
-	kill_node(down, SIGKILL);
+	node_end(down, SIGKILL);
 	up_at = gvm_now() + rnd(30) * MS;
 }
 
@@ -135,16 +59,13 @@ static void test_killed(void **state)
 	kills = 4;
 	play(3, 2500, kill_some);
 	if (down < NODES)
-		start(down);
+		node_start(down);
 	down = NODES;
 	assert_int_equal(kills, 0);
 	check_model();
 	/* and for another client, after an end in order */
 	close_region();
-	for (unsigned i = 0; i < NODES; i++) {
-		kill_node(i, SIGTERM);
-		start(i);
-	}
+	nodes_restart();
 	client_stop();
 	client_start("tcp", map, key_file);
 	assert_int_equal(open_region("vm1", 0, 0), 0);
@@ -160,9 +81,9 @@ static void test_lost(void **state)
 	(void)state;
 	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), 0);
 	play(4, 1500, NULL);
-	kill_node(1, SIGKILL);
-	wipe(1);
-	start(1);
+	node_end(1, SIGKILL);
+	node_wipe(1);
+	node_start(1);
 	lost_ok = 1;
 	check_model();
 	for (uint64_t s = 0; s < M_SLABS; s++) {
@@ -433,37 +354,6 @@ static void test_wide(void **state)
 	assert_int_equal(open_region("vm1", 0, 0), -ENOENT);
 }
 
-static void remove_folder(void)
-{
-	for (unsigned i = 0; i < NODES; i++)
-		wipe(i);
-	unlink(key_file);
-	rmdir(folder);
-}
-
-static int prepare_all(void)
-{
-	char self[4000];
-	ssize_t len = readlink("/proc/self/exe", self, sizeof self - 1);
-	int fd, at = 0;
-
-	if (len < 0 || !mkdtemp(folder))
-		return -1;
-	self[len] = 0;
-	snprintf(program, sizeof program, "%s/gvm-memsrv", dirname(self));
-	snprintf(key_file, sizeof key_file, "%s/key", folder);
-	fd = open(key_file, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
-	if (fd < 0 || write(fd, "0123456789abcdef0123456789abcdef", 32) != 32)
-		return -1;
-	close(fd);
-	for (unsigned i = 0; i < NODES; i++) {
-		node[i].port = free_port();
-		at += snprintf(map + at, sizeof map - (size_t)at, "%u 127.0.0.1 %u role=memory\n",
-			       i, node[i].port);
-	}
-	return access(program, X_OK);
-}
-
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -472,15 +362,8 @@ int main(void)
 		T(test_held),          T(test_wide),     T(test_left),
 		T(test_left_for_long), T(test_not_left), T(test_stayed),
 	};
-	int rc;
 
-	if (prepare_all()) {
-		fprintf(stderr, "%s: %s\n", program, strerror(errno));
-		return 1;
-	}
 	if (!getenv("GVM_LOG"))
 		gvm_log_set_level(GVM_LOG_ERROR);
-	rc = cmocka_run_group_tests(tests, NULL, NULL);
-	remove_folder();
-	return rc;
+	return nodes_run(tests);
 }

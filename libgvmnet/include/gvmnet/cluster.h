@@ -40,6 +40,7 @@ int gvm_cluster_load(const char *path, struct gvm_cluster **cluster, char **erro
 /* The same from memory; name stands for the file in errors. text need not be terminated. */
 int gvm_cluster_parse(const char *text, size_t len, const char *name, struct gvm_cluster **cluster,
 		      char **error);
+/* NULL is nothing to free. */
 void gvm_cluster_free(struct gvm_cluster *cluster);
 
 const char *gvm_cluster_name(const struct gvm_cluster *cluster); /* "default" if not named */
@@ -47,6 +48,7 @@ uint32_t gvm_cluster_epoch(const struct gvm_cluster *cluster);	 /* 1 for a file 
 size_t gvm_cluster_size(const struct gvm_cluster *cluster);
 /* The i-th node in order of ids, or NULL. */
 const struct gvm_node *gvm_cluster_at(const struct gvm_cluster *cluster, size_t i);
+/* The node with this id, or NULL. */
 const struct gvm_node *gvm_cluster_node(const struct gvm_cluster *cluster, unsigned id);
 /* Of all that placement depends on; never 0. Two nodes with the same digest place alike. */
 uint64_t gvm_cluster_digest(const struct gvm_cluster *cluster);

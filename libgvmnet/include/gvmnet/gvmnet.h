@@ -161,6 +161,10 @@ struct gvm_msg {
 	uint32_t length;
 };
 
+/*
+ * IDLE: not connected, nobody waits. CONNECTING, PROVING (the handshake), READY: operations go.
+ * BACKOFF: not connected, will try again. CLOSED: the end of a connection that the other side made.
+ */
 enum gvm_peer_state { GVM_PEER_IDLE, GVM_PEER_CONNECTING, GVM_PEER_PROVING, GVM_PEER_READY,
 		      GVM_PEER_BACKOFF, GVM_PEER_CLOSED };
 
@@ -178,6 +182,7 @@ struct gvm_worker_config {
 	int cpu;		/* pin wait's polling to this CPU; -1: do not */
 };
 
+/* One event loop; net must outlive it, config is copied. -ENOMEM, or what the system refuses. */
 int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 		    struct gvm_worker **worker);
 struct gvm_net *gvm_worker_net(const struct gvm_worker *worker);
@@ -204,6 +209,7 @@ int gvm_worker_wait(struct gvm_worker *worker, uint64_t timeout_ns);
 void gvm_worker_wake(struct gvm_worker *worker);
 /* The clock, read at most once per round of progress. */
 uint64_t gvm_worker_now(struct gvm_worker *worker);
+/* The clock now: ns of CLOCK_MONOTONIC. Thread-safe. */
 uint64_t gvm_now(void);
 
 /* Run fn on the worker's thread soon. From any thread; the task is the caller's until fn runs. */
@@ -213,17 +219,21 @@ struct gvm_task {
 };
 void gvm_worker_run(struct gvm_worker *worker, struct gvm_task *task);
 
-/* One-shot timer. Zero-initialise; setting one that is set moves it. */
+/* One-shot timer. Zero-initialise; the caller's memory, which it clears before it frees it. fn may
+ * set it again. */
 struct gvm_timer {
 	void (*fn)(struct gvm_timer *timer);
 	uint64_t when;	      /* the library's */
 	uint32_t place;	      /* the library's: 1 + position in the heap, 0 when not set */
 };
+/* when: absolute; one that is past fires in the next round. One that is set is moved. -ENOMEM. */
 int gvm_timer_set(struct gvm_worker *worker, struct gvm_timer *timer, uint64_t when);
+/* No-op when it is not set. */
 void gvm_timer_clear(struct gvm_worker *worker, struct gvm_timer *timer);
 
-/* Have the worker watch a descriptor of the caller's, in the same wait as everything else.
- * ready may add, change and remove watches, also its own. */
+/* Have the worker watch a descriptor of the caller's, in the same wait as everything else. ready may
+ * add, change and remove watches, also its own. Both are the caller's; unwatch before the descriptor
+ * is closed. Negative errno: what epoll_ctl refuses. */
 struct gvm_watch {
 	int fd;
 	void (*ready)(struct gvm_watch *watch, uint32_t epoll_events);
@@ -244,11 +254,14 @@ void gvm_worker_unlisten(struct gvm_worker *worker);
 
 /* ---- peers --------------------------------------------------------------------------------- */
 
-/* The peer with this id of the cluster map; connects when first used. -ENOENT: not in the map. */
+/* The peer with this id of the cluster map, the worker's until it is closed; connects when first
+ * used. -ENOENT: not in the map; -ENOMEM. */
 int gvm_peer_get(struct gvm_worker *worker, unsigned node, struct gvm_peer **peer);
-/* The peer at an address that is in no map. */
+/* The peer at an address that is in no map; the same one each time. -EINVAL: no host, or a port that is
+ * not 1 to 65,535; -ENOMEM. */
 int gvm_peer_at(struct gvm_worker *worker, const char *host, unsigned port, struct gvm_peer **peer);
-/* Begin to connect now; no-op when connected or connecting. */
+/* Begin to connect now; no-op when connected or connecting. -ECANCELED: the worker is being closed;
+ * -ENOTCONN: a peer of the other side's making that is CLOSED. How it goes is told to peer_state. */
 int gvm_peer_connect(struct gvm_peer *peer);
 /* Close the connection; operations under way complete with why (a negative errno). A peer that
  * this side connects can be used again and will connect anew. */
@@ -317,15 +330,23 @@ struct gvm_op {
  * -ENOTCONN: not READY (a peer of ours begins to connect).
  */
 int gvm_send(struct gvm_peer *peer, const struct gvm_msg *msg);
-/* Answer msg, from its handler or later (keep peer and xid). status is 0 or a negative errno. */
+/*
+ * Answer msg, from its handler or later (keep peer and xid). status is 0 or a negative errno; body
+ * (copied; NULL: none) gives length, region, page and arg. Needs no credit and never says -EAGAIN.
+ * -EINVAL: not a call that is owed an answer, or a body that is too long; -ENOTCONN: the connection has
+ * gone, and the caller's operation with it; else the connection is ended.
+ */
 int gvm_reply(struct gvm_peer *peer, uint64_t xid, int status, const struct gvm_msg *body);
-/* Send a message and complete when the answer with its xid arrives. Waits for the connection. */
+/* Send a message and complete when the answer with its xid arrives. Waits for the connection.
+ * -EINVAL: no done, or a message that cannot be; -EBUSY: op is under way; -EAGAIN; -ENOMEM;
+ * -ECANCELED: the worker is being closed; -ENOTCONN: the peer is CLOSED. */
 int gvm_call(struct gvm_peer *peer, const struct gvm_msg *msg, struct gvm_op *op);
 
 /*
  * Read len bytes (1 to GVM_XFER_MAX) at offset of the peer's memory named by key into buf. local
  * is buf's registration; NULL lets the provider copy if it must. The bytes are all there when done
- * is called with 0. Fetches are not ordered among each other.
+ * is called with 0. Fetches are not ordered among each other. Errors as of gvm_call; also
+ * -EOPNOTSUPP: the peer serves none.
  */
 int gvm_fetch(struct gvm_peer *peer, uint64_t key, uint64_t offset, void *buf, uint32_t len,
 	      struct gvm_mem *local, struct gvm_op *op);

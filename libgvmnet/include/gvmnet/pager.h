@@ -91,6 +91,7 @@ void gvm_range_set_fork(struct gvm_range *range, int follow);
 /* Change the local budget while running. -EINVAL: less than 1 MiB. Returns at once; pages go as
  * fast as they can be written back. */
 int gvm_pager_set_local(struct gvm_pager *pager, uint64_t bytes);
+/* Change prefetch_pages while running; 0: none. */
 int gvm_pager_set_prefetch(struct gvm_pager *pager, unsigned pages);
 
 /*

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What a worker gives its provider: the table of upcalls. Those about connections go to their
+ * peers, the others are answered here.
+ */
+#include "core/peer.h"
+
+static int host_watch(struct gvm_host *host, struct gvm_watch *watch, uint32_t events)
+{
+	return gvm_worker_watch_provider(host->worker, watch, events);
+}
+
+static int host_rewatch(struct gvm_host *host, struct gvm_watch *watch, uint32_t events)
+{
+	return gvm_worker_rewatch(host->worker, watch, events);
+}
+
+static void host_unwatch(struct gvm_host *host, struct gvm_watch *watch)
+{
+	gvm_worker_unwatch_provider(host->worker, watch);
+}
+
+static uint64_t host_now(struct gvm_host *host)
+{
+	return gvm_worker_clock(host->worker);
+}
+
+static int host_mem_get(struct gvm_host *host, uint64_t key, uint64_t owner, unsigned access,
+			uint64_t offset, uint64_t len, void **at, struct gvm_mem **mem)
+{
+	struct gvm_worker *worker = host->worker;
+	int err = gvm_mem_lookup(&worker->net->mem, key, owner, access, offset, len, at, mem);
+
+	if (err)
+		gvm_count(&worker->stats.refused_keys, 1);
+	return err;
+}
+
+static struct gvm_net_stats *host_stats(struct gvm_host *host)
+{
+	return &host->worker->stats;
+}
+
+const struct gvm_host_ops gvm_core_host_ops = {
+	.accepted = peer_accepted,
+	.connected = peer_connected,
+	.message = peer_message,
+	.writable = peer_writable,
+	.closed = peer_closed,
+	.completed = peer_completed,
+	.watch = host_watch,
+	.rewatch = host_rewatch,
+	.unwatch = host_unwatch,
+	.now = host_now,
+	.mem_get = host_mem_get,
+	.mem_put = gvm_mem_drop,
+	.stats = host_stats,
+};
