@@ -9,11 +9,32 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/queue.h>
 
 #include "store.h"
 
 #define SLABS_MAX   (GVM_MSG_MAX / GVM_SLAB_ENTRY_LEN)
 #define REGIONS_MAX (GVM_MSG_MAX / GVM_REGION_ENTRY_LEN)
+
+/* Most that a request waits for what is about to end. */
+#define WAIT_NS (UINT64_C(5000) * 1000000)
+
+/* A connection that has used a region. */
+struct conn {
+	LIST_ENTRY(conn) in_worker;
+	struct gvm_peer *peer;
+	struct session *session;
+};
+
+/* A request that waits for something to end. */
+struct waiter {
+	TAILQ_ENTRY(waiter) in_worker;
+	struct gvm_peer *peer;
+	struct gvm_msg msg;
+	uint64_t until;
+	uint8_t body[];
+};
+TAILQ_HEAD(waiters, waiter);
 
 struct worker {
 	struct service *service;
@@ -21,6 +42,11 @@ struct worker {
 	pthread_t thread;
 	int started;
 	struct gvm_task unlisten;
+	LIST_HEAD(, conn) conns;
+	struct waiters waiters; /* the one that came first is the first whose time is up */
+	struct gvm_timer timer; /* for that */
+	struct gvm_task look;   /* something has changed in the store */
+	atomic_int look_queued, look_ended;
 };
 
 struct service {
@@ -40,19 +66,26 @@ struct reply {
 
 /* The connection's session; made by the first request that needs one, so that a connection that
  * asks for nothing costs the store nothing. */
-static int session_of(struct service *service, struct gvm_peer *peer, struct session **session)
+static int session_of(struct worker *w, struct gvm_peer *peer, struct session **session)
 {
-	struct session *s = gvm_peer_user(peer);
-	int err = 0;
+	struct conn *c = gvm_peer_user(peer);
+	int err;
 
-	if (!s) {
-		err = store_session_open(service->config.store, gvm_peer_incarnation(peer),
-					 gvm_peer_name(peer), &s);
-		if (err)
+	if (!c) {
+		c = malloc(sizeof(*c));
+		if (!c)
+			return -ENOMEM;
+		c->peer = peer;
+		err = store_session_open(w->service->config.store, gvm_peer_incarnation(peer),
+					 gvm_peer_name(peer), &c->session);
+		if (err) {
+			free(c);
 			return err;
-		gvm_peer_set_user(peer, s);
+		}
+		LIST_INSERT_HEAD(&w->conns, c, in_worker);
+		gvm_peer_set_user(peer, c);
 	}
-	*session = s;
+	*session = c->session;
 	return 0;
 }
 
@@ -64,6 +97,7 @@ static int on_open(struct session *s, const struct gvm_msg *msg, struct reply *o
 
 	if (gvm_region_open_decode(msg->body, msg->length, &req))
 		return -EPROTO;
+	store_session_view(s, msg->arg);
 	err = store_region_open(s, msg->region, &req, &opened);
 	if (!err)
 		out->msg.length = (uint32_t)gvm_region_opened_encode(out->body, &opened);
@@ -179,9 +213,11 @@ static int serve_session(struct session *s, const struct gvm_msg *msg, struct re
 	}
 }
 
-static int serve(struct service *service, struct gvm_peer *peer, const struct gvm_msg *msg,
+/* patient: -EINPROGRESS is an answer that the caller understands. */
+static int serve(struct worker *w, struct gvm_peer *peer, const struct gvm_msg *msg, int patient,
 		 struct reply *out)
 {
+	struct service *service = w->service;
 	struct session *s;
 	int err;
 
@@ -195,40 +231,167 @@ static int serve(struct service *service, struct gvm_peer *peer, const struct gv
 	if (!gvm_peer_user(peer) && msg->type != GVM_T_REGION_OPEN &&
 	    msg->type != GVM_T_REGION_DELETE)
 		return -ENOENT;
-	err = session_of(service, peer, &s);
-	return err ? err : serve_session(s, msg, out);
+	err = session_of(w, peer, &s);
+	if (err)
+		return err;
+	store_session_patience(s, patient);
+	return serve_session(s, msg, out);
 }
 
-static void on_message(void *arg, struct gvm_peer *peer, const struct gvm_msg *msg)
+/* Serve and answer; -EINPROGRESS: not yet. */
+static int answer(struct worker *w, struct gvm_peer *peer, const struct gvm_msg *msg, int patient)
 {
-	struct worker *w = arg;
 	struct reply out;
 	int status;
 
-	/* Nobody waits for an answer, and a node does nothing unasked. */
-	if (!msg->xid)
-		return;
 	memset(&out.msg, 0, sizeof(out.msg));
-	status = serve(w->service, peer, msg, &out);
+	status = serve(w, peer, msg, patient, &out);
+	if (status == -EINPROGRESS)
+		return status;
 	if (status)
 		out.msg.length = 0;
 	out.msg.body = out.body;
 	/* A reply that cannot be sent ends the connection, in the library; there is no more to do.
 	 */
 	gvm_reply(peer, msg->xid, status, &out.msg);
+	return 0;
+}
+
+/* ---- requests that wait -------------------------------------------------------------------- */
+
+static int watch_first(struct worker *w)
+{
+	struct waiter *first = TAILQ_FIRST(&w->waiters);
+
+	return first ? gvm_timer_set(w->worker, &w->timer, first->until) : 0;
+}
+
+/* Keep a request until it can be answered. */
+static int keep(struct worker *w, struct gvm_peer *peer, const struct gvm_msg *msg)
+{
+	struct waiter *r = malloc(sizeof(*r) + msg->length);
+
+	if (!r)
+		return -ENOMEM;
+	r->peer = peer;
+	r->msg = *msg;
+	r->msg.body = r->body;
+	r->until = gvm_worker_now(w->worker) + WAIT_NS;
+	if (msg->length)
+		memcpy(r->body, msg->body, msg->length);
+	TAILQ_INSERT_TAIL(&w->waiters, r, in_worker);
+	if (!watch_first(w))
+		return 0;
+	TAILQ_REMOVE(&w->waiters, r, in_worker);
+	free(r);
+	return -ENOMEM;
+}
+
+/* Make all requests that wait again; those whose time is up for the last time. */
+static void retry(struct worker *w)
+{
+	struct waiters all = TAILQ_HEAD_INITIALIZER(all);
+	uint64_t now = gvm_worker_now(w->worker);
+	struct waiter *r;
+
+	TAILQ_CONCAT(&all, &w->waiters, in_worker);
+	while ((r = TAILQ_FIRST(&all))) {
+		TAILQ_REMOVE(&all, r, in_worker);
+		if (answer(w, r->peer, &r->msg, now < r->until))
+			TAILQ_INSERT_TAIL(&w->waiters, r, in_worker);
+		else
+			free(r);
+	}
+	watch_first(w);
+}
+
+static void time_is_up(struct gvm_timer *timer)
+{
+	retry((struct worker *)((char *)timer - offsetof(struct worker, timer)));
+}
+
+static void forget_requests(struct worker *w, const struct gvm_peer *peer)
+{
+	struct waiter *r, *next;
+
+	for (r = TAILQ_FIRST(&w->waiters); r; r = next) {
+		next = TAILQ_NEXT(r, in_worker);
+		if (r->peer != peer)
+			continue;
+		TAILQ_REMOVE(&w->waiters, r, in_worker);
+		free(r);
+	}
+}
+
+/* ---- what happens in the store ------------------------------------------------------------- */
+
+/* End the connections whose client has come back on another one. */
+static void end_old(struct worker *w)
+{
+	struct conn *c, *next;
+
+	for (c = LIST_FIRST(&w->conns); c; c = next) {
+		next = LIST_NEXT(c, in_worker);
+		if (store_session_ended(c->session))
+			gvm_peer_disconnect(c->peer, -ECONNRESET);
+	}
+}
+
+static void look(struct gvm_task *task)
+{
+	struct worker *w = (struct worker *)((char *)task - offsetof(struct worker, look));
+
+	atomic_store(&w->look_queued, 0);
+	if (atomic_exchange(&w->look_ended, 0))
+		end_old(w);
+	retry(w);
+}
+
+/* On any thread, in the middle of the store's work. */
+static void on_change(void *arg, int ended)
+{
+	struct service *service = arg;
+
+	if (atomic_load(&service->stop))
+		return;
+	for (unsigned i = 0; i < service->config.workers; i++) {
+		struct worker *w = &service->workers[i];
+
+		if (ended)
+			atomic_store(&w->look_ended, 1);
+		if (!atomic_exchange(&w->look_queued, 1))
+			gvm_worker_run(w->worker, &w->look);
+	}
+}
+
+/* ---- what the library tells ---------------------------------------------------------------- */
+
+static void on_message(void *arg, struct gvm_peer *peer, const struct gvm_msg *msg)
+{
+	struct worker *w = arg;
+
+	/* Nobody waits for an answer, and a node does nothing unasked. */
+	if (!msg->xid)
+		return;
+	if (answer(w, peer, msg, 1) && keep(w, peer, msg))
+		answer(w, peer, msg, 0);
 }
 
 static void on_peer_state(void *arg, struct gvm_peer *peer, enum gvm_peer_state state, int why)
 {
-	struct session *s = gvm_peer_user(peer);
+	struct worker *w = arg;
+	struct conn *c = gvm_peer_user(peer);
 
-	if (state != GVM_PEER_CLOSED || !s)
+	if (state != GVM_PEER_CLOSED || !c)
 		return;
 	gvm_peer_set_user(peer, NULL);
+	forget_requests(w, peer);
+	LIST_REMOVE(c, in_worker);
 	if (why == -ETIMEDOUT)
-		store_session_silent(s);
+		store_session_silent(c->session);
 	else
-		store_session_close(s);
+		store_session_close(c->session);
+	free(c);
 }
 
 /* ---- figures ------------------------------------------------------------------------------- */
@@ -407,6 +570,10 @@ static int worker_open(struct service *service, unsigned i)
 	int err;
 
 	w->service = service;
+	w->timer.fn = time_is_up;
+	w->look.fn = look;
+	LIST_INIT(&w->conns);
+	TAILQ_INIT(&w->waiters);
 	err = gvm_worker_open(service->config.net, &config, &w->worker);
 	if (err) {
 		gvm_log(GVM_LOG_ERROR, "cannot start a worker: %s", strerror(-err));
@@ -451,8 +618,10 @@ int service_open(const struct service_config *config, struct service **service)
 	}
 	for (unsigned i = 0; i < config->workers && !err; i++)
 		err = worker_open(s, i);
-	if (!err)
+	if (!err) {
+		store_notify(config->store, on_change, s);
 		err = start_threads(s);
+	}
 	if (err)
 		service_close(s);
 	else
@@ -488,6 +657,7 @@ void service_close(struct service *service)
 	for (unsigned i = 0; i < service->config.workers; i++)
 		if (service->workers[i].worker)
 			gvm_worker_close(service->workers[i].worker);
+	store_notify(service->config.store, NULL, NULL);
 	free(service->workers);
 	free(service);
 }

@@ -2,7 +2,8 @@
 /*
  * The service: N workers, each a thread with an event loop that accepts connections at the same
  * addresses, and the region protocol between their messages and the store. The data path (fetch and
- * put by key) is the library's and does not come here.
+ * put by key) is the library's and does not come here. A request that cannot be answered before
+ * something has ended (see store.h) is kept until then, for five seconds at most.
  *
  * Threads: service_* is called by the thread that made the service, the statistics by any.
  */

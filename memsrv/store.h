@@ -5,9 +5,18 @@
  *
  * Who holds a region. A session is a connection that has opened regions. A region is held by one
  * client (an incarnation), with any number of sessions. When the last session is lost, the client
- * keeps the hold for the linger time of its open; when it was closed in order, it ends at once. At
- * the end of a hold all keys are withdrawn and an ephemeral region is deleted. Another client is
- * refused (-EBUSY) while the hold lasts, and after it until the last transfer with an old key is over.
+ * keeps the hold for the linger time of its open; when it was closed in order, or the linger time is
+ * 0 (a client that is about to end), it ends at once, and an ephemeral region is deleted. Another
+ * client is refused (-EBUSY) while the hold lasts.
+ *
+ * Keys. Each session has keys of its own; they are withdrawn when it ends. A client has a session for
+ * each of its views. When a view comes back on another connection, its earlier session ends there and
+ * then, whatever its connection still has to serve. A region is opened only when no transfer with
+ * a withdrawn key is under way any more.
+ *
+ * Waiting. What stands in a request's way may be about to end: a client that has said that it is
+ * leaving, a transfer with a withdrawn key. A session with patience is then answered -EINPROGRESS:
+ * nothing has happened, and the request can be made again when store_notify's function was called.
  *
  * How much. A region reserves its share (slabs that the client's map places here) when it is made;
  * what does not fit is refused then (-ENOSPC) and not at a write-back. A clone reserves what its
@@ -66,6 +75,19 @@ void store_tick(struct store *store);
 /* name is for the log and is copied. -EUSERS: too many; -ENOMEM. */
 int store_session_open(struct store *store, uint64_t incarnation, const char *name,
 		       struct session **session);
+/* Which of its client's views uses this connection; 0, or never said: none that is known. The first
+ * word counts. */
+void store_session_view(struct session *session, uint64_t view);
+/* May the session's requests from now on be answered -EINPROGRESS? Not if nothing is said. */
+void store_session_patience(struct session *session, int patient);
+/* 1: its view has come back on another connection; nothing but the end may come from this one. */
+int store_session_ended(struct session *session);
+/*
+ * changed is called when a request that was answered -EINPROGRESS may be made again, and (ended) when
+ * a session has been ended from another connection. From any thread, in the middle of the store's work:
+ * it notes that and returns. To be set while no session is open; NULL: nobody.
+ */
+void store_notify(struct store *store, void (*changed)(void *arg, int ended), void *arg);
 /* The connection is gone: its holds end, or linger. */
 void store_session_close(struct session *session);
 /*

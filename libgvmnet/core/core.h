@@ -56,6 +56,7 @@ struct gvm_net {
 	size_t key_len;
 	struct gvm_mem_table mem;
 	atomic_int workers;
+	atomic_ullong worker_numbers; /* the last one given */
 };
 
 /* Fill buf with unpredictable bytes; ends the process if the system cannot give any. */
@@ -145,6 +146,7 @@ struct gvm_options_read {
 struct gvm_worker {
 	struct gvm_host host;
 	struct gvm_net *net;
+	uint64_t number;
 	const struct gvm_provider_ops *ops;
 	struct gvm_prov *prov;
 	struct gvm_worker_config config;

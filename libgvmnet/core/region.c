@@ -19,10 +19,9 @@ _Static_assert(GVM_REGION_CREATE == GVM_RO_CREATE && GVM_REGION_EXCL == GVM_RO_E
 		   GVM_REGION_READONLY == GVM_RO_READONLY,
 	       "the API's flags are the wire's");
 
-#define SLAB_BYTES_MIN  (64u << 10)
-#define SLAB_BYTES_MAX  (1u << 30)
-#define LINGER_MS       30000u
-#define LEAVE_LINGER_MS 1 /* of a process that ends; 0 would mean the default */
+#define SLAB_BYTES_MIN (64u << 10)
+#define SLAB_BYTES_MAX (1u << 30)
+#define LINGER_MS      30000u
 
 /* ---- small things --------------------------------------------------------------------------- */
 
@@ -434,7 +433,8 @@ static void init(struct gvm_region *region, struct gvm_worker *worker,
 	region->slab_shift = (unsigned)__builtin_ctz(slab / GVM_PAGE_SIZE);
 	region->slab_bytes_given = config->slab_bytes != 0;
 	region->flags = config->flags;
-	region->linger_ms = config->linger_ms ? config->linger_ms : LINGER_MS;
+	region->linger_given = config->linger_ms ? config->linger_ms : LINGER_MS;
+	region->linger_ms = region->linger_given;
 	region->arg = config->arg;
 	region->node_state = config->node_state;
 	region->op_timeout_ns = gvm_option_number("GVM_OP_TIMEOUT_MS") * 1000000;
@@ -528,17 +528,47 @@ void gvm_region_close(struct gvm_region *region)
 			region_node_bye(region->nodes[i]);
 	}
 	region_wide_cancel(region);
+	region_left(region, -ECANCELED);
 	region_cancel_waiting(region);
 	if (opened)
 		opened(region->arg, region, -ECANCELED);
 	region_put(region);
 }
 
-void gvm_region_leave(struct gvm_region *region)
+void region_left(struct gvm_region *region, int status)
+{
+	struct gvm_region_op *op = region->leave;
+
+	region->leave = NULL;
+	if (op)
+		region_finish(op, status);
+}
+
+/* Tell all nodes that are connected how long the region is to be kept without a connection. */
+static int tell_linger(struct gvm_region *region, uint32_t linger_ms, struct gvm_region_op *op)
 {
 	if (region->state != REGION_OPEN)
-		return;
-	region->linger_ms = LEAVE_LINGER_MS;
+		return -EINVAL;
+	if (region->leaving)
+		return -EBUSY;
+	region_op_init(region, op, 0, 0, 0, NULL);
+	region->linger_ms = linger_ms;
+	region->leave = op;
 	for (unsigned i = 0; i < region->node_count; i++)
-		region_node_leave(region->nodes[i]);
+		region_node_leave(region->nodes[i], op->op.deadline_ns);
+	if (!region->leaving) {
+		region->leave = NULL;
+		region_finish_soon(op, 0);
+	}
+	return 0;
+}
+
+int gvm_region_leave(struct gvm_region *region, struct gvm_region_op *op)
+{
+	return tell_linger(region, 0, op);
+}
+
+int gvm_region_stay(struct gvm_region *region, struct gvm_region_op *op)
+{
+	return tell_linger(region, region->linger_given, op);
 }

@@ -89,7 +89,6 @@ struct region_node {
 	bool told_away, told_busy;
 	bool sent_before; /* the request under way was sent already, and not answered */
 	bool bye_due;     /* REGION_CLOSE did not find room */
-	bool leaving;     /* leave is under way */
 	bool told_full;
 	int failed; /* a post of a control message was refused: retry tells */
 };
@@ -137,7 +136,8 @@ struct gvm_region {
 	unsigned node_count;
 	uint8_t state;
 	bool cleaning;
-	uint32_t flags, linger_ms;
+	uint32_t flags;
+	uint32_t linger_ms, linger_given; /* what nodes are told; 0 while the process leaves */
 	uint32_t ops;  /* operations from post to done */
 	uint32_t refs; /* the opener's, control messages under way, entry points */
 	uint64_t id, placed_as, op_timeout_ns, random;
@@ -146,6 +146,8 @@ struct gvm_region {
 	struct region_queue finished; /* to be completed from the worker */
 	struct gvm_timer soon;
 	struct region_wide wide;
+	struct gvm_region_op *leave; /* or stay; NULL: none under way */
+	unsigned leaving;            /* nodes that have not answered it */
 	/* open */
 	gvm_region_cb opened;
 	uint64_t open_deadline;
@@ -207,6 +209,9 @@ void region_fail_open(struct gvm_region *region, int status);
 /* A control call of an open that fails has ended. */
 void region_fail_progress(struct gvm_region *region);
 
+/* The leave has ended. */
+void region_left(struct gvm_region *region, int status);
+
 /* ---- region_node.c -------------------------------------------------------------------------- */
 
 void region_node_init(struct region_node *node);
@@ -235,7 +240,8 @@ struct gvm_msg region_node_open_msg(const struct region_node *node, uint64_t pag
 int region_node_take_opened(struct region_node *node, const struct gvm_msg *reply);
 /* Let go of it there (or of what was only just made): sent, or noted that there was no room. */
 void region_node_bye(struct region_node *node);
-void region_node_leave(struct region_node *node);
+/* Tell it the region's linger time; counted in region->leaving if it was sent. */
+void region_node_leave(struct region_node *node, uint64_t deadline);
 /* Its slabs are all known: go on. */
 void region_node_ready(struct region_node *node);
 

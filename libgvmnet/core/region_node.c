@@ -320,6 +320,7 @@ struct gvm_msg region_node_open_msg(const struct region_node *node, uint64_t pag
 	memcpy(open.name, region->name, sizeof open.name);
 	return (struct gvm_msg){ .type = GVM_T_REGION_OPEN,
 				 .region = region->id,
+				 .arg = gvm_worker_number(region->worker),
 				 .body = body,
 				 .length = (uint32_t)gvm_region_open_encode(body, &open) };
 }
@@ -586,24 +587,29 @@ void region_node_bye(struct region_node *node)
 static void leave_done(struct gvm_op *op, int status)
 {
 	struct region_node *node = container(op, struct region_node, leave);
+	struct gvm_region *region = node->region;
 
-	(void)status; /* a node that does not hear of it waits for its linger time */
-	node->leaving = false;
-	region_put(node->region);
+	(void)status; /* a node that does not hear of it waits for the region's linger time */
+	if (--region->leaving == 0)
+		region_left(region, 0);
+	region_put(region);
 }
 
-void region_node_leave(struct region_node *node)
+void region_node_leave(struct region_node *node, uint64_t deadline)
 {
 	struct gvm_region *region = node->region;
 	uint8_t body[GVM_REGION_OPEN_LEN];
-	struct gvm_msg msg = region_node_open_msg(node, 0, 0, 0, body);
+	struct gvm_msg msg =
+	    region_node_open_msg(node, 0, 0, region->flags & GVM_RO_READONLY, body);
 
-	if (!node->known || node->leaving || gvm_peer_state(node->peer) != GVM_PEER_READY)
+	/* who has to be connected first has forgotten this region, or holds it for its linger time
+	 */
+	if (!node->known || gvm_peer_state(node->peer) != GVM_PEER_READY)
 		return;
 	node->leave.done = leave_done;
-	node->leave.deadline_ns = gvm_worker_now(region->worker) + region->op_timeout_ns;
+	node->leave.deadline_ns = deadline;
 	if (gvm_call(node->peer, &msg, &node->leave))
 		return;
-	node->leaving = true;
+	region->leaving++;
 	region_get(region);
 }

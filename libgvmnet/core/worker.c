@@ -582,6 +582,11 @@ void gvm_worker_unlisten(struct gvm_worker *worker)
 	worker->listeners = NULL;
 }
 
+uint64_t gvm_worker_number(const struct gvm_worker *worker)
+{
+	return worker->number;
+}
+
 struct gvm_net *gvm_worker_net(const struct gvm_worker *worker)
 {
 	return worker->net;
@@ -674,6 +679,7 @@ int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 	memset(worker, 0, sizeof(*worker));
 	worker->host.worker = worker;
 	worker->net = net;
+	worker->number = atomic_fetch_add(&net->worker_numbers, 1) + 1;
 	worker->ops = net->ops;
 	worker->config = *config;
 	read_options(&worker->opt);

@@ -112,7 +112,8 @@ struct store_ops {
 		     struct gvm_region_op *op);
 	int (*resize)(struct gvm_region *region, uint64_t bytes, struct gvm_region_op *op);
 	int (*remove)(struct gvm_region *region, struct gvm_region_op *op);
-	void (*leave)(struct gvm_region *region);
+	int (*leave)(struct gvm_region *region, struct gvm_region_op *op);
+	int (*stay)(struct gvm_region *region, struct gvm_region_op *op);
 	void (*close)(struct gvm_region *region);
 };
 extern const struct store_ops store_region;
@@ -364,6 +365,8 @@ struct gvm_range {
 	char placed_as[64]; /* whose slabs lie where its lie: its own name, or that of what it is a
 			     * clone of */
 	char clone[64];     /* the region that a forked child gets */
+	struct gvm_region_op leave;
+	struct call *leaving; /* leave, or stay, is under way for it */
 	struct gvm_range *next, *prev;
 };
 

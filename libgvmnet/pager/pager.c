@@ -25,6 +25,7 @@ const struct store_ops store_region = {
 	.resize = gvm_region_resize,
 	.remove = gvm_region_delete,
 	.leave = gvm_region_leave,
+	.stay = gvm_region_stay,
 	.close = gvm_region_close,
 };
 

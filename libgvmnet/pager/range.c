@@ -739,27 +739,68 @@ int gvm_pager_discard(struct gvm_range *range, uint64_t offset, uint64_t bytes)
 
 /* ---- leaving ------------------------------------------------------------------------------- */
 
-/* The linger time is the region's, not a view's: one view is enough. */
+#define LEAVE_NS 1000000000ull /* most that the end of a process waits for */
+
+static void leave_answered(struct call *call)
+{
+	if (--call->a == 0)
+		call_done(call, 0);
+}
+
+static void left(struct gvm_region_op *op, int status)
+{
+	struct gvm_range *range =
+	    (struct gvm_range *)((char *)op - offsetof(struct gvm_range, leave));
+	struct call *call = range->leaving;
+
+	(void)status; /* who has not heard of it keeps the memory for its linger time */
+	range->leaving = NULL;
+	leave_answered(call);
+}
+
+/* The linger time is the region's, not a view's: one view is enough. call->a: what is not over yet;
+ * call->b: stay. */
 static void call_leave(struct call *call)
 {
 	struct gvm_pager *pager = call->shard->pager;
 
+	call->a = 1;
 	for (struct gvm_range *range = pager->list; range; range = range->next) {
 		struct view *view = &call->shard->views[range->id];
 
-		if (view->region && !(range->flags & (GVM_ATTACH_SAVE | GVM_ATTACH_KEEP)))
-			pager->store->leave(view->region);
+		if (!view->region || range->flags & (GVM_ATTACH_SAVE | GVM_ATTACH_KEEP))
+			continue;
+		range->leave.done = left;
+		range->leave.deadline_ns = gvm_now() + LEAVE_NS;
+		range->leaving = call;
+		if (!(call->b ? pager->store->stay : pager->store->leave)(view->region,
+									  &range->leave))
+			call->a++;
 	}
 	gvm_worker_flush(call->shard->worker);
-	call_done(call, 0);
+	leave_answered(call);
+}
+
+/* Somebody who has the lock waits for a node, perhaps for long; then the linger time must do. */
+static void leave_or_stay(struct gvm_pager *pager, int stay)
+{
+	struct call call = { .b = (uint64_t)stay };
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += LEAVE_NS / 1000000000;
+	if (pthread_mutex_clocklock(&pager->control, CLOCK_MONOTONIC, &until))
+		return;
+	pager_call(&pager->shard[0], call_leave, &call);
+	pthread_mutex_unlock(&pager->control);
 }
 
 void gvm_pager_leave(struct gvm_pager *pager)
 {
-	struct call call = { 0 };
+	leave_or_stay(pager, 0);
+}
 
-	if (pthread_mutex_trylock(&pager->control))
-		return; /* somebody waits for a node, perhaps for long; the linger time must do */
-	pager_call(&pager->shard[0], call_leave, &call);
-	pthread_mutex_unlock(&pager->control);
+void gvm_pager_stay(struct gvm_pager *pager)
+{
+	leave_or_stay(pager, 1);
 }

@@ -393,9 +393,9 @@ static int fake_resize(struct gvm_region *r, uint64_t bytes, struct gvm_region_o
 	return fake_post(r, op, FAKE_CONTROL, 0, 0, NULL);
 }
 
-static void fake_leave(struct gvm_region *r)
+static int fake_leave(struct gvm_region *r, struct gvm_region_op *op)
 {
-	(void)r;
+	return fake_post(r, op, FAKE_CONTROL, 0, 0, NULL);
 }
 
 static int fake_remove(struct gvm_region *r, struct gvm_region_op *op)
@@ -435,6 +435,7 @@ static const struct store_ops fake_store = {
 	.resize = fake_resize,
 	.remove = fake_remove,
 	.leave = fake_leave,
+	.stay = fake_leave,
 	.close = fake_close,
 };
 

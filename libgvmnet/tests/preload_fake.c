@@ -205,6 +205,11 @@ void gvm_pager_leave(struct gvm_pager *pager)
 	record("leave\n");
 }
 
+void gvm_pager_stay(struct gvm_pager *pager)
+{
+	record("stay\n");
+}
+
 int gvm_pager_fork_prepare(struct gvm_pager *pager)
 {
 	record("fork_prepare\n");

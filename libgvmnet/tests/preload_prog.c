@@ -265,6 +265,32 @@ static void fork_deep(void)
 	CHECK(holds(p, size, 1));
 }
 
+/* One child after the other, each gone at once, in each way to go that says so: what one had on the
+ * memory node is there for the next. */
+static void fork_many(void)
+{
+	char *p = map(size);
+
+	fill(p, size, 1);
+	for (int i = 0; i < 40; i++) {
+		fflush(NULL);
+		pid_t pid = fork();
+		CHECK(pid >= 0);
+		if (!pid) {
+			size_t at = (size_t)i * (size / 40) / PAGE * PAGE;
+			CHECK(*(uint64_t *)(p + at + at / PAGE % 500 * 8) == 1000003 + at + 1);
+			if (i % 3 == 0)
+				exit(0);
+			if (i % 3 == 1)
+				_exit(0);
+			execlp("true", "true", (char *)NULL);
+			_exit(1);
+		}
+		wait_for(pid);
+	}
+	CHECK(holds(p, size, 1));
+}
+
 static int prepared, in_parent, in_child;
 static void on_prepare(void)
 {
@@ -318,6 +344,7 @@ static void fork_exec(void)
 	}
 	wait_for(pid);
 	CHECK(system("exit 0") == 0);
+	CHECK(execl("/no/such/program", "program", (char *)NULL) == -1 && errno == ENOENT);
 	CHECK(holds(p, size, 1));
 }
 
@@ -708,6 +735,7 @@ static const struct {
 	{ "fork", fork_both_ways },
 	{ "fork_busy", fork_busy },
 	{ "fork_deep", fork_deep },
+	{ "fork_many", fork_many },
 	{ "handlers", fork_handlers },
 	{ "exec", fork_exec },
 	{ "dontfork", dontfork },

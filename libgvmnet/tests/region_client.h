@@ -111,7 +111,7 @@ static int fetch(uint64_t page, uint32_t count, void *buf)
 	return await(&r, gvm_region_fetch(region, page, count, buf, &r.op));
 }
 
-static int discard(uint64_t page, uint64_t count)
+static inline int discard(uint64_t page, uint64_t count)
 {
 	struct result r;
 
@@ -162,7 +162,7 @@ static int open_region(const char *name, unsigned slabs, uint32_t flags)
 	return open_with(&config);
 }
 
-static void close_region(void)
+static inline void close_region(void)
 {
 	gvm_region_close(region);
 	region = NULL;
@@ -309,7 +309,7 @@ static void land(struct flight *f)
 }
 
 /* disturb: called now and then, to break something. */
-static void play(uint64_t seed, unsigned operations, void (*disturb)(void))
+static inline void play(uint64_t seed, unsigned operations, void (*disturb)(void))
 {
 	unsigned launched = 0, landed = 0;
 	static uint64_t version;
@@ -336,13 +336,13 @@ static void play(uint64_t seed, unsigned operations, void (*disturb)(void))
 }
 
 /* The region is new. */
-static void model_reset(void)
+static inline void model_reset(void)
 {
 	memset(model, 0, sizeof model);
 	memset(flights, 0, sizeof flights);
 }
 
-static void check_model(void)
+static inline void check_model(void)
 {
 	uint8_t buf[PAGE];
 

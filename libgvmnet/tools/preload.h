@@ -190,6 +190,7 @@ size_t take_malloc_bytes(const void *p);
 struct gvm_pager *take_pager(void); /* NULL: not started */
 /* This process is about to end, or to become another program. No lock. */
 void take_leave(void);
+void take_stay(void);
 int take_fork_prepare(void);
 void take_fork_parent(int forked);
 void take_fork_child(int prepared);

@@ -3,6 +3,7 @@
  * Becoming another program: what this one had on the memory nodes need not wait for it to come
  * back. If the call fails, everything goes on as before.
  */
+#include <errno.h>
 #include <stdarg.h>
 #include <unistd.h>
 #include "preload.h"
@@ -15,34 +16,44 @@ extern char **environ;
 		real = next_symbol(#name);                                                         \
 	take_leave()
 
+/* It has failed. */
+static int go_on(int rc)
+{
+	int saved = errno;
+
+	take_stay();
+	errno = saved;
+	return rc;
+}
+
 PRELOAD_EXPORT int execve(const char *path, char *const argv[], char *const envp[])
 {
 	NEXT(execve);
-	return real(path, argv, envp);
+	return go_on(real(path, argv, envp));
 }
 
 PRELOAD_EXPORT int execv(const char *path, char *const argv[])
 {
 	NEXT(execv);
-	return real(path, argv);
+	return go_on(real(path, argv));
 }
 
 PRELOAD_EXPORT int execvp(const char *file, char *const argv[])
 {
 	NEXT(execvp);
-	return real(file, argv);
+	return go_on(real(file, argv));
 }
 
 PRELOAD_EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
 {
 	NEXT(execvpe);
-	return real(file, argv, envp);
+	return go_on(real(file, argv, envp));
 }
 
 PRELOAD_EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
 {
 	NEXT(fexecve);
-	return real(fd, argv, envp);
+	return go_on(real(fd, argv, envp));
 }
 
 /* How many arguments there are up to NULL, with it. */

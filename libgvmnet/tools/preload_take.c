@@ -306,15 +306,25 @@ size_t take_malloc_bytes(const void *p)
 
 /* Without the lock, which another thread may hold for long. No handler of the program's may run
  * meanwhile: one that unmaps would wait for the pager, which this thread has. */
-void take_leave(void)
+static void tell_pager(void (*tell)(struct gvm_pager *pager))
 {
 	uint64_t all = ~0ull, mask;
 
 	if (!take.pager || take.pid != raw_getpid())
 		return;
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &mask, sizeof all);
-	gvm_pager_leave(take.pager);
+	tell(take.pager);
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof mask);
+}
+
+void take_leave(void)
+{
+	tell_pager(gvm_pager_leave);
+}
+
+void take_stay(void)
+{
+	tell_pager(gvm_pager_stay);
 }
 
 /* ---- fork ----------------------------------------------------------------------------------- */

@@ -167,6 +167,143 @@ static int done_ok(struct result *r, int posted)
 	return await(r, posted);
 }
 
+/* ---- giving back --------------------------------------------------------------------------- */
+
+#define LARGE 1800u /* slabs: more than half of what the nodes have together */
+
+static int told_parent, told_child;
+
+enum manner { STAYS, LEAVES, CHANGES_ITS_MIND };
+
+/* Another process: has a large region, says so, waits for a word, and is gone. */
+static void other(enum manner manner)
+{
+	struct result r;
+	char c;
+
+	client_start("tcp", map, key_file);
+	if (open_region("other", LARGE, GVM_REGION_CREATE | GVM_REGION_EPHEMERAL))
+		_exit(1);
+	put_version(7, 1);
+	prepare(&r, 5000 * MS);
+	if (manner != STAYS && await(&r, gvm_region_leave(region, &r.op)))
+		_exit(2);
+	prepare(&r, 5000 * MS);
+	if (manner == CHANGES_ITS_MIND && await(&r, gvm_region_stay(region, &r.op)))
+		_exit(2);
+	expect_version(7, 1);
+	if (write(told_parent, "x", 1) != 1 || read(told_child, &c, 1) != 1)
+		_exit(3);
+	_exit(0);
+}
+
+static pid_t start_other(enum manner manner, int *say)
+{
+	int up[2], down[2];
+	pid_t pid;
+	char c;
+
+	assert_int_equal(pipe2(up, O_CLOEXEC) | pipe2(down, O_CLOEXEC), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		close(up[0]);
+		close(down[1]);
+		told_parent = up[1];
+		told_child = down[0];
+		other(manner);
+	}
+	close(up[1]);
+	close(down[0]);
+	assert_int_equal(read(up[0], &c, 1), 1);
+	close(up[0]);
+	*say = down[1];
+	return pid;
+}
+
+static void end_other(pid_t pid, int say)
+{
+	int status;
+
+	assert_int_equal(write(say, "x", 1), 1);
+	close(say);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void open_next(void)
+{
+	struct gvm_region_config config = { .name = "next",
+					    .bytes = (uint64_t)LARGE * SLAB,
+					    .slab_bytes = SLAB,
+					    .arg = &opening,
+					    .flags = GVM_REGION_CREATE | GVM_REGION_EPHEMERAL };
+
+	opening = (struct opening){ 0 };
+	assert_int_equal(
+	    gvm_region_open(worker, &config, gvm_now() + 20000 * MS, opened_cb, &region), 0);
+}
+
+/* Who says that it leaves is waited for; its memory is the next one's as soon as it has gone. */
+static void test_left(void **state)
+{
+	pid_t pid;
+	int say;
+
+	(void)state;
+	pid = start_other(LEAVES, &say);
+	open_next();
+	run_for(300 * MS);
+	assert_int_equal(opening.called, 0); /* neither refused nor let in */
+	end_other(pid, say);
+	UNTIL(opening.called);
+	assert_int_equal(opening.status, 0);
+	expect_version(7, 0);
+}
+
+/* Who says so and does not go is not waited for without end. */
+static void test_left_for_long(void **state)
+{
+	pid_t pid;
+	int say;
+
+	(void)state;
+	pid = start_other(LEAVES, &say);
+	open_next();
+	UNTIL(opening.called);
+	assert_int_equal(opening.status, -ENOSPC);
+	gvm_region_close(region);
+	end_other(pid, say);
+	open_next(); /* the connections of the other are perhaps not ended yet */
+	UNTIL(opening.called);
+	assert_int_equal(opening.status, 0);
+}
+
+/* Who does not say so keeps what it has, and nobody waits for it. */
+static void not_left(enum manner manner)
+{
+	pid_t pid;
+	int say;
+
+	pid = start_other(manner, &say);
+	assert_int_equal(open_region("next", LARGE, GVM_REGION_CREATE), -ENOSPC);
+	end_other(pid, say);
+	assert_int_equal(open_region("next", LARGE, GVM_REGION_CREATE), -ENOSPC);
+}
+
+static void test_not_left(void **state)
+{
+	(void)state;
+	not_left(STAYS);
+}
+
+static void test_stayed(void **state)
+{
+	(void)state;
+	not_left(CHANGES_ITS_MIND);
+}
+
 /* Clone, discard, resize and delete do what they say. */
 static void test_wide(void **state)
 {
@@ -221,7 +358,9 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_killed), T(test_lost), T(test_stopped), T(test_held), T(test_wide),
+		T(test_killed),        T(test_lost),     T(test_stopped),
+		T(test_held),          T(test_wide),     T(test_left),
+		T(test_left_for_long), T(test_not_left), T(test_stayed),
 	};
 
 	if (!getenv("GVM_LOG"))

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The store under several threads that want the same regions at the same time, with the library's
- * own registrations: each region has one holder, no page of one client shows up at another, and
- * nothing is left in the end. For the thread sanitizer above all.
+ * own registrations: each region has one holder, no page of one client shows up at another, an
+ * earlier connection of a client that has come back is out, and nothing is left in the end. For
+ * the thread sanitizer above all.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,7 +26,7 @@
 
 static struct store *store;
 static _Atomic uint64_t holder[3]; /* who believes to hold the region */
-static _Atomic unsigned opened, refused, wrong;
+static _Atomic unsigned opened, refused, waiting, wrong, changes, endings;
 
 static struct gvm_region_open request(const char *name, uint32_t flags)
 {
@@ -61,6 +62,35 @@ static void use(struct session *s, uint64_t id, unsigned me, unsigned *seed)
 	wrong += store_region_delete(s, clone.id) != 0;
 }
 
+/* The same client on another connection; the one before is of no use from then on. */
+static struct session *come_back(struct session *before, const struct gvm_region_open *req,
+				 uint64_t id, unsigned me)
+{
+	struct gvm_region_open again = *req;
+	struct gvm_slab_entry entry;
+	struct gvm_region_opened out;
+	struct session *s;
+
+	again.flags &= GVM_RO_EPHEMERAL;
+	wrong += store_session_open(store, me, "again", &s) != 0;
+	store_session_view(s, 1);
+	wrong += store_region_open(s, id, &again, &out) != 0;
+	wrong += store_slab_grant(before, id, 0, &entry) != -ENOENT;
+	wrong += store_region_open(before, id, &again, &out) != -ESHUTDOWN;
+	wrong += !store_session_ended(before);
+	store_session_close(before);
+	return s;
+}
+
+static void on_change(void *arg, int ended)
+{
+	(void)arg;
+	if (ended)
+		endings++;
+	else
+		changes++;
+}
+
 static void *client(void *arg)
 {
 	unsigned me = (unsigned)(uintptr_t)arg, seed = me;
@@ -79,16 +109,27 @@ static void *client(void *arg)
 		snprintf(name, sizeof(name), "shared-%u", which);
 		id = gvm_region_id_of(name);
 		wrong += store_session_open(store, me, "client", &s) != 0;
+		store_session_view(s, 1);
+		store_session_patience(s, round & 2);
 		req = request(name, GVM_RO_CREATE | (round & 1 ? GVM_RO_EPHEMERAL : 0));
-		if (store_region_open(s, id, &req, &out) == 0) {
+		switch (store_region_open(s, id, &req, &out)) {
+		case 0:
 			opened++;
 			wrong += !__atomic_compare_exchange_n(&holder[which], &nobody, me, 0,
 							      __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 			use(s, id, me, &seed);
+			if (round % 5 == 0)
+				s = come_back(s, &req, id, me);
+			use(s, id, me, &seed);
 			holder[which] = 0;
 			if (round % 3)
 				store_region_close(s, id);
-		} else {
+			break;
+		case -EINPROGRESS:
+			wrong += !(round & 2);
+			waiting++;
+			break;
+		default:
 			refused++;
 		}
 		store_session_close(s); /* linger is 0: the hold ends here at the latest */
@@ -114,12 +155,17 @@ static void clients_do_not_meet(void **state)
 
 	assert_int_equal(gvm_net_open(&nc, &config.net), 0);
 	assert_int_equal(store_open(&config, &store), 0);
+	store_notify(store, on_change, NULL);
 	for (uintptr_t i = 0; i < THREADS; i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, client, (void *)(i + 1)), 0);
 	for (int i = 0; i < THREADS; i++)
 		pthread_join(threads[i], NULL);
-	print_message("%u opened, %u refused\n", opened, refused);
+	print_message("%u opened, %u refused, %u told to wait, %u told of changes, %u ended\n",
+		      opened, refused, waiting, changes, endings);
 	assert_int_equal(wrong, 0);
+	assert_true(endings > 0);
+	/* the holder has said that it leaves (linger 0): who waits is told when it has gone */
+	assert_true(waiting == 0 || changes > 0);
 	assert_true(opened > ROUNDS / 2);
 	assert_int_equal(store_session_open(store, 99, "last", &s), 0);
 	for (int i = 0; i < 3; i++) {

@@ -186,6 +186,8 @@ struct gvm_worker_config {
 int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 		    struct gvm_worker **worker);
 struct gvm_net *gvm_worker_net(const struct gvm_worker *worker);
+/* Which of its net's workers this is, from 1 on; a number is given once. */
+uint64_t gvm_worker_number(const struct gvm_worker *worker);
 /* Ends connections; operations under way complete with -ECANCELED before this returns. */
 void gvm_worker_close(struct gvm_worker *worker);
 /*

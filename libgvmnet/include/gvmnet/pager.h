@@ -104,9 +104,12 @@ int gvm_pager_fork_prepare(struct gvm_pager *pager);
 void gvm_pager_fork_parent(struct gvm_pager *pager, int forked);
 int gvm_pager_fork_child(struct gvm_pager *pager);
 
-/* The process is about to end, or to become another program: ephemeral regions go soon after it, not
- * after their linger time. Paged memory can be used as before, by all threads. Waits for nobody. */
+/* The process is about to end, or to become another program: ephemeral regions go with it, not after
+ * their linger time. Paged memory can be used as before, by all threads. Returns when the nodes that are
+ * connected know of it, after a second at most. */
 void gvm_pager_leave(struct gvm_pager *pager);
+/* It goes on after all (an exec has failed): as if gvm_pager_leave had not been called. */
+void gvm_pager_stay(struct gvm_pager *pager);
 
 struct gvm_pager_stats {
 	uint64_t faults;	    /* page faults served, all kinds */

@@ -109,10 +109,15 @@ int gvm_region_clone(struct gvm_region *region, const char *name, uint32_t flags
 int gvm_region_resize(struct gvm_region *region, uint64_t bytes, struct gvm_region_op *op);
 /* Delete it on every node. Afterwards only gvm_region_close. */
 int gvm_region_delete(struct gvm_region *region, struct gvm_region_op *op);
-/* The process is about to end: from now on the region goes, if it is ephemeral, soon after the
- * connections are lost, without waiting linger_ms for it to come back. It can be used as before.
- * Sent at once, not waited for; gvm_worker_flush sends it. */
-void gvm_region_leave(struct gvm_region *region);
+/*
+ * The process is about to end: from now on the region is let go of with its last connection, without
+ * waiting linger_ms for it to come back; an ephemeral one is deleted then. It can be used as before.
+ * Asynchronous: done(0) when the nodes that are connected know of it, or at the deadline; what another
+ * client asks of them from then on waits for this one's end. -EBUSY: one is under way.
+ */
+int gvm_region_leave(struct gvm_region *region, struct gvm_region_op *op);
+/* The process goes on after all: linger_ms counts again. Asynchronous as gvm_region_leave. */
+int gvm_region_stay(struct gvm_region *region, struct gvm_region_op *op);
 /* Let go: operations under way complete with -ECANCELED; the name can be opened by others. */
 void gvm_region_close(struct gvm_region *region);
 

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Holds: which sessions have a region open, and how long its client keeps it without any.
+ *
+ * A client has a session for each of its views (its workers). One that comes back on a new
+ * connection takes over from its earlier session, which may not have ended here yet: requests and
+ * puts of it that were received and not served are refused from then on.
+ */
+#include "store_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+void hold_remove(struct hold *h)
+{
+	key_withdraw_hold(h);
+	h->region->sessions--;
+	LIST_REMOVE(h, in_session);
+	LIST_REMOVE(h, in_region);
+	free(h);
+}
+
+struct hold *hold_of(const struct session *s, const struct region *r)
+{
+	struct hold *h;
+
+	LIST_FOREACH(h, &r->holds, in_region)
+	if (h->session == s)
+		return h;
+	return NULL;
+}
+
+int hold_check(struct session *s, uint64_t id, int write, struct region **region)
+{
+	struct region *r = region_find(s->store, id);
+	struct hold *h = r ? hold_of(s, r) : NULL;
+
+	/* Also where the region is there: it may be another than the one that was open before. */
+	if (!h)
+		return store_refuse(s->store, -ENOENT);
+	if (write && h->readonly)
+		return store_refuse(s->store, -EPERM);
+	*region = r;
+	return 0;
+}
+
+/* The hold that the same view of s's client has by an earlier connection. */
+static struct hold *earlier(const struct session *s, const struct region *r)
+{
+	struct hold *h;
+
+	LIST_FOREACH(h, &r->holds, in_region)
+	if (h->session != s && s->view && h->session->view == s->view)
+		return h;
+	return NULL;
+}
+
+void hold_succeed(struct session *s, struct region *r)
+{
+	struct store *store = s->store;
+	struct hold *h = earlier(s, r);
+
+	if (!h)
+		return;
+	gvm_log(GVM_LOG_INFO, "region %s: %s comes back; its earlier connection is ended", r->name,
+		s->name);
+	h->session->ended = 1;
+	hold_remove(h);
+	if (!r->sessions)
+		hold_linger(store, r);
+	if (store->changed)
+		store->changed(store->changed_arg, 1);
+}
+
+int hold_add(struct session *s, struct region *r, const struct gvm_region_open *req)
+{
+	struct hold *h = hold_of(s, r);
+	uint64_t holder = r->holder;
+	uint32_t linger_ms = r->linger_ms;
+
+	r->holder = s->incarnation;
+	r->linger_ms = req->linger_ms < STORE_LINGER_MAX_MS ? req->linger_ms : STORE_LINGER_MAX_MS;
+	if ((r->holder != holder || r->linger_ms != linger_ms) &&
+	    region_save(s->store, r, IMAGE_LIVE)) {
+		r->holder = holder;
+		r->linger_ms = linger_ms;
+		return -EIO;
+	}
+	if (!h) {
+		h = calloc(1, sizeof(*h));
+		if (!h) {
+			r->holder = holder;
+			r->linger_ms = linger_ms;
+			return -ENOMEM;
+		}
+		h->session = s;
+		h->region = r;
+		LIST_INSERT_HEAD(&s->holds, h, in_session);
+		LIST_INSERT_HEAD(&r->holds, h, in_region);
+		r->sessions++;
+	}
+	h->readonly = !!(req->flags & GVM_RO_READONLY);
+	r->linger_until = 0;
+	r->silent = 0;
+	r->clone_of = 0;
+	return 0;
+}
+
+/* ---- the end of a hold --------------------------------------------------------------------- */
+
+int hold_leaving(const struct region *r)
+{
+	return r->linger_ms == 0 && r->sessions > 0;
+}
+
+int hold_release(struct store *store, struct region *r)
+{
+	key_withdraw_all(r);
+	store_changed(store);
+	r->holder = 0;
+	r->linger_until = 0;
+	if (r->flags & GVM_RO_EPHEMERAL) {
+		if (!region_destroy(store, r))
+			return 1;
+		r->linger_until = store_now(store) + STORE_RETRY_NS;
+	}
+	region_save(store, r, IMAGE_LIVE);
+	return 0;
+}
+
+void hold_linger(struct store *store, struct region *r)
+{
+	uint64_t ms = r->linger_ms;
+
+	if (r->silent && r->flags & GVM_RO_EPHEMERAL && ms < STORE_SILENT_MS)
+		ms = STORE_SILENT_MS;
+	r->linger_until = store_now(store) + ms * STORE_MS;
+}
+
+int hold_expire(struct store *store, struct region *r)
+{
+	if (!r->linger_until || r->sessions || store_now(store) < r->linger_until)
+		return 0;
+	if (r->linger_ms) {
+		gvm_log(GVM_LOG_INFO, "region %s: its client did not come back%s", r->name,
+			r->flags & GVM_RO_EPHEMERAL ? "; deleted" : "");
+		store->stats.expired++;
+	}
+	return hold_release(store, r);
+}
+
+void hold_expire_all(struct store *store, const struct region *but)
+{
+	struct region *r, *next;
+
+	for (r = TAILQ_FIRST(&store->regions); r; r = next) {
+		next = TAILQ_NEXT(r, order);
+		if (r != but)
+			hold_expire(store, r);
+	}
+}
+
+/* ---- sessions ------------------------------------------------------------------------------ */
+
+int store_session_open(struct store *store, uint64_t incarnation, const char *name,
+		       struct session **session)
+{
+	struct session *s = calloc(1, sizeof(*s));
+	int err = 0;
+
+	if (!s)
+		return -ENOMEM;
+	s->store = store;
+	s->incarnation = incarnation;
+	LIST_INIT(&s->holds);
+	snprintf(s->name, sizeof(s->name), "%s", name);
+	pthread_mutex_lock(&store->lock);
+	if (store->stats.sessions >= store->config.max_sessions)
+		err = store_refuse(store, -EUSERS);
+	else
+		store->stats.sessions++;
+	pthread_mutex_unlock(&store->lock);
+	if (err)
+		free(s);
+	else
+		*session = s;
+	return err;
+}
+
+void store_session_view(struct session *s, uint64_t view)
+{
+	pthread_mutex_lock(&s->store->lock);
+	if (!s->view)
+		s->view = view;
+	pthread_mutex_unlock(&s->store->lock);
+}
+
+void store_session_patience(struct session *s, int patient)
+{
+	pthread_mutex_lock(&s->store->lock);
+	s->patient = patient;
+	pthread_mutex_unlock(&s->store->lock);
+}
+
+int store_session_ended(struct session *s)
+{
+	int ended;
+
+	pthread_mutex_lock(&s->store->lock);
+	ended = s->ended;
+	pthread_mutex_unlock(&s->store->lock);
+	return ended;
+}
+
+static void session_end(struct session *s, int silent)
+{
+	struct store *store = s->store;
+
+	pthread_mutex_lock(&store->lock);
+	while (!LIST_EMPTY(&s->holds)) {
+		struct hold *h = LIST_FIRST(&s->holds);
+		struct region *r = h->region;
+
+		hold_remove(h);
+		r->silent |= silent;
+		if (!r->sessions) {
+			hold_linger(store, r);
+			hold_expire(store, r);
+		}
+	}
+	store->stats.sessions--;
+	pthread_mutex_unlock(&store->lock);
+	free(s);
+}
+
+void store_session_close(struct session *s)
+{
+	session_end(s, 0);
+}
+
+void store_session_silent(struct session *s)
+{
+	session_end(s, 1);
+}
+
+uint32_t store_sessions(struct store *store)
+{
+	struct region *r;
+	uint32_t n = 0;
+
+	pthread_mutex_lock(&store->lock);
+	TAILQ_FOREACH(r, &store->regions, order)
+	n += r->sessions;
+	pthread_mutex_unlock(&store->lock);
+	return n;
+}

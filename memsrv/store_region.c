@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Regions: their life and their records in the image; open, close, delete, and the list of them. */
+#include "store_internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <gvmnet/region.h>
+
+/* ---- the image's records ------------------------------------------------------------------- */
+
+static void record_of(const struct region *r, struct image_region *rec)
+{
+	memset(rec, 0, sizeof(*rec));
+	memcpy(rec->name, r->name, sizeof(rec->name));
+	rec->id = r->id;
+	rec->generation = r->generation;
+	rec->holder = r->holder;
+	rec->pages = r->pages;
+	rec->share = r->share;
+	rec->reserved = r->reserved;
+	rec->slab_pages = r->slab_pages;
+	rec->flags = r->flags;
+	rec->linger_ms = r->linger_ms;
+}
+
+int region_save(struct store *store, const struct region *r, enum image_state state)
+{
+	struct image_region rec;
+
+	if (!store->config.image)
+		return 0;
+	record_of(r, &rec);
+	return image_region_write(store->config.image, r->slot, &rec, state);
+}
+
+int region_save_new(struct store *store, struct region *r, enum image_state state)
+{
+	struct image_region rec;
+
+	if (!store->config.image)
+		return 0;
+	record_of(r, &rec);
+	return image_region_add(store->config.image, &rec, state, &r->slot);
+}
+
+/* All slab records of r, then its own; where one cannot be freed the region's record stays as it
+ * is, DELETING or BUILDING, and the next opening of the image goes on. */
+void region_free_records(struct store *store, struct region *r)
+{
+	struct slab *sl;
+	int err = 0;
+
+	if (!store->config.image || r->slot == STORE_NO_IMAGE)
+		return;
+	for (uint64_t i = 0; (sl = slab_map_next(&r->slabs, &i)); i++)
+		if (image_slab_free(store->config.image, sl->place))
+			err = -EIO;
+	if (!err)
+		image_region_free(store->config.image, r->slot);
+}
+
+/* ---- begin and end ------------------------------------------------------------------------- */
+
+void region_link(struct store *store, struct region *r)
+{
+	TAILQ_INSERT_TAIL(&store->regions, r, order);
+	LIST_INSERT_HEAD(&store->buckets[r->id % STORE_BUCKETS], r, bucket);
+	store->stats.regions++;
+}
+
+struct region *region_new(struct store *store, const char *name, uint64_t id)
+{
+	struct region *r = calloc(1, sizeof(*r));
+
+	if (!r)
+		return NULL;
+	r->fence = fence_new(store);
+	if (!r->fence) {
+		free(r);
+		return NULL;
+	}
+	LIST_INIT(&r->holds);
+	memcpy(r->name, name, sizeof(r->name));
+	r->id = id;
+	r->slot = STORE_NO_IMAGE;
+	return r;
+}
+
+void region_free(struct region *r)
+{
+	fence_put(r->fence);
+	free(r);
+}
+
+void region_remove_slabs(struct store *store, struct region *r)
+{
+	struct slab *sl;
+
+	for (uint64_t i = 0; (sl = slab_map_next(&r->slabs, &i)); i++)
+		slab_remove(store, r, i, sl);
+}
+
+int region_destroy(struct store *store, struct region *r)
+{
+	int err = region_save(store, r, IMAGE_DELETING);
+
+	if (err)
+		return err;
+	region_free_records(store, r);
+	region_remove_slabs(store, r);
+	while (!LIST_EMPTY(&r->holds))
+		hold_remove(LIST_FIRST(&r->holds));
+	room_unreserve(store, r, r->reserved);
+	store_changed(store);
+	TAILQ_REMOVE(&store->regions, r, order);
+	LIST_REMOVE(r, bucket);
+	store->stats.regions--;
+	store->stats.deletes++;
+	region_free(r);
+	return 0;
+}
+
+struct region *region_find(struct store *store, uint64_t id)
+{
+	struct region *r;
+
+	LIST_FOREACH(r, &store->buckets[id % STORE_BUCKETS], bucket)
+	if (r->id == id)
+		return hold_expire(store, r) ? NULL : r;
+	return NULL;
+}
+
+int region_may_add(struct store *store)
+{
+	if (store->stats.regions < store->config.max_regions)
+		return 0;
+	gvm_log(GVM_LOG_WARN, "no further region: there are %u; raise --max-regions",
+		store->config.max_regions);
+	return store_refuse(store, -EUSERS);
+}
+
+/* ---- open, close, delete ------------------------------------------------------------------- */
+
+static int power_of_two(uint32_t n)
+{
+	return n && !(n & (n - 1));
+}
+
+static int check_open(const struct gvm_region_open *req, uint64_t id)
+{
+	if (!gvm_wire_name_ok(req->name) || id != gvm_region_id_of(req->name))
+		return -EINVAL;
+	if (req->page_size != GVM_PAGE_SIZE || (req->flags & ~GVM_RO_ALL))
+		return -EINVAL;
+	if (!req->pages)
+		return req->flags & GVM_RO_CREATE ? -EINVAL : 0;
+	if (!power_of_two(req->slab_pages) || req->slab_pages < STORE_SLAB_PAGES_MIN ||
+	    req->slab_pages > STORE_SLAB_PAGES_MAX || req->pages > STORE_PAGES_MAX)
+		return -EINVAL;
+	return req->share_slabs > region_slabs(req->pages, req->slab_pages) ? -EINVAL : 0;
+}
+
+static int region_create(struct session *s, uint64_t id, const struct gvm_region_open *req,
+			 struct region **region)
+{
+	struct store *store = s->store;
+	struct region *r;
+	int err = region_may_add(store);
+
+	if (err)
+		return err;
+	r = region_new(store, req->name, id);
+	if (!r)
+		return -ENOMEM;
+	r->pages = req->pages;
+	r->slab_pages = req->slab_pages;
+	r->share = req->share_slabs;
+	r->flags = req->flags & GVM_RO_EPHEMERAL;
+	r->generation = store_draw();
+	r->holder = s->incarnation;
+	r->linger_ms = req->linger_ms;
+	err = room_reserve(s, r, r->share);
+	if (err)
+		goto free;
+	err = region_save_new(store, r, IMAGE_LIVE);
+	if (err)
+		goto unreserve;
+	region_link(store, r);
+	store->stats.creates++;
+	*region = r;
+	return 0;
+unreserve:
+	room_unreserve(store, r, r->reserved);
+free:
+	region_free(r);
+	return err;
+}
+
+/* Held by another client, or not let go of yet by the one before: wait if that is a matter of
+ * moments. */
+static int held_by_another(struct session *s, const struct region *r)
+{
+	if (store_await(s) && (r->holder ? hold_leaving(r) : 1))
+		return -EINPROGRESS;
+	return store_busy(s->store);
+}
+
+/* May the session's client take what is there? */
+static int check_existing(struct session *s, const struct region *r,
+			  const struct gvm_region_open *req)
+{
+	if (req->generation && req->generation != r->generation)
+		return store_refuse(s->store, -ENOENT);
+	/* Who names the generation knows the region: it comes back to it. */
+	if (!req->generation && (req->flags & GVM_RO_CREATE) && (req->flags & GVM_RO_EXCL))
+		return store_refuse(s->store, -EEXIST);
+	if (r->holder && r->holder != s->incarnation)
+		return held_by_another(s, r);
+	if (req->pages && (req->pages != r->pages || req->slab_pages != r->slab_pages)) {
+		gvm_log(GVM_LOG_WARN,
+			"region %s has %" PRIu64 " pages in slabs of %u; %s wants %" PRIu64
+			" in slabs of %u",
+			r->name, r->pages, r->slab_pages, s->name, req->pages, req->slab_pages);
+		return store_refuse(s->store, -EINVAL);
+	}
+	return 0;
+}
+
+/* A transfer with a withdrawn key has not ended: it could still change a page. */
+static int check_fence(struct session *s, const struct region *r)
+{
+	int wait = store_await(s);
+
+	if (hold_of(s, r) || !atomic_load(&r->fence->in_use))
+		return 0;
+	return wait ? -EINPROGRESS : store_busy(s->store);
+}
+
+/* The client's map may place more of the region here than it did when the region was made. */
+static int raise_share(struct session *s, struct region *r, uint64_t share)
+{
+	struct store *store = s->store;
+	uint64_t before = r->reserved, old = r->share;
+	int err;
+
+	if (share <= r->share)
+		return 0;
+	err = share > r->reserved ? room_reserve(s, r, share - r->reserved) : 0;
+	if (err)
+		return err;
+	r->share = share;
+	err = region_save(store, r, IMAGE_LIVE);
+	if (err) {
+		room_unreserve(store, r, r->reserved - before);
+		r->share = old;
+	}
+	return err;
+}
+
+/* Take, or take again, a region that is there. */
+static int open_existing(struct session *s, struct region *r, const struct gvm_region_open *req)
+{
+	int err = check_existing(s, r, req);
+
+	if (err)
+		return err;
+	hold_succeed(s, r);
+	err = check_fence(s, r);
+	if (!err && req->pages)
+		err = raise_share(s, r, req->share_slabs);
+	return err;
+}
+
+void region_opened(const struct store *store, const struct region *r, int made,
+		   struct gvm_region_opened *out)
+{
+	*out = (struct gvm_region_opened){
+		.generation = r->generation,
+		.pages = r->pages,
+		.slabs_used = r->used,
+		.incarnation = store->config.incarnation,
+		.slab_pages = r->slab_pages,
+		.page_size = GVM_PAGE_SIZE,
+		.flags = made ? GVM_RO_CREATE : 0,
+	};
+}
+
+static int open_locked(struct session *s, uint64_t id, const struct gvm_region_open *req,
+		       struct gvm_region_opened *out)
+{
+	struct store *store = s->store;
+	struct region *r;
+	int err = check_open(req, id), made = 0;
+
+	if (err)
+		return store_refuse(store, err);
+	if (store->stats.draining || s->ended)
+		return store_refuse(store, -ESHUTDOWN);
+	r = region_find(store, id);
+	if (!r && (!(req->flags & GVM_RO_CREATE) || req->generation))
+		return store_refuse(store, -ENOENT);
+	if (r) {
+		err = open_existing(s, r, req);
+	} else {
+		err = region_create(s, id, req, &r);
+		made = !err;
+	}
+	if (err)
+		return err;
+	err = hold_add(s, r, req);
+	if (err) {
+		if (made)
+			region_destroy(store, r);
+		return err;
+	}
+	store->stats.opens++;
+	region_opened(store, r, made, out);
+	return 0;
+}
+
+int store_region_open(struct session *s, uint64_t id, const struct gvm_region_open *req,
+		      struct gvm_region_opened *out)
+{
+	int err;
+
+	pthread_mutex_lock(&s->store->lock);
+	err = open_locked(s, id, req, out);
+	pthread_mutex_unlock(&s->store->lock);
+	return err;
+}
+
+int store_region_close(struct session *s, uint64_t id)
+{
+	struct store *store = s->store;
+	struct region *r;
+	int err;
+
+	pthread_mutex_lock(&store->lock);
+	err = hold_check(s, id, 0, &r);
+	if (!err) {
+		hold_remove(hold_of(s, r));
+		if (!r->sessions)
+			hold_release(store, r);
+	}
+	pthread_mutex_unlock(&store->lock);
+	return err;
+}
+
+int store_region_delete(struct session *s, uint64_t id)
+{
+	struct store *store = s->store;
+	struct region *r;
+	int err;
+
+	pthread_mutex_lock(&store->lock);
+	r = region_find(store, id);
+	if (s->ended)
+		err = store_refuse(store, -ESHUTDOWN);
+	else if (!r)
+		err = store_refuse(store, -ENOENT);
+	else if (r->holder && r->holder != s->incarnation)
+		err = store_busy(store);
+	else
+		err = region_destroy(store, r);
+	pthread_mutex_unlock(&store->lock);
+	return err;
+}
+
+/* ---- the list ------------------------------------------------------------------------------ */
+
+uint32_t store_region_list(struct store *store, uint64_t skip, uint32_t want,
+			   struct gvm_region_entry *out, int *more)
+{
+	struct region *r;
+	uint32_t n = 0;
+
+	pthread_mutex_lock(&store->lock);
+	TAILQ_FOREACH(r, &store->regions, order)
+	{
+		if (skip) {
+			skip--;
+			continue;
+		}
+		if (n == want)
+			break;
+		out[n] = (struct gvm_region_entry){ .id = r->id,
+						    .pages = r->pages,
+						    .slabs_used = r->used,
+						    .generation = r->generation,
+						    .holder = r->holder,
+						    .flags = r->flags,
+						    .sessions = r->sessions };
+		memcpy(out[n++].name, r->name, sizeof(r->name));
+	}
+	*more = r != NULL;
+	pthread_mutex_unlock(&store->lock);
+	return n;
+}

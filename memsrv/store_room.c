@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Room: what is promised to regions, and storage within it. What does not fit now may fit in a
+ * moment: when a client that has said that it is about to go is gone, or when the last transfer
+ * with a withdrawn key is over. A session that can wait is told to.
+ */
+#include "store_internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+int room_refuse(struct store *store, const struct region *r, uint64_t bytes, const char *why)
+{
+	store->stats.refused_space++;
+	gvm_log(GVM_LOG_WARN,
+		"region %s: no room for %" PRIu64 " MiB more: %s (%" PRIu64 " of %" PRIu64
+		" MiB are promised, %" PRIu64 " MiB are stored)",
+		r->name, bytes >> 20, why, store->reserved >> 20, store->config.limit >> 20,
+		atomic_load(&store->pool.bytes) >> 20);
+	return -ENOSPC;
+}
+
+/* Is a region about to go that its client cannot want back? */
+static int one_is_leaving(struct store *store)
+{
+	const struct region *r;
+
+	TAILQ_FOREACH(r, &store->regions, order)
+	if (hold_leaving(r) && r->flags & GVM_RO_EPHEMERAL)
+		return 1;
+	return 0;
+}
+
+/* Too much is promised: only the end of a region changes that. */
+static int promised_full(struct session *s, const struct region *r, uint64_t bytes, const char *why)
+{
+	if (store_await(s) && one_is_leaving(s->store))
+		return -EINPROGRESS;
+	return room_refuse(s->store, r, bytes, why);
+}
+
+/* Too much exists: also what is not a slab's any more, as long as a transfer uses it. */
+static int stored_full(struct session *s, const struct region *r, uint64_t bytes, const char *why)
+{
+	if (store_await(s) && (atomic_load(&s->store->in_use) || one_is_leaving(s->store)))
+		return -EINPROGRESS;
+	return room_refuse(s->store, r, bytes, why);
+}
+
+/* The disk must have what was promised, unless the operator has chosen to promise more. */
+static int disk_full(const struct store *store, uint64_t bytes)
+{
+	uint64_t stored = atomic_load(&store->pool.bytes);
+	uint64_t owed = store->reserved > stored ? store->reserved - stored : 0;
+	uint64_t room;
+
+	if (!store->config.image || store->config.limit > store->config.memory)
+		return 0;
+	room = image_room(store->config.image);
+	return bytes > room || owed > room - bytes;
+}
+
+/* Why so much more cannot be promised; NULL: it can. */
+static const char *too_much(const struct store *store, uint64_t bytes)
+{
+	if (store->reserved > store->config.limit || bytes > store->config.limit - store->reserved)
+		return "raise --memory, delete regions, or promise more with --overcommit";
+	if (bytes && disk_full(store, bytes))
+		return "the image's disk is too full";
+	return NULL;
+}
+
+int room_reserve(struct session *s, struct region *r, uint64_t slabs)
+{
+	struct store *store = s->store;
+	uint64_t bytes, quota = store->config.region_quota;
+	const char *why;
+
+	if (slabs > (UINT64_C(1) << 62) / region_slab_bytes(r))
+		return room_refuse(store, r, UINT64_MAX, "more than any node has");
+	bytes = slabs * region_slab_bytes(r);
+	if (quota && r->reserved * region_slab_bytes(r) + bytes > quota)
+		return room_refuse(store, r, bytes,
+				   "a region may not have more; see --region-quota");
+	if (too_much(store, bytes))
+		hold_expire_all(store, r);
+	why = too_much(store, bytes);
+	if (why)
+		return promised_full(s, r, bytes, why);
+	store->reserved += bytes;
+	r->reserved += slabs;
+	return 0;
+}
+
+void room_unreserve(struct store *store, struct region *r, uint64_t slabs)
+{
+	store->reserved -= slabs * region_slab_bytes(r);
+	r->reserved -= slabs;
+}
+
+int room_storage(struct session *s, const struct region *r, struct storage **storage)
+{
+	struct store *store = s->store;
+	uint64_t len = region_slab_bytes(r), stored = atomic_load(&store->pool.bytes);
+	int err;
+
+	if (stored > store->config.memory || len > store->config.memory - stored)
+		return stored_full(s, r, len, "the memory is full (see --overcommit)");
+	err = storage_new(&store->pool, len, storage);
+	if (err == -ENOSPC)
+		return stored_full(s, r, len, "the image's disk is full");
+	if (err)
+		gvm_log(GVM_LOG_WARN, "region %s: no memory for a slab of %" PRIu64 " KiB: %s",
+			r->name, len >> 10, strerror(-err));
+	return err;
+}
