@@ -683,6 +683,19 @@ static void sleeper(void)
 		pause();
 }
 
+/* A parent and its child, both there until they are ended. */
+static void sleepers(void)
+{
+	char *p = map(size), line[32];
+
+	fill(p, size, 1);
+	pid_t pid = fork();
+	CHECK(pid >= 0);
+	snprintf(line, sizeof line, "%d\n", (int)getpid());
+	if (write(1, line, strlen(line)) > 0)
+		pause();
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -713,6 +726,7 @@ static const struct {
 	{ "data", data },
 	{ "signals", signals },
 	{ "sleeper", sleeper },
+	{ "sleepers", sleepers },
 };
 
 int main(int argc, char **argv)

@@ -17,6 +17,7 @@ enum gvm_exit { GVM_EXIT_OK = 0, GVM_EXIT_FAILED = 1, GVM_EXIT_USAGE = 2 };
  */
 int gvm_cmd_run(int argc, char **argv);
 int gvm_cmd_info(int argc, char **argv);
+int gvm_cmd_set(int argc, char **argv);
 int gvm_cmd_top(int argc, char **argv);
 int gvm_cmd_perf(int argc, char **argv);
 

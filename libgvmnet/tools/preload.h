@@ -16,6 +16,7 @@
  *   preload_table.c   which addresses are whose (pure)
  *   preload_policy.c  what is taken over (pure), and the options
  *   preload_report.c  what the user is told
+ *   preload_control.c what gvm set asks
  *   preload_heap.c    memory for this library's own use, never paged
  *   preload_raw.c     the system calls, past all interposition
  *
@@ -217,6 +218,18 @@ void report_refused(void);
 void report_fork_child(int paged);
 void report_fork_parent(void);
 void report_final(void);
+
+/* ---- control ------------------------------------------------------------------------------- */
+
+/* From now on gvm set can ask this process. */
+void control_start(struct gvm_pager *pager);
+/* In a forked child: the parent's socket is not its own. */
+void control_fork_child(void);
+/* The process ends, or becomes another program. Harmless in a vforked child, and twice. */
+void control_end(void);
+/* The local budget in force, and the largest that was. */
+uint64_t control_local(void);
+uint64_t control_local_most(void);
 
 /* ---- set up --------------------------------------------------------------------------------- */
 /* The constructor has run, and there is a cluster to page to. */

@@ -33,12 +33,14 @@ __attribute__((constructor)) static void begin(void)
 __attribute__((destructor)) static void end(void)
 {
 	report_final();
+	control_end();
 	take_leave();
 }
 
 PRELOAD_EXPORT void _exit(int code)
 {
 	report_final();
+	control_end();
 	take_leave();
 	raw_exit(code);
 }
@@ -46,6 +48,7 @@ PRELOAD_EXPORT void _exit(int code)
 PRELOAD_EXPORT void _Exit(int code)
 {
 	report_final();
+	control_end();
 	take_leave();
 	raw_exit(code);
 }

@@ -162,8 +162,8 @@ static void write_stats(FILE *out, struct gvm_pager *pager)
 		program_invocation_short_name, (int)raw_getpid(), (long long)time(NULL),
 		(double)(gvm_now() - report.began) / 1e9);
 	fprintf(out, "\"local_bytes\":%llu,\"mappings\":%llu,\"taken_bytes\":%llu,",
-		(unsigned long long)gvm_option_number("GVM_LOCAL"),
-		(unsigned long long)report.mappings, (unsigned long long)report.bytes);
+		(unsigned long long)control_local(), (unsigned long long)report.mappings,
+		(unsigned long long)report.bytes);
 	fputs("\"latency\":{", out);
 	write_latency(out, "all", &latency.all, ",");
 	write_latency(out, "remote", &latency.remote, ",");
@@ -248,8 +248,7 @@ static void print_report(void)
 	uint64_t near = s.faults > s.faults_remote ? s.faults - s.faults_remote : 0;
 	say("took over %s in %llu mapping%s; at most %s of it local",
 	    human(report.bytes, size, sizeof size), (unsigned long long)report.mappings,
-	    report.mappings == 1 ? "" : "s",
-	    human(gvm_option_number("GVM_LOCAL"), local, sizeof local));
+	    report.mappings == 1 ? "" : "s", human(control_local_most(), local, sizeof local));
 	say("%llu faults, p50 %.1f us, p99 %.1f us; %.1f %% did not wait for a memory node",
 	    (unsigned long long)s.faults, (double)gvm_hist_percentile(all, 0.5) / 1e3,
 	    (double)gvm_hist_percentile(all, 0.99) / 1e3,

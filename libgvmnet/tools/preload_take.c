@@ -148,6 +148,7 @@ int take_start(void)
 		return err;
 	}
 	take.pid = raw_getpid();
+	control_start(take.pager);
 	report_started(take.pager);
 	return 0;
 }
@@ -345,6 +346,7 @@ void take_fork_child(int prepared)
 	heap_fork_child();
 	take.pid = raw_getpid();
 	report_fork_child(prepared > 0);
+	control_fork_child();
 	if (!prepared)
 		return;
 	int err = gvm_pager_fork_child(take.pager);
@@ -363,4 +365,5 @@ void take_fork_child(int prepared)
 			take_discard(seg, seg->base, seg->base + seg->bytes);
 		i++;
 	}
+	control_start(take.pager);
 }
