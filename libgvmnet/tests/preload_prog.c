@@ -18,34 +18,21 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "preload_prog.h"
 
-#define PAGE 4096ul
-#define MIB  (1ul << 20)
-#define RW   (PROT_READ | PROT_WRITE)
-#define ANON (MAP_PRIVATE | MAP_ANONYMOUS)
+size_t size = 8 * MIB;
 
-static size_t size = 8 * MIB; /* of "a large mapping"; the second argument, in MiB */
-
-#define CHECK(x)                                                                                   \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "%s:%d: not so: %s (errno %d)\n", __FILE__, __LINE__, #x,  \
-				errno);                                                            \
-			_exit(3);                                                                  \
-		}                                                                                  \
-	} while (0)
-
-/* One word a page says which page it is, and of which filling. */
-static void fill(char *p, size_t bytes, uint64_t seed)
+void fill(char *p, size_t bytes, uint64_t seed)
 {
 	for (size_t at = 0; at < bytes; at += PAGE)
 		*(uint64_t *)(p + at + at / PAGE % 500 * 8) = seed * 1000003 + at + 1;
 }
 
-static int holds(const char *p, size_t bytes, uint64_t seed)
+int holds(const char *p, size_t bytes, uint64_t seed)
 {
 	for (size_t at = 0; at < bytes; at += PAGE)
 		if (*(const uint64_t *)(p + at + at / PAGE % 500 * 8) != seed * 1000003 + at + 1)
@@ -53,7 +40,7 @@ static int holds(const char *p, size_t bytes, uint64_t seed)
 	return 1;
 }
 
-static int zeros(const char *p, size_t bytes)
+int zeros(const char *p, size_t bytes)
 {
 	for (size_t at = 0; at < bytes; at += 8)
 		if (*(const uint64_t *)(p + at))
@@ -61,7 +48,7 @@ static int zeros(const char *p, size_t bytes)
 	return 1;
 }
 
-static char *map(size_t bytes)
+char *map(size_t bytes)
 {
 	char *p = mmap(NULL, bytes, RW, ANON, -1, 0);
 
@@ -75,8 +62,7 @@ static void on_fault(int number)
 	siglongjmp(back, number);
 }
 
-/* Does a write end in SIGSEGV? */
-static int faults(char *p)
+int faults(char *p)
 {
 	struct sigaction action = { .sa_handler = on_fault }, old;
 	volatile int hit = 1;
@@ -153,7 +139,7 @@ static void threads(void)
 		CHECK(!pthread_join(id[i], NULL));
 }
 
-static void wait_for(pid_t pid)
+void wait_for(pid_t pid)
 {
 	int status;
 
@@ -631,8 +617,8 @@ static void memfd(void)
 	CHECK(send_fd(fd) == -1 && errno == EPERM);
 	CHECK(send_fd(0) == 1);
 	CHECK(!munmap(p, size));
-	p = mmap(NULL, PAGE, RW, MAP_SHARED, fd, 0); /* nothing of it is paged any more */
-	CHECK(p != MAP_FAILED);
+	p = mmap(NULL, PAGE, RW, MAP_SHARED, fd, 0); /* what was there still is */
+	CHECK(p != MAP_FAILED && holds(p, PAGE, 1));
 }
 
 /* A file that holds data: left alone, or with --load read in. */
@@ -723,6 +709,12 @@ static const struct {
 	{ "daemon", daemonised },
 	{ "not_taken", not_taken },
 	{ "memfd", memfd },
+	{ "file_io", file_io },
+	{ "file_size", file_size },
+	{ "file_again", file_again },
+	{ "file_fork", file_fork },
+	{ "file_stream", file_stream },
+	{ "file_threads", file_threads },
 	{ "data", data },
 	{ "signals", signals },
 	{ "sleeper", sleeper },

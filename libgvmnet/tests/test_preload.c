@@ -246,6 +246,26 @@ static void files_in_memory(void **state)
 	SAID("--match");
 }
 
+/* The mapping is what the file holds, however else the program asks for it. */
+static void files_are_what_is_mapped(void **state)
+{
+	RUNS("file_io");
+	MADE("8388608 shared");
+	SAID("sendfile of a file whose mapping is paged is refused");
+	SAID("a stream on a file");
+	RUNS("file_size");
+	SAID("not sealed");
+	RUNS("file_again");
+	MADE("unmap"); /* with the last descriptor */
+	SAID("its contents would be lost");
+	RUNS("file_fork");
+	SAID("this forked child cannot see what is in it");
+	RUNS("file_stream");
+	NEVER("attach");
+	SAID("by a stream");
+	RUNS("file_threads");
+}
+
 static void handlers_may_map(void **state)
 {
 	RUNS("signals");
@@ -485,6 +505,7 @@ int main(void)
 		cmocka_unit_test(a_closed_standard_error_still_gets_the_report),
 		cmocka_unit_test(code_that_is_loaded_later),
 		cmocka_unit_test(files_in_memory),
+		cmocka_unit_test(files_are_what_is_mapped),
 		cmocka_unit_test(handlers_may_map),
 		cmocka_unit_test(no_memory_is_said),
 		cmocka_unit_test(statistics_are_left_in_a_file),

@@ -26,6 +26,7 @@ __attribute__((constructor)) static void begin(void)
 	policy_read(&preload_policy);
 	preload_active = *gvm_option_text("GVM_CLUSTER") || *gvm_option_text("GVM_CONNECT");
 	malloc_init();
+	io_init();
 	report_init();
 	preload_inside--;
 }

@@ -222,8 +222,8 @@ void source_drop(struct source *source)
 {
 	if (source->refs)
 		return;
-	if (source->ino)
-		take.files--;
+	if (source->known)
+		known_drop(source);
 	if (source->pool)
 		take.pooled -= source->bytes;
 	free(source);
@@ -358,6 +358,8 @@ void take_fork_child(int prepared)
 	for (size_t i = 0; i < take.table.count;) {
 		struct seg *seg = &take.table.seg[i];
 		if (seg->nofork) {
+			if (seg->source->known)
+				known_lose(seg->source);
 			take_forget(i);
 			continue;
 		}
