@@ -255,15 +255,21 @@ static void top_of_a_node_that_is_not_there(void **state)
 				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t len = sizeof(at);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	char text[64];
+	char text[128];
 
 	assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
 	assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
 	snprintf(text, sizeof(text), "top --once 127.0.0.1:%u", ntohs(at.sin_port));
 	assert_int_equal(gvm(text), 1);
-	snprintf(text, sizeof(text), "127.0.0.1:%u does not answer: ", ntohs(at.sin_port));
-	says(text);
+	snprintf(text, sizeof(text),
+		 "127.0.0.1:%u cannot be asked: connection refused; is gvm-memsrv running "
+		 "there?\n",
+		 ntohs(at.sin_port));
+	assert_string_equal(said, text);
 	close(fd);
+	assert_int_equal(gvm("top --once --key-file none 127.0.0.1:1"), 1);
+	assert_string_equal(said, "gvm top: key file none does not exist; make one: openssl rand "
+				  "-hex 32 > none; chmod 600 none\n");
 }
 
 static void top_of_something_hostile(void **state)

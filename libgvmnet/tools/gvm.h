@@ -26,6 +26,12 @@ int gvm_wants_help(int argc, char **argv);
 /* Complain about argv[i] and point to --help; returns GVM_EXIT_USAGE. */
 int gvm_usage(char **argv, int i);
 
+/* Keep what the library logs from now on to ourselves; its last line. */
+void gvm_why_begin(void);
+const char *gvm_why_line(void);
+/* Of a memory node that could not be asked: why, and what to do. NULL: the last line says more. */
+const char *gvm_why(int err);
+
 /*
  * The folder where pagers of this user leave statistics, as PID.json, and gvm top looks for them; with
  * create it is made. -EPERM: it is there, but not this user's alone. path is set in any case.

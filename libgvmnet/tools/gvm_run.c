@@ -114,7 +114,11 @@ static int load_cluster(struct gvm_cluster **cluster)
 	} else {
 		err = gvm_cluster_load(file, cluster, &error);
 	}
-	if (err)
+	if (err && !*connect && access(file, R_OK))
+		run_refuse("%s; --cluster names a file with a line \"ID HOST PORT\" for each "
+			   "memory node, see cluster.conf(5)",
+			   error ? error : strerror(-err));
+	else if (err)
 		run_refuse("%s", error ? error : strerror(-err));
 	free(error);
 	return err ? -1 : 0;
@@ -164,6 +168,22 @@ static int find_library(char *path, size_t room)
 static int put(const char *name, const char *value)
 {
 	return setenv(name, value, 1) ? run_refuse("%s: %s", name, strerror(errno)) : 0;
+}
+
+/* Where the statistics go there must be a folder that lets a file be made: they are renewed by a
+ * new one each second. */
+static int check_stats_file(void)
+{
+	const char *name = gvm_option_text("GVM_STATS_FILE"), *slash = strrchr(name, '/');
+	char dir[PATH_MAX];
+
+	if (!*name || !strcmp(name, "off") || !strncmp(name, "/dev/", 5))
+		return 0;
+	snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - name) : 1, slash ? name : ".");
+	if (!access(*dir ? dir : "/", W_OK | X_OK))
+		return 0;
+	return run_refuse("--stats-file %s: no file can be made in %s: %s; name another, or off",
+			  name, *dir ? dir : "/", strerror(errno));
 }
 
 /* A file's absolute name; it need not exist. */
@@ -267,7 +287,7 @@ static int check_all(const char *program, char *path, char *library)
 		    "GVM_MODE=kernel pages shared memory through /dev/giantvm; what gvm "
 		    "run takes over is private, and paged in user space (auto or user)");
 	if (run_check_program(program, path, PATH_MAX) || find_library(library, PATH_MAX) ||
-	    load_cluster(&cluster))
+	    check_stats_file() || load_cluster(&cluster))
 		return -1;
 	int err = run_check_userfaultfd();
 	if (!err)

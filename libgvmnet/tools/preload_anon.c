@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include "preload.h"
 #include "preload_take.h"
 
@@ -74,6 +75,21 @@ static void *pool_take(size_t len, int prot, int malloced)
 	return (void *)at;
 }
 
+/* The pager needs address space, too, and a program that had enough before may have too little. */
+static void say_limit(size_t len)
+{
+	int saved = errno;
+	struct rlimit limit;
+
+	if (!getrlimit(RLIMIT_AS, &limit) && limit.rlim_cur != RLIM_INFINITY) {
+		report_refused();
+		say_once("a mapping of %zu MiB fails: this process may have %llu MiB of addresses "
+			 "(ulimit -v), of which gvmnet needs some; raise it",
+			 len / MIB, (unsigned long long)limit.rlim_cur / MIB);
+	}
+	errno = saved;
+}
+
 static void *take_whole(void *addr, size_t len, int prot, int flags, int malloced)
 {
 	struct source *source = source_new(malloced ? "malloc" : "anonymous");
@@ -85,6 +101,7 @@ static void *take_whole(void *addr, size_t len, int prot, int flags, int malloce
 	void *p = raw_mmap(addr, len, prot, take_quiet(flags), -1, 0);
 	if (p == MAP_FAILED) {
 		free(source);
+		say_limit(len);
 		return p;
 	}
 	int err = take_attach(source, p, len, -1, GVM_ATTACH_ANON);

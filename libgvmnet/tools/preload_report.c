@@ -184,11 +184,13 @@ static void renew_file(struct gvm_pager *pager)
 	if (len >= (int)sizeof temp)
 		return;
 	FILE *out = fopen(temp, "we");
-	if (!out)
-		return;
-	write_stats(out, pager);
-	if (fclose(out) || rename(temp, preload_policy.stats_file))
+	if (out)
+		write_stats(out, pager);
+	if (!out || fclose(out) || rename(temp, preload_policy.stats_file)) {
+		say_once("the statistics file %s cannot be renewed: %s (the program goes on)",
+			 preload_policy.stats_file, strerror(errno));
 		unlink(temp);
+	}
 }
 
 static void *stats_thread(void *arg)
