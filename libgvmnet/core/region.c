@@ -215,8 +215,10 @@ static void explain(const struct region_node *node, int status)
 
 	switch (status) {
 	case -EBUSY:
-		gvm_log(GVM_LOG_ERROR, "region %s: another client holds it on %s", region->name,
-			peer);
+		gvm_log(GVM_LOG_ERROR,
+			"region %s: another client holds it on %s; wait for its end, or choose "
+			"another name",
+			region->name, peer);
 		return;
 	case -ENOSPC:
 		gvm_log(GVM_LOG_ERROR,
@@ -230,7 +232,9 @@ static void explain(const struct region_node *node, int status)
 			peer);
 		return;
 	case -EEXIST:
-		gvm_log(GVM_LOG_ERROR, "region %s: %s has a region of that name already",
+		gvm_log(GVM_LOG_ERROR,
+			"region %s: %s has a region of that name already, in use or kept; wait for "
+			"its end, or choose another name",
 			region->name, peer);
 		return;
 	case -EXDEV:
