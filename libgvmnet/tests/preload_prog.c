@@ -318,6 +318,33 @@ static void dontfork(void)
 	CHECK(!child_faults(p));
 }
 
+/* The same said of a reservation, before it is made writable (as V8 does). */
+static void reserved_fork(void)
+{
+	char *p = mmap(NULL, 64 * MIB, PROT_NONE, ANON | MAP_NORESERVE, -1, 0);
+
+	CHECK(p != MAP_FAILED && !madvise(p, 24 * MIB, MADV_DONTFORK));
+	CHECK(!mprotect(p, 16 * MIB, RW));           /* all of it: none in the child */
+	CHECK(!mprotect(p + 20 * MIB, 8 * MIB, RW)); /* some of it: all in the child */
+	CHECK(!madvise(p + 32 * MIB, 8 * MIB, MADV_WIPEONFORK));
+	CHECK(!mprotect(p + 32 * MIB, 8 * MIB, RW)); /* zeros in the child */
+	fill(p, 16 * MIB, 1);
+	fill(p + 20 * MIB, 8 * MIB, 2);
+	fill(p + 32 * MIB, 8 * MIB, 3);
+	CHECK(child_faults(p));
+	pid_t pid = fork();
+	if (!pid) {
+		CHECK(holds(p + 20 * MIB, 8 * MIB, 2) && zeros(p + 32 * MIB, 8 * MIB));
+		_exit(0);
+	}
+	wait_for(pid);
+	CHECK(holds(p, 16 * MIB, 1) && holds(p + 32 * MIB, 8 * MIB, 3));
+	/* a new mapping over it is as any other */
+	CHECK(mmap(p, 16 * MIB, RW, ANON | MAP_FIXED, -1, 0) == p && zeros(p, 16 * MIB));
+	fill(p, 16 * MIB, 4);
+	CHECK(!child_faults(p) && holds(p, 16 * MIB, 4));
+}
+
 /* Memory that a parent shares with its children. */
 static void shared_fork(void)
 {
@@ -695,6 +722,7 @@ static const struct {
 	{ "handlers", fork_handlers },
 	{ "exec", fork_exec },
 	{ "dontfork", dontfork },
+	{ "reserved_fork", reserved_fork },
 	{ "shared_fork", shared_fork },
 	{ "shared_lost", shared_lost },
 	{ "closed", closed },

@@ -155,6 +155,8 @@ static void a_fork_is_followed(void **state)
 	RUNS("dontfork");
 	assert_int_equal(count(calls, "set_fork 0"), 1);
 	assert_int_equal(count(calls, "set_fork 1"), 1);
+	RUNS("reserved_fork");
+	assert_int_equal(count(calls, "set_fork 0"), 1);
 	RUNS("shared_fork");
 	NEVER("attach");
 	const char *shared[] = { "GVM_RUN_SHARED=1", NULL };

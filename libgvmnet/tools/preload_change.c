@@ -148,8 +148,9 @@ static int all_private(uintptr_t base, size_t len)
 		return 0;
 	for (size_t i = table_find(&take.table, base);
 	     i < take.table.count && take.table.seg[i].base < base + len; i++)
-		if (take.table.seg[i].source->shared || take.table.seg[i].malloced)
-			return 0;
+		if (take.table.seg[i].source->shared || take.table.seg[i].malloced ||
+		    take.table.seg[i].nofork || take.table.seg[i].wipe)
+			return 0; /* a new mapping is not what was said of the old one */
 	return 1;
 }
 
@@ -237,6 +238,24 @@ static int advise(struct seg *seg, uintptr_t from, uintptr_t to, int advice)
 	}
 }
 
+/* madvise on a part of a reservation. What it says of fork must be known when the part is made
+ * writable, and taken over. */
+static int advise_reserved(uintptr_t from, uintptr_t to, int advice)
+{
+	int fork = advice == MADV_DONTFORK || advice == MADV_DOFORK;
+	int wipe = advice == MADV_WIPEONFORK || advice == MADV_KEEPONFORK;
+
+	if (((fork || wipe) && take_cut(from, to - from)) ||
+	    raw_madvise((void *)from, to - from, advice))
+		return -1;
+	struct seg *seg = table_at(&take.table, from);
+	if (fork)
+		seg->nofork = advice == MADV_DONTFORK;
+	if (wipe)
+		seg->wipe = advice == MADV_WIPEONFORK;
+	return 0;
+}
+
 int take_advise(uintptr_t base, size_t len, int advice)
 {
 	uintptr_t end = base + len;
@@ -254,10 +273,9 @@ int take_advise(uintptr_t base, size_t len, int advice)
 			break;
 		uintptr_t from = seg->base > at ? seg->base : at;
 		uintptr_t to = seg->base + seg->bytes < end ? seg->base + seg->bytes : end;
-		int err = seg->state == SEG_USED ? advise(seg, from, to, advice)
-			  : seg->state == SEG_RESERVED
-			      ? raw_madvise((void *)from, to - from, advice)
-			      : 0;
+		int err = seg->state == SEG_USED       ? advise(seg, from, to, advice)
+			  : seg->state == SEG_RESERVED ? advise_reserved(from, to, advice)
+						       : 0;
 		if (err)
 			return -1;
 		at = to;

@@ -358,12 +358,12 @@ void take_fork_child(int prepared)
 	for (size_t i = 0; i < take.table.count;) {
 		struct seg *seg = &take.table.seg[i];
 		if (seg->nofork) {
-			if (seg->source->known)
+			if (seg->source && seg->source->known)
 				known_lose(seg->source);
 			take_forget(i);
 			continue;
 		}
-		if (seg->wipe)
+		if (seg->wipe && seg->state == SEG_USED)
 			take_discard(seg, seg->base, seg->base + seg->bytes);
 		i++;
 	}
