@@ -307,6 +307,34 @@ static void fork_exec(void)
 	CHECK(holds(p, size, 1));
 }
 
+/* Programs that have others do the work. */
+static void spawns(void)
+{
+	char *argv[] = { "true", NULL };
+	pid_t pid;
+
+	small();
+	CHECK(!posix_spawnp(&pid, "true", NULL, NULL, argv, environ));
+	wait_for(pid);
+}
+
+static void vforks(void)
+{
+	small();
+	pid_t pid = vfork();
+	if (!pid) {
+		execlp("true", "true", (char *)NULL);
+		_exit(1);
+	}
+	wait_for(pid);
+}
+
+static void asks_a_shell(void)
+{
+	small();
+	CHECK(system("exit 0") == 0);
+}
+
 static void dontfork(void)
 {
 	char *p = map(64 * MIB);
@@ -721,6 +749,9 @@ static const struct {
 	{ "fork_deep", fork_deep },
 	{ "handlers", fork_handlers },
 	{ "exec", fork_exec },
+	{ "spawns", spawns },
+	{ "vforks", vforks },
+	{ "asks_a_shell", asks_a_shell },
 	{ "dontfork", dontfork },
 	{ "reserved_fork", reserved_fork },
 	{ "shared_fork", shared_fork },

@@ -236,7 +236,10 @@ void report_passed(size_t bytes, const char *why);
 void report_refused(void);
 /* paged: there was a pager when the process forked. */
 void report_fork_child(int paged);
+/* Another process was started: it may do the work. */
 void report_fork_parent(void);
+/* The same in a vforked child, which still has its parent's memory. */
+void report_exec(void);
 void report_final(void);
 
 /* ---- control ------------------------------------------------------------------------------- */

@@ -20,6 +20,7 @@
 static struct {
 	_Atomic(int) pid; /* that reports; 0: it has */
 	int first;        /* this is the process that gvm run became */
+	int other;        /* it is not */
 	struct gvm_pager *pager;
 	_Atomic(uint64_t) ranges, mappings;
 	_Atomic(uint64_t) bytes;   /* of ranges */
@@ -51,10 +52,18 @@ static int choose_fd(void)
 
 void say(const char *fmt, ...)
 {
-	char line[512] = "gvm: ";
-	size_t used = strlen(line);
+	char line[512];
+	size_t used;
 	int saved = errno, fd = choose_fd();
 	va_list ap;
+
+	/* of several processes: which one says it */
+	if (report.other)
+		snprintf(line, sizeof line, "gvm: %.32s[%d]: ", program_invocation_short_name,
+			 (int)raw_getpid());
+	else
+		strcpy(line, "gvm: ");
+	used = strlen(line);
 
 	va_start(ap, fmt);
 	vsnprintf(line + used, sizeof line - used - 1, fmt, ap);
@@ -103,6 +112,7 @@ void report_init(void)
 
 	report.pid = preload_active ? (int)raw_getpid() : 0;
 	report.first = first && atoi(first) == report.pid;
+	report.other = first && !report.first;
 	if (preload_active)
 		keep_stderr();
 }
@@ -295,6 +305,12 @@ void report_fork_parent(void)
 	report.forked = 1;
 }
 
+void report_exec(void)
+{
+	if (report.pid != (int)raw_getpid())
+		report.forked = 1;
+}
+
 /*
  * A child of a process that is paged already is one of many, and tells nothing unless asked to. A
  * child from before that may be the daemon that does the work. None keeps the parent's standard
@@ -306,6 +322,7 @@ void report_fork_child(int paged)
 
 	report.pid = preload_active && !silent ? (int)raw_getpid() : 0;
 	report.first = 0;
+	report.other = 1;
 	if (report.err_fd > 0)
 		close(report.err_fd);
 	report.err_fd = 0;
