@@ -111,6 +111,13 @@ static void small(void)
 	CHECK(holds(p, 64 * 1024, 1));
 }
 
+/* A program that asks again when there is no memory. */
+static void insists(void)
+{
+	for (int i = 0; i < 1000; i++)
+		CHECK(mmap(NULL, size, RW, ANON, -1, 0) == MAP_FAILED && errno == ENOMEM);
+}
+
 static void *thread(void *arg)
 {
 	uint64_t seed = (uint64_t)(uintptr_t)arg;
@@ -743,6 +750,7 @@ static const struct {
 } scenarios[] = {
 	{ "fill", fill_verify },
 	{ "small", small },
+	{ "insists", insists },
 	{ "threads", threads },
 	{ "fork", fork_both_ways },
 	{ "fork_busy", fork_busy },

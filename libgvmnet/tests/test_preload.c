@@ -293,6 +293,9 @@ static void no_memory_is_said(void **state)
 	assert_int_equal(run("fill", full), 3);
 	SAID("No space left on device");
 	assert_null(strstr(errors, "WARNING"));
+	assert_int_equal(run("insists", full), 0);
+	assert_int_equal(count(errors, "cannot be taken over"), 10);
+	SAID("512 times so far");
 	assert_int_equal(run("fill", none), 3);
 	SAID("the pager cannot be started");
 	assert_int_equal(count(errors, "cannot be"), 1);

@@ -195,6 +195,22 @@ int take_try_attach(struct source *source, void *base, size_t bytes, int memfd, 
 	return 0;
 }
 
+/* A program may try again and again: the first, second, fourth, ... time are told. */
+static void say_refused(const struct source *source, size_t bytes, int err)
+{
+	static unsigned times;
+	char often[48] = "";
+
+	times++;
+	if (take.failed || times & (times - 1))
+		return;
+	if (times > 1)
+		snprintf(often, sizeof often, ", %u times so far", times);
+	say("%zu MiB of %s memory cannot be taken over (%s): the program is told that there is no "
+	    "memory%s",
+	    bytes / MIB, source->what, strerror(-err), often);
+}
+
 int take_attach(struct source *source, void *base, size_t bytes, int memfd, unsigned flags)
 {
 	int err = take_try_attach(source, base, bytes, memfd, flags);
@@ -202,10 +218,7 @@ int take_attach(struct source *source, void *base, size_t bytes, int memfd, unsi
 	if (!err)
 		return 0;
 	report_refused();
-	if (!take.failed)
-		say("%zu MiB of %s memory cannot be taken over (%s): the program is told that "
-		    "there is no memory",
-		    bytes / MIB, source->what, strerror(-err));
+	say_refused(source, bytes, err);
 	return err;
 }
 
