@@ -227,34 +227,43 @@ void file_stream(void)
 	CHECK(!memcmp(word, "mapping", 8) && !fclose(stream));
 }
 
+#define WRITERS 3u
+
+/* Pages of its own, which hold what it wrote whenever it looks. */
 static void *file_writer(void *arg)
 {
-	int fd = (int)(intptr_t)arg;
-	char page[PAGE];
+	unsigned fd = (unsigned)(uintptr_t)arg / WRITERS, me = (unsigned)(uintptr_t)arg % WRITERS;
+	char wrote[PAGE], found[PAGE];
 
-	for (unsigned i = 0; i < 2000; i++) {
-		off_t at = (off_t)(i * 37 % (size / PAGE) * PAGE);
-		memset(page, (int)(i & 127), PAGE);
-		CHECK(pwrite(fd, page, PAGE, at) == PAGE && pread(fd, page, PAGE, at) == PAGE);
-	}
+	for (unsigned round = 1; round <= 2; round++)
+		for (size_t page = me; page < size / PAGE; page += WRITERS) {
+			off_t at = (off_t)(page * PAGE);
+			memset(wrote, (int)(me * 2 + round), PAGE);
+			CHECK(pwrite((int)fd, wrote, PAGE, at) == PAGE);
+			CHECK(pread((int)fd, found, PAGE, at) == PAGE);
+			CHECK(!memcmp(wrote, found, PAGE));
+		}
 	return NULL;
 }
 
 /* Several threads, while the mapping comes and goes. */
 void file_threads(void)
 {
-	pthread_t id[3];
+	pthread_t id[WRITERS];
 	int fd;
 	char *p = filled_memfd(&fd);
 
-	for (int i = 0; i < 3; i++)
-		CHECK(!pthread_create(&id[i], NULL, file_writer, (void *)(intptr_t)fd));
+	for (unsigned i = 0; i < WRITERS; i++)
+		CHECK(!pthread_create(&id[i], NULL, file_writer,
+				      (void *)(uintptr_t)((unsigned)fd * WRITERS + i)));
 	for (int i = 0; i < 50; i++) {
 		CHECK(!munmap(p, size));
 		p = mmap(NULL, size, RW, MAP_SHARED, fd, 0);
 		CHECK(p != MAP_FAILED);
 	}
-	for (int i = 0; i < 3; i++)
+	for (unsigned i = 0; i < WRITERS; i++)
 		CHECK(!pthread_join(id[i], NULL));
-	CHECK(p[37 * PAGE] == p[37 * PAGE + PAGE - 1]);
+	for (size_t page = 0; page < size / PAGE; page++)
+		for (size_t at = 0; at < PAGE; at += PAGE - 1)
+			CHECK(p[page * PAGE + at] == (char)(page % WRITERS * 2 + 2));
 }
