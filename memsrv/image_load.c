@@ -384,11 +384,26 @@ static int open_contents(struct image *image, unsigned flags)
 	return open_existing(image, flags);
 }
 
+static int open_error(const struct image *image, int err)
+{
+	const char *advice = err == -ENOENT   ? "; its folder must be there: make it first"
+			     : err == -EISDIR ? "; --image names a file, which may be new"
+			     : err == -EACCES ? "; this user must be able to read and write it, or "
+						"to make it in its folder"
+			     : err == -EROFS  ? "; name one on a file system that can be written to"
+			     : err == -ENOTDIR ? "; a part of its name is a file, not a folder"
+					       : "";
+
+	gvm_log(GVM_LOG_ERROR, "image %s: cannot open it: %s%s", image->path, strerror(-err),
+		advice);
+	return err;
+}
+
 static int open_locked(struct image *image)
 {
 	image->fd = open(image->path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (image->fd < 0)
-		return image_io_error(image, "open it", -errno);
+		return open_error(image, -errno);
 	if (flock(image->fd, LOCK_EX | LOCK_NB) == 0)
 		return 0;
 	if (errno != EWOULDBLOCK)

@@ -138,12 +138,9 @@ static int check_key_use(const struct gvm_hs *hs, struct gvm_hs_out *out)
 
 	if (theirs == (hs->net->key != NULL))
 		return 0;
-	if (hs->net->key)
-		return gvm_hs_refuse(out, GVM_ST_AUTH,
-				     "this side demands a key and the other has "
-				     "none (GVM_KEY_FILE, --key-file)");
+	/* both sides log these words, so neither is "this side" in them */
 	return gvm_hs_refuse(out, GVM_ST_AUTH,
-			     "the other side demands a key and this one has none "
+			     "only one of the two sides has a key: both need the same one "
 			     "(GVM_KEY_FILE, --key-file)");
 }
 

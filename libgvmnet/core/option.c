@@ -121,6 +121,10 @@ static const struct gvm_option table[] = {
 	       "Set by gvm run: the process that the program is."),
 	TEXT("GVM_PRELOAD", NULL, "",
 	     "The preload library; empty: the one that belongs to the gvm program."),
+	TEXT("GVM_CONTROL", NULL, "",
+	     "Folder in which a paged process has the socket that gvm set asks, or off; empty: the "
+	     "one "
+	     "where gvm set looks."),
 	TEXT("GVM_STATS_FILE", "--stats-file", "",
 	     "Where gvm run writes statistics as JSON each second: a file, a folder (\"dir/\") for "
 	     "a file "

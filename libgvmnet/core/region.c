@@ -211,25 +211,32 @@ static void explain(const struct region_node *node, int status)
 	const struct gvm_region *region = node->region;
 	const char *peer = gvm_peer_name(node->peer);
 	uint64_t mib = (node->share << region->slab_shift) * GVM_PAGE_SIZE >> 20;
+	static struct gvm_log_limit full;
 
 	switch (status) {
 	case -EBUSY:
-		gvm_log(GVM_LOG_ERROR, "region %s: another client holds it on %s", region->name,
-			peer);
+		gvm_log(GVM_LOG_ERROR,
+			"region %s: another client holds it on %s; wait for its end, or choose "
+			"another name",
+			region->name, peer);
 		return;
 	case -ENOSPC:
-		gvm_log(GVM_LOG_ERROR,
-			"region %s: %s has not enough room: %llu MiB were asked of it; offer more "
-			"memory "
-			"there (gvm-memsrv --memory) or lower its weight in the cluster file",
-			region->name, peer, (unsigned long long)mib);
+		/* a program that gets no memory may ask for it again, and again */
+		gvm_log_limited(
+		    &full, GVM_LOG_ERROR,
+		    "region %s: %s has not enough room: %llu MiB were asked of it; offer more "
+		    "memory "
+		    "there (gvm-memsrv --memory) or lower its weight in the cluster file",
+		    region->name, peer, (unsigned long long)mib);
 		return;
 	case -ENOENT:
 		gvm_log(GVM_LOG_ERROR, "region %s: %s has no region of that name", region->name,
 			peer);
 		return;
 	case -EEXIST:
-		gvm_log(GVM_LOG_ERROR, "region %s: %s has a region of that name already",
+		gvm_log(GVM_LOG_ERROR,
+			"region %s: %s has a region of that name already, in use or kept; wait for "
+			"its end, or choose another name",
 			region->name, peer);
 		return;
 	case -EXDEV:

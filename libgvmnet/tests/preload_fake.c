@@ -124,7 +124,8 @@ void gvm_pager_stats(struct gvm_pager *pager, struct gvm_pager_stats *stats,
 		     struct gvm_pager_latency *latency)
 {
 	memset(stats, 0, sizeof *stats);
-	memset(latency, 0, sizeof *latency);
+	if (latency)
+		memset(latency, 0, sizeof *latency);
 }
 
 void gvm_pager_config_init(struct gvm_pager_config *config)
@@ -193,6 +194,18 @@ int gvm_pager_unmap(struct gvm_range *range, uint64_t offset, uint64_t bytes)
 		return 0;
 	free(range);
 	return 1;
+}
+
+int gvm_pager_set_local(struct gvm_pager *pager, uint64_t bytes)
+{
+	record("set_local %llu\n", (unsigned long long)bytes);
+	return fails("set_local") ? -ENOMEM : 0;
+}
+
+int gvm_pager_set_prefetch(struct gvm_pager *pager, unsigned pages)
+{
+	record("set_prefetch %u\n", pages);
+	return 0;
 }
 
 void gvm_range_set_fork(struct gvm_range *range, int follow)

@@ -18,34 +18,21 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "preload_prog.h"
 
-#define PAGE 4096ul
-#define MIB  (1ul << 20)
-#define RW   (PROT_READ | PROT_WRITE)
-#define ANON (MAP_PRIVATE | MAP_ANONYMOUS)
+size_t size = 8 * MIB;
 
-static size_t size = 8 * MIB; /* of "a large mapping"; the second argument, in MiB */
-
-#define CHECK(x)                                                                                   \
-	do {                                                                                       \
-		if (!(x)) {                                                                        \
-			fprintf(stderr, "%s:%d: not so: %s (errno %d)\n", __FILE__, __LINE__, #x,  \
-				errno);                                                            \
-			_exit(3);                                                                  \
-		}                                                                                  \
-	} while (0)
-
-/* One word a page says which page it is, and of which filling. */
-static void fill(char *p, size_t bytes, uint64_t seed)
+void fill(char *p, size_t bytes, uint64_t seed)
 {
 	for (size_t at = 0; at < bytes; at += PAGE)
 		*(uint64_t *)(p + at + at / PAGE % 500 * 8) = seed * 1000003 + at + 1;
 }
 
-static int holds(const char *p, size_t bytes, uint64_t seed)
+int holds(const char *p, size_t bytes, uint64_t seed)
 {
 	for (size_t at = 0; at < bytes; at += PAGE)
 		if (*(const uint64_t *)(p + at + at / PAGE % 500 * 8) != seed * 1000003 + at + 1)
@@ -53,7 +40,7 @@ static int holds(const char *p, size_t bytes, uint64_t seed)
 	return 1;
 }
 
-static int zeros(const char *p, size_t bytes)
+int zeros(const char *p, size_t bytes)
 {
 	for (size_t at = 0; at < bytes; at += 8)
 		if (*(const uint64_t *)(p + at))
@@ -61,7 +48,7 @@ static int zeros(const char *p, size_t bytes)
 	return 1;
 }
 
-static char *map(size_t bytes)
+char *map(size_t bytes)
 {
 	char *p = mmap(NULL, bytes, RW, ANON, -1, 0);
 
@@ -75,8 +62,7 @@ static void on_fault(int number)
 	siglongjmp(back, number);
 }
 
-/* Does a write end in SIGSEGV? */
-static int faults(char *p)
+int faults(char *p)
 {
 	struct sigaction action = { .sa_handler = on_fault }, old;
 	volatile int hit = 1;
@@ -125,6 +111,13 @@ static void small(void)
 	CHECK(holds(p, 64 * 1024, 1));
 }
 
+/* A program that asks again when there is no memory. */
+static void insists(void)
+{
+	for (int i = 0; i < 1000; i++)
+		CHECK(mmap(NULL, size, RW, ANON, -1, 0) == MAP_FAILED && errno == ENOMEM);
+}
+
 static void *thread(void *arg)
 {
 	uint64_t seed = (uint64_t)(uintptr_t)arg;
@@ -153,7 +146,7 @@ static void threads(void)
 		CHECK(!pthread_join(id[i], NULL));
 }
 
-static void wait_for(pid_t pid)
+void wait_for(pid_t pid)
 {
 	int status;
 
@@ -348,6 +341,34 @@ static void fork_exec(void)
 	CHECK(holds(p, size, 1));
 }
 
+/* Programs that have others do the work. */
+static void spawns(void)
+{
+	char *argv[] = { "true", NULL };
+	pid_t pid;
+
+	small();
+	CHECK(!posix_spawnp(&pid, "true", NULL, NULL, argv, environ));
+	wait_for(pid);
+}
+
+static void vforks(void)
+{
+	small();
+	pid_t pid = vfork();
+	if (!pid) {
+		execlp("true", "true", (char *)NULL);
+		_exit(1);
+	}
+	wait_for(pid);
+}
+
+static void asks_a_shell(void)
+{
+	small();
+	CHECK(system("exit 0") == 0);
+}
+
 static void dontfork(void)
 {
 	char *p = map(64 * MIB);
@@ -357,6 +378,33 @@ static void dontfork(void)
 	CHECK(child_faults(p));
 	CHECK(!madvise(p, 64 * MIB, MADV_DOFORK));
 	CHECK(!child_faults(p));
+}
+
+/* The same said of a reservation, before it is made writable (as V8 does). */
+static void reserved_fork(void)
+{
+	char *p = mmap(NULL, 64 * MIB, PROT_NONE, ANON | MAP_NORESERVE, -1, 0);
+
+	CHECK(p != MAP_FAILED && !madvise(p, 24 * MIB, MADV_DONTFORK));
+	CHECK(!mprotect(p, 16 * MIB, RW));           /* all of it: none in the child */
+	CHECK(!mprotect(p + 20 * MIB, 8 * MIB, RW)); /* some of it: all in the child */
+	CHECK(!madvise(p + 32 * MIB, 8 * MIB, MADV_WIPEONFORK));
+	CHECK(!mprotect(p + 32 * MIB, 8 * MIB, RW)); /* zeros in the child */
+	fill(p, 16 * MIB, 1);
+	fill(p + 20 * MIB, 8 * MIB, 2);
+	fill(p + 32 * MIB, 8 * MIB, 3);
+	CHECK(child_faults(p));
+	pid_t pid = fork();
+	if (!pid) {
+		CHECK(holds(p + 20 * MIB, 8 * MIB, 2) && zeros(p + 32 * MIB, 8 * MIB));
+		_exit(0);
+	}
+	wait_for(pid);
+	CHECK(holds(p, 16 * MIB, 1) && holds(p + 32 * MIB, 8 * MIB, 3));
+	/* a new mapping over it is as any other */
+	CHECK(mmap(p, 16 * MIB, RW, ANON | MAP_FIXED, -1, 0) == p && zeros(p, 16 * MIB));
+	fill(p, 16 * MIB, 4);
+	CHECK(!child_faults(p) && holds(p, 16 * MIB, 4));
 }
 
 /* Memory that a parent shares with its children. */
@@ -662,8 +710,8 @@ static void memfd(void)
 	CHECK(send_fd(fd) == -1 && errno == EPERM);
 	CHECK(send_fd(0) == 1);
 	CHECK(!munmap(p, size));
-	p = mmap(NULL, PAGE, RW, MAP_SHARED, fd, 0); /* nothing of it is paged any more */
-	CHECK(p != MAP_FAILED);
+	p = mmap(NULL, PAGE, RW, MAP_SHARED, fd, 0); /* what was there still is */
+	CHECK(p != MAP_FAILED && holds(p, PAGE, 1));
 }
 
 /* A file that holds data: left alone, or with --load read in. */
@@ -725,12 +773,26 @@ static void sleeper(void)
 		pause();
 }
 
+/* A parent and its child, both there until they are ended. */
+static void sleepers(void)
+{
+	char *p = map(size), line[32];
+
+	fill(p, size, 1);
+	pid_t pid = fork();
+	CHECK(pid >= 0);
+	snprintf(line, sizeof line, "%d\n", (int)getpid());
+	if (write(1, line, strlen(line)) > 0)
+		pause();
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
 } scenarios[] = {
 	{ "fill", fill_verify },
 	{ "small", small },
+	{ "insists", insists },
 	{ "threads", threads },
 	{ "fork", fork_both_ways },
 	{ "fork_busy", fork_busy },
@@ -738,7 +800,11 @@ static const struct {
 	{ "fork_many", fork_many },
 	{ "handlers", fork_handlers },
 	{ "exec", fork_exec },
+	{ "spawns", spawns },
+	{ "vforks", vforks },
+	{ "asks_a_shell", asks_a_shell },
 	{ "dontfork", dontfork },
+	{ "reserved_fork", reserved_fork },
 	{ "shared_fork", shared_fork },
 	{ "shared_lost", shared_lost },
 	{ "closed", closed },
@@ -753,9 +819,16 @@ static const struct {
 	{ "daemon", daemonised },
 	{ "not_taken", not_taken },
 	{ "memfd", memfd },
+	{ "file_io", file_io },
+	{ "file_size", file_size },
+	{ "file_again", file_again },
+	{ "file_fork", file_fork },
+	{ "file_stream", file_stream },
+	{ "file_threads", file_threads },
 	{ "data", data },
 	{ "signals", signals },
 	{ "sleeper", sleeper },
+	{ "sleepers", sleepers },
 };
 
 int main(int argc, char **argv)

@@ -190,6 +190,43 @@ static void top_without_luck(void **state)
 	assert_int_equal(gvm("top --nonsense"), 2);
 }
 
+static void set_without_luck(void **state)
+{
+	char folder[128];
+
+	setenv("XDG_RUNTIME_DIR", dir, 1);
+	assert_int_equal(gvm("set --help"), 0);
+	says("usage: gvm set");
+	assert_int_equal(gvm("set local=16M"), 1);
+	says("no program of this user has memory that gvm run took over");
+	snprintf(folder, sizeof(folder), "%s/gvmnet", dir);
+	assert_int_equal(mkdir(folder, 0700), 0);
+	assert_int_equal(gvm("set"), 1);
+	says("no program of this user has memory that gvm run took over");
+	assert_int_equal(gvm("set nobody local=16M"), 1);
+	says("no program \"nobody\" of this user");
+	assert_int_equal(gvm("set 1999999999 local=16M"), 1);
+	says("there is no process 1999999999");
+	assert_int_equal(gvm("set 99999999999 local=16M"), 1);
+	says("is no process's id");
+	assert_int_equal(gvm("set $PPID local=16M"), 1);
+	says("no memory that gvm run took over");
+	assert_int_equal(gvm("set local=12Q"), 2);
+	says("\"12Q\" is not legal here; it may be a number of bytes such as 256M, from 1048576");
+	assert_int_equal(gvm("set local=1K"), 2);
+	assert_int_equal(gvm("set prefetch=257"), 2);
+	says("from 0 to 256");
+	assert_int_equal(gvm("set remote=1G"), 2);
+	says("\"remote=1G\" is not known here");
+	assert_int_equal(gvm("set one two"), 2);
+	assert_int_equal(gvm("set --local"), 2);
+	assert_int_equal(chmod(folder, 0777), 0);
+	assert_int_equal(gvm("set"), 1);
+	says("is not this user's alone");
+	assert_int_equal(rmdir(folder), 0);
+	unsetenv("XDG_RUNTIME_DIR");
+}
+
 /* Without a name: what is in this user's folder, if that is this user's alone. */
 static void top_of_all_pagers(void **state)
 {
@@ -218,15 +255,21 @@ static void top_of_a_node_that_is_not_there(void **state)
 				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t len = sizeof(at);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	char text[64];
+	char text[128];
 
 	assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
 	assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
 	snprintf(text, sizeof(text), "top --once 127.0.0.1:%u", ntohs(at.sin_port));
 	assert_int_equal(gvm(text), 1);
-	snprintf(text, sizeof(text), "127.0.0.1:%u does not answer: ", ntohs(at.sin_port));
-	says(text);
+	snprintf(text, sizeof(text),
+		 "127.0.0.1:%u cannot be asked: connection refused; is gvm-memsrv running "
+		 "there?\n",
+		 ntohs(at.sin_port));
+	assert_string_equal(said, text);
 	close(fd);
+	assert_int_equal(gvm("top --once --key-file none 127.0.0.1:1"), 1);
+	assert_string_equal(said, "gvm top: key file none does not exist; make one: openssl rand "
+				  "-hex 32 > none; chmod 600 none\n");
 }
 
 static void top_of_something_hostile(void **state)
@@ -283,6 +326,7 @@ int main(void)
 		cmocka_unit_test(top_of_a_memory_node),
 		cmocka_unit_test(top_without_luck),
 		cmocka_unit_test(top_of_a_node_that_is_not_there),
+		cmocka_unit_test(set_without_luck),
 		cmocka_unit_test(top_of_all_pagers),
 		cmocka_unit_test(top_of_something_hostile),
 	};

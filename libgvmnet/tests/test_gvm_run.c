@@ -96,7 +96,14 @@ static void where_the_memory_is(void **state)
 	REFUSES(REFUSED, "exclude each other", "--cluster", "a", "--connect", "b:1", "--", "true");
 	REFUSES(REFUSED, "HOST:PORT", "--connect", "nonsense", "--", "true");
 	REFUSES(REFUSED, "port", "--connect", "127.0.0.1:70000", "--", "true");
-	REFUSES(REFUSED, "No such file", "--cluster", "none.conf", "--", "true");
+	REFUSES(REFUSED, "none.conf: cannot be read: No such file", "--cluster", "none.conf", "--",
+		"true");
+	REFUSES(REFUSED, "--cluster names a file with a line", "--cluster", "none.conf", "--",
+		"true");
+	REFUSES(REFUSED, "its name has no address", "--connect", "no-such-host.invalid:1", "--",
+		"true");
+	REFUSES(REFUSED, "no file can be made in /none", "--stats-file", "/none/x", "--connect",
+		closed_port, "--", "true");
 	REFUSES(REFUSED, "double.conf:2", "--cluster", "double.conf", "--", "true");
 	REFUSES(REFUSED, "verbs", "--transport", "verbs", "--connect", closed_port, "--", "true");
 }
@@ -139,7 +146,10 @@ static void the_program(void **state)
 	REFUSES(REFUSED, "may execute", "--connect", closed_port, "--", "./double.conf");
 	REFUSES(REFUSED, "static program", "--connect", closed_port, "--", STATIC_PROG);
 	REFUSES(REFUSED, "static program", "--connect", closed_port, "--", "./script");
-	REFUSES(REFUSED, "neither a program", "--connect", closed_port, "--", "./text");
+	REFUSES(REFUSED, "-- sh ./text", "--connect", closed_port, "--", "./text");
+	REFUSES(REFUSED, "its interpreter /none/sh is no file", "--connect", closed_port, "--",
+		"./lost");
+	REFUSES(REFUSED, "ends as on Windows", "--connect", closed_port, "--", "./windows");
 	REFUSES(REFUSED, "another kind of machine", "--connect", closed_port, "--", "./other");
 	REFUSES(REFUSED, "damaged", "--connect", closed_port, "--", "./cut");
 }
@@ -184,6 +194,8 @@ static int begin(void **state)
 	write_file("double.conf", 0644, "0 127.0.0.1 1\n0 127.0.0.1 2\n", 28);
 	write_file("openkey", 0644, key, sizeof key - 1);
 	write_file("text", 0755, "hello\n", 6);
+	write_file("lost", 0755, "#!/none/sh\n", 11);
+	write_file("windows", 0755, "#!/bin/sh\r\n", 11);
 	write_file("suid", 0755, "#!/bin/sh\n", 10);
 	snprintf(script, sizeof script, "#! %s -x\n", STATIC_PROG);
 	write_file("script", 0755, script, strlen(script));
@@ -203,8 +215,8 @@ static int begin(void **state)
 
 static int end(void **state)
 {
-	const char *const names[] = { "double.conf", "openkey", "text", "suid",
-				      "script",      "other",   "cut" };
+	const char *const names[] = { "double.conf", "openkey", "text",  "suid", "lost",
+				      "windows",     "script",  "other", "cut" };
 	char path[256];
 
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++) {

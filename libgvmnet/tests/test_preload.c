@@ -12,6 +12,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
+#include <errno.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <fcntl.h>
@@ -36,35 +41,41 @@ static void slurp(const char *name, char *text, size_t room)
 	unlink(path);
 }
 
-/* Run preload_prog SCENARIO under the library, with the defaults of gvm run and more settings
- * ("A=b"), and read what it did. Returns its exit status, or 1,000 and the signal. */
-static int run(const char *scenario, const char *const *more)
+/* Become preload_prog SCENARIO under the library, with the defaults of gvm run and more settings
+ * ("A=b"). */
+static void become(const char *scenario, const char *const *more)
 {
 	char log[256], err[256], pid_text[32];
+
+	snprintf(log, sizeof log, "%s/calls", dir);
+	snprintf(err, sizeof err, "%s/errors", dir);
+	snprintf(pid_text, sizeof pid_text, "%d", (int)getpid());
+	setenv("FAKE_LOG", log, 1);
+	setenv("PLUGIN", PLUGIN, 1);
+	setenv("GVM_CLUSTER", "somewhere", 1);
+	setenv("GVM_RUN_MIN", "2097152", 1);
+	setenv("GVM_RUN_MALLOC", "2097152", 1);
+	setenv("GVM_RUN_REPORT", "1", 1);
+	setenv("GVM_RUN_PID", pid_text, 1);
+	for (; more && *more; more++)
+		putenv((char *)(uintptr_t)*more);
+	setenv("LD_PRELOAD", PRELOAD, 1);
+	int fd = open(err, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	if (fd < 0 || dup2(fd, 2) < 0)
+		_exit(99);
+	execl(PROG, "preload_prog", scenario, (char *)NULL);
+	_exit(98);
+}
+
+/* Run it, and read what it did. Returns its exit status, or 1,000 and the signal. */
+static int run(const char *scenario, const char *const *more)
+{
 	int status;
 	pid_t pid = fork();
 
 	assert_true(pid >= 0);
-	if (!pid) {
-		snprintf(log, sizeof log, "%s/calls", dir);
-		snprintf(err, sizeof err, "%s/errors", dir);
-		snprintf(pid_text, sizeof pid_text, "%d", (int)getpid());
-		setenv("FAKE_LOG", log, 1);
-		setenv("PLUGIN", PLUGIN, 1);
-		setenv("GVM_CLUSTER", "somewhere", 1);
-		setenv("GVM_RUN_MIN", "2097152", 1);
-		setenv("GVM_RUN_MALLOC", "2097152", 1);
-		setenv("GVM_RUN_REPORT", "1", 1);
-		setenv("GVM_RUN_PID", pid_text, 1);
-		for (; more && *more; more++)
-			putenv((char *)(uintptr_t)*more);
-		setenv("LD_PRELOAD", PRELOAD, 1);
-		int fd = open(err, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-		if (fd < 0 || dup2(fd, 2) < 0)
-			_exit(99);
-		execl(PROG, "preload_prog", scenario, (char *)NULL);
-		_exit(98);
-	}
+	if (!pid)
+		become(scenario, more);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	slurp("calls", calls, sizeof calls);
 	slurp("errors", errors, sizeof errors);
@@ -125,6 +136,17 @@ static void nothing_taken_is_a_loud_warning(void **state)
 	SAID("is executable");
 }
 
+/* gcc, make: what they start may page, and tells so itself. */
+static void who_starts_others_is_not_warned(void **state)
+{
+	static const char *const starters[] = { "spawns", "vforks", "asks_a_shell" };
+
+	for (size_t i = 0; i < sizeof starters / sizeof *starters; i++) {
+		assert_int_equal(run(starters[i], NULL), 0);
+		assert_null(strstr(errors, "WARNING"));
+	}
+}
+
 static void many_threads(void **state)
 {
 	RUNS("threads");
@@ -144,6 +166,8 @@ static void a_fork_is_followed(void **state)
 	RUNS("dontfork");
 	assert_int_equal(count(calls, "set_fork 0"), 1);
 	assert_int_equal(count(calls, "set_fork 1"), 1);
+	RUNS("reserved_fork");
+	assert_int_equal(count(calls, "set_fork 0"), 1);
 	RUNS("shared_fork");
 	NEVER("attach");
 	const char *shared[] = { "GVM_RUN_SHARED=1", NULL };
@@ -169,6 +193,7 @@ static void a_fork_that_cannot_be_followed_is_loud(void **state)
 static void a_fork_before_costs_nothing(void **state)
 {
 	RUNS("daemon");
+	SAID("gvm: preload_prog["); /* of several processes: which one */
 	assert_int_equal(count(calls, "open"), 1);
 	NEVER("fork_prepare");
 }
@@ -236,6 +261,26 @@ static void files_in_memory(void **state)
 	SAID("--match");
 }
 
+/* The mapping is what the file holds, however else the program asks for it. */
+static void files_are_what_is_mapped(void **state)
+{
+	RUNS("file_io");
+	MADE("8388608 shared");
+	SAID("sendfile of a file whose mapping is paged is refused");
+	SAID("a stream on a file");
+	RUNS("file_size");
+	SAID("not sealed");
+	RUNS("file_again");
+	MADE("unmap"); /* with the last descriptor */
+	SAID("its contents would be lost");
+	RUNS("file_fork");
+	SAID("this forked child cannot see what is in it");
+	RUNS("file_stream");
+	NEVER("attach");
+	SAID("by a stream");
+	RUNS("file_threads");
+}
+
 static void handlers_may_map(void **state)
 {
 	RUNS("signals");
@@ -249,6 +294,9 @@ static void no_memory_is_said(void **state)
 	assert_int_equal(run("fill", full), 3);
 	SAID("No space left on device");
 	assert_null(strstr(errors, "WARNING"));
+	assert_int_equal(run("insists", full), 0);
+	assert_int_equal(count(errors, "cannot be taken over"), 10);
+	SAID("512 times so far");
 	assert_int_equal(run("fill", none), 3);
 	SAID("the pager cannot be started");
 	assert_int_equal(count(errors, "cannot be"), 1);
@@ -264,6 +312,189 @@ static void statistics_are_left_in_a_file(void **state)
 	slurp("stats", text, sizeof text);
 	assert_non_null(strstr(text, "\"program\":\"preload_prog\""));
 	assert_non_null(strstr(text, "\"remote\":{\"count\":0"));
+}
+
+/* ---- gvm set -------------------------------------------------------------------------------- */
+
+static char said[512]; /* the answer to the last request */
+
+/* Send a request to the socket of process pid; 0 and the answer in said, or the errno. */
+static int ask_bytes(int pid, const void *request, size_t len)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), err = 0;
+
+	assert_true(fd >= 0);
+	snprintf(address.sun_path, sizeof address.sun_path, "%s/%d.sock", dir, pid);
+	memset(said, 0, sizeof said);
+	if (connect(fd, (struct sockaddr *)&address, sizeof address) ||
+	    send(fd, request, len, MSG_NOSIGNAL) < 0 || recv(fd, said, sizeof said - 1, 0) < 0)
+		err = errno;
+	close(fd);
+	return err;
+}
+
+static const char *ask(int pid, const char *request)
+{
+	return ask_bytes(pid, request, strlen(request)) ? "nothing" : said;
+}
+
+#define ANSWERS(pid, request, text) assert_non_null(strstr(ask(pid, request), text))
+
+static pid_t begin_sleeping(const char *scenario, FILE **out)
+{
+	static char control[300];
+	const char *more[] = { control, NULL };
+	int pipes[2];
+
+	snprintf(control, sizeof control, "GVM_CONTROL=%s", dir);
+	assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		setenv("GVM_LOCAL", "67108864", 1);
+		setenv("GVM_PREFETCH", "128", 1);
+		if (dup2(pipes[1], 1) < 0)
+			_exit(97);
+		become(scenario, more);
+	}
+	close(pipes[1]);
+	*out = fdopen(pipes[0], "r");
+	return pid;
+}
+
+static void end_sleeping(pid_t pid)
+{
+	int status;
+
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+}
+
+static void forget_socket(pid_t pid)
+{
+	char path[256];
+
+	snprintf(path, sizeof path, "%s/%d.sock", dir, (int)pid);
+	assert_int_equal(unlink(path), 0);
+}
+
+static void the_budget_can_be_set(void **state)
+{
+	char line[64], all[64];
+	FILE *out;
+	pid_t pid = begin_sleeping("sleeper", &out);
+
+	assert_non_null(fgets(line, sizeof line, out));
+	ANSWERS(pid, "get", "local=67108864 used=0 prefetch=128 program=preload_prog");
+	ANSWERS(pid, "set local=16777216", "local=16777216 used=0 prefetch=128");
+	ANSWERS(pid, "set prefetch=0 local=1048576", "local=1048576 used=0 prefetch=0");
+	ANSWERS(pid, "get", "local=1048576");
+	end_sleeping(pid);
+	fclose(out);
+	slurp("calls", calls, sizeof calls);
+	snprintf(all, sizeof all, "set_local 16777216\nset_local 1048576\nset_prefetch 0\n");
+	MADE(all);
+	assert_string_equal(ask(pid, "get"), "nothing"); /* what it left behind */
+	forget_socket(pid);
+	slurp("errors", errors, sizeof errors);
+}
+
+/* What makes no sense changes nothing, and neither does a client that breaks off. */
+static void hostile_requests(void **state)
+{
+	static const char *const refused[] = {
+		"set ",
+		"set local=1048575",
+		"set local=281474976710657",
+		"set local=99999999999999999999999999",
+		"set local=-1",
+		"set local=",
+		"set prefetch=257",
+		"set prefetch=0x1",
+		"set prefetch=1 local=1",
+		"set local=1048576 nonsense=1",
+		"set local=1048576  prefetch=1",
+		"nonsense",
+		"set",
+	};
+	char line[64], big[4096];
+	FILE *out;
+	pid_t pid = begin_sleeping("sleeper", &out);
+
+	assert_non_null(fgets(line, sizeof line, out));
+	for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+		ANSWERS(pid, refused[i], "error ");
+	memset(big, 'x', sizeof big);
+	assert_int_equal(ask_bytes(pid, big, sizeof big), 0);
+	assert_non_null(strstr(said, "error "));
+	assert_int_equal(ask_bytes(pid, "get\0get", 7), 0);
+	assert_non_null(strstr(said, "error "));
+	ask_bytes(pid, "", 0); /* looks like the end of the connection */
+	ANSWERS(pid, "get", "local=67108864");
+	end_sleeping(pid);
+	fclose(out);
+	slurp("calls", calls, sizeof calls);
+	NEVER("set_");
+	forget_socket(pid);
+	slurp("errors", errors, sizeof errors);
+}
+
+/* Even where the folder and the socket's mode would let it in. */
+static void another_user_is_not_obeyed(void **state)
+{
+	char line[64], path[256];
+	FILE *out;
+	int status;
+
+	if (geteuid())
+		skip();
+	pid_t pid = begin_sleeping("sleeper", &out);
+	assert_non_null(fgets(line, sizeof line, out));
+	snprintf(path, sizeof path, "%s/%d.sock", dir, (int)pid);
+	assert_int_equal(chmod(dir, 0755) | chmod(path, 0666), 0);
+	pid_t other = fork();
+	if (!other) {
+		if (setresuid(65534, 65534, 65534))
+			_exit(2);
+		_exit(ask_bytes(pid, "set local=1048576", 17) == 0 && *said);
+	}
+	assert_int_equal(waitpid(other, &status, 0), other);
+	assert_int_equal(status, 0);
+	ANSWERS(pid, "get", "local=67108864");
+	end_sleeping(pid);
+	fclose(out);
+	forget_socket(pid);
+	slurp("calls", calls, sizeof calls);
+	slurp("errors", errors, sizeof errors);
+}
+
+static void a_forked_child_has_a_budget_of_its_own(void **state)
+{
+	char line[64];
+	FILE *out;
+	pid_t pid = begin_sleeping("sleepers", &out), child = 0;
+
+	for (int i = 0; i < 2; i++) {
+		assert_non_null(fgets(line, sizeof line, out));
+		if (atoi(line) != pid)
+			child = atoi(line);
+	}
+	assert_true(child > 0);
+	ANSWERS(pid, "set local=33554432", "local=33554432");
+	ANSWERS(child, "get", "local=67108864");
+	ANSWERS(child, "set local=16777216", "local=16777216");
+	ANSWERS(pid, "get", "local=33554432");
+	end_sleeping(pid);
+	assert_string_equal(ask(pid, "get"), "nothing"); /* the child does not hold its socket */
+	ANSWERS(child, "get", "local=16777216");
+	assert_int_equal(kill(child, SIGKILL), 0);
+	assert_null(fgets(line, sizeof line, out)); /* it has ended */
+	fclose(out);
+	forget_socket(pid);
+	forget_socket(child);
+	slurp("calls", calls, sizeof calls);
+	slurp("errors", errors, sizeof errors);
 }
 
 static int begin(void **state)
@@ -282,6 +513,7 @@ int main(void)
 		cmocka_unit_test(a_mapping_is_taken_and_reported),
 		cmocka_unit_test(without_a_cluster_nothing_happens),
 		cmocka_unit_test(nothing_taken_is_a_loud_warning),
+		cmocka_unit_test(who_starts_others_is_not_warned),
 		cmocka_unit_test(many_threads),
 		cmocka_unit_test(a_fork_is_followed),
 		cmocka_unit_test(a_fork_that_cannot_be_followed_is_loud),
@@ -292,9 +524,14 @@ int main(void)
 		cmocka_unit_test(a_closed_standard_error_still_gets_the_report),
 		cmocka_unit_test(code_that_is_loaded_later),
 		cmocka_unit_test(files_in_memory),
+		cmocka_unit_test(files_are_what_is_mapped),
 		cmocka_unit_test(handlers_may_map),
 		cmocka_unit_test(no_memory_is_said),
 		cmocka_unit_test(statistics_are_left_in_a_file),
+		cmocka_unit_test(the_budget_can_be_set),
+		cmocka_unit_test(hostile_requests),
+		cmocka_unit_test(another_user_is_not_obeyed),
+		cmocka_unit_test(a_forked_child_has_a_budget_of_its_own),
 	};
 
 	return cmocka_run_group_tests(tests, begin, end);

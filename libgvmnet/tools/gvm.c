@@ -17,6 +17,7 @@ static const struct command {
 	const char *help;
 } commands[] = {
 	{ "run", gvm_cmd_run, "Run a program whose large mappings live on memory nodes" },
+	{ "set", gvm_cmd_set, "Change the local budget of a running program" },
 	{ "info", gvm_cmd_info, "Show providers, options, userfaultfd, and check a cluster file" },
 	{ "top", gvm_cmd_top, "Show live what pagers and memory nodes do" },
 	{ "perf", gvm_cmd_perf, "Measure send, fetch, put and page faults: latency and rate" },

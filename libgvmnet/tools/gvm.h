@@ -17,6 +17,7 @@ enum gvm_exit { GVM_EXIT_OK = 0, GVM_EXIT_FAILED = 1, GVM_EXIT_USAGE = 2 };
  */
 int gvm_cmd_run(int argc, char **argv);
 int gvm_cmd_info(int argc, char **argv);
+int gvm_cmd_set(int argc, char **argv);
 int gvm_cmd_top(int argc, char **argv);
 int gvm_cmd_perf(int argc, char **argv);
 
@@ -24,6 +25,12 @@ int gvm_cmd_perf(int argc, char **argv);
 int gvm_wants_help(int argc, char **argv);
 /* Complain about argv[i] and point to --help; returns GVM_EXIT_USAGE. */
 int gvm_usage(char **argv, int i);
+
+/* Keep what the library logs from now on to ourselves; its last line. */
+void gvm_why_begin(void);
+const char *gvm_why_line(void);
+/* Of a memory node that could not be asked: why, and what to do. NULL: the last line says more. */
+const char *gvm_why(int err);
 
 /*
  * The folder where pagers of this user leave statistics, as PID.json, and gvm top looks for them; with

@@ -5,6 +5,7 @@
  */
 #include "tools/gvm.h"
 #include "tools/gvm_perf.h"
+#include "wire/wire.h"
 
 #include <errno.h>
 #include <gvmnet/cluster.h>
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 volatile sig_atomic_t perf_interrupted;
 void (*volatile perf_interrupt)(void);
@@ -255,6 +257,9 @@ static int help(void)
 	     "  --connect H:P      the memory node at this address\n"
 	     "  --cluster FILE     the memory nodes of this cluster file\n"
 	     "  --node N           only what lies on node N of it\n"
+	     "  --region NAME      fetch, put, fault: the region to make, which one process at a "
+	     "time\n"
+	     "                     may have; the same name has the same places on the nodes\n"
 	     "  --size BYTES       of one operation (default 4K; send: 0 to 8K, default 32)\n"
 	     "  --depth N          operations under way at a time, for fault threads (default 1);\n"
 	     "                     also --window\n"
@@ -288,6 +293,29 @@ static int number(const char *name, const char *text, double low, double high, d
 	fprintf(stderr, "gvm perf: %s %s: a number from %g to %g is wanted\n", name, text, low,
 		high);
 	return -EINVAL;
+}
+
+static int region_name(const char *text)
+{
+	char padded[GVM_WIRE_NAME_MAX + 1] = "";
+
+	snprintf(padded, sizeof padded, "%s", text);
+	if (strlen(text) < sizeof padded && gvm_wire_name_ok(padded))
+		return 0;
+	fprintf(stderr,
+		"gvm perf: --region %s: a name is wanted, of at most 63 letters, digits, '.', '_' "
+		"and '-'\n",
+		text);
+	return -EINVAL;
+}
+
+void perf_region_name(const struct perf *perf, struct gvm_net *net, char *name, size_t size)
+{
+	if (perf->region)
+		snprintf(name, size, "%s", perf->region);
+	else
+		snprintf(name, size, "perf-%ld-%llx", (long)getpid(),
+			 (unsigned long long)gvm_net_incarnation(net));
 }
 
 static int bytes(const char *name, const char *text, uint64_t *value)
@@ -329,6 +357,8 @@ static int take_value(struct perf *perf, struct asked *asked, const char *name, 
 		perf->connect = text;
 	else if (!strcmp(name, "--cluster"))
 		perf->cluster_file = text;
+	else if (!strcmp(name, "--region"))
+		rc = region_name(text), perf->region = text;
 	else if (!strcmp(name, "--node"))
 		rc = number(name, text, 0, GVM_MAX_NODES - 1, &v), perf->node = (long)v;
 	else if (!strcmp(name, "--size"))

@@ -29,6 +29,7 @@ struct perf {
 	/* what is asked for */
 	enum perf_test test;
 	const char *connect, *cluster_file;
+	const char *region;  /* its name; NULL: one that no other process has */
 	long node;           /* only this one; -1: all */
 	int local;           /* serve in this process */
 	uint64_t size, span; /* bytes of an operation; bytes that they go over */
@@ -55,6 +56,8 @@ extern void (*volatile perf_interrupt)(void);
 struct gvm_cluster;
 int perf_cluster(struct perf *perf, struct gvm_cluster **cluster);
 uint64_t perf_random(uint64_t *state);
+struct gvm_net;
+void perf_region_name(const struct perf *perf, struct gvm_net *net, char *name, size_t size);
 /* Say why it is not possible, unless that was said. */
 void perf_tell(const struct perf *perf, int status);
 

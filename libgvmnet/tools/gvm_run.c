@@ -114,7 +114,11 @@ static int load_cluster(struct gvm_cluster **cluster)
 	} else {
 		err = gvm_cluster_load(file, cluster, &error);
 	}
-	if (err)
+	if (err && !*connect && access(file, R_OK))
+		run_refuse("%s; --cluster names a file with a line \"ID HOST PORT\" for each "
+			   "memory node, see cluster.conf(5)",
+			   error ? error : strerror(-err));
+	else if (err)
 		run_refuse("%s", error ? error : strerror(-err));
 	free(error);
 	return err ? -1 : 0;
@@ -166,6 +170,22 @@ static int put(const char *name, const char *value)
 	return setenv(name, value, 1) ? run_refuse("%s: %s", name, strerror(errno)) : 0;
 }
 
+/* Where the statistics go there must be a folder that lets a file be made: they are renewed by a
+ * new one each second. */
+static int check_stats_file(void)
+{
+	const char *name = gvm_option_text("GVM_STATS_FILE"), *slash = strrchr(name, '/');
+	char dir[PATH_MAX];
+
+	if (!*name || !strcmp(name, "off") || !strncmp(name, "/dev/", 5))
+		return 0;
+	snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - name) : 1, slash ? name : ".");
+	if (!access(*dir ? dir : "/", W_OK | X_OK))
+		return 0;
+	return run_refuse("--stats-file %s: no file can be made in %s: %s; name another, or off",
+			  name, *dir ? dir : "/", strerror(errno));
+}
+
 /* A file's absolute name; it need not exist. */
 static int put_path(const char *name)
 {
@@ -182,31 +202,53 @@ static int put_path(const char *name)
 	return put(name, path);
 }
 
-/* Statistics go where gvm top finds them, unless they were sent elsewhere. What processes that were
- * killed have left there is cleared away. That there is no such folder is no reason to refuse. */
-static int put_stats_folder(void)
+/* What processes that were killed have left in the folder is cleared away. */
+static void clear_folder(const char *dir)
 {
-	char dir[PATH_MAX - 1], path[PATH_MAX];
-	DIR *in;
+	DIR *in = opendir(dir);
 
-	if (*gvm_option_text("GVM_STATS_FILE") || gvm_stats_dir(dir, sizeof dir, 1))
-		return 0;
-	in = opendir(dir);
 	for (struct dirent *entry; in && (entry = readdir(in));) {
+		char tail[8] = "";
 		int pid = 0, end = 0;
-		if (sscanf(entry->d_name, "%d.json%n", &pid, &end) == 1 && end && pid > 0 &&
+		if (sscanf(entry->d_name, "%d.%5[a-z]%n", &pid, tail, &end) == 2 && pid > 0 &&
+		    (!strcmp(tail, "json") || !strcmp(tail, "sock")) && !entry->d_name[end] &&
 		    kill(pid, 0) && errno == ESRCH)
 			unlinkat(dirfd(in), entry->d_name, 0);
 	}
 	if (in)
 		closedir(in);
+}
+
+/* Statistics and the control socket go where gvm top and gvm set find them, unless they were sent
+ * elsewhere. That there is no such folder is no reason to refuse. */
+static int put_folder(void)
+{
+	char dir[PATH_MAX - 1], path[PATH_MAX];
+	int stats = !*gvm_option_text("GVM_STATS_FILE"), err;
+
+	if (!stats && *gvm_option_text("GVM_CONTROL"))
+		return 0;
+	err = gvm_stats_dir(dir, sizeof dir, 1);
+	if (err) {
+		fprintf(stderr,
+			"gvm run: gvm top and gvm set will not find this program: %s %s%s\n", dir,
+			err == -EPERM ? "is not this user's alone: remove it, or set "
+					"XDG_RUNTIME_DIR"
+				      : "cannot be made: ",
+			err == -EPERM ? "" : strerror(-err));
+		return 0;
+	}
+	clear_folder(dir);
 	snprintf(path, sizeof path, "%s/", dir);
-	return put("GVM_STATS_FILE", path);
+	if (stats && put("GVM_STATS_FILE", path))
+		return -1;
+	return *gvm_option_text("GVM_CONTROL") ? 0 : put("GVM_CONTROL", dir);
 }
 
 static int put_options(void)
 {
-	static const char *const files[] = { "GVM_CLUSTER", "GVM_KEY_FILE", "GVM_STATS_FILE" };
+	static const char *const files[] = { "GVM_CLUSTER", "GVM_KEY_FILE", "GVM_STATS_FILE",
+					     "GVM_CONTROL" };
 	size_t count;
 	const struct gvm_option *options = gvm_options(&count);
 	int err = 0;
@@ -218,7 +260,7 @@ static int put_options(void)
 	}
 	for (size_t i = 0; i < sizeof files / sizeof *files && !err; i++)
 		err = put_path(files[i]);
-	return err ? err : put_stats_folder();
+	return err ? err : put_folder();
 }
 
 static int put_preload(const char *library)
@@ -245,7 +287,7 @@ static int check_all(const char *program, char *path, char *library)
 		    "GVM_MODE=kernel pages shared memory through /dev/giantvm; what gvm "
 		    "run takes over is private, and paged in user space (auto or user)");
 	if (run_check_program(program, path, PATH_MAX) || find_library(library, PATH_MAX) ||
-	    load_cluster(&cluster))
+	    check_stats_file() || load_cluster(&cluster))
 		return -1;
 	int err = run_check_userfaultfd();
 	if (!err)

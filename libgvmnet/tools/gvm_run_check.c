@@ -50,7 +50,8 @@ static int find_program(const char *name, char *path, size_t room)
 			return 0;
 		if (access(path, F_OK))
 			return run_refuse("%s cannot be run: no such file", name);
-		return run_refuse("%s cannot be run: it is no file that this user may execute",
+		return run_refuse("%s cannot be run: it is no file that this user may execute "
+				  "(chmod +x)",
 				  name);
 	}
 	for (dirs = dirs ? dirs : "/usr/bin:/bin"; *name;) {
@@ -132,10 +133,27 @@ static int interpreter(const char *head, size_t len, char *path, size_t room)
 
 	while (at < len && (head[at] == ' ' || head[at] == '\t'))
 		at++;
-	while (at < len && n + 1 < room && !strchr(" \t\r\n", head[at]) && head[at])
+	while (at < len && n + 1 < room && !strchr(" \t\n", head[at]) && head[at])
 		path[n++] = head[at++];
 	path[n] = 0;
 	return n > 0;
+}
+
+static int check_interpreter(const char *script, char *path)
+{
+	char *cr = strchr(path, '\r');
+
+	if (executable(path))
+		return 0;
+	if (cr) {
+		*cr = 0;
+		return run_refuse("%s cannot be run: its first line ends as on Windows, and there "
+				  "is no interpreter \"%s\\r\" (sed -i 's/\\r$//' %s)",
+				  script, path, script);
+	}
+	return run_refuse("%s cannot be run: its interpreter %s is no file that this user may "
+			  "execute",
+			  script, path);
 }
 
 static int check_file(const char *path, int depth)
@@ -157,9 +175,13 @@ static int check_file(const char *path, int depth)
 		err = check_elf(path, fd, &eh);
 	} else if (n > 2 && head[0] == '#' && head[1] == '!' && depth < SCRIPTS_MOST &&
 		   interpreter(head, (size_t)n, next, sizeof next)) {
-		err = check_file(next, depth + 1);
+		err = check_interpreter(path, next);
+		err = err ? err : check_file(next, depth + 1);
 	} else {
-		err = run_refuse("%s is neither a program nor a script with \"#!\"", path);
+		err =
+		    run_refuse("%s is neither a program nor a script with \"#!\"; a script without "
+			       "it is run by its interpreter, as -- sh %s",
+			       path, path);
 	}
 	close(fd);
 	return err;

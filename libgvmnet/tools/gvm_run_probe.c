@@ -9,6 +9,7 @@
 #include <string.h>
 #include <stdio.h>
 #include <gvmnet/gvmnet.h>
+#include "tools/gvm.h"
 #include "tools/gvm_run.h"
 #include "wire/wire.h"
 
@@ -25,13 +26,6 @@ struct probe {
 	const struct gvm_node *bad; /* the first that did not answer, and why */
 	int why;
 };
-
-static char last_line[256];
-
-static void keep_line(enum gvm_log_level level, const char *line)
-{
-	snprintf(last_line, sizeof last_line, "%s", line);
-}
 
 static void failed(struct probe *probe, const struct gvm_node *node, int why)
 {
@@ -92,28 +86,19 @@ static int ask_all(struct probe *probe, const struct gvm_cluster *cluster)
 	return err;
 }
 
-/* What to do about it; NULL: the library's last line says more than we know. */
-static const char *reason(int why)
-{
-	return why == -ETIMEDOUT      ? "it does not answer"
-	       : why == -ECONNREFUSED ? "connection refused; is gvm-memsrv running there?"
-	       : why == -EACCES ? "the key is not the node's; --key-file must name the same key"
-	       : why == -EXDEV  ? "it belongs to another cluster, or its cluster file differs"
-				: NULL;
-}
-
 static int report(const struct probe *probe, int err)
 {
 	if (err)
 		return run_refuse("the memory nodes cannot be asked: %s%s%s", strerror(-err),
-				  *last_line ? "; " : "", last_line);
+				  *gvm_why_line() ? "; " : "", gvm_why_line());
 	if (!probe->count)
-		return run_refuse("the cluster map has no memory node");
+		return run_refuse("the cluster file has no memory node: give one role=memory or "
+				  "role=both");
 	if (!probe->bad)
 		return 0;
-	const char *text = reason(probe->why);
+	const char *text = gvm_why(probe->why);
 	if (!text)
-		text = *last_line ? last_line : strerror(-probe->why);
+		text = *gvm_why_line() ? gvm_why_line() : strerror(-probe->why);
 	return run_refuse("memory node %u (%s:%u) cannot be reached: %s", probe->bad->id,
 			  probe->bad->host, probe->bad->port, text);
 }
@@ -143,10 +128,10 @@ int run_probe(const struct gvm_cluster *cluster)
 					 .key_file = *key ? key : NULL };
 	struct gvm_net *net;
 
-	gvm_log_set(keep_line);
+	gvm_why_begin();
 	int err = gvm_net_open(&config, &net);
 	if (err) {
-		run_refuse("%s", *last_line ? last_line : strerror(-err));
+		run_refuse("%s", *gvm_why_line() ? gvm_why_line() : strerror(-err));
 		return -1;
 	}
 	err = with_worker(net, cluster);

@@ -175,11 +175,6 @@ static int wait_for_keys(struct top_sources *sources, uint64_t until, int *chose
 	}
 }
 
-/* A line to standard error would spoil the screen; what is wrong is shown in its place. */
-static void no_log(enum gvm_log_level level, const char *line)
-{
-}
-
 static int show_live(struct top_sources *sources, uint64_t interval_ns)
 {
 	struct sigaction action = { .sa_handler = stop };
@@ -187,7 +182,7 @@ static int show_live(struct top_sources *sources, uint64_t interval_ns)
 
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
-	gvm_log_set(no_log);
+	gvm_why_begin(); /* a line to standard error would spoil the screen */
 	setlocale(LC_ALL, "");
 	if (!initscr())
 		return GVM_EXIT_FAILED;

@@ -20,7 +20,7 @@ struct top_source {
 	struct top_node *node;	    /* NULL: a file */
 	json_t *now, *before;	    /* NULL: nothing yet */
 	uint64_t now_ns, before_ns; /* when they were read */
-	char why[160];		    /* why there is nothing new, or "" */
+	char why[192];		    /* why there is nothing new, or "" */
 	int found;		    /* in the folder, not named: goes when its file goes */
 };
 

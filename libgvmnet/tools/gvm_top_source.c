@@ -162,6 +162,13 @@ static void look_for_files(struct top_sources *sources)
 
 /* ---- memory nodes -------------------------------------------------------------------------- */
 
+static void set_why(struct top_source *s, int err)
+{
+	const char *why = gvm_why(err);
+
+	snprintf(s->why, sizeof(s->why), "cannot be asked: %.140s", why ? why : strerror(-err));
+}
+
 static void answered(struct gvm_op *op, int status)
 {
 	struct top_node *node = (struct top_node *)op;
@@ -171,7 +178,7 @@ static void answered(struct gvm_op *op, int status)
 	if (status == 0 && op->reply)
 		said_text(s, op->reply->body, op->reply->length);
 	else
-		snprintf(s->why, sizeof(s->why), "does not answer: %.100s", strerror(-status));
+		set_why(s, status);
 }
 
 static void ask(struct top_node *node)
@@ -184,8 +191,7 @@ static void ask(struct top_node *node)
 	err = gvm_call(node->peer, &msg, &node->op);
 	node->busy = err == 0;
 	if (err < 0)
-		snprintf(node->source->why, sizeof(node->source->why), "cannot be asked: %.100s",
-			 strerror(-err));
+		set_why(node->source, err);
 }
 
 static int open_net(struct top_sources *sources)
@@ -194,8 +200,13 @@ static int open_net(struct top_sources *sources)
 	struct gvm_worker_config worker = { .cpu = -1 };
 	int err = 0;
 
+	gvm_why_begin();
 	if (!sources->net)
 		err = gvm_net_open(&config, &sources->net);
+	if (err && *gvm_why_line()) {
+		fprintf(stderr, "gvm top: %s\n", gvm_why_line());
+		return -EALREADY; /* said */
+	}
 	if (err == 0 && !sources->worker)
 		err = gvm_worker_open(sources->net, &worker, &sources->worker);
 	return err;
@@ -293,7 +304,7 @@ static int add_named(struct top_sources *sources, const char *name)
 	else if (err == -ENOENT)
 		fprintf(stderr, "gvm top: there is no node %s%s\n", name,
 			sources->cluster ? " in the cluster file" : ": name a --cluster file");
-	else if (err < 0)
+	else if (err < 0 && err != -EALREADY)
 		fprintf(stderr, "gvm top: %s: %s\n", name, strerror(-err));
 	return err;
 }

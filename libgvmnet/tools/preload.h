@@ -9,13 +9,16 @@
  *   preload_exit.c    the beginning and the ends of a process
  *   preload_stdio.c   streams, which must not lie in paged memory
  *   preload_send.c    descriptors sent to other processes
+ *   preload_io.c      read, write and their kin on files whose mappings are paged
  *   preload_take.c    the one lock, the pager, and what the next three share
  *   preload_anon.c    private anonymous memory, pools of it
- *   preload_file.c    shared memory and files
+ *   preload_file.c    shared memory and files: taking them over
+ *   preload_known.c   files that are taken over: what else the program does with them
  *   preload_change.c  unmapping, discarding, protecting, moving
  *   preload_table.c   which addresses are whose (pure)
  *   preload_policy.c  what is taken over (pure), and the options
  *   preload_report.c  what the user is told
+ *   preload_control.c what gvm set asks
  *   preload_heap.c    memory for this library's own use, never paged
  *   preload_raw.c     the system calls, past all interposition
  *
@@ -77,6 +80,8 @@ struct source {
 	int shared;		/* MAP_SHARED: no copy on fork, MADV_DONTNEED keeps the data */
 	uint64_t dev, ino;	/* of the file that the program mapped; 0: anonymous */
 	uint64_t file_offset;
+	int known;		/* what else the program does with the file is seen to */
+	void *pin;		/* a mapping that keeps the file, so that its inode is no other's */
 	char name[64];		/* of the region */
 	char what[64];		/* for people: "anonymous", "malloc", the file's name */
 };
@@ -85,6 +90,7 @@ enum seg_state {
 	SEG_USED,	/* the program's, paged */
 	SEG_FREE,	/* a pool's, not handed out; reads as zeros, readable and writable */
 	SEG_RESERVED,	/* the program's private PROT_NONE reservation: not paged, never touched */
+	SEG_PARKED,	/* of a file that is open still, unmapped by the program; inaccessible */
 };
 
 struct seg {
@@ -179,11 +185,26 @@ int take_advise(uintptr_t base, size_t len, int advice);
 int take_protect(uintptr_t base, size_t len, int prot);
 /* Of any memory, when old or new addresses meet the table. */
 void *take_remap(uintptr_t base, size_t len, size_t new_len, int flags, void *fixed);
-/* Is a part of this file taken over? No lock needed for "no file is". */
+/* Is any file taken over? No lock needed. */
 int take_has_files(void);
+/* May this descriptor be of a file that is taken over? No lock needed, no false "no". */
+int take_may_know(int fd);
+/* Is a part of this file taken over, or was it, by the parent of this process? The second takes the
+ * lock, unless it can tell without. */
 int take_knows_file(int fd);
-/* The program punched a hole into fd. */
-void take_punch(int fd, uint64_t off, uint64_t len);
+int take_knows(int fd);
+/* Map a part of a file that is known. 1: *p is the result; 0: nothing of that part is taken over. */
+int take_file_again(void *addr, size_t len, int prot, int flags, int fd, off_t off, void **p);
+/* Bytes [off, off + len) of fd's file are zeros now: a hole was punched, or its end moved. */
+void take_zero_file(int fd, uint64_t off, uint64_t len);
+/* Where the byte at off of a file is. 1: at *at, and *len more bytes with it; 0: in the file, *len bytes
+ * of it (at most as many as *len says before); -EIO: in the memory of the parent. */
+int take_file_at(int fd, uint64_t off, size_t *len, char **at, int *prot);
+/* The program closed a descriptor: nothing needs to be kept of files that it can reach no more. */
+int take_has_parked(void);
+void take_release_parked(void);
+/* A stream on a file is not seen when it reads and writes. Remember that there is one. */
+void take_note_stream(int fd);
 /* A block of malloc: its segment's bytes, 0 if p is none of ours. */
 size_t take_malloc_bytes(const void *p);
 
@@ -216,8 +237,23 @@ void report_passed(size_t bytes, const char *why);
 void report_refused(void);
 /* paged: there was a pager when the process forked. */
 void report_fork_child(int paged);
+/* Another process was started: it may do the work. */
 void report_fork_parent(void);
+/* The same in a vforked child, which still has its parent's memory. */
+void report_exec(void);
 void report_final(void);
+
+/* ---- control ------------------------------------------------------------------------------- */
+
+/* From now on gvm set can ask this process. */
+void control_start(struct gvm_pager *pager);
+/* In a forked child: the parent's socket is not its own. */
+void control_fork_child(void);
+/* The process ends, or becomes another program. Harmless in a vforked child, and twice. */
+void control_end(void);
+/* The local budget in force, and the largest that was. */
+uint64_t control_local(void);
+uint64_t control_local_most(void);
 
 /* ---- set up --------------------------------------------------------------------------------- */
 /* The constructor has run, and there is a cluster to page to. */
@@ -229,5 +265,6 @@ static inline int preload_ready(void)
 /* The next definition of a symbol that this library interposes. */
 void *next_symbol(const char *name);
 void malloc_init(void);
+void io_init(void);
 
 #endif

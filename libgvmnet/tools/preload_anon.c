@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include "preload.h"
 #include "preload_take.h"
 
@@ -74,6 +75,21 @@ static void *pool_take(size_t len, int prot, int malloced)
 	return (void *)at;
 }
 
+/* The pager needs address space, too, and a program that had enough before may have too little. */
+static void say_limit(size_t len)
+{
+	int saved = errno;
+	struct rlimit limit;
+
+	if (!getrlimit(RLIMIT_AS, &limit) && limit.rlim_cur != RLIM_INFINITY) {
+		report_refused();
+		say_once("a mapping of %zu MiB fails: this process may have %llu MiB of addresses "
+			 "(ulimit -v), of which gvmnet needs some; raise it",
+			 len / MIB, (unsigned long long)limit.rlim_cur / MIB);
+	}
+	errno = saved;
+}
+
 static void *take_whole(void *addr, size_t len, int prot, int flags, int malloced)
 {
 	struct source *source = source_new(malloced ? "malloc" : "anonymous");
@@ -85,6 +101,7 @@ static void *take_whole(void *addr, size_t len, int prot, int flags, int malloce
 	void *p = raw_mmap(addr, len, prot, take_quiet(flags), -1, 0);
 	if (p == MAP_FAILED) {
 		free(source);
+		say_limit(len);
 		return p;
 	}
 	int err = take_attach(source, p, len, -1, GVM_ATTACH_ANON);
@@ -113,6 +130,21 @@ int take_reserve(void *addr, size_t len)
 	return take_add(NULL, SEG_RESERVED, (uintptr_t)addr, len, PROT_NONE);
 }
 
+/* What the program has said of fork for all of [base, base + len), which is reserved. What it said
+ * of a part only is not known to the pager, so it is taken back: the child sees all. */
+static void reserved_fork(uintptr_t base, size_t len, struct seg *said)
+{
+	said->nofork = said->wipe = 1;
+	for (size_t i = table_find(&take.table, base);
+	     i < take.table.count && take.table.seg[i].base < base + len; i++) {
+		said->nofork &= take.table.seg[i].nofork;
+		said->wipe &= take.table.seg[i].wipe;
+	}
+	if (!said->nofork)
+		raw_madvise((void *)base, len, MADV_DOFORK);
+	raw_madvise((void *)base, len, MADV_KEEPONFORK); /* take_fork_child wipes */
+}
+
 /* A reservation, or a part of it, becomes writable for the first time. */
 int take_reserved(uintptr_t base, size_t len, int prot)
 {
@@ -134,11 +166,17 @@ int take_reserved(uintptr_t base, size_t len, int prot)
 		errno = ENOMEM;
 		return -1;
 	}
+	struct seg said;
+	reserved_fork(base, len, &said);
+	if (said.nofork)
+		gvm_range_set_fork(source->range, 0);
 	table_cut(&take.table, base);
 	table_cut(&take.table, base + len);
 	while (table_meets(&take.table, base, len))
 		table_remove(&take.table, table_find(&take.table, base));
 	take_add(source, SEG_USED, base, len, prot);
+	table_at(&take.table, base)->nofork = said.nofork;
+	table_at(&take.table, base)->wipe = said.wipe;
 	report_took(source, base, len, 0);
 	return 0;
 }

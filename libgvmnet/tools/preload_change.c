@@ -73,9 +73,11 @@ int take_unmap(uintptr_t base, size_t len)
 		at = seg.base + seg.bytes;
 		if (!seg.bytes)
 			break;
+		if (seg.state == SEG_PARKED)
+			continue;
 		if (seg.source && seg.source->pool) {
 			pool_give_back(i);
-		} else {
+		} else if (!known_park(i)) {
 			give_up(i);
 			raw_munmap((void *)seg.base, seg.bytes);
 		}
@@ -83,9 +85,55 @@ int take_unmap(uintptr_t base, size_t len)
 	return 0;
 }
 
+/* The i-th segment, which is parked, goes elsewhere. -1: it cannot. */
+static int move_away(size_t i)
+{
+	struct seg seg = take.table.seg[i];
+
+	if (seg.base != seg.source->base || seg.bytes != seg.source->bytes ||
+	    table_reserve(&take.table, 4))
+		return -1;
+	void *to = raw_mmap(NULL, seg.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+			    -1, 0);
+	if (to == MAP_FAILED)
+		return -1;
+	if (take_move_range(i, seg.bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to)
+		return 0;
+	raw_munmap(to, seg.bytes);
+	return -1;
+}
+
+/* Contents of a file that is open are not mapped over: they go elsewhere. -1 with errno. */
+static int move_aside(uintptr_t base, size_t len)
+{
+	for (size_t i; (i = table_find(&take.table, base)) < take.table.count;) {
+		uintptr_t at = take.table.seg[i].base, end = at + take.table.seg[i].bytes;
+		if (at >= base + len)
+			break;
+		int inside = at >= base && end <= base + len;
+		if (take.table.seg[i].state != SEG_PARKED && !(inside && known_park(i))) {
+			if (!inside && known_open(&take.table.seg[i]))
+				goto refused;
+			if (end >= base + len)
+				break;
+			len -= end - base;
+			base = end;
+			continue;
+		}
+		if (move_away(table_find(&take.table, at)))
+			goto refused;
+	}
+	return 0;
+refused:
+	say_once("a mapping over a part of a file that is paged is refused: the file is open, and "
+		 "its contents would be lost");
+	errno = ENOMEM;
+	return -1;
+}
+
 int take_clear(uintptr_t base, size_t len)
 {
-	if (take_cut(base, len))
+	if ((take_has_files() && move_aside(base, len)) || take_cut(base, len))
 		return -1;
 	while (table_meets(&take.table, base, len))
 		give_up(table_find(&take.table, base));
@@ -100,8 +148,9 @@ static int all_private(uintptr_t base, size_t len)
 		return 0;
 	for (size_t i = table_find(&take.table, base);
 	     i < take.table.count && take.table.seg[i].base < base + len; i++)
-		if (take.table.seg[i].source->shared || take.table.seg[i].malloced)
-			return 0;
+		if (take.table.seg[i].source->shared || take.table.seg[i].malloced ||
+		    take.table.seg[i].nofork || take.table.seg[i].wipe)
+			return 0; /* a new mapping is not what was said of the old one */
 	return 1;
 }
 
@@ -189,6 +238,24 @@ static int advise(struct seg *seg, uintptr_t from, uintptr_t to, int advice)
 	}
 }
 
+/* madvise on a part of a reservation. What it says of fork must be known when the part is made
+ * writable, and taken over. */
+static int advise_reserved(uintptr_t from, uintptr_t to, int advice)
+{
+	int fork = advice == MADV_DONTFORK || advice == MADV_DOFORK;
+	int wipe = advice == MADV_WIPEONFORK || advice == MADV_KEEPONFORK;
+
+	if (((fork || wipe) && take_cut(from, to - from)) ||
+	    raw_madvise((void *)from, to - from, advice))
+		return -1;
+	struct seg *seg = table_at(&take.table, from);
+	if (fork)
+		seg->nofork = advice == MADV_DONTFORK;
+	if (wipe)
+		seg->wipe = advice == MADV_WIPEONFORK;
+	return 0;
+}
+
 int take_advise(uintptr_t base, size_t len, int advice)
 {
 	uintptr_t end = base + len;
@@ -206,10 +273,9 @@ int take_advise(uintptr_t base, size_t len, int advice)
 			break;
 		uintptr_t from = seg->base > at ? seg->base : at;
 		uintptr_t to = seg->base + seg->bytes < end ? seg->base + seg->bytes : end;
-		int err = seg->state == SEG_USED ? advise(seg, from, to, advice)
-			  : seg->state == SEG_RESERVED
-			      ? raw_madvise((void *)from, to - from, advice)
-			      : 0;
+		int err = seg->state == SEG_USED       ? advise(seg, from, to, advice)
+			  : seg->state == SEG_RESERVED ? advise_reserved(from, to, advice)
+						       : 0;
 		if (err)
 			return -1;
 		at = to;
@@ -250,7 +316,7 @@ static void *move_copy(struct seg seg, size_t len, size_t new_len, int flags, vo
 	return p;
 }
 
-static void *move_range(size_t i, size_t new_len, int flags, void *fixed)
+void *take_move_range(size_t i, size_t new_len, int flags, void *fixed)
 {
 	struct seg seg = take.table.seg[i];
 	uint64_t ends = take_mortal();
@@ -259,6 +325,10 @@ static void *move_range(size_t i, size_t new_len, int flags, void *fixed)
 	take_immortal(ends);
 	if (p == MAP_FAILED)
 		return p;
+	if (new_len > seg.bytes && seg.prot != RW) /* what is new is as the rest */
+		raw_mprotect(p, new_len, seg.prot);
+	if (seg.source->shared)
+		raw_madvise(p, new_len, MADV_DONTFORK);
 	seg.source->refs++; /* while it is in no segment */
 	table_remove(&take.table, i);
 	seg.base = seg.source->base = (uintptr_t)p;
@@ -310,10 +380,12 @@ static void *remap(uintptr_t base, size_t len, size_t new_len, int flags, void *
 	size_t i = table_find(&take.table, base);
 	seg = &take.table.seg[i];
 	int whole = seg->base == base && seg->bytes == len;
+	if (seg->source->known && new_len > len && !known_may_grow(seg, new_len - len))
+		return take_fail(ENOTSUP);
 	if (whole && seg->source->pool && !(flags & MREMAP_FIXED) && grow_piece(i, new_len - len))
 		return (void *)base;
 	if (whole && seg->source->base == base && seg->source->bytes == len && !seg->source->pool)
-		return move_range(i, new_len, flags, fixed);
+		return take_move_range(i, new_len, flags, fixed);
 	if (!(flags & MREMAP_MAYMOVE))
 		return take_fail(ENOMEM);
 	struct seg part = *seg;

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Becoming another program: what this one had on the memory nodes need not wait for it to come
- * back. If the call fails, everything goes on as before.
+ * back. If the call fails, everything goes on as before. And starting another one, which may be the
+ * one that does the work: gcc and make only wait for theirs.
  */
 #include <errno.h>
+#include <spawn.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <unistd.h>
 #include "preload.h"
 
@@ -14,6 +17,7 @@ extern char **environ;
 	static __typeof__(name) *real;                                                             \
 	if (!real)                                                                                 \
 		real = next_symbol(#name);                                                         \
+	report_exec();                                                                             \
 	take_leave()
 
 /* It has failed. */
@@ -94,4 +98,40 @@ PRELOAD_EXPORT int execlp(const char *file, const char *arg, ...)
 PRELOAD_EXPORT int execle(const char *path, const char *arg, ...)
 {
 	LIST(execve(path, argv, va_arg(ap, char **)));
+}
+
+PRELOAD_EXPORT int posix_spawn(pid_t *pid, const char *path,
+			       const posix_spawn_file_actions_t *actions,
+			       const posix_spawnattr_t *attributes, char *const argv[],
+			       char *const envp[])
+{
+	static __typeof__(posix_spawn) *real;
+
+	if (!real)
+		real = next_symbol("posix_spawn");
+	report_fork_parent();
+	return real(pid, path, actions, attributes, argv, envp);
+}
+
+PRELOAD_EXPORT int posix_spawnp(pid_t *pid, const char *file,
+				const posix_spawn_file_actions_t *actions,
+				const posix_spawnattr_t *attributes, char *const argv[],
+				char *const envp[])
+{
+	static __typeof__(posix_spawnp) *real;
+
+	if (!real)
+		real = next_symbol("posix_spawnp");
+	report_fork_parent();
+	return real(pid, file, actions, attributes, argv, envp);
+}
+
+PRELOAD_EXPORT int system(const char *command)
+{
+	static __typeof__(system) *real;
+
+	if (!real)
+		real = next_symbol("system");
+	report_fork_parent();
+	return real(command);
 }

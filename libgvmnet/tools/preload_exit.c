@@ -26,6 +26,7 @@ __attribute__((constructor)) static void begin(void)
 	policy_read(&preload_policy);
 	preload_active = *gvm_option_text("GVM_CLUSTER") || *gvm_option_text("GVM_CONNECT");
 	malloc_init();
+	io_init();
 	report_init();
 	preload_inside--;
 }
@@ -33,12 +34,14 @@ __attribute__((constructor)) static void begin(void)
 __attribute__((destructor)) static void end(void)
 {
 	report_final();
+	control_end();
 	take_leave();
 }
 
 PRELOAD_EXPORT void _exit(int code)
 {
 	report_final();
+	control_end();
 	take_leave();
 	raw_exit(code);
 }
@@ -46,6 +49,7 @@ PRELOAD_EXPORT void _exit(int code)
 PRELOAD_EXPORT void _Exit(int code)
 {
 	report_final();
+	control_end();
 	take_leave();
 	raw_exit(code);
 }

@@ -17,6 +17,15 @@
 #include "preload.h"
 #include "preload_take.h"
 
+#define MEMFD_BYTES ((off_t)1 << 46)
+
+/* The mapping may grow, and beyond the end of its file there is only SIGBUS. A hole costs nothing.
+ */
+static int size_memfd(int fd, size_t len)
+{
+	return !ftruncate(fd, MEMFD_BYTES) || !ftruncate(fd, (off_t)len) ? 0 : -1;
+}
+
 /* Map a memfd of ours and attach it. The child of a fork must not have it: see gvm_range_set_fork.
  */
 static void *take_memfd(struct source *source, void *addr, size_t len, int prot, int flags)
@@ -26,7 +35,7 @@ static void *take_memfd(struct source *source, void *addr, size_t len, int prot,
 
 	if (!err) {
 		fd = memfd_create("gvm", MFD_CLOEXEC);
-		if (fd < 0 || ftruncate(fd, (off_t)len))
+		if (fd < 0 || size_memfd(fd, len))
 			err = -errno;
 	}
 	if (!err) {
@@ -44,7 +53,6 @@ static void *take_memfd(struct source *source, void *addr, size_t len, int prot,
 		return take_fail(-err);
 	}
 	source->shared = 1;
-	take.files += source->ino != 0;
 	gvm_range_set_fork(source->range, 0);
 	raw_madvise(p, len, MADV_DONTFORK);
 	take_add(source, SEG_USED, (uintptr_t)p, len, prot);
@@ -64,46 +72,6 @@ void *take_shared(void *addr, size_t len, int prot, int flags)
 	return take_memfd(source, addr, len, prot, flags);
 }
 
-int take_has_files(void)
-{
-	return atomic_load_explicit(&take.files, memory_order_relaxed) > 0;
-}
-
-int take_knows_file(int fd)
-{
-	struct stat st;
-
-	if (!take_has_files() || fstat(fd, &st))
-		return 0;
-	for (size_t i = 0; i < take.table.count; i++) {
-		const struct source *source = take.table.seg[i].source;
-		if (source && source->ino == st.st_ino && source->dev == st.st_dev)
-			return 1;
-	}
-	return 0;
-}
-
-void take_punch(int fd, uint64_t off, uint64_t len)
-{
-	struct stat st;
-
-	if (fstat(fd, &st))
-		return;
-	for (size_t i = 0; i < take.table.count; i++) {
-		const struct seg *seg = &take.table.seg[i];
-		const struct source *source = seg->source;
-		if (!source || source->ino != st.st_ino || source->dev != st.st_dev)
-			continue;
-		uint64_t from = source->file_offset + (seg->base - source->base);
-		uint64_t to = from + seg->bytes, end = off + len;
-		uint64_t a = off > from ? off : from, b = end < to ? end : to;
-		a = (a + PRELOAD_PAGE - 1) & ~(uint64_t)(PRELOAD_PAGE - 1);
-		b &= ~(uint64_t)(PRELOAD_PAGE - 1);
-		if (a < b)
-			gvm_pager_discard(source->range, a - source->file_offset, b - a);
-	}
-}
-
 /* Is this file mapped already, past us? Such a mapping would not see what ours holds. */
 static int mapped_already(const struct stat *st)
 {
@@ -117,7 +85,7 @@ static int mapped_already(const struct stat *st)
 		 (unsigned)((st->st_dev & 0xff) | (st->st_dev >> 12 & 0xfff00)),
 		 (unsigned long)st->st_ino);
 	while (!found && fgets(line, sizeof line, maps))
-		found = strstr(line, want) != NULL;
+		found = strstr(line, want) != NULL && !strstr(line, " ---p "); /* known_add's */
 	fclose(maps);
 	return found;
 }
@@ -131,7 +99,7 @@ static int reopen(int fd)
 	return open(path, O_RDONLY | O_CLOEXEC);
 }
 
-static int holds_data(int fd, off_t off, size_t len)
+int take_holds_data(int fd, off_t off, size_t len)
 {
 	int again = reopen(fd);
 	if (again < 0)
@@ -142,7 +110,7 @@ static int holds_data(int fd, off_t off, size_t len)
 	return !none;
 }
 
-static int read_in(int fd, off_t off, char *to, size_t len)
+int take_read_in(int fd, off_t off, char *to, size_t len)
 {
 	int again = reopen(fd), err = 0;
 
@@ -166,9 +134,11 @@ static const char *why_not(int fd, const struct stat *st, off_t off, size_t len)
 {
 	if (st->st_size < off || (uint64_t)(st->st_size - off) < len)
 		return "it is shorter than the mapping";
+	if (known_stream(st->st_dev, st->st_ino))
+		return known_stream(st->st_dev, st->st_ino);
 	if (mapped_already(st))
 		return "it is mapped elsewhere in this process, and the two would not agree";
-	if (!preload_policy.load && holds_data(fd, off, len))
+	if (!preload_policy.load && take_holds_data(fd, off, len))
 		return "it holds data; --load would read it in first";
 	return NULL;
 }
@@ -212,13 +182,14 @@ void *take_file(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 	source->ino = st.st_ino;
 	source->file_offset = (uint64_t)off;
 	void *p = take_memfd(source, addr, len, prot, flags);
-	if (p == MAP_FAILED || !preload_policy.load)
+	if (p == MAP_FAILED)
 		return p;
-	int err = read_in(fd, off, p, len);
+	int err = preload_policy.load ? take_read_in(fd, off, p, len) : 0;
 	if (err) {
 		say("%s cannot be read in: %s", path, strerror(-err));
 		take_unmap((uintptr_t)p, len);
 		return take_fail(-err);
 	}
+	known_add(source, fd, off);
 	return p;
 }

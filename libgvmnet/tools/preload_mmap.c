@@ -40,13 +40,10 @@ static int plain(int prot, int flags)
 static void *map_locked(void *addr, size_t len, int prot, int flags, int fd, off_t off,
 			enum verdict verdict)
 {
-	if (!(flags & MAP_ANONYMOUS) && take_knows_file(fd)) {
-		say_once(
-		    "a further mapping of a file that is paged is refused: it would not see the "
-		    "same memory");
-		errno = ENOTSUP;
-		return MAP_FAILED;
-	}
+	void *again;
+	if (!(flags & MAP_ANONYMOUS) && take_knows_file(fd) &&
+	    take_file_again(addr, len, prot, flags, fd, off, &again))
+		return again;
 	if (flags & MAP_FIXED && take_meets(addr, len)) {
 		void *p = plain(prot, flags) ? take_over_fixed(addr, len, prot) : NULL;
 		if (p)
@@ -194,12 +191,17 @@ PRELOAD_EXPORT int mlockall(int flags)
 PRELOAD_EXPORT int fallocate(int fd, int mode, off_t off, off_t len)
 {
 	struct take_guard guard;
-	int err = raw_fallocate(fd, mode, off, len);
+	int known = !OUTSIDE && take_has_files() && take_knows(fd);
 
-	if (err || OUTSIDE || !(mode & FALLOC_FL_PUNCH_HOLE) || !take_has_files())
+	if (known && mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE)) {
+		errno = EOPNOTSUPP;
+		return -1;
+	}
+	int err = raw_fallocate(fd, mode, off, len);
+	if (err || !known || !(mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)))
 		return err;
 	take_lock(&guard);
-	take_punch(fd, (uint64_t)off, (uint64_t)len);
+	take_zero_file(fd, (uint64_t)off, (uint64_t)len);
 	take_unlock(&guard);
 	return 0;
 }

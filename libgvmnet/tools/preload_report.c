@@ -20,6 +20,7 @@
 static struct {
 	_Atomic(int) pid; /* that reports; 0: it has */
 	int first;        /* this is the process that gvm run became */
+	int other;        /* it is not */
 	struct gvm_pager *pager;
 	_Atomic(uint64_t) ranges, mappings;
 	_Atomic(uint64_t) bytes;   /* of ranges */
@@ -51,10 +52,18 @@ static int choose_fd(void)
 
 void say(const char *fmt, ...)
 {
-	char line[512] = "gvm: ";
-	size_t used = strlen(line);
+	char line[512];
+	size_t used;
 	int saved = errno, fd = choose_fd();
 	va_list ap;
+
+	/* of several processes: which one says it */
+	if (report.other)
+		snprintf(line, sizeof line, "gvm: %.32s[%d]: ", program_invocation_short_name,
+			 (int)raw_getpid());
+	else
+		strcpy(line, "gvm: ");
+	used = strlen(line);
 
 	va_start(ap, fmt);
 	vsnprintf(line + used, sizeof line - used - 1, fmt, ap);
@@ -103,6 +112,7 @@ void report_init(void)
 
 	report.pid = preload_active ? (int)raw_getpid() : 0;
 	report.first = first && atoi(first) == report.pid;
+	report.other = first && !report.first;
 	if (preload_active)
 		keep_stderr();
 }
@@ -162,8 +172,8 @@ static void write_stats(FILE *out, struct gvm_pager *pager)
 		program_invocation_short_name, (int)raw_getpid(), (long long)time(NULL),
 		(double)(gvm_now() - report.began) / 1e9);
 	fprintf(out, "\"local_bytes\":%llu,\"mappings\":%llu,\"taken_bytes\":%llu,",
-		(unsigned long long)gvm_option_number("GVM_LOCAL"),
-		(unsigned long long)report.mappings, (unsigned long long)report.bytes);
+		(unsigned long long)control_local(), (unsigned long long)report.mappings,
+		(unsigned long long)report.bytes);
 	fputs("\"latency\":{", out);
 	write_latency(out, "all", &latency.all, ",");
 	write_latency(out, "remote", &latency.remote, ",");
@@ -184,11 +194,13 @@ static void renew_file(struct gvm_pager *pager)
 	if (len >= (int)sizeof temp)
 		return;
 	FILE *out = fopen(temp, "we");
-	if (!out)
-		return;
-	write_stats(out, pager);
-	if (fclose(out) || rename(temp, preload_policy.stats_file))
+	if (out)
+		write_stats(out, pager);
+	if (!out || fclose(out) || rename(temp, preload_policy.stats_file)) {
+		say_once("the statistics file %s cannot be renewed: %s (the program goes on)",
+			 preload_policy.stats_file, strerror(errno));
 		unlink(temp);
+	}
 }
 
 static void *stats_thread(void *arg)
@@ -248,8 +260,7 @@ static void print_report(void)
 	uint64_t near = s.faults > s.faults_remote ? s.faults - s.faults_remote : 0;
 	say("took over %s in %llu mapping%s; at most %s of it local",
 	    human(report.bytes, size, sizeof size), (unsigned long long)report.mappings,
-	    report.mappings == 1 ? "" : "s",
-	    human(gvm_option_number("GVM_LOCAL"), local, sizeof local));
+	    report.mappings == 1 ? "" : "s", human(control_local_most(), local, sizeof local));
 	say("%llu faults, p50 %.1f us, p99 %.1f us; %.1f %% did not wait for a memory node",
 	    (unsigned long long)s.faults, (double)gvm_hist_percentile(all, 0.5) / 1e3,
 	    (double)gvm_hist_percentile(all, 0.99) / 1e3,
@@ -294,6 +305,12 @@ void report_fork_parent(void)
 	report.forked = 1;
 }
 
+void report_exec(void)
+{
+	if (report.pid != (int)raw_getpid())
+		report.forked = 1;
+}
+
 /*
  * A child of a process that is paged already is one of many, and tells nothing unless asked to. A
  * child from before that may be the daemon that does the work. None keeps the parent's standard
@@ -305,6 +322,7 @@ void report_fork_child(int paged)
 
 	report.pid = preload_active && !silent ? (int)raw_getpid() : 0;
 	report.first = 0;
+	report.other = 1;
 	if (report.err_fd > 0)
 		close(report.err_fd);
 	report.err_fd = 0;

@@ -148,6 +148,7 @@ int take_start(void)
 		return err;
 	}
 	take.pid = raw_getpid();
+	control_start(take.pager);
 	report_started(take.pager);
 	return 0;
 }
@@ -194,6 +195,22 @@ int take_try_attach(struct source *source, void *base, size_t bytes, int memfd, 
 	return 0;
 }
 
+/* A program may try again and again: the first, second, fourth, ... time are told. */
+static void say_refused(const struct source *source, size_t bytes, int err)
+{
+	static unsigned times;
+	char often[48] = "";
+
+	times++;
+	if (take.failed || times & (times - 1))
+		return;
+	if (times > 1)
+		snprintf(often, sizeof often, ", %u times so far", times);
+	say("%zu MiB of %s memory cannot be taken over (%s): the program is told that there is no "
+	    "memory%s",
+	    bytes / MIB, source->what, strerror(-err), often);
+}
+
 int take_attach(struct source *source, void *base, size_t bytes, int memfd, unsigned flags)
 {
 	int err = take_try_attach(source, base, bytes, memfd, flags);
@@ -201,10 +218,7 @@ int take_attach(struct source *source, void *base, size_t bytes, int memfd, unsi
 	if (!err)
 		return 0;
 	report_refused();
-	if (!take.failed)
-		say("%zu MiB of %s memory cannot be taken over (%s): the program is told that "
-		    "there is no memory",
-		    bytes / MIB, source->what, strerror(-err));
+	say_refused(source, bytes, err);
 	return err;
 }
 
@@ -221,8 +235,8 @@ void source_drop(struct source *source)
 {
 	if (source->refs)
 		return;
-	if (source->ino)
-		take.files--;
+	if (source->known)
+		known_drop(source);
 	if (source->pool)
 		take.pooled -= source->bytes;
 	free(source);
@@ -355,6 +369,7 @@ void take_fork_child(int prepared)
 	heap_fork_child();
 	take.pid = raw_getpid();
 	report_fork_child(prepared > 0);
+	control_fork_child();
 	if (!prepared)
 		return;
 	int err = gvm_pager_fork_child(take.pager);
@@ -366,11 +381,14 @@ void take_fork_child(int prepared)
 	for (size_t i = 0; i < take.table.count;) {
 		struct seg *seg = &take.table.seg[i];
 		if (seg->nofork) {
+			if (seg->source && seg->source->known)
+				known_lose(seg->source);
 			take_forget(i);
 			continue;
 		}
-		if (seg->wipe)
+		if (seg->wipe && seg->state == SEG_USED)
 			take_discard(seg, seg->base, seg->base + seg->bytes);
 		i++;
 	}
+	control_start(take.pager);
 }

@@ -19,7 +19,9 @@ struct taking {
 	pthread_mutex_t lock;
 	struct table table;
 	_Atomic(uintptr_t) low, high; /* everything that was ever in the table lies between */
-	_Atomic(unsigned) files;      /* sources that stand for a file */
+	_Atomic(unsigned) files;      /* sources that stand for a file, and files that are lost */
+	_Atomic(unsigned) parked;     /* segments of that state, at least when there is one */
+	_Atomic(uint64_t) inodes;     /* bit i: there is or was a file with inode % 64 == i */
 	struct gvm_cluster *cluster;
 	struct gvm_net *net;
 	struct gvm_pager *pager;
@@ -57,6 +59,26 @@ void take_forget(size_t i);
 void take_discard(const struct seg *seg, uintptr_t from, uintptr_t to);
 /* A reservation, or a part of it, becomes writable for the first time. -1 with errno. */
 int take_reserved(uintptr_t base, size_t len, int prot);
+
+/* ---- files that are known ---- */
+/* Keep the file of a source, which is mapped at off, for as long as there is the source. */
+void known_add(struct source *source, int fd, off_t off);
+/* The source goes. */
+void known_drop(struct source *source);
+/* In a forked child: what it had of the source's file is its parent's. */
+void known_lose(struct source *source);
+/* Half a sentence why no mapping of this file can be paged, or NULL. */
+const char *known_stream(uint64_t dev, uint64_t ino);
+/* Is the segment of a file that the program can reach still? */
+int known_open(const struct seg *seg);
+/* The program unmaps the i-th segment. 1: its contents are kept, because the file is open. */
+int known_park(size_t i);
+/* May the range of this segment grow by more bytes of its file? */
+int known_may_grow(const struct seg *seg, size_t more);
+/* A whole range goes to other addresses, fixed or not: as mremap. */
+void *take_move_range(size_t i, size_t new_len, int flags, void *fixed);
+int take_holds_data(int fd, off_t off, size_t len);
+int take_read_in(int fd, off_t off, char *to, size_t len);
 
 /* MAP_FAILED with errno. */
 void *take_fail(int err);

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What the scenarios of preload_prog have in common. */
+#ifndef GVM_PRELOAD_PROG_H
+#define GVM_PRELOAD_PROG_H
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#define PAGE 4096ul
+#define MIB  (1ul << 20)
+#define RW   (PROT_READ | PROT_WRITE)
+#define ANON (MAP_PRIVATE | MAP_ANONYMOUS)
+
+extern size_t size; /* of "a large mapping"; the second argument, in MiB */
+
+#define CHECK(x)                                                                                   \
+	do {                                                                                       \
+		if (!(x)) {                                                                        \
+			fprintf(stderr, "%s:%d: not so: %s (errno %d)\n", __FILE__, __LINE__, #x,  \
+				errno);                                                            \
+			_exit(3);                                                                  \
+		}                                                                                  \
+	} while (0)
+
+/* One word a page says which page it is, and of which filling. */
+void fill(char *p, size_t bytes, uint64_t seed);
+int holds(const char *p, size_t bytes, uint64_t seed);
+int zeros(const char *p, size_t bytes);
+/* A new private mapping. */
+char *map(size_t bytes);
+/* Does a write end in SIGSEGV? */
+int faults(char *p);
+/* A child has ended well. */
+void wait_for(pid_t pid);
+
+/* preload_prog_file.c: files that are mapped, read and written */
+void file_io(void);
+void file_size(void);
+void file_again(void);
+void file_fork(void);
+void file_stream(void);
+void file_threads(void);
+
+#endif
