@@ -576,11 +576,12 @@ bool shard_evict(struct shard *shard)
 {
 	struct gvm_pager *pager = shard->pager;
 	uint64_t budget = __atomic_load_n(&pager->budget, __ATOMIC_RELAXED);
+	int64_t room = prefetch_room(shard, budget);
 	uint32_t want;
 	int done = 0;
 	bool more = true;
 
-	if (!shard->evicting && frames_left(shard) >= (int64_t)gvm_policy_low(budget))
+	if (!shard->evicting && frames_left(shard) >= gvm_policy_low(budget) + room)
 		return false;
 	shard->evicting = true;
 	if (!mine_to_give(shard)) {
@@ -589,7 +590,7 @@ bool shard_evict(struct shard *shard)
 		return false;
 	}
 	for (unsigned i = 0; i < ROUND && more; i += done > 0 ? (unsigned)done : 1) {
-		if (frames_left(shard) >= (int64_t)gvm_policy_high(budget)) {
+		if (frames_left(shard) >= gvm_policy_high(budget) + room) {
 			shard->evicting = false;
 			break;
 		}

@@ -43,7 +43,7 @@
 #define FAULTS     1024u /* faults read and not served yet, per shard; a power of two */
 #define TRACKERS   64u   /* slabs whose faults are followed, per shard; a power of two */
 #define RECHECKS   64u
-#define ROUND      16u /* pages that eviction takes or drops between two looks at the faults */
+#define ROUND      32u /* pages that eviction takes or drops between two looks at the faults */
 #define ZAP_BATCH  64u /* free slots that keep their memory until they are emptied together */
 
 /* ---- a page's word ------------------------------------------------------------------------- */
@@ -321,6 +321,7 @@ struct shard {
 	struct tracker *trackers;
 	struct ahead ahead_queue[16];
 	uint32_t ahead_count;
+	uint32_t ahead_room; /* frames that eviction keeps free for windows of streams */
 	struct recheck rechecks[RECHECKS];
 	uint32_t recheck_count;
 	struct gvm_timer recheck_timer;
@@ -532,6 +533,8 @@ void call_sync(struct call *call);
 
 void prefetch_note(struct view *view, uint64_t page);
 void prefetch_run(struct shard *shard);
+/* Frames that eviction shall keep free beyond the policy's water marks. */
+uint32_t prefetch_room(const struct shard *shard, uint64_t budget);
 bool prefetch_is_marker(struct view *view, uint64_t page);
 void prefetch_forget(struct shard *shard, uint32_t range);
 

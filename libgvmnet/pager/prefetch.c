@@ -79,14 +79,33 @@ void prefetch_note(struct view *view, uint64_t page)
 		return;
 	ahead = &shard->ahead_queue[shard->ahead_count];
 	if (!gvm_trend_fault(&tracker->trend, (uint32_t)page, most, &ahead->from, &ahead->count,
-			     &ahead->stride))
+			     &ahead->stride)) {
+		if (shard->ahead_room)
+			shard->ahead_room--;
 		return;
+	}
 	ahead->view = view;
 	ahead->tracker = tracker;
 	shard->ahead_count++;
 }
 
 /* ---- windows ------------------------------------------------------------------------------- */
+
+/*
+ * A stream needs room for the window that is under way and for the one after it, or each window
+ * would be as small as what eviction happens to have freed. It is asked for by windows, and given
+ * up by faults that are no stream's.
+ */
+static void ask_room(struct shard *shard, uint32_t count)
+{
+	if (shard->ahead_room < 2 * count)
+		shard->ahead_room = 2 * count;
+}
+
+uint32_t prefetch_room(const struct shard *shard, uint64_t budget)
+{
+	return shard->ahead_room < budget / 16 ? shard->ahead_room : (uint32_t)(budget / 16);
+}
 
 /* Never-stored pages need nobody's word: zeros, at once. Returns how many were put there. */
 static uint32_t zeros_ahead(struct view *view, uint64_t page, uint32_t count)
@@ -142,6 +161,18 @@ static bool post_stretch(struct view *view, uint64_t from, uint32_t count, uint3
 	return true;
 }
 
+/* How many pages can be asked for now; more would be taken for asked for, and be missed. */
+static uint32_t places(const struct shard *shard, int32_t stride)
+{
+	uint32_t n = 0;
+
+	if (stride != 1 && stride != -1)
+		return shard->fetching < DEMANDS / 2 ? DEMANDS / 2 - shard->fetching : 0;
+	for (uint32_t i = shard->ahead_free; i != GVM_NIL; i = shard->fetches[i].next_free)
+		n += RUN_MAX;
+	return n;
+}
+
 static void post_window(struct shard *shard, const struct ahead *ahead)
 {
 	struct view *view = ahead->view;
@@ -152,12 +183,15 @@ static void post_window(struct shard *shard, const struct ahead *ahead)
 	int64_t page = ahead->from, room;
 	uint32_t count = ahead->count, posted = 0, marker;
 
+	ask_room(shard, ahead->count);
 	/* room that faults may need is not taken, nor more than a small part of all there is */
 	room = frames_left(shard) - gvm_policy_low(budget) / 4;
 	if (room > (int64_t)(budget / 8))
 		room = (int64_t)(budget / 8);
 	if (slab_end > view->pages)
 		slab_end = view->pages;
+	if (room > places(shard, ahead->stride))
+		room = places(shard, ahead->stride);
 	if (count > room)
 		count = room > 0 ? (uint32_t)room : 0;
 	while (posted < count && page + (int64_t)posted * ahead->stride >= (int64_t)slab_first &&

@@ -1003,6 +1003,28 @@ static void bookkeeping_is_small(void **state)
 	close_bed(&bed);
 }
 
+/* A stream through a full budget gets windows as deep as it may have: few faults. */
+static void streams_find_room(void **state)
+{
+	struct bed bed = { 0 };
+	uint64_t pages = 32 * MIB / PAGE;
+	struct gvm_pager_stats before, s;
+
+	gvm_pager_config_init(&bed.config);
+	bed.config.local_bytes = 8 * MIB;
+	bed.config.slab_bytes = 16 * MIB;
+	bed.config.prefetch_pages = 64;
+	open_bed(&bed, &kinds[0], pages * PAGE);
+	for (uint64_t p = 0; p < pages; p++)
+		fill_page(bed.mem, p, 8);
+	before = stats_of(&bed);
+	for (uint64_t p = 0; p < pages; p++)
+		assert_page(bed.mem, p, 8);
+	s = stats_of(&bed);
+	assert_true(s.faults - before.faults < pages / 24);
+	close_bed(&bed);
+}
+
 /* What makes no sense is refused. */
 static void nonsense_is_refused(void **state)
 {
@@ -1049,6 +1071,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_forked_child_has_a_snapshot),
 		cmocka_unit_test(many_ranges),
 		cmocka_unit_test(bookkeeping_is_small),
+		cmocka_unit_test(streams_find_room),
 		cmocka_unit_test(nonsense_is_refused),
 	};
 
