@@ -132,33 +132,62 @@ static bool absent(const struct view *view, uint64_t page, bool stored)
 	return page_state(w) == PAGE_NONE && !(w & PAGE_LOST) && !!(w & PAGE_STORED) == stored;
 }
 
-/* Post pages [from, from + count), all neighbours; false: there is no room for more. */
-static bool post_stretch(struct view *view, uint64_t from, uint32_t count, uint32_t marker)
+/* How many of the pages from at on can be asked for in one piece. */
+static uint32_t run_of(struct view *view, uint64_t at, uint32_t most, int64_t step, uint32_t marker)
+{
+	bool stored = absent(view, at, true);
+	uint32_t n = 0;
+
+	/* the one place that is left for single pages is for the nearest */
+	if (stored && view->shard->ahead_free == GVM_NIL)
+		most = 1;
+	if (most > RUN_MAX)
+		most = RUN_MAX;
+	while (n < most && absent(view, at + (uint64_t)(n * step), stored) &&
+	       (stored || at + (uint64_t)(n * step) != marker))
+		n++;
+	return n;
+}
+
+/* Post count neighbours, the nearest, page, first. Returns how many there was room for. */
+static uint32_t post_stretch(struct view *view, uint64_t page, uint32_t count, int64_t step,
+			     uint32_t marker)
 {
 	struct shard *shard = view->shard;
 	uint32_t i = 0;
 
 	while (i < count) {
-		uint64_t page = from + i;
-		bool stored = absent(view, page, true);
-		uint32_t n = 0, got;
+		uint64_t at = page + (uint64_t)(i * step), first;
+		uint32_t n = run_of(view, at, count - i, step, marker), got;
 
-		if (!stored && (!absent(view, page, false) || page == marker)) {
+		if (n == 0) { /* here already */
 			i++;
 			continue;
 		}
-		while (i + n < count && n < RUN_MAX && absent(view, page + n, stored) &&
-		       (stored || page + n != marker))
-			n++;
 		if (!frames_reserve(shard, n))
-			return false;
-		got = stored ? fetch_ahead(view, page, n) : zeros_ahead(view, page, n);
+			break;
+		first = step < 0 ? at - (n - 1) : at;
+		got = absent(view, at, true) ? fetch_ahead(view, first, n)
+					     : zeros_ahead(view, first, n);
 		frames_release(shard, n - got);
 		if (got == 0)
-			return false;
+			break;
 		i += got;
 	}
-	return true;
+	return i;
+}
+
+static uint32_t post_pages(const struct ahead *ahead, uint32_t count, uint32_t marker)
+{
+	int64_t page = ahead->from;
+	uint32_t i = 0;
+
+	if (ahead->stride == 1 || ahead->stride == -1)
+		return post_stretch(ahead->view, (uint64_t)page, count, ahead->stride, marker);
+	while (i < count && post_stretch(ahead->view, (uint64_t)(page + (int64_t)i * ahead->stride),
+					 1, 1, marker))
+		i++;
+	return i;
 }
 
 /* How many pages can be asked for now; more would be taken for asked for, and be missed. */
@@ -175,7 +204,7 @@ static uint32_t places(const struct shard *shard, int32_t stride)
 
 static void post_window(struct shard *shard, const struct ahead *ahead)
 {
-	struct view *view = ahead->view;
+	const struct view *view = ahead->view;
 	struct gvm_trend *trend = &ahead->tracker->trend;
 	uint64_t slab_first = (uint64_t)ahead->tracker->slab * view->slab_pages;
 	uint64_t slab_end = slab_first + view->slab_pages;
@@ -198,22 +227,15 @@ static void post_window(struct shard *shard, const struct ahead *ahead)
 	       page + (int64_t)posted * ahead->stride < (int64_t)slab_end)
 		posted++;
 	count = posted;
-	if (count == 0) {
-		trend->stride = 0;
-		trend->marker = GVM_TREND_NONE;
-		return;
-	}
 	marker = (uint32_t)(page + (int64_t)(count / 2) * ahead->stride);
 	gvm_trend_posted(trend, (uint32_t)(page + (int64_t)count * ahead->stride), marker);
-	if (ahead->stride == 1) {
-		post_stretch(view, (uint64_t)page, count, marker);
-	} else if (ahead->stride == -1) {
-		post_stretch(view, (uint64_t)(page - (count - 1)), count, marker);
-	} else {
-		for (uint32_t i = 0; i < count; i++)
-			if (!post_stretch(view, (uint64_t)(page + (int64_t)i * ahead->stride), 1,
-					  marker))
-				break;
+	posted = post_pages(ahead, count, marker);
+	if (posted == 0) {
+		trend->stride = 0;
+		trend->marker = GVM_TREND_NONE;
+	} else if (posted < count) {
+		marker = (uint32_t)(page + (int64_t)(posted / 2) * ahead->stride);
+		gvm_trend_posted(trend, (uint32_t)(page + (int64_t)posted * ahead->stride), marker);
 	}
 }
 
