@@ -54,7 +54,7 @@ static bool can_put(struct shard *shard, uint32_t i)
 static void put_page_done(struct put *put, uint32_t k, int status)
 {
 	struct view *view = put->view;
-	struct shard *shard = put->shard;
+	struct shard *shard = view->shard;
 	uint64_t page = put->page + k;
 	uint32_t i = put->slot + k;
 	page_word w = view->table[page] & ~(page_word)PAGE_WRITING;
@@ -94,7 +94,7 @@ static void put_done(struct gvm_region_op *op, int status)
 {
 	struct put *put = (struct put *)op;
 	struct view *view = put->view;
-	struct shard *shard = put->shard;
+	struct shard *shard = view->shard;
 
 	if (status && status != -EIO && status != -ECANCELED)
 		hold_puts(shard);
@@ -226,6 +226,9 @@ static void settle_victim(struct view *view, uint64_t page, uint32_t i, bool giv
 	if (w & PAGE_DIRTY) {
 		view->dirty++;
 		dirty_push(shard, i);
+	} else if (give_back) {
+		view->table[page] &= ~(page_word)PAGE_RETURN;
+		victim_back(view, page, false);
 	}
 }
 
@@ -238,8 +241,25 @@ static void unlink_frame(struct view *view, uint64_t page)
 	frame_put(shard, i);
 }
 
+/* Does a page that is in its slot hold what was fetched? Nobody can write to it any more. */
+static void judge(struct view *view, uint64_t page, uint32_t slot)
+{
+	struct shard *shard = view->shard;
+	page_word w = view->table[page];
+	const struct frame *frame = &shard->frames[page_index(w)];
+
+	if ((w & (PAGE_UNSURE | PAGE_DIRTY)) == PAGE_UNSURE &&
+	    !digest_matches(shard->pager->digests, slot_mem(shard, slot), &frame->digest)) {
+		if (w & PAGE_AHEAD)
+			STAT_ADD(shard, prefetch_used, 1);
+		w = (w | PAGE_DIRTY) & ~(page_word)PAGE_AHEAD;
+	}
+	view->table[page] = w & ~(page_word)PAGE_UNSURE;
+}
+
 static void took(struct view *view, uint64_t page, uint32_t slot, bool give_back)
 {
+	judge(view, page, slot);
 	unlink_frame(view, page);
 	settle_victim(view, page, slot, give_back);
 }
@@ -315,6 +335,8 @@ static int take_helped(struct view *view, uint64_t page, uint32_t count, bool gi
 	for (uint32_t k = 0; k < n; k++) {
 		page_word w = view->table[page + k];
 
+		if (w & PAGE_UNSURE)
+			w |= PAGE_DIRTY;
 		unlink_frame(view, page + k);
 		view->table[page + k] = page_make(PAGE_TAKING,
 						  (w & (PAGE_KEEP | PAGE_DIRTY | PAGE_AHEAD)) |
@@ -644,7 +666,7 @@ static bool sync_pass(struct view *view, struct call *call)
 
 			if (++looked > 65536)
 				return false;
-			if (page_state(w) != PAGE_MAPPED || !(w & PAGE_DIRTY))
+			if (page_state(w) != PAGE_MAPPED || !(w & (PAGE_DIRTY | PAGE_UNSURE)))
 				continue;
 			if (!view_addr(view, call->cursor))
 				continue;
