@@ -565,17 +565,18 @@ static bool can_try(const struct shard *shard)
 /*
  * Completions will change that, or pages that let go later. If nothing is under way and all pages
  * have refused (a transfer of the kernel's has pinned them, say, and needs yet more of them), the
- * threads that wait go on above the budget rather than never.
+ * threads that wait go on above the budget rather than never. The helper may be one of those that
+ * wait: what it was to unshare has been taken, and it faults.
  */
 static void nothing_to_evict(struct shard *shard)
 {
 	if (shard->retry_timer.place == 0)
 		gvm_timer_set(shard->worker, &shard->retry_timer, gvm_now() + RETRY_NS);
 	if (shard->wait_head == shard->wait_tail || shard->putting || shard->fetching ||
-	    shard->jobs_out || shard->dirty.count || can_try(shard))
+	    (shard->jobs_out && !shard->populating) || shard->dirty.count || can_try(shard))
 		return;
-	/* other shards may have pages to give: they are asked, and given until the next time */
-	if (shard->pager->shards > 1 && !shard->asked) {
+	/* other shards may have pages to give, or the helper: they are given until the next time */
+	if ((shard->pager->shards > 1 || shard->populating) && !shard->asked) {
 		shard->asked = true;
 		shard_poke_others(shard);
 		return;

@@ -332,7 +332,7 @@ struct shard {
 	bool settling;     /* for a fork: no page is taken, so that the helper comes to rest */
 	bool resting;      /* ... nothing is begun, faults wait */
 	struct call *rest; /* ends when nothing is under way */
-	uint32_t jobs_out;
+	uint32_t jobs_out, populating; /* populating: JOB_POPULATE among jobs_out */
 	bool over_budget; /* said so */
 	bool asked;       /* other shards, for frames */
 	bool spare;       /* frames are had beyond the budget, see nothing_to_evict */
