@@ -54,7 +54,7 @@ static bool can_put(struct shard *shard, uint32_t i)
 static void put_page_done(struct put *put, uint32_t k, int status)
 {
 	struct view *view = put->view;
-	struct shard *shard = put->shard;
+	struct shard *shard = view->shard;
 	uint64_t page = put->page + k;
 	uint32_t i = put->slot + k;
 	page_word w = view->table[page] & ~(page_word)PAGE_WRITING;
@@ -94,7 +94,7 @@ static void put_done(struct gvm_region_op *op, int status)
 {
 	struct put *put = (struct put *)op;
 	struct view *view = put->view;
-	struct shard *shard = put->shard;
+	struct shard *shard = view->shard;
 
 	if (status && status != -EIO && status != -ECANCELED)
 		hold_puts(shard);
@@ -226,6 +226,9 @@ static void settle_victim(struct view *view, uint64_t page, uint32_t i, bool giv
 	if (w & PAGE_DIRTY) {
 		view->dirty++;
 		dirty_push(shard, i);
+	} else if (give_back) {
+		view->table[page] &= ~(page_word)PAGE_RETURN;
+		victim_back(view, page, false);
 	}
 }
 
@@ -238,8 +241,25 @@ static void unlink_frame(struct view *view, uint64_t page)
 	frame_put(shard, i);
 }
 
+/* Does a page that is in its slot hold what was fetched? Nobody can write to it any more. */
+static void judge(struct view *view, uint64_t page, uint32_t slot)
+{
+	struct shard *shard = view->shard;
+	page_word w = view->table[page];
+	const struct frame *frame = &shard->frames[page_index(w)];
+
+	if ((w & (PAGE_UNSURE | PAGE_DIRTY)) == PAGE_UNSURE &&
+	    !digest_matches(shard->pager->digests, slot_mem(shard, slot), &frame->digest)) {
+		if (w & PAGE_AHEAD)
+			STAT_ADD(shard, prefetch_used, 1);
+		w = (w | PAGE_DIRTY) & ~(page_word)PAGE_AHEAD;
+	}
+	view->table[page] = w & ~(page_word)PAGE_UNSURE;
+}
+
 static void took(struct view *view, uint64_t page, uint32_t slot, bool give_back)
 {
+	judge(view, page, slot);
 	unlink_frame(view, page);
 	settle_victim(view, page, slot, give_back);
 }
@@ -315,6 +335,8 @@ static int take_helped(struct view *view, uint64_t page, uint32_t count, bool gi
 	for (uint32_t k = 0; k < n; k++) {
 		page_word w = view->table[page + k];
 
+		if (w & PAGE_UNSURE)
+			w |= PAGE_DIRTY;
 		unlink_frame(view, page + k);
 		view->table[page + k] = page_make(PAGE_TAKING,
 						  (w & (PAGE_KEEP | PAGE_DIRTY | PAGE_AHEAD)) |
@@ -543,17 +565,18 @@ static bool can_try(const struct shard *shard)
 /*
  * Completions will change that, or pages that let go later. If nothing is under way and all pages
  * have refused (a transfer of the kernel's has pinned them, say, and needs yet more of them), the
- * threads that wait go on above the budget rather than never.
+ * threads that wait go on above the budget rather than never. The helper may be one of those that
+ * wait: what it was to unshare has been taken, and it faults.
  */
 static void nothing_to_evict(struct shard *shard)
 {
 	if (shard->retry_timer.place == 0)
 		gvm_timer_set(shard->worker, &shard->retry_timer, gvm_now() + RETRY_NS);
 	if (shard->wait_head == shard->wait_tail || shard->putting || shard->fetching ||
-	    shard->jobs_out || shard->dirty.count || can_try(shard))
+	    (shard->jobs_out && !shard->populating) || shard->dirty.count || can_try(shard))
 		return;
-	/* other shards may have pages to give: they are asked, and given until the next time */
-	if (shard->pager->shards > 1 && !shard->asked) {
+	/* other shards may have pages to give, or the helper: they are given until the next time */
+	if ((shard->pager->shards > 1 || shard->populating) && !shard->asked) {
 		shard->asked = true;
 		shard_poke_others(shard);
 		return;
@@ -576,11 +599,12 @@ bool shard_evict(struct shard *shard)
 {
 	struct gvm_pager *pager = shard->pager;
 	uint64_t budget = __atomic_load_n(&pager->budget, __ATOMIC_RELAXED);
+	int64_t room = prefetch_room(shard, budget);
 	uint32_t want;
 	int done = 0;
 	bool more = true;
 
-	if (!shard->evicting && frames_left(shard) >= (int64_t)gvm_policy_low(budget))
+	if (!shard->evicting && frames_left(shard) >= gvm_policy_low(budget) + room)
 		return false;
 	shard->evicting = true;
 	if (!mine_to_give(shard)) {
@@ -589,7 +613,7 @@ bool shard_evict(struct shard *shard)
 		return false;
 	}
 	for (unsigned i = 0; i < ROUND && more; i += done > 0 ? (unsigned)done : 1) {
-		if (frames_left(shard) >= (int64_t)gvm_policy_high(budget)) {
+		if (frames_left(shard) >= gvm_policy_high(budget) + room) {
 			shard->evicting = false;
 			break;
 		}
@@ -643,7 +667,7 @@ static bool sync_pass(struct view *view, struct call *call)
 
 			if (++looked > 65536)
 				return false;
-			if (page_state(w) != PAGE_MAPPED || !(w & PAGE_DIRTY))
+			if (page_state(w) != PAGE_MAPPED || !(w & (PAGE_DIRTY | PAGE_UNSURE)))
 				continue;
 			if (!view_addr(view, call->cursor))
 				continue;

@@ -10,12 +10,9 @@
 #include <sched.h>
 #include "internal.h"
 
-static void latency(struct shard *shard, struct gvm_hist *hist, uint64_t start_ns)
+static void latency(struct gvm_hist *hist, uint64_t start_ns)
 {
-	uint64_t took = gvm_now() - start_ns;
-
-	gvm_hist_add(&shard->latency.all, took);
-	gvm_hist_add(hist, took);
+	gvm_hist_add(hist, gvm_now() - start_ns);
 }
 
 /* The same place in the same state as before the kernel was asked to wait? */
@@ -224,7 +221,7 @@ static void fault_none(struct view *view, uint64_t page, const struct fault *fau
 	/* whether it is ever written is seen when it is taken out: a page of zeros costs nothing */
 	page_set_mapped(view, page, (view->table[page] & PAGE_KEEP) | PAGE_DIRTY);
 	STAT_ADD(shard, faults_zero, 1);
-	latency(shard, &shard->latency.zero, fault->start_ns);
+	latency(&shard->latency.zero, fault->start_ns);
 	prefetch_note(view, page);
 }
 
@@ -252,7 +249,7 @@ static void fault_mapped(struct view *view, uint64_t page, const struct fault *f
 			mem_wake(shard->uffd, fault->addr, PAGE);
 		if (!(w & PAGE_DIRTY))
 			STAT_ADD(shard, faults_write, 1);
-		latency(shard, &shard->latency.write, fault->start_ns);
+		latency(&shard->latency.write, fault->start_ns);
 		return;
 	}
 	/*
@@ -273,13 +270,17 @@ void victim_back(struct view *view, uint64_t page, bool write)
 	page_word w = view->table[page];
 	uint32_t i = page_index(w);
 	struct slot *slot = &shard->slots[i];
+	struct digest digest = { 0 };
 	bool dirty = w & PAGE_DIRTY, writing = w & PAGE_WRITING, moved = false;
 	uint64_t addr = view_addr(view, page), done;
 	int err = -EAGAIN;
 
-	/* a moved page is writable, which is right only for one that is dirty or about to be; and
-	 * while the region is being told of its contents they must stay where they are */
-	if (shard->pager->move && view->anon && (dirty || write) && !writing && addr) {
+	/* a moved page is writable, so one that is clean needs a digest; and while the region is
+	 * being told of its contents they must stay where they are */
+	if (shard->pager->move && view->anon && (dirty || write || shard->pager->digests) &&
+	    !writing && addr) {
+		if (!dirty && !write)
+			digest_page(shard->pager->digests, slot_mem(shard, i), &digest);
 		err = mem_move(shard->uffd, addr, (uintptr_t)slot_mem(shard, i), PAGE, &done);
 		moved = err == 0;
 	}
@@ -295,7 +296,10 @@ void victim_back(struct view *view, uint64_t page, bool write)
 	page_forget(view, page, PAGE_NONE);
 	frames_force(shard, 1);
 	page_set_mapped(view, page,
-			(w & PAGE_KEEP) | (dirty || write || err == -EEXIST ? PAGE_DIRTY : 0));
+			(w & PAGE_KEEP) | (dirty || write || err == -EEXIST ? PAGE_DIRTY
+					   : moved                          ? PAGE_UNSURE
+									    : 0));
+	shard->frames[page_index(view->table[page])].digest = digest;
 }
 
 static void fault_victim(struct view *view, uint64_t page, const struct fault *fault)
@@ -308,7 +312,7 @@ static void fault_victim(struct view *view, uint64_t page, const struct fault *f
 		STAT_ADD(shard, prefetch_used, 1);
 	victim_back(view, page, fault->flags & UFFD_PAGEFAULT_FLAG_WRITE);
 	STAT_ADD(shard, faults_victim, 1);
-	latency(shard, &shard->latency.victim, fault->start_ns);
+	latency(&shard->latency.victim, fault->start_ns);
 }
 
 static void fault_fetching(struct view *view, uint64_t page, const struct fault *fault)

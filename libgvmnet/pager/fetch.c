@@ -115,7 +115,7 @@ static bool lay_aside(struct view *view, uint64_t page, const char *src)
 	struct slot *slot;
 	uint32_t i;
 
-	if (!slot_get(shard, 1, false, &i))
+	if (!slot_recycle(shard, 1, &i) && !slot_get(shard, 1, false, &i))
 		return false;
 	memcpy(slot_mem(shard, i), src, PAGE);
 	slot = &shard->slots[i];
@@ -127,6 +127,41 @@ static bool lay_aside(struct view *view, uint64_t page, const char *src)
 	return true;
 }
 
+/*
+ * Into the mapping by way of memory that pages have left, which saves the kernel a page's making
+ * and unmaking. A page that is moved can be written to at once, so what tells whether it was is its
+ * digest. Where the kernel says that fewer went than did, the rest are found there, and dirty.
+ */
+static uint32_t arrive_moved(struct fetch *fetch, uint32_t from, uint32_t count)
+{
+	struct view *view = fetch->view;
+	struct shard *shard = view->shard;
+	const char *src = fetch->buf + (uint64_t)from * PAGE;
+	uint64_t page = fetch->page + from, addr = view_addr(view, page), done;
+	uint32_t slot, n, k;
+
+	if (!shard->pager->digests || !view->anon || !addr)
+		return 0;
+	n = slot_recycle(shard, count, &slot);
+	if (n == 0)
+		return 0;
+	memcpy(slot_mem(shard, slot), src, (uint64_t)n * PAGE);
+	mem_move(shard->uffd, addr, (uintptr_t)slot_mem(shard, slot), (uint64_t)n * PAGE, &done);
+	for (k = 0; k < done / PAGE; k++) {
+		page_word w = view->table[page + k];
+
+		shard->slots[slot + k].flags &= (uint16_t)~SLOT_FULL;
+		if (w & PAGE_WANTED_W)
+			page_set_mapped(view, page + k, (w & PAGE_KEEP) | PAGE_DIRTY);
+		else
+			page_set_unsure(view, page + k, w & (PAGE_KEEP | PAGE_AHEAD),
+					src + (uint64_t)k * PAGE);
+	}
+	for (uint32_t i = 0; i < n; i++)
+		slot_put(shard, slot + i);
+	return k;
+}
+
 /* One page into the mapping; false: it is not this fetch's any more. */
 static bool arrive(struct fetch *fetch, uint32_t i)
 {
@@ -134,7 +169,11 @@ static bool arrive(struct fetch *fetch, uint32_t i)
 	uint64_t page = fetch->page + i;
 	page_word w = view->table[page];
 	bool write = w & PAGE_WANTED_W;
-	int err = page_install(view, page, fetch->buf + (uint64_t)i * PAGE, write);
+	int err;
+
+	if (arrive_moved(fetch, i, 1))
+		return true;
+	err = page_install(view, page, fetch->buf + (uint64_t)i * PAGE, write);
 
 	if (err == -ECHILD)
 		return is_of(fetch, view->table[page]) && arrive(fetch, i);
@@ -171,8 +210,11 @@ static uint32_t arrive_run(struct fetch *fetch, uint32_t from)
 	while (from + n < fetch->count && plain(fetch, from + n) &&
 	       view_addr(view, fetch->page + from + n) == addr + (uint64_t)n * PAGE)
 		n++;
-	if (n < 2 || !addr)
+	if (n == 0 || !addr)
 		return 0;
+	k = arrive_moved(fetch, from, n);
+	if (k || n < 2)
+		return k;
 	mem_copy(view->shard->uffd, addr, fetch->buf + (uint64_t)from * PAGE, (uint64_t)n * PAGE,
 		 true, &done);
 	for (k = 0; k < done / PAGE; k++) {
@@ -278,7 +320,7 @@ static void fetch_done(struct gvm_region_op *op, int status)
 {
 	struct fetch *fetch = (struct fetch *)op;
 	struct view *view = fetch->view;
-	struct shard *shard = fetch->shard;
+	struct shard *shard = view->shard;
 	uint32_t here;
 
 	if (view->closing) {
@@ -290,12 +332,8 @@ static void fetch_done(struct gvm_region_op *op, int status)
 	} else {
 		here = failed(fetch, status);
 	}
-	if (fetch->start_ns) {
-		uint64_t took = gvm_now() - fetch->start_ns;
-
-		gvm_hist_add(&shard->latency.all, took);
-		gvm_hist_add(&shard->latency.remote, took);
-	}
+	if (fetch->start_ns)
+		gvm_hist_add(&shard->latency.remote, gvm_now() - fetch->start_ns);
 	frames_release(shard, fetch->count - here);
 	shard->fetching--;
 	shard_free_fetch(shard, fetch);

@@ -44,6 +44,8 @@ static void job_done(struct gvm_task *task)
 	shard->job_free = job->number;
 	view->busy--;
 	shard->jobs_out--;
+	if (job->kind == JOB_POPULATE)
+		shard->populating--;
 	if (--view->jobs == 0)
 		view_idle(view);
 }
@@ -69,6 +71,8 @@ void job_post(struct job *job)
 	job->view->busy++;
 	job->view->jobs++;
 	shard->jobs_out++;
+	if (job->kind == JOB_POPULATE)
+		shard->populating++;
 	shard->ring[shard->job_posted % JOBS] = (uint16_t)job->number;
 	__atomic_store_n(&shard->job_posted, shard->job_posted + 1, __ATOMIC_SEQ_CST);
 	if (__atomic_load_n(&shard->helper_asleep, __ATOMIC_SEQ_CST))

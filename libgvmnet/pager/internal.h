@@ -26,6 +26,7 @@
 #include <gvmnet/gvmnet.h>
 #include <gvmnet/pager.h>
 #include <gvmnet/region.h>
+#include "digest.h"
 #include "policy.h"
 #include "trend.h"
 
@@ -34,17 +35,18 @@
 #define SHARDS_MAX 64u
 #define RANGES_MAX 65536u
 #define PIECES_MAX 262144u /* contiguous parts of ranges, per shard */
-#define RUN_MAX    32u     /* pages of one fetch, put or ioctl */
-#define DEMANDS    96u     /* single-page fetches under way, per shard */
+#define RUN_MAX    64u     /* pages of one fetch, put or ioctl */
+#define DEMANDS    72u     /* single-page fetches under way, per shard */
 #define AHEADS_MAX 16u     /* fetches of up to RUN_MAX pages under way, per shard */
-#define PUTS       64u
+#define PUTS       32u
 #define DISCARDS   32u
-#define JOBS       64u   /* what the helper thread has to do, per shard */
-#define FAULTS     1024u /* faults read and not served yet, per shard; a power of two */
-#define TRACKERS   64u   /* slabs whose faults are followed, per shard; a power of two */
+#define JOBS       64u  /* what the helper thread has to do, per shard */
+#define FAULTS     128u /* faults read and not served yet, per shard; a power of two */
+#define TRACKERS   64u  /* slabs whose faults are followed, per shard; a power of two */
 #define RECHECKS   64u
-#define ROUND      16u /* pages that eviction takes or drops between two looks at the faults */
-#define ZAP_BATCH  64u /* free slots that keep their memory until they are emptied together */
+#define ROUND      64u  /* pages that eviction takes or drops between two looks at the faults */
+#define ZAP_BATCH  64u  /* free slots that are emptied together */
+#define POOL_MAX   256u /* free slots that keep their memory, for pages that arrive */
 
 /* ---- a page's word ------------------------------------------------------------------------- */
 
@@ -73,6 +75,7 @@ enum page_state {
 #define PAGE_RETURN   (1u << 13) /* taken by sync: goes back when it is stored */
 #define PAGE_EVENT    (1u << 15) /* while it is taken: its emptying has been announced */
 #define PAGE_BUSY     (1u << 14) /* the kernel would not let go of it last time */
+#define PAGE_UNSURE   (1u << 16) /* clean if it still has the digest that its frame holds */
 
 typedef uint64_t page_word;
 
@@ -119,8 +122,9 @@ struct store_ops {
 extern const struct store_ops store_region;
 
 /* Behave as an older kernel would, for tests. */
-#define QUIRK_NO_MOVE   1u
-#define QUIRK_NO_POISON 2u
+#define QUIRK_NO_MOVE    1u
+#define QUIRK_NO_POISON  2u
+#define QUIRK_NO_DIGESTS 4u
 extern unsigned pager_quirks;
 
 /* ---- objects ------------------------------------------------------------------------------- */
@@ -133,7 +137,7 @@ struct frame {
 	struct gvm_link link;
 	uint32_t page;
 	uint16_t range;
-	uint16_t unused;
+	struct digest digest; /* with PAGE_UNSURE */
 };
 
 /* A place for a page that has been taken out of its mapping. */
@@ -152,21 +156,18 @@ struct slot {
 /* A fetch under way. */
 struct fetch {
 	struct gvm_region_op op;
-	struct shard *shard;
 	struct view *view;
 	char *buf;
 	uint64_t page;
 	uint32_t count, number, next_free;
-	uint64_t start_ns; /* of the first fault that waits for it; 0: none */
 	bool demand;       /* posted for a fault, not by prefetch */
-	bool was_ahead;    /* a fault came upon a prefetch */
+	uint64_t start_ns; /* of the first fault that waits for it; 0: none */
 };
 
 struct put {
 	struct gvm_region_op op;
-	struct shard *shard;
 	struct view *view;
-	uint64_t page, start_ns;
+	uint64_t page;
 	uint32_t count, slot, next_free, turn;
 };
 
@@ -197,8 +198,8 @@ struct job {
 };
 
 struct fault {
-	uint64_t addr, start_ns;
-	uint32_t flags; /* UFFD_PAGEFAULT_FLAG_* */
+	uint64_t addr;
+	uint64_t start_ns : 60, flags : 4; /* UFFD_PAGEFAULT_FLAG_* */
 };
 
 /* A contiguous part of a range at an address. */
@@ -300,10 +301,11 @@ struct shard {
 	struct slot *slots;
 	char **chunks; /* of slots' memory */
 	uint32_t slot_limit, slot_cursor, slot_busy;
-	uint32_t stale[ZAP_BATCH], stale_count; /* slots that were freed and may have memory */
-	struct gvm_queue victims;               /* of slots, LRU */
-	struct gvm_queue dirty;                 /* of slots: to be written */
-	uint64_t put_hold;                      /* no put before: a node was full */
+	/* slots that were freed and may have memory, in the order of it: a ring */
+	uint32_t stale[POOL_MAX], stale_from, stale_count, stale_limit;
+	struct gvm_queue victims; /* of slots, LRU */
+	struct gvm_queue dirty;   /* of slots: to be written */
+	uint64_t put_hold;        /* no put before: a node was full */
 	struct gvm_timer retry_timer;
 
 	struct fetch *fetches; /* DEMANDS single ones, then aheads long ones */
@@ -323,6 +325,7 @@ struct shard {
 	struct tracker *trackers;
 	struct ahead ahead_queue[16];
 	uint32_t ahead_count;
+	uint32_t ahead_room; /* frames that eviction keeps free for windows of streams */
 	struct recheck rechecks[RECHECKS];
 	uint32_t recheck_count;
 	struct gvm_timer recheck_timer;
@@ -331,7 +334,7 @@ struct shard {
 	bool settling;     /* for a fork: no page is taken, so that the helper comes to rest */
 	bool resting;      /* ... nothing is begun, faults wait */
 	struct call *rest; /* ends when nothing is under way */
-	uint32_t jobs_out;
+	uint32_t jobs_out, populating; /* populating: JOB_POPULATE among jobs_out */
 	bool over_budget; /* said so */
 	bool asked;       /* other shards, for frames */
 	bool spare;       /* frames are had beyond the budget, see nothing_to_evict */
@@ -349,7 +352,9 @@ struct shard {
 	uint32_t poked; /* atomic: poke is queued */
 
 	struct gvm_pager_stats stats; /* one writer, relaxed */
-	struct gvm_pager_latency latency;
+	struct {
+		struct gvm_hist remote, zero, write, victim;
+	} latency;
 };
 
 struct gvm_range {
@@ -382,12 +387,13 @@ struct gvm_pager {
 	uint32_t range_next;
 	uint64_t features;
 	bool move, poison, shmem_wp;
-	uint64_t budget;   /* frames; atomic */
-	uint64_t used;     /* frames; atomic */
-	uint64_t starving; /* bit per shard that waits for a frame; atomic */
-	uint32_t prefetch; /* atomic */
-	uint64_t attached; /* pages; atomic */
-	uint64_t metadata; /* bytes; atomic */
+	struct digest_key *digests; /* NULL: no digests, what is writable is dirty */
+	uint64_t budget;            /* frames; atomic */
+	uint64_t used;              /* frames; atomic */
+	uint64_t starving;          /* bit per shard that waits for a frame; atomic */
+	uint32_t prefetch;          /* atomic */
+	uint64_t attached;          /* pages; atomic */
+	uint64_t metadata;          /* bytes; atomic */
 	uint64_t map_bytes;
 	uint8_t *nodes; /* what each node was last heard to be; atomic */
 	uint64_t nodes_away;
@@ -503,9 +509,14 @@ char *slot_mem(struct shard *shard, uint32_t slot);
 /* Up to want consecutive free slots, without memory if empty; how many. */
 uint32_t slot_get(struct shard *shard, uint32_t want, bool empty, uint32_t *first);
 void slot_put(struct shard *shard, uint32_t slot);
-void slot_zap(struct shard *shard);
+/* Empty the oldest n of the free slots that have memory. */
+void slot_zap(struct shard *shard, uint32_t n);
+/* Up to want consecutive free slots that have memory; how many. */
+uint32_t slot_recycle(struct shard *shard, uint32_t want, uint32_t *first);
 
 void page_set_mapped(struct view *view, uint64_t page, uint64_t flags);
+/* The same for one that is writable, and clean as long as it holds what is at contents. */
+void page_set_unsure(struct view *view, uint64_t page, uint64_t flags, const void *contents);
 /* A page's contents here are of no use any more: give back frame or slot; NONE or GONE. */
 void page_forget(struct view *view, uint64_t page, unsigned state);
 /* Its contents here and in the region are void. */
@@ -540,6 +551,8 @@ void call_sync(struct call *call);
 
 void prefetch_note(struct view *view, uint64_t page);
 void prefetch_run(struct shard *shard);
+/* Frames that eviction shall keep free beyond the policy's water marks. */
+uint32_t prefetch_room(const struct shard *shard, uint64_t budget);
 bool prefetch_is_marker(struct view *view, uint64_t page);
 void prefetch_forget(struct shard *shard, uint32_t range);
 

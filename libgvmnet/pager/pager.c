@@ -143,6 +143,19 @@ static unsigned shards_wanted(const struct gvm_pager_config *config)
 	return n > SHARDS_MAX ? SHARDS_MAX : n;
 }
 
+/* Without digests (an old CPU, no entropy) pages are copied in, write-protected. */
+static void open_digests(struct gvm_pager *pager)
+{
+	struct digest_key *key = mem_map(sizeof(*key));
+
+	if (!key)
+		return;
+	if ((pager_quirks & QUIRK_NO_DIGESTS) || digest_init(key))
+		mem_unmap(key, sizeof(*key));
+	else
+		pager->digests = key;
+}
+
 static int probe(struct gvm_pager *pager)
 {
 	int fd, err = mem_uffd(0, &pager->features, &fd);
@@ -151,6 +164,8 @@ static int probe(struct gvm_pager *pager)
 		return err;
 	close(fd);
 	pager->move = mem_has_move(pager->features);
+	if (pager->move)
+		open_digests(pager);
 	pager->poison = mem_has_poison(pager->features);
 	pager->shmem_wp = pager->features & UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
 	pager->empty_fd = memfd_create("gvm-empty", MFD_CLOEXEC);
@@ -161,6 +176,7 @@ static void pager_free(struct gvm_pager *pager)
 {
 	mem_unmap(pager->ranges, RANGES_MAX * sizeof(*pager->ranges));
 	mem_unmap(pager->nodes, GVM_MAX_NODES);
+	mem_unmap(pager->digests, sizeof(*pager->digests));
 	if (pager->empty_fd >= 0)
 		close(pager->empty_fd);
 	pthread_mutex_destroy(&pager->control);

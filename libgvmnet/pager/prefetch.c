@@ -79,14 +79,33 @@ void prefetch_note(struct view *view, uint64_t page)
 		return;
 	ahead = &shard->ahead_queue[shard->ahead_count];
 	if (!gvm_trend_fault(&tracker->trend, (uint32_t)page, most, &ahead->from, &ahead->count,
-			     &ahead->stride))
+			     &ahead->stride)) {
+		if (shard->ahead_room)
+			shard->ahead_room--;
 		return;
+	}
 	ahead->view = view;
 	ahead->tracker = tracker;
 	shard->ahead_count++;
 }
 
 /* ---- windows ------------------------------------------------------------------------------- */
+
+/*
+ * A stream needs room for the window that is under way and for the one after it, or each window
+ * would be as small as what eviction happens to have freed. It is asked for by windows, and given
+ * up by faults that are no stream's.
+ */
+static void ask_room(struct shard *shard, uint32_t count)
+{
+	if (shard->ahead_room < 2 * count)
+		shard->ahead_room = 2 * count;
+}
+
+uint32_t prefetch_room(const struct shard *shard, uint64_t budget)
+{
+	return shard->ahead_room < budget / 16 ? shard->ahead_room : (uint32_t)(budget / 16);
+}
 
 /* Never-stored pages need nobody's word: zeros, at once. Returns how many were put there. */
 static uint32_t zeros_ahead(struct view *view, uint64_t page, uint32_t count)
@@ -113,38 +132,79 @@ static bool absent(const struct view *view, uint64_t page, bool stored)
 	return page_state(w) == PAGE_NONE && !(w & PAGE_LOST) && !!(w & PAGE_STORED) == stored;
 }
 
-/* Post pages [from, from + count), all neighbours; false: there is no room for more. */
-static bool post_stretch(struct view *view, uint64_t from, uint32_t count, uint32_t marker)
+/* How many of the pages from at on can be asked for in one piece. */
+static uint32_t run_of(struct view *view, uint64_t at, uint32_t most, int64_t step, uint32_t marker)
+{
+	bool stored = absent(view, at, true);
+	uint32_t n = 0;
+
+	/* the one place that is left for single pages is for the nearest */
+	if (stored && view->shard->ahead_free == GVM_NIL)
+		most = 1;
+	if (most > RUN_MAX)
+		most = RUN_MAX;
+	while (n < most && absent(view, at + (uint64_t)(n * step), stored) &&
+	       (stored || at + (uint64_t)(n * step) != marker))
+		n++;
+	return n;
+}
+
+/* Post count neighbours, the nearest, page, first. Returns how many there was room for. */
+static uint32_t post_stretch(struct view *view, uint64_t page, uint32_t count, int64_t step,
+			     uint32_t marker)
 {
 	struct shard *shard = view->shard;
 	uint32_t i = 0;
 
 	while (i < count) {
-		uint64_t page = from + i;
-		bool stored = absent(view, page, true);
-		uint32_t n = 0, got;
+		uint64_t at = page + (uint64_t)(i * step), first;
+		uint32_t n = run_of(view, at, count - i, step, marker), got;
 
-		if (!stored && (!absent(view, page, false) || page == marker)) {
+		if (n == 0) { /* here already */
 			i++;
 			continue;
 		}
-		while (i + n < count && n < RUN_MAX && absent(view, page + n, stored) &&
-		       (stored || page + n != marker))
-			n++;
 		if (!frames_reserve(shard, n))
-			return false;
-		got = stored ? fetch_ahead(view, page, n) : zeros_ahead(view, page, n);
+			break;
+		first = step < 0 ? at - (n - 1) : at;
+		got = absent(view, at, true) ? fetch_ahead(view, first, n)
+					     : zeros_ahead(view, first, n);
 		frames_release(shard, n - got);
 		if (got == 0)
-			return false;
+			break;
 		i += got;
 	}
-	return true;
+	return i;
+}
+
+static uint32_t post_pages(const struct ahead *ahead, uint32_t count, uint32_t marker)
+{
+	int64_t page = ahead->from;
+	uint32_t i = 0;
+
+	if (ahead->stride == 1 || ahead->stride == -1)
+		return post_stretch(ahead->view, (uint64_t)page, count, ahead->stride, marker);
+	while (i < count && post_stretch(ahead->view, (uint64_t)(page + (int64_t)i * ahead->stride),
+					 1, 1, marker))
+		i++;
+	return i;
+}
+
+/* How many pages can be asked for now; more would be taken for asked for, and be missed. */
+static uint32_t places(const struct shard *shard, int32_t stride)
+{
+	uint32_t n = 0;
+
+	if (stride != 1 && stride != -1)
+		return shard->fetching < DEMANDS / 2 ? DEMANDS / 2 - shard->fetching : 0;
+	for (uint32_t i = shard->ahead_free; i != GVM_NIL; i = shard->fetches[i].next_free)
+		n += RUN_MAX;
+	return n;
 }
 
 static void post_window(struct shard *shard, const struct ahead *ahead)
 {
-	struct view *view = ahead->view;
+	const struct view *view = ahead->view;
 	struct gvm_trend *trend = &ahead->tracker->trend;
 	uint64_t slab_first = (uint64_t)ahead->tracker->slab * view->slab_pages;
 	uint64_t slab_end = slab_first + view->slab_pages;
@@ -152,34 +212,30 @@ static void post_window(struct shard *shard, const struct ahead *ahead)
 	int64_t page = ahead->from, room;
 	uint32_t count = ahead->count, posted = 0, marker;
 
+	ask_room(shard, ahead->count);
 	/* room that faults may need is not taken, nor more than a small part of all there is */
 	room = frames_left(shard) - gvm_policy_low(budget) / 4;
 	if (room > (int64_t)(budget / 8))
 		room = (int64_t)(budget / 8);
 	if (slab_end > view->pages)
 		slab_end = view->pages;
+	if (room > places(shard, ahead->stride))
+		room = places(shard, ahead->stride);
 	if (count > room)
 		count = room > 0 ? (uint32_t)room : 0;
 	while (posted < count && page + (int64_t)posted * ahead->stride >= (int64_t)slab_first &&
 	       page + (int64_t)posted * ahead->stride < (int64_t)slab_end)
 		posted++;
 	count = posted;
-	if (count == 0) {
-		trend->stride = 0;
-		trend->marker = GVM_TREND_NONE;
-		return;
-	}
 	marker = (uint32_t)(page + (int64_t)(count / 2) * ahead->stride);
 	gvm_trend_posted(trend, (uint32_t)(page + (int64_t)count * ahead->stride), marker);
-	if (ahead->stride == 1) {
-		post_stretch(view, (uint64_t)page, count, marker);
-	} else if (ahead->stride == -1) {
-		post_stretch(view, (uint64_t)(page - (count - 1)), count, marker);
-	} else {
-		for (uint32_t i = 0; i < count; i++)
-			if (!post_stretch(view, (uint64_t)(page + (int64_t)i * ahead->stride), 1,
-					  marker))
-				break;
+	posted = post_pages(ahead, count, marker);
+	if (posted == 0) {
+		trend->stride = 0;
+		trend->marker = GVM_TREND_NONE;
+	} else if (posted < count) {
+		marker = (uint32_t)(page + (int64_t)(posted / 2) * ahead->stride);
+		gvm_trend_posted(trend, (uint32_t)(page + (int64_t)posted * ahead->stride), marker);
 	}
 }
 

@@ -104,7 +104,7 @@ void shard_queue_fault(struct shard *shard, uint64_t addr, uint32_t flags, uint6
 		return;
 	}
 	shard->faults[shard->fault_head++ % FAULTS] = (struct fault){
-		.addr = addr & ~(uint64_t)(PAGE - 1), .flags = flags, .start_ns = start_ns
+		.addr = addr & ~(uint64_t)(PAGE - 1), .flags = flags & 15, .start_ns = start_ns
 	};
 }
 
@@ -304,14 +304,11 @@ static void link_records(struct shard *shard)
 	shard->demand_free = shard->ahead_free = GVM_NIL;
 	for (uint32_t i = DEMANDS + shard->aheads; i-- > 0;) {
 		shard->fetches[i].number = i;
-		shard->fetches[i].shard = shard;
 		shard_free_fetch(shard, &shard->fetches[i]);
 	}
 	shard->put_free = shard->purge_free = shard->job_free = GVM_NIL;
-	for (uint32_t i = PUTS; i-- > 0; shard->put_free = i) {
-		shard->puts[i].shard = shard;
+	for (uint32_t i = PUTS; i-- > 0; shard->put_free = i)
 		shard->puts[i].next_free = shard->put_free;
-	}
 	for (uint32_t i = DISCARDS; i-- > 0; shard->purge_free = i) {
 		shard->purges[i].shard = shard;
 		shard->purges[i].next_free = shard->purge_free;

@@ -76,7 +76,7 @@ static uint64_t shard_metadata(const struct shard *shard)
 	return load(&shard->used) * (sizeof(struct frame) + sizeof(struct slot) / 4) +
 	       sizeof(*shard) + FAULTS * 2 * sizeof(struct fault) +
 	       TRACKERS * sizeof(struct tracker) + PUTS * sizeof(struct put) +
-	       (DEMANDS + AHEADS_MAX) * sizeof(struct fetch);
+	       (DEMANDS + shard->aheads) * sizeof(struct fetch);
 }
 
 void gvm_pager_stats(struct gvm_pager *pager, struct gvm_pager_stats *stats,
@@ -95,7 +95,10 @@ void gvm_pager_stats(struct gvm_pager *pager, struct gvm_pager_stats *stats,
 		stats->dirty_pages += __atomic_load_n(&shard->dirty.count, __ATOMIC_RELAXED);
 		if (!latency)
 			continue;
-		gvm_hist_merge(&latency->all, &shard->latency.all);
+		gvm_hist_merge(&latency->all, &shard->latency.remote);
+		gvm_hist_merge(&latency->all, &shard->latency.zero);
+		gvm_hist_merge(&latency->all, &shard->latency.write);
+		gvm_hist_merge(&latency->all, &shard->latency.victim);
 		gvm_hist_merge(&latency->remote, &shard->latency.remote);
 		gvm_hist_merge(&latency->zero, &shard->latency.zero);
 		gvm_hist_merge(&latency->write, &shard->latency.write);

@@ -266,11 +266,15 @@ static int chunk_add(struct shard *shard, uint32_t number)
  * emptied. */
 int slots_limit(struct shard *shard, uint64_t budget)
 {
-	uint64_t want = gvm_policy_victims(budget) * 5ull / 4 + 4 * RUN_MAX + ZAP_BATCH;
+	uint64_t want = gvm_policy_victims(budget) * 5ull / 4 + 4 * RUN_MAX + POOL_MAX;
+	uint64_t pool = budget / shard->pager->shards / 16;
 	uint32_t chunk = (shard->slot_limit + CHUNK_SLOTS - 1) / CHUNK_SLOTS;
 	struct slot *slots;
 	int err;
 
+	shard->stale_limit = pool < ZAP_BATCH  ? ZAP_BATCH
+			     : pool > POOL_MAX ? POOL_MAX
+					       : (uint32_t)pool;
 	want = (want + CHUNK_SLOTS - 1) / CHUNK_SLOTS * CHUNK_SLOTS;
 	if (want <= shard->slot_limit)
 		return 0;
@@ -303,11 +307,19 @@ static int by_number(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Empty what is free and still has memory, neighbours in one call. */
-void slot_zap(struct shard *shard)
+static uint32_t stale_pop(struct shard *shard)
 {
-	uint32_t *stale = shard->stale, n = shard->stale_count;
+	shard->stale_count--;
+	return shard->stale[shard->stale_from++ % POOL_MAX];
+}
 
+/* Neighbours in one call. */
+void slot_zap(struct shard *shard, uint32_t n)
+{
+	uint32_t stale[POOL_MAX];
+
+	for (uint32_t i = 0; i < n; i++)
+		stale[i] = stale_pop(shard);
 	qsort(stale, n, sizeof(*stale), by_number);
 	for (uint32_t i = 0; i < n;) {
 		uint32_t first = stale[i], end = first;
@@ -325,7 +337,29 @@ void slot_zap(struct shard *shard)
 		else
 			i++;
 	}
-	shard->stale_count = 0;
+}
+
+/* In the order in which they were freed: pages that left together lie beside each other. */
+uint32_t slot_recycle(struct shard *shard, uint32_t want, uint32_t *first)
+{
+	uint32_t n = 0, i;
+
+	while (n < want && shard->stale_count) {
+		i = shard->stale[shard->stale_from % POOL_MAX];
+		if (n && (i != *first + n || i % CHUNK_SLOTS == 0))
+			break;
+		stale_pop(shard);
+		if (!is_stale(shard, i)) {
+			if (n)
+				break;
+			continue;
+		}
+		if (n++ == 0)
+			*first = i;
+		shard->slots[i].flags |= SLOT_BUSY;
+		shard->slot_busy++;
+	}
+	return n;
 }
 
 static bool slot_fits(const struct shard *shard, uint32_t slot, bool empty)
@@ -369,7 +403,7 @@ uint32_t slot_get(struct shard *shard, uint32_t want, bool empty, uint32_t *firs
 	if (shard->slot_busy < shard->slot_limit)
 		got = slot_search(shard, want, empty, first);
 	if (got == 0 && shard->stale_count) {
-		slot_zap(shard);
+		slot_zap(shard, shard->stale_count);
 		got = slot_search(shard, want, empty, first);
 	}
 	return got;
@@ -383,9 +417,9 @@ void slot_put(struct shard *shard, uint32_t slot)
 	shard->slot_busy--;
 	if (!(s->flags & SLOT_FULL))
 		return;
-	shard->stale[shard->stale_count++] = slot;
-	if (shard->stale_count == ZAP_BATCH)
-		slot_zap(shard);
+	if (shard->stale_count >= shard->stale_limit)
+		slot_zap(shard, ZAP_BATCH);
+	shard->stale[(shard->stale_from + shard->stale_count++) % POOL_MAX] = slot;
 }
 
 /* ---- a page's word ------------------------------------------------------------------------- */
@@ -400,6 +434,15 @@ void page_set_mapped(struct view *view, uint64_t page, uint64_t flags)
 	frame->range = (uint16_t)view->id;
 	gvm_queue_push(&shard->mapped, shard->frames, sizeof(*frame), i);
 	view->table[page] = page_make(PAGE_MAPPED, flags, i);
+}
+
+void page_set_unsure(struct view *view, uint64_t page, uint64_t flags, const void *contents)
+{
+	struct shard *shard = view->shard;
+
+	page_set_mapped(view, page, flags | PAGE_UNSURE);
+	digest_page(shard->pager->digests, contents,
+		    &shard->frames[page_index(view->table[page])].digest);
 }
 
 static void drop_frame(struct view *view, uint32_t i)

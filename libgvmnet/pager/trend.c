@@ -36,7 +36,8 @@ int32_t gvm_trend_find(const struct gvm_trend *trend)
 	return 0;
 }
 
-/* Is page one that the window that is out covers, so that its fetch was a good guess? */
+/* Is page one that the window that is out covers, so that its fetch was a good guess, or the very
+ * next one, which a window that was cut short has left out? */
 static int foreseen(const struct gvm_trend *trend, uint32_t page)
 {
 	int64_t off = (int64_t)trend->next - page;
@@ -44,7 +45,7 @@ static int foreseen(const struct gvm_trend *trend, uint32_t page)
 	if (trend->stride == 0 || off % trend->stride != 0)
 		return 0;
 	off /= trend->stride;
-	return off > 0 && off <= 2 * (int64_t)trend->depth;
+	return off >= 0 && off <= 2 * (int64_t)trend->depth;
 }
 
 static void remember(struct gvm_trend *trend, uint32_t page)

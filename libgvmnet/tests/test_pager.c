@@ -30,6 +30,7 @@ static const struct kind kinds[] = {
 	{ "private, old kernel", QUIRK_NO_MOVE | QUIRK_NO_POISON, 1, false },
 	{ "shared", 0, 1, true },
 	{ "shared, old kernel", QUIRK_NO_MOVE | QUIRK_NO_POISON, 1, true },
+	{ "private, no digests", QUIRK_NO_DIGESTS, 1, false },
 	{ "private, 3 shards", 0, 3, false },
 	{ "private, 3 shards, old kernel", QUIRK_NO_MOVE | QUIRK_NO_POISON, 3, false },
 	{ "shared, 2 shards", 0, 2, true },
@@ -1024,6 +1025,60 @@ static void bookkeeping_is_small(void **state)
 	close_bed(&bed);
 }
 
+/* What a page was read for is seen when it leaves: a clean one costs no put, and no write faults.
+ */
+static void reading_is_not_writing(void **state)
+{
+	struct bed bed = { 0 };
+	uint64_t pages = 16 * BUDGET / PAGE;
+	struct gvm_pager_stats before, s;
+
+	gvm_pager_config_init(&bed.config);
+	bed.config.local_bytes = 2 * BUDGET;
+	open_bed(&bed, &kinds[0], pages * PAGE);
+	for (uint64_t p = 0; p < pages; p++)
+		fill_page(bed.mem, p, 8);
+	assert_int_equal(gvm_pager_sync(bed.range), 0);
+	before = stats_of(&bed);
+	/* every 64th is changed, in its last byte, after it was read */
+	for (uint64_t p = 0; p < pages; p++) {
+		assert_page(bed.mem, p, 8);
+		if (p % 64 == 63)
+			bed.mem[p * PAGE + PAGE - 1] ^= 1;
+	}
+	assert_int_equal(gvm_pager_sync(bed.range), 0);
+	s = stats_of(&bed);
+	assert_int_equal(s.written_pages - before.written_pages, pages / 64);
+	for (uint64_t p = 0; p < pages; p++) {
+		if (p % 64 == 63)
+			bed.mem[p * PAGE + PAGE - 1] ^= 1;
+		assert_page(bed.mem, p, 8);
+	}
+	close_bed(&bed);
+}
+
+/* A stream through a full budget gets windows as deep as it may have: few faults. */
+static void streams_find_room(void **state)
+{
+	struct bed bed = { 0 };
+	uint64_t pages = 32 * MIB / PAGE;
+	struct gvm_pager_stats before, s;
+
+	gvm_pager_config_init(&bed.config);
+	bed.config.local_bytes = 8 * MIB;
+	bed.config.slab_bytes = 16 * MIB;
+	bed.config.prefetch_pages = 64;
+	open_bed(&bed, &kinds[0], pages * PAGE);
+	for (uint64_t p = 0; p < pages; p++)
+		fill_page(bed.mem, p, 8);
+	before = stats_of(&bed);
+	for (uint64_t p = 0; p < pages; p++)
+		assert_page(bed.mem, p, 8);
+	s = stats_of(&bed);
+	assert_true(s.faults - before.faults < pages / 24);
+	close_bed(&bed);
+}
+
 /* What makes no sense is refused. */
 static void nonsense_is_refused(void **state)
 {
@@ -1070,6 +1125,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_forked_child_has_a_snapshot),
 		cmocka_unit_test(many_ranges),
 		cmocka_unit_test(bookkeeping_is_small),
+		cmocka_unit_test(reading_is_not_writing),
+		cmocka_unit_test(streams_find_room),
 		cmocka_unit_test(nonsense_is_refused),
 	};
 
