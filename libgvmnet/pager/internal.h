@@ -240,8 +240,8 @@ struct view {
 	uint32_t dirty;      /* victims that must be written */
 	uint32_t writing[2]; /* puts under way, by sync's turn */
 	uint32_t turn, taking;
-	uint32_t purging;    /* discards that the region has not answered yet */
-	int put_err; /* a put has failed for good since sync began */
+	uint32_t purging; /* discards that the region has not answered yet */
+	int put_err;      /* a put has failed for good since sync began */
 	bool used, whole, anon;
 	bool closing;                  /* no fault is answered, no operation begun */
 	bool paused;                   /* no page is taken */
@@ -335,13 +335,13 @@ struct shard {
 	bool resting;      /* ... nothing is begun, faults wait */
 	struct call *rest; /* ends when nothing is under way */
 	uint32_t jobs_out, populating; /* populating: JOB_POPULATE among jobs_out */
-	bool over_budget; /* said so */
-	bool asked;       /* other shards, for frames */
-	bool spare;       /* frames are had beyond the budget, see nothing_to_evict */
-	uint32_t stuck;   /* attempts to take a page since the last that succeeded */
-	uint64_t used;    /* frames that this shard holds; atomic for readers */
-	char *zero;       /* a page of zeros */
-	char *scratch;    /* RUN_MAX pages */
+	bool over_budget;              /* said so */
+	bool asked;                    /* other shards, for frames */
+	bool spare;                    /* frames are had beyond the budget, see nothing_to_evict */
+	uint32_t stuck;                /* attempts to take a page since the last that succeeded */
+	uint64_t used;                 /* frames that this shard holds; atomic for readers */
+	char *zero;                    /* a page of zeros */
+	char *scratch;                 /* RUN_MAX pages */
 
 	/* shard to helper: ring of job numbers, futex on job_posted */
 	uint16_t ring[JOBS];

@@ -67,16 +67,24 @@ static void become(const char *scenario, const char *const *more)
 	_exit(98);
 }
 
-/* Run it, and read what it did. Returns its exit status, or 1,000 and the signal. */
+/* Run it, and read what it and all that it started did. Returns its exit status, or 1,000 and the
+ * signal. */
 static int run(const char *scenario, const char *const *more)
 {
-	int status;
-	pid_t pid = fork();
+	int status, open_in[2];
+	char none;
+	pid_t pid;
 
+	/* the other end is open as long as one of them lives: a daemon outlives who started it */
+	assert_int_equal(pipe(open_in), 0);
+	pid = fork();
 	assert_true(pid >= 0);
 	if (!pid)
 		become(scenario, more);
+	close(open_in[1]);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(read(open_in[0], &none, 1), 0);
+	close(open_in[0]);
 	slurp("calls", calls, sizeof calls);
 	slurp("errors", errors, sizeof errors);
 	status = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
