@@ -60,7 +60,10 @@ int gvm_addrs_passive(const char *host, unsigned port, struct gvm_addrs *addrs)
 
 	if (!rc)
 		return 0;
-	gvm_log(GVM_LOG_ERROR, "cannot listen at '%s': %s", host, gai_strerror(rc));
+	gvm_log(GVM_LOG_ERROR,
+		"cannot listen at '%s': %s; give a name that resolves, or an "
+		"address of this machine",
+		host, gai_strerror(rc));
 	return -EADDRNOTAVAIL;
 }
 
