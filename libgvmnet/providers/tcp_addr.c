@@ -34,6 +34,9 @@ static int get_info(const char *host, unsigned port, int flags, struct gvm_addrs
 	char service[16];
 	int rc;
 
+	/* To the C library it is a name of the loopback address. */
+	if (host && !strcmp(host, "*"))
+		return EAI_NONAME;
 	snprintf(service, sizeof(service), "%u", port);
 	rc = getaddrinfo(host, service, &hints, &list);
 	if (rc)

@@ -443,7 +443,8 @@ static void refuses_with_one_line_and_a_status(void **state)
 	REFUSED(3, "at least", "--key-file", short_key);
 	REFUSED(3, "--insecure", "--listen", "0.0.0.0:0");
 	REFUSED(4, "not an address", "--listen", "198.51.100.7:9", "--key-file", key);
-	REFUSED(4, "no-such-host.invalid", "--listen", "no-such-host.invalid:9", "--key-file", key);
+	REFUSED(4, "give a name that resolves", "--listen", "no-such-host.invalid:9", "--key-file",
+		key);
 	REFUSED(4, "--metrics", "--listen", "127.0.0.1:0", "--metrics", "198.51.100.7:9");
 	REFUSED(5, "left alone", "--listen", "127.0.0.1:0", "--image", foreign);
 	REFUSED(5, "cannot open", "--listen", "127.0.0.1:0", "--image", "/nowhere/image");
