@@ -694,6 +694,7 @@ static void daemonised(void)
 	if (pid) {
 		close(done[1]);
 		CHECK(read(done[0], &c, 1) == 1 && c == 'k'); /* the daemon is well */
+		CHECK(!read(done[0], &c, 1));                 /* and has ended, with its report */
 		exit(0);
 	}
 	CHECK(!daemon(0, 1));
