@@ -119,7 +119,7 @@ uint32_t store_region_list(struct store *store, uint64_t skip, uint32_t want,
 struct store_stats {
 	uint64_t memory_bytes, limit_bytes, reserved_bytes, stored_bytes, huge_bytes; /* gauges */
 	uint64_t regions, regions_held, regions_lingering, sessions, slabs, keys;     /* gauges */
-	uint64_t draining;							      /* gauge */
+	uint64_t lingering_bytes, draining;					      /* gauges */
 	uint64_t opens, creates, deletes, clones, resizes, grants, copies, discarded_pages;
 	uint64_t expired, refused_space, refused_busy, refused_other;
 };

@@ -162,6 +162,9 @@ void key_entry(uint64_t index, const struct key *key, struct gvm_slab_entry *out
 
 /* ---- store_room.c -------------------------------------------------------------------------- */
 
+/* What is promised to ephemeral regions that wait for their client, in bytes; *until: when the last of
+ * it is free if nobody comes back. */
+uint64_t room_lingering(const struct store *store, uint64_t *until);
 /* Log and count that there is no room; returns -ENOSPC. */
 int room_refuse(struct store *store, const struct region *r, uint64_t bytes, const char *why);
 /* Promise so many more slabs to r. -ENOSPC; -EINPROGRESS if s can wait for what is about to end. */

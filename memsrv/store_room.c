@@ -8,17 +8,62 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
+
+#define SEC_NS (1000 * STORE_MS)
+
+uint64_t room_lingering(const struct store *store, uint64_t *until)
+{
+	const struct region *r;
+	uint64_t bytes = 0;
+
+	*until = 0;
+	TAILQ_FOREACH(r, &store->regions, order)
+	{
+		if (!r->linger_until || !(r->flags & GVM_RO_EPHEMERAL))
+			continue;
+		bytes += r->reserved * region_slab_bytes(r);
+		if (*until < r->linger_until)
+			*until = r->linger_until;
+	}
+	return bytes;
+}
+
+/* A program that gets no memory may ask for it again, and again. */
+static int refuse(struct store *store, const struct region *r, uint64_t bytes, const char *why,
+		  const char *hint)
+{
+	static struct gvm_log_limit limit;
+
+	store->stats.refused_space++;
+	gvm_log_limited(&limit, GVM_LOG_WARN,
+			"region %s: no room for %" PRIu64 " MiB more: %s (%" PRIu64 " of %" PRIu64
+			" MiB are promised, %" PRIu64 " MiB are stored%s)",
+			r->name, bytes >> 20, why, store->reserved >> 20, store->config.limit >> 20,
+			atomic_load(&store->pool.bytes) >> 20, hint);
+	return -ENOSPC;
+}
 
 int room_refuse(struct store *store, const struct region *r, uint64_t bytes, const char *why)
 {
-	store->stats.refused_space++;
-	gvm_log(GVM_LOG_WARN,
-		"region %s: no room for %" PRIu64 " MiB more: %s (%" PRIu64 " of %" PRIu64
-		" MiB are promised, %" PRIu64 " MiB are stored)",
-		r->name, bytes >> 20, why, store->reserved >> 20, store->config.limit >> 20,
-		atomic_load(&store->pool.bytes) >> 20);
-	return -ENOSPC;
+	return refuse(store, r, bytes, why, "");
+}
+
+/* The same where it may be different soon: what is kept for clients that may never come back. */
+static int refuse_for_now(struct store *store, const struct region *r, uint64_t bytes,
+			  const char *why)
+{
+	uint64_t until, now = store_now(store), kept = room_lingering(store, &until);
+	char hint[160] = "";
+
+	if (kept)
+		snprintf(hint, sizeof(hint),
+			 "; %" PRIu64
+			 " MiB are kept for clients that were lost, killed or cut off, "
+			 "and free in %" PRIu64 " s at the latest if they do not come back",
+			 kept >> 20, until > now ? (until - now + SEC_NS - 1) / SEC_NS : 0);
+	return refuse(store, r, bytes, why, hint);
 }
 
 /* Is a region about to go that its client cannot want back? */
@@ -37,7 +82,7 @@ static int promised_full(struct session *s, const struct region *r, uint64_t byt
 {
 	if (store_await(s) && one_is_leaving(s->store))
 		return -EINPROGRESS;
-	return room_refuse(s->store, r, bytes, why);
+	return refuse_for_now(s->store, r, bytes, why);
 }
 
 /* Too much exists: also what is not a slab's any more, as long as a transfer uses it. */
@@ -45,7 +90,7 @@ static int stored_full(struct session *s, const struct region *r, uint64_t bytes
 {
 	if (store_await(s) && (atomic_load(&s->store->in_use) || one_is_leaving(s->store)))
 		return -EINPROGRESS;
-	return room_refuse(s->store, r, bytes, why);
+	return refuse_for_now(s->store, r, bytes, why);
 }
 
 /* The disk must have what was promised, unless the operator has chosen to promise more. */

@@ -15,6 +15,8 @@ static const struct gvm_counter counters[] = {
 	FIELD(regions, "regions", "regions", 1),
 	FIELD(regions_held, "regions", "regions that a client holds", 1),
 	FIELD(regions_lingering, "regions", "regions that wait for their client", 1),
+	FIELD(lingering_bytes, "bytes",
+	      "promised memory that is free again when lost clients do not come back", 1),
 	FIELD(sessions, "connections", "connections that have used a region", 1),
 	FIELD(slabs, "slabs", "slabs with storage, counted in each region that has them", 1),
 	FIELD(keys, "keys", "memory keys that are given out", 1),
@@ -43,6 +45,7 @@ const struct gvm_counter *store_counters(size_t *count)
 void store_stats(struct store *store, struct store_stats *stats)
 {
 	struct region *r;
+	uint64_t until;
 
 	pthread_mutex_lock(&store->lock);
 	*stats = store->stats;
@@ -51,6 +54,7 @@ void store_stats(struct store *store, struct store_stats *stats)
 	stats->reserved_bytes = store->reserved;
 	stats->stored_bytes = atomic_load(&store->pool.bytes);
 	stats->huge_bytes = atomic_load(&store->pool.huge_bytes);
+	stats->lingering_bytes = room_lingering(store, &until);
 	TAILQ_FOREACH(r, &store->regions, order)
 	{
 		stats->regions_held += r->sessions ? 1 : 0;

@@ -127,7 +127,10 @@ static void settle(struct gvm_region *region)
 
 /* ---- one node's part ------------------------------------------------------------------------ */
 
-/* What an answer means. */
+/*
+ * What an answer means. A clone that is asked for again because the answer was lost is the same, by
+ * the node's word; a region of that name that is another one (-EEXIST) is never taken for it.
+ */
 static int meaning(const struct region_node *node, int status)
 {
 	const struct region_wide *wide = &node->region->wide;
@@ -135,9 +138,6 @@ static int meaning(const struct region_node *node, int status)
 		       (wide->undoing && node->created);
 
 	if (status == -ENOENT && deletes)
-		return 0;
-	/* the answer to the first request was lost; nothing has been written in between */
-	if (status == -EEXIST && wide->kind == WIDE_CLONE && node->sent_before)
 		return 0;
 	return status;
 }
@@ -183,7 +183,6 @@ static void part_done(struct gvm_op *op, int status)
 	status = meaning(node, status);
 	if (status && again(node, status, answered)) {
 		node->wide = WIDE_WAIT;
-		node->sent_before = true;
 		if (node->state == NODE_NEW)
 			region_node_retry_in(node, region_jitter(region, 2));
 		else
@@ -310,10 +309,8 @@ static int begin(struct gvm_region *region, struct gvm_region_op *op, enum wide_
 	wide->pending = region->node_count;
 	wide->deadline = op->op.deadline_ns;
 	wide->expiry.fn = expiry;
-	for (unsigned i = 0; i < region->node_count; i++) {
+	for (unsigned i = 0; i < region->node_count; i++)
 		region->nodes[i]->wide = WIDE_WAIT;
-		region->nodes[i]->sent_before = false;
-	}
 	for (unsigned i = 0; i < region->node_count; i++)
 		send_part(region->nodes[i]);
 	if (wide->pending == 0 || wide->deadline != GVM_NEVER)

@@ -34,6 +34,9 @@ static int get_info(const char *host, unsigned port, int flags, struct gvm_addrs
 	char service[16];
 	int rc;
 
+	/* To the C library it is a name of the loopback address. */
+	if (host && !strcmp(host, "*"))
+		return EAI_NONAME;
 	snprintf(service, sizeof(service), "%u", port);
 	rc = getaddrinfo(host, service, &hints, &list);
 	if (rc)
@@ -60,7 +63,10 @@ int gvm_addrs_passive(const char *host, unsigned port, struct gvm_addrs *addrs)
 
 	if (!rc)
 		return 0;
-	gvm_log(GVM_LOG_ERROR, "cannot listen at '%s': %s", host, gai_strerror(rc));
+	gvm_log(GVM_LOG_ERROR,
+		"cannot listen at '%s': %s; give a name that resolves, or an "
+		"address of this machine",
+		host, gai_strerror(rc));
 	return -EADDRNOTAVAIL;
 }
 

@@ -369,6 +369,44 @@ static void asks_a_shell(void)
 	CHECK(system("exit 0") == 0);
 }
 
+/* bash -c 'big; small': the process that others wait for becomes the last program. */
+static void become_small(void)
+{
+	execl("/proc/self/exe", "preload_prog", "small", (char *)NULL);
+	_exit(1);
+}
+
+static void becomes(void)
+{
+	become_small();
+}
+
+static void big_then_small(void)
+{
+	pid_t pid = fork();
+	if (!pid) {
+		execl("/proc/self/exe", "preload_prog", "fill", (char *)NULL);
+		_exit(1);
+	}
+	wait_for(pid);
+	become_small();
+}
+
+/* bash -c 'big & exec small': what it will have done when it ends, nobody knows yet. */
+static void another_beside_small(void)
+{
+	int ends[2];
+
+	CHECK(!pipe(ends));
+	if (!fork()) {
+		char byte;
+		close(ends[1]);
+		CHECK(!read(ends[0], &byte, 1)); /* ends with the other program */
+		_exit(0);
+	}
+	become_small();
+}
+
 static void dontfork(void)
 {
 	char *p = map(64 * MIB);
@@ -656,6 +694,7 @@ static void daemonised(void)
 	if (pid) {
 		close(done[1]);
 		CHECK(read(done[0], &c, 1) == 1 && c == 'k'); /* the daemon is well */
+		CHECK(!read(done[0], &c, 1));                 /* and has ended, with its report */
 		exit(0);
 	}
 	CHECK(!daemon(0, 1));
@@ -803,6 +842,9 @@ static const struct {
 	{ "spawns", spawns },
 	{ "vforks", vforks },
 	{ "asks_a_shell", asks_a_shell },
+	{ "becomes", becomes },
+	{ "big_then_small", big_then_small },
+	{ "another_beside_small", another_beside_small },
 	{ "dontfork", dontfork },
 	{ "reserved_fork", reserved_fork },
 	{ "shared_fork", shared_fork },

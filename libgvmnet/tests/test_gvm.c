@@ -163,11 +163,14 @@ static void top_of_a_memory_node(void **state)
 	     "{\"node\": {\"uptime_seconds\": 3600}, \"net\": {\"bytes_sent\": 2048, "
 	     "\"peers_ready\": 3}, "
 	     "\"store\": {\"memory_bytes\": 4096, \"stored_bytes\": 1024, \"limit_bytes\": 4096, "
-	     "\"reserved_bytes\": 4096, \"regions\": 2, \"regions_held\": 1, \"draining\": 1}}");
+	     "\"reserved_bytes\": 4096, \"lingering_bytes\": 2048, \"regions\": 2, "
+	     "\"regions_held\": 1, "
+	     "\"draining\": 1}}");
 	assert_int_equal(gvm("top --once node.json"), 0);
 	says("up 3,600 s, 2 regions, 1 held, 3 connections ready\n");
 	says("stored    [########----------------------] 1.0 KiB of 4.0 KiB\n");
 	says("promised  [##############################] 4.0 KiB of 4.0 KiB\n");
+	says("kept      2.0 KiB of that for clients that were lost\n");
 	says("it is going away (drain)\n");
 	says("net.bytes_sent                            2.0 KiB\n");
 }

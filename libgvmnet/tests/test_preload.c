@@ -142,12 +142,15 @@ static void nothing_taken_is_a_loud_warning(void **state)
 	RUNS("not_taken");
 	NEVER("attach");
 	SAID("is executable");
+	RUNS("becomes"); /* also by a program that the first one became */
+	SAID("WARNING: nothing was taken over");
 }
 
 /* gcc, make: what they start may page, and tells so itself. */
 static void who_starts_others_is_not_warned(void **state)
 {
-	static const char *const starters[] = { "spawns", "vforks", "asks_a_shell" };
+	static const char *const starters[] = { "spawns", "vforks", "asks_a_shell",
+						"big_then_small", "another_beside_small" };
 
 	for (size_t i = 0; i < sizeof starters / sizeof *starters; i++) {
 		assert_int_equal(run(starters[i], NULL), 0);

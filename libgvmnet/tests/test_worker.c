@@ -4,9 +4,11 @@
  * a callback takes away is not called any more, and that no wake is lost.
  */
 #include <errno.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
@@ -255,6 +257,7 @@ struct sender {
 	struct errand errands[TASKS];
 	unsigned next;
 	pthread_t thread;
+	sem_t caught_up; /* all that was sent has been run: the worker may go to sleep */
 };
 
 static void run_errand(struct gvm_task *task)
@@ -263,6 +266,8 @@ static void run_errand(struct gvm_task *task)
 
 	assert_int_equal(errand->number, errand->sender->next);
 	errand->sender->next++;
+	if (errand->number % 64 == 0)
+		sem_post(&errand->sender->caught_up);
 }
 
 static void *send_errands(void *arg)
@@ -276,7 +281,7 @@ static void *send_errands(void *arg)
 		*errand = (struct errand){ .task.fn = run_errand, .number = i, .sender = sender };
 		gvm_worker_run(sender->worker, &errand->task);
 		if (i % 64 == 0)
-			usleep(1);
+			sem_wait(&sender->caught_up);
 	}
 	return NULL;
 }
@@ -292,6 +297,7 @@ static void run_tasks_of_threads(const char *spin_us)
 	memset(senders, 0, sizeof(senders));
 	for (i = 0; i < SENDERS; i++) {
 		senders[i].worker = worker;
+		sem_init(&senders[i].caught_up, 0, 0);
 		pthread_create(&senders[i].thread, NULL, send_errands, &senders[i]);
 	}
 	while (done < SENDERS * TASKS) {
@@ -301,6 +307,8 @@ static void run_tasks_of_threads(const char *spin_us)
 	}
 	for (i = 0; i < SENDERS; i++)
 		pthread_join(senders[i].thread, NULL);
+	for (i = 0; i < SENDERS; i++)
+		sem_destroy(&senders[i].caught_up);
 	close_worker(&f);
 }
 
@@ -314,17 +322,6 @@ static void tasks_when_spinning(void **state)
 	run_tasks_of_threads("200");
 }
 
-static void *wake_often(void *arg)
-{
-	unsigned i;
-
-	for (i = 0; i < 1000; i++) {
-		gvm_worker_wake(arg);
-		usleep(1);
-	}
-	return NULL;
-}
-
 static void tasks_run_at_close(void **state)
 {
 	static struct sender sender;
@@ -333,27 +330,45 @@ static void tasks_run_at_close(void **state)
 
 	memset(&sender, 0, sizeof(sender));
 	*errand = (struct errand){ .task.fn = run_errand, .sender = &sender };
+	sem_init(&sender.caught_up, 0, 0);
 	gvm_worker_run(open_worker(&f, "0"), &errand->task);
 	close_worker(&f);
 	assert_int_equal(sender.next, 1);
 }
 
+struct reader {
+	struct gvm_worker *worker;
+	unsigned open;
+	atomic_int done;
+};
+
+static void *read_often(void *arg)
+{
+	struct reader *reader = arg;
+	struct gvm_net_stats stats;
+
+	for (unsigned i = 0; i < 1000; i++) {
+		gvm_worker_wake(reader->worker);
+		gvm_worker_stats(reader->worker, &stats);
+		reader->open += stats.peers_open;
+	}
+	atomic_store(&reader->done, 1);
+	gvm_worker_wake(reader->worker);
+	return NULL;
+}
+
 /* Statistics may be read while the worker runs (the thread sanitizer has the last word on that). */
 static void statistics_from_another_thread(void **state)
 {
-	struct gvm_net_stats stats;
 	struct fixture f;
-	struct gvm_worker *worker = open_worker(&f, "0");
+	struct reader reader = { .worker = open_worker(&f, "0") };
 	pthread_t thread;
-	int i;
 
-	pthread_create(&thread, NULL, wake_often, worker);
-	for (i = 0; i < 100; i++) {
-		gvm_worker_wait(worker, 100 * 1000);
-		gvm_worker_stats(worker, &stats);
-		assert_int_equal(stats.peers_open, 0);
-	}
+	pthread_create(&thread, NULL, read_often, &reader);
+	while (!atomic_load(&reader.done))
+		gvm_worker_wait(reader.worker, GVM_NEVER);
 	pthread_join(thread, NULL);
+	assert_int_equal(reader.open, 0);
 	close_worker(&f);
 }
 

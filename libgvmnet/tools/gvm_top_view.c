@@ -229,6 +229,9 @@ static void show_node(struct top_out *out, const struct top_source *s)
 	show_bar(out, "stored", number(j, "store.stored_bytes"), memory);
 	show_bar(out, "promised", number(j, "store.reserved_bytes"),
 		 number(j, "store.limit_bytes"));
+	if (number(j, "store.lingering_bytes") > 0)
+		put(out, TOP_PLAIN, "kept      %s of that for clients that were lost",
+		    show_bytes(number(j, "store.lingering_bytes")).text);
 	put(out, TOP_PLAIN, "served    %s fetches/s, %s puts/s",
 	    show_count(rate(s, "net.fetches_served")).text,
 	    show_count(rate(s, "net.puts_served")).text);

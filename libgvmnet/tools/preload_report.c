@@ -7,10 +7,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 #include "preload.h"
@@ -106,6 +109,21 @@ static const char *human(uint64_t bytes, char *text, size_t size)
 	return text;
 }
 
+/*
+ * Has this process started others before it became this program? bash -c 'big; small' becomes
+ * small, and cannot tell it what big was. The kernel can: it keeps what a process knows of its
+ * children, those that are there and the use of those that were, when another program is run in it.
+ */
+static int has_started_others(void)
+{
+	siginfo_t info;
+	struct rusage used;
+
+	if (!waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT))
+		return 1;
+	return !getrusage(RUSAGE_CHILDREN, &used) && used.ru_minflt > 0;
+}
+
 void report_init(void)
 {
 	const char *first = getenv("GVM_RUN_PID");
@@ -113,8 +131,10 @@ void report_init(void)
 	report.pid = preload_active ? (int)raw_getpid() : 0;
 	report.first = first && atoi(first) == report.pid;
 	report.other = first && !report.first;
-	if (preload_active)
-		keep_stderr();
+	if (!preload_active)
+		return;
+	report.forked = report.first && has_started_others();
+	keep_stderr();
 }
 
 void report_passed(size_t bytes, const char *why)

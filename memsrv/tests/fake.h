@@ -38,6 +38,8 @@ int __wrap_gvm_mem_register(struct gvm_net *net, void *base, size_t len, unsigne
 uint64_t __wrap_gvm_mem_key(const struct gvm_mem *mem);
 void __wrap_gvm_mem_unregister(struct gvm_mem *mem, void (*gone)(void *arg), void *arg);
 void __wrap_gvm_log(enum gvm_log_level level, const char *fmt, ...);
+void __wrap_gvm_log_limited(struct gvm_log_limit *limit, enum gvm_log_level level, const char *fmt,
+			    ...);
 uint64_t __wrap_gvm_now(void);
 uint64_t __wrap_gvm_region_id_of(const char *name);
 
@@ -113,6 +115,17 @@ void __wrap_gvm_log(enum gvm_log_level level, const char *fmt, ...)
 {
 	va_list ap;
 
+	va_start(ap, fmt);
+	vsnprintf(fake_log, sizeof(fake_log), fmt, ap);
+	va_end(ap);
+}
+
+void __wrap_gvm_log_limited(struct gvm_log_limit *limit, enum gvm_log_level level, const char *fmt,
+			    ...)
+{
+	va_list ap;
+
+	assert_non_null(limit);
 	va_start(ap, fmt);
 	vsnprintf(fake_log, sizeof(fake_log), fmt, ap);
 	va_end(ap);

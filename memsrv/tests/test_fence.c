@@ -21,6 +21,7 @@
 
 static char folder[] = "/tmp/gvm-fence-XXXXXX", key_file[64], program[4096];
 static pid_t node_pid;
+static FILE *node_words; /* its standard error */
 static unsigned node_port, wire_port;
 
 /* ---- the wire ------------------------------------------------------------------------------ */
@@ -34,7 +35,7 @@ static struct line {
 static unsigned line_count;
 static int listener = -1, hold; /* hold: of lines that exist, what the client sends is kept */
 
-/* A socket that is connected to port, or bound to one, or (2) listens as well; port 0: any. */
+/* A socket that is connected to port, or listens at one; port 0: any. */
 static int socket_at(unsigned *port, int listening)
 {
 	struct sockaddr_in at = { .sin_family = AF_INET,
@@ -49,8 +50,7 @@ static int socket_at(unsigned *port, int listening)
 		return fd;
 	}
 	assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
-	if (listening > 1)
-		assert_int_equal(listen(fd, 16), 0);
+	assert_int_equal(listen(fd, 16), 0);
 	assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
 	*port = ntohs(at.sin_port);
 	return fd;
@@ -146,37 +146,41 @@ static void progress(void)
 
 /* ---- node and client ----------------------------------------------------------------------- */
 
-static void node_start(void)
+/* Its port, when it says that it listens. */
+static unsigned node_said(FILE *words)
 {
-	char listen[64];
-	pid_t parent = getpid();
-	int fd;
+	char line[256];
+	unsigned port = 0;
+	const char *at;
 
-	node_port = 0;
-	fd = socket_at(&node_port, 1); /* ours, so nobody else's, until the node has it */
-	close(fd);
-	snprintf(listen, sizeof listen, "127.0.0.1:%u", node_port);
-	node_pid = fork();
-	assert_true(node_pid >= 0);
-	if (node_pid)
-		return;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() == parent)
-		execl(program, program, "--listen", listen, "--key-file", key_file, "--memory",
-		      "16M", "--workers", "2", "--log", "error", (char *)NULL);
-	_exit(127);
+	while (!port && fgets(line, sizeof line, words)) {
+		at = strstr(line, "listening on 127.0.0.1:");
+		if (!at || sscanf(at, "listening on 127.0.0.1:%u", &port) != 1)
+			fputs(line, stderr);
+	}
+	return port;
 }
 
-static int node_listens(void)
+static void node_start(void)
 {
-	struct sockaddr_in at = { .sin_family = AF_INET,
-				  .sin_port = htons((uint16_t)node_port),
-				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	int rc = connect(fd, (struct sockaddr *)&at, sizeof at);
+	pid_t parent = getpid();
+	int ends[2];
 
-	close(fd);
-	return rc == 0;
+	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	node_pid = fork();
+	assert_true(node_pid >= 0);
+	if (!node_pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() == parent && dup2(ends[1], STDERR_FILENO) >= 0)
+			execl(program, program, "--listen", "127.0.0.1:0", "--key-file", key_file,
+			      "--memory", "16M", "--workers", "2", "--log", "error", (char *)NULL);
+		_exit(127);
+	}
+	close(ends[1]);
+	node_words = fdopen(ends[0], "r");
+	assert_non_null(node_words);
+	node_port = node_said(node_words);
+	assert_int_not_equal(node_port, 0);
 }
 
 static int setup(void **state)
@@ -186,12 +190,8 @@ static int setup(void **state)
 	(void)state;
 	told_count = 0;
 	node_start();
-	for (uint64_t end = gvm_now() + 20000 * MS; !node_listens();) {
-		assert_true(gvm_now() < end);
-		usleep(1000);
-	}
 	wire_port = 0;
-	listener = socket_at(&wire_port, 2);
+	listener = socket_at(&wire_port, 1);
 	fcntl(listener, F_SETFL, O_NONBLOCK);
 	snprintf(map, sizeof map, "0 127.0.0.1 %u role=memory\n", wire_port);
 	client_start("tcp", map, key_file);
@@ -208,6 +208,7 @@ static int teardown(void **state)
 	close(listener);
 	kill(node_pid, SIGTERM);
 	assert_int_equal(waitpid(node_pid, &status, 0), node_pid);
+	fclose(node_words);
 	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 	return 0;
 }

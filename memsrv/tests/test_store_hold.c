@@ -278,6 +278,36 @@ static void a_linger_time_that_is_over_makes_room_at_once(void **state)
 	assert_int_equal(open_region(bob, "b", pages, GVM_RO_CREATE), 0);
 }
 
+/* Who is refused because of them learns it: how much it is, and until when. */
+static void what_is_kept_for_lost_clients_is_told(void **state)
+{
+	uint64_t pages = 32 * SLAB_PAGES;
+	struct session *second;
+
+	assert_int_equal(store_session_open(store, ALICE, "alice 2", &second), 0);
+	assert_int_equal(open_region(alice, "a", pages, GVM_RO_CREATE | GVM_RO_EPHEMERAL), 0);
+	assert_int_equal(open_region(second, "a", pages, 0), 0);
+	assert_int_equal(open_region(alice, "stays", SLAB_PAGES, GVM_RO_CREATE), 0);
+	store_session_close(alice);
+	alice = NULL;
+	assert_int_equal(stats().lingering_bytes, 0); /* one connection of it is there */
+	assert_int_equal(open_region(bob, "b", pages, GVM_RO_CREATE), -ENOSPC);
+	assert_null(strstr(fake_log, "kept"));
+	store_session_close(second);
+	assert_int_equal(stats().lingering_bytes,
+			 32 * SLAB); /* what stays is not about to be free */
+	fake_clock += 10 * SEC - 1;
+	assert_int_equal(open_region(bob, "b", pages, GVM_RO_CREATE), -ENOSPC);
+	assert_non_null(strstr(fake_log, "2 MiB are kept for clients that were lost"));
+	assert_non_null(strstr(fake_log, "free in 21 s at the latest"));
+	fake_clock += 20 * SEC + 1;
+	store_tick(store);
+	assert_int_equal(stats().lingering_bytes, 0);
+	assert_int_equal(open_region(bob, "b", pages, GVM_RO_CREATE), 0);
+	assert_int_equal(open_region(bob, "c", pages, GVM_RO_CREATE), -ENOSPC);
+	assert_null(strstr(fake_log, "kept"));
+}
+
 /* Memory of a region that is gone is there as long as a transfer uses it. */
 static void storage_waits_for_a_transfer(void **state)
 {
@@ -402,6 +432,7 @@ int main(void)
 		TOLD(the_next_waits_for_one_that_is_leaving),
 		TOLD(a_clone_waits_for_one_that_is_leaving),
 		TOLD(a_linger_time_that_is_over_makes_room_at_once),
+		T(what_is_kept_for_lost_clients_is_told),
 		TOLD(storage_waits_for_a_transfer),
 		TOLD(an_earlier_connection_of_a_view_changes_nothing),
 		TOLD(without_a_view_nobody_is_ended),

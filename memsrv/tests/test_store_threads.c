@@ -12,6 +12,7 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -115,8 +116,7 @@ static void *client(void *arg)
 		switch (store_region_open(s, id, &req, &out)) {
 		case 0:
 			opened++;
-			wrong += !__atomic_compare_exchange_n(&holder[which], &nobody, me, 0,
-							      __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+			wrong += !atomic_compare_exchange_strong(&holder[which], &nobody, me);
 			use(s, id, me, &seed);
 			if (round % 5 == 0)
 				s = come_back(s, &req, id, me);
