@@ -510,7 +510,7 @@ char *slot_mem(struct shard *shard, uint32_t slot);
 uint32_t slot_get(struct shard *shard, uint32_t want, bool empty, uint32_t *first);
 void slot_put(struct shard *shard, uint32_t slot);
 /* Empty the oldest n of the free slots that have memory. */
-void slot_zap(struct shard *shard, uint32_t n);
+void slot_zap(struct shard *shard);
 /* Up to want consecutive free slots that have memory; how many. */
 uint32_t slot_recycle(struct shard *shard, uint32_t want, uint32_t *first);
 

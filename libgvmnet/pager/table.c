@@ -4,7 +4,6 @@
  * pages taken out, and the changes of a page's word that several others share. The shard's thread
  * only.
  */
-#include <stdlib.h>
 #include <sys/mman.h>
 #include "internal.h"
 
@@ -300,27 +299,25 @@ static bool is_stale(const struct shard *shard, uint32_t slot)
 	return (shard->slots[slot].flags & (SLOT_BUSY | SLOT_FULL)) == SLOT_FULL;
 }
 
-static int by_number(const void *a, const void *b)
-{
-	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
 static uint32_t stale_pop(struct shard *shard)
 {
 	shard->stale_count--;
 	return shard->stale[shard->stale_from++ % POOL_MAX];
 }
 
-/* Neighbours in one call. */
-void slot_zap(struct shard *shard, uint32_t n)
+/* Empty up to a batch of them, neighbours in one call. Sorted here: qsort may allocate. */
+void slot_zap(struct shard *shard)
 {
-	uint32_t stale[POOL_MAX];
+	uint32_t stale[ZAP_BATCH] = { 0 };
+	uint32_t n = shard->stale_count < ZAP_BATCH ? shard->stale_count : ZAP_BATCH;
 
-	for (uint32_t i = 0; i < n; i++)
-		stale[i] = stale_pop(shard);
-	qsort(stale, n, sizeof(*stale), by_number);
+	for (uint32_t i = 0, k; i < n; i++) {
+		uint32_t slot = stale_pop(shard);
+
+		for (k = i; k > 0 && stale[k - 1] > slot; k--)
+			stale[k] = stale[k - 1];
+		stale[k] = slot;
+	}
 	for (uint32_t i = 0; i < n;) {
 		uint32_t first = stale[i], end = first;
 
@@ -403,7 +400,8 @@ uint32_t slot_get(struct shard *shard, uint32_t want, bool empty, uint32_t *firs
 	if (shard->slot_busy < shard->slot_limit)
 		got = slot_search(shard, want, empty, first);
 	if (got == 0 && shard->stale_count) {
-		slot_zap(shard, shard->stale_count);
+		while (shard->stale_count)
+			slot_zap(shard);
 		got = slot_search(shard, want, empty, first);
 	}
 	return got;
@@ -418,7 +416,7 @@ void slot_put(struct shard *shard, uint32_t slot)
 	if (!(s->flags & SLOT_FULL))
 		return;
 	if (shard->stale_count >= shard->stale_limit)
-		slot_zap(shard, ZAP_BATCH);
+		slot_zap(shard);
 	shard->stale[(shard->stale_from + shard->stale_count++) % POOL_MAX] = slot;
 }
 
