@@ -5,6 +5,7 @@
  * only.
  */
 #include <sys/mman.h>
+#include <stdlib.h>
 #include "internal.h"
 
 /* ---- pieces: sorted by address ------------------------------------------------------------- */
