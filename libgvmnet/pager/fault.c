@@ -362,6 +362,14 @@ static void fault_unknown(struct shard *shard, const struct fault *fault)
 	uint64_t page, done;
 	int err;
 
+	if (fault->flags & UFFD_PAGEFAULT_FLAG_WP) {
+		/* here, and protected as what it was before: zeros would be refused for ever */
+		while ((err = mem_protect(shard->uffd, fault->addr, PAGE, false)) == -EAGAIN)
+			shard_settle(shard);
+		if (err)
+			mem_wake(shard->uffd, fault->addr, PAGE);
+		return;
+	}
 	while ((err = mem_zero(shard->uffd, fault->addr, PAGE, &done)) == -EAGAIN) {
 		shard_settle(shard);
 		if (piece_find(shard, fault->addr, &page, NULL)) {

@@ -223,6 +223,18 @@ static bool rest(struct shard *shard)
 	return false;
 }
 
+/*
+ * For a fork no page is taken until the helper has come to rest, and the helper may be one of those
+ * that wait for a frame: what it was to unshare has been taken meanwhile. So they get what they
+ * need, beyond the budget, which is a page a job at most for the helper.
+ */
+static void feed_helper(struct shard *shard)
+{
+	shard->spare = true;
+	shard_wake_waits(shard);
+	shard->spare = false;
+}
+
 /* What is not bound to an event. Returns whether there is more to do at once. */
 static bool round_of(struct shard *shard)
 {
@@ -242,6 +254,8 @@ static bool round_of(struct shard *shard)
 	more = shard->settling ? false : shard_evict(shard);
 	if (shard->syncs)
 		more |= shard_sync(shard);
+	if (shard->settling && shard->populating)
+		feed_helper(shard);
 	if (shard->wait_head != shard->wait_tail && frames_left(shard) > 0 &&
 	    shard->demand_free != GVM_NIL)
 		shard_wake_waits(shard);
