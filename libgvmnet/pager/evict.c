@@ -344,6 +344,7 @@ static int take_helped(struct view *view, uint64_t page, uint32_t count, bool gi
 						  job->number);
 	}
 	view->taking += n;
+	shard->taking += n;
 	job_post(job);
 	return (int)n;
 }
@@ -448,6 +449,8 @@ static void take_page_done(struct job *job, uint32_t k)
 	page_word w = view->table[page];
 
 	view->taking--;
+	shard->taking--;
+	shard->taken++;
 	shard->slots[i].flags |= SLOT_FULL;
 	if (page_state(w) != PAGE_TAKING || page_index(w) != job->number) {
 		slot_put(shard, i);
@@ -492,26 +495,50 @@ static bool can_take(const struct view *view, uint64_t page)
 	return page_state(w) == PAGE_MAPPED && !(w & (PAGE_WRITING | PAGE_REMOVED));
 }
 
-/* The oldest mapped page, with its neighbours if they follow it in the order of leaving. */
-static int take_oldest(struct shard *shard)
+static bool can_take_at(struct view *view, uint64_t page, uint64_t addr)
 {
-	uint32_t i = shard->mapped.tail, n = 1;
-	struct frame *frame = &shard->frames[i];
-	struct view *view = &shard->views[frame->range];
-	uint64_t page = frame->page, addr = view_addr(view, page);
+	return page < view->pages && can_take(view, page) && view_addr(view, page) == addr;
+}
 
-	if (view->closing || view->paused || !can_take(view, page) || !addr)
-		return TAKE_REFUSED;
-	for (uint32_t j = frame->link.prev; n < ROUND && j != GVM_NIL;
-	     j = shard->frames[j].link.prev) {
-		struct frame *f = &shard->frames[j];
+/*
+ * How many pages from the one of frame i on can leave together: neighbours that follow each other
+ * in the order of leaving. A single page that is missing there goes along, for it is most likely a
+ * window's marker, which came into the mapping later than the pages around it: runs that end at
+ * each marker are short, and the helper's price is by the run.
+ */
+static uint32_t run_from(struct shard *shard, uint32_t i)
+{
+	const struct frame *first = &shard->frames[i], *f;
+	struct view *view = &shard->views[first->range];
+	uint64_t page = first->page, addr = view_addr(view, page);
+	uint32_t n = 1;
 
-		if (f->range != frame->range || f->page != page + n || !can_take(view, f->page) ||
-		    view_addr(view, f->page) != addr + (uint64_t)n * PAGE)
+	for (i = first->link.prev; n < ROUND && i != GVM_NIL; i = f->link.prev) {
+		f = &shard->frames[i];
+		if (f->range != first->range)
+			break;
+		if (f->page - page < n) /* went along */
+			continue;
+		if (f->page == page + n + 1 && n + 1 < ROUND &&
+		    can_take_at(view, page + n, addr + (uint64_t)n * PAGE))
+			n++;
+		if (f->page != page + n || !can_take_at(view, f->page, addr + (uint64_t)n * PAGE))
 			break;
 		n++;
 	}
-	return page_take(view, page, n, false);
+	return n;
+}
+
+static int take_oldest(struct shard *shard)
+{
+	uint32_t i = shard->mapped.tail;
+	const struct frame *frame = &shard->frames[i];
+	struct view *view = &shard->views[frame->range];
+
+	if (view->closing || view->paused || !can_take(view, frame->page) ||
+	    !view_addr(view, frame->page))
+		return TAKE_REFUSED;
+	return page_take(view, frame->page, run_from(shard, i), false);
 }
 
 static void rotate_oldest(struct shard *shard)
@@ -524,8 +551,18 @@ static void rotate_oldest(struct shard *shard)
 	gvm_queue_push(&shard->mapped, shard->frames, sizeof(struct frame), i);
 }
 
-/* Drop the oldest victim that owes nothing; the very oldest may still be on its way to the store.
+/*
+ * Not while it owes something to the store. While the helper has others on their way the queue may
+ * hold little but the markers of windows, which their streams are about to reach.
  */
+static bool can_drop(const struct shard *shard, struct view *view, uint64_t page)
+{
+	if (view->table[page] & (PAGE_DIRTY | PAGE_WRITING | PAGE_RETURN))
+		return false;
+	return shard->taking == 0 || !prefetch_is_marker(view, page);
+}
+
+/* Drop the oldest victim that can be; the very oldest may still be on its way to the store. */
 static bool drop_victim(struct shard *shard)
 {
 	uint32_t i = shard->victims.tail;
@@ -533,9 +570,8 @@ static bool drop_victim(struct shard *shard)
 	for (unsigned seen = 0; i != GVM_NIL && seen < 4 * RUN_MAX; seen++) {
 		struct slot *slot = &shard->slots[i];
 		struct view *view = &shard->views[slot->range];
-		page_word w = view->table[slot->page];
 
-		if (!(w & (PAGE_DIRTY | PAGE_WRITING | PAGE_RETURN))) {
+		if (can_drop(shard, view, slot->page)) {
 			page_forget(view, slot->page, PAGE_NONE);
 			STAT_ADD(shard, evicted_pages, 1);
 			STAT_ADD(shard, evicted_clean, 1);
@@ -600,7 +636,7 @@ bool shard_evict(struct shard *shard)
 	struct gvm_pager *pager = shard->pager;
 	uint64_t budget = __atomic_load_n(&pager->budget, __ATOMIC_RELAXED);
 	int64_t room = prefetch_room(shard, budget);
-	uint32_t want;
+	uint32_t want, coming;
 	int done = 0;
 	bool more = true;
 
@@ -619,9 +655,11 @@ bool shard_evict(struct shard *shard)
 		}
 		want = gvm_policy_victims(shard->used);
 		done = 0;
-		if (shard->victims.count >= want && drop_victim(shard)) {
+		/* what the helper is about is as good as taken: no fault need wait for its end */
+		coming = shard->victims.count + shard->taking;
+		if (coming >= want && drop_victim(shard)) {
 			done = 1;
-		} else if (shard->victims.count < want + RUN_MAX && can_try(shard)) {
+		} else if (coming < want + RUN_MAX && can_try(shard)) {
 			/* for want of a slot or of the helper the order of leaving is not changed
 			 */
 			done = take_oldest(shard);

@@ -182,7 +182,8 @@ static void wait_for_frame(struct shard *shard, const struct fault *fault)
 		mem_wake(shard->uffd, fault->addr, PAGE); /* it faults again */
 		return;
 	}
-	shard->waits[shard->wait_head++ % FAULTS] = *fault;
+	shard->waits[shard->wait_head % FAULTS] = *fault;
+	shard->waits[shard->wait_head++ % FAULTS].flags |= FAULT_AGAIN;
 	__atomic_fetch_or(&shard->pager->starving, 1ull << shard->number, __ATOMIC_SEQ_CST);
 }
 
@@ -197,7 +198,7 @@ static void fault_none(struct view *view, uint64_t page, const struct fault *fau
 		page_poison(view, page);
 		return;
 	}
-	if (!frames_reserve(shard, 1)) {
+	if (prefetch_gathers(view, page) || !frames_reserve(shard, 1)) {
 		wait_for_frame(shard, fault);
 		return;
 	}
@@ -209,7 +210,7 @@ static void fault_none(struct view *view, uint64_t page, const struct fault *fau
 			return;
 		}
 		STAT_ADD(shard, faults_remote, 1);
-		prefetch_note(view, page);
+		prefetch_note(view, page, true);
 		return;
 	}
 	err = page_install_zero(view, page, write);
@@ -222,7 +223,7 @@ static void fault_none(struct view *view, uint64_t page, const struct fault *fau
 	page_set_mapped(view, page, (view->table[page] & PAGE_KEEP) | PAGE_DIRTY);
 	STAT_ADD(shard, faults_zero, 1);
 	latency(&shard->latency.zero, fault->start_ns);
-	prefetch_note(view, page);
+	prefetch_note(view, page, true);
 }
 
 static void fault_mapped(struct view *view, uint64_t page, const struct fault *fault)
@@ -307,7 +308,7 @@ static void fault_victim(struct view *view, uint64_t page, const struct fault *f
 	struct shard *shard = view->shard;
 
 	/* reaching the marker is what tells prefetch that its guess was right */
-	prefetch_note(view, page);
+	prefetch_note(view, page, false);
 	if (view->table[page] & PAGE_AHEAD)
 		STAT_ADD(shard, prefetch_used, 1);
 	victim_back(view, page, fault->flags & UFFD_PAGEFAULT_FLAG_WRITE);
@@ -329,7 +330,7 @@ static void fault_fetching(struct view *view, uint64_t page, const struct fault 
 	view->table[page] |= PAGE_WANTED | (write ? PAGE_WANTED_W : 0);
 	if (fetch->start_ns == 0)
 		fetch->start_ns = fault->start_ns;
-	prefetch_note(view, page);
+	prefetch_note(view, page, false);
 }
 
 /*
@@ -392,7 +393,8 @@ void fault_serve(struct shard *shard, const struct fault *fault)
 	}
 	if (view->closing)
 		return; /* the end of the registration, or of the pause, wakes it */
-	STAT_ADD(shard, faults, 1);
+	if (!(fault->flags & FAULT_AGAIN))
+		STAT_ADD(shard, faults, 1);
 	switch (page_state(view->table[page])) {
 	case PAGE_NONE:
 		fault_none(view, page, fault);

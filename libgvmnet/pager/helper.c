@@ -18,6 +18,8 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
+#define SLOW_US 300 /* what a job takes longer with QUIRK_SLOW_HELPER */
+
 static void futex_wait(uint32_t *at, uint32_t value)
 {
 	syscall(SYS_futex, at, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
@@ -75,6 +77,14 @@ void job_post(struct job *job)
 		shard->populating++;
 	shard->ring[shard->job_posted % JOBS] = (uint16_t)job->number;
 	__atomic_store_n(&shard->job_posted, shard->job_posted + 1, __ATOMIC_SEQ_CST);
+}
+
+/* Once for all that a round has posted, so that the helper does not push in between two posts. */
+void helper_kick(struct shard *shard)
+{
+	if (shard->job_kicked == shard->job_posted)
+		return;
+	shard->job_kicked = shard->job_posted;
 	if (__atomic_load_n(&shard->helper_asleep, __ATOMIC_SEQ_CST))
 		futex_wake(&shard->job_posted);
 }
@@ -85,12 +95,16 @@ void job_post(struct job *job)
  */
 static int copy_out(struct shard *shard, struct job *job)
 {
-	for (uint32_t k = 0; k < job->count; k++) {
-		ssize_t got = pread(shard->mem_fd, slot_mem(shard, job->slot + k), PAGE,
-				    (off_t)(job->addr + (uint64_t)k * PAGE));
+	char *to = slot_mem(shard, job->slot);
+	size_t bytes = (size_t)job->count * PAGE, done = 0;
 
-		if (got != PAGE)
+	while (done < bytes) {
+		ssize_t got =
+		    pread(shard->mem_fd, to + done, bytes - done, (off_t)(job->addr + done));
+
+		if (got <= 0)
 			return got < 0 ? -errno : -EFAULT;
+		done += (size_t)got;
 	}
 	return 0;
 }
@@ -153,6 +167,7 @@ static int work(struct shard *shard, struct job *job)
 
 static void *helper_main(void *arg)
 {
+	const bool slow = pager_quirks & QUIRK_SLOW_HELPER;
 	struct shard *shard = arg;
 	uint32_t taken = 0;
 	char name[16];
@@ -165,6 +180,8 @@ static void *helper_main(void *arg)
 		if (taken != posted) {
 			struct job *job = &shard->jobs[shard->ring[taken++ % JOBS]];
 
+			if (slow)
+				usleep(SLOW_US);
 			job->status = work(shard, job);
 			gvm_worker_run(shard->worker, &job->task);
 			continue;
@@ -186,7 +203,7 @@ int helper_start(struct shard *shard)
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	shard->job_posted = 0;
+	shard->job_posted = shard->job_kicked = 0;
 	shard->helper_stop = 0;
 	err = -pthread_create(&shard->helper, NULL, helper_main, shard);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

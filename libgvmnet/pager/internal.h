@@ -122,9 +122,10 @@ struct store_ops {
 extern const struct store_ops store_region;
 
 /* Behave as an older kernel would, for tests. */
-#define QUIRK_NO_MOVE    1u
-#define QUIRK_NO_POISON  2u
-#define QUIRK_NO_DIGESTS 4u
+#define QUIRK_NO_MOVE     1u
+#define QUIRK_NO_POISON   2u
+#define QUIRK_NO_DIGESTS  4u
+#define QUIRK_SLOW_HELPER 8u /* as on a machine that is very busy */
 extern unsigned pager_quirks;
 
 /* ---- objects ------------------------------------------------------------------------------- */
@@ -197,9 +198,10 @@ struct job {
 	uint32_t copied; /* atomic: the mapping is not read any more, but emptied */
 };
 
+#define FAULT_AGAIN 8u /* it has waited for a frame, and been counted */
 struct fault {
 	uint64_t addr;
-	uint64_t start_ns : 60, flags : 4; /* UFFD_PAGEFAULT_FLAG_* */
+	uint64_t start_ns : 60, flags : 4; /* UFFD_PAGEFAULT_FLAG_*, FAULT_AGAIN */
 };
 
 /* A contiguous part of a range at an address. */
@@ -270,6 +272,8 @@ struct recheck {
 struct tracker {
 	struct gvm_trend trend;
 	uint32_t range, slab, used;
+	bool gathers; /* the fault at stands_at waits for room for more than its page */
+	uint32_t stands_at, taken_before;
 };
 
 struct ahead {
@@ -277,6 +281,8 @@ struct ahead {
 	struct tracker *tracker;
 	uint32_t from, count;
 	int32_t stride;
+	bool stands; /* a thread waits, or has waited, at the window's beginning */
+	bool here;   /* the first page is that of the fault: it needs no room any more */
 };
 
 struct shard {
@@ -316,6 +322,8 @@ struct shard {
 	uint32_t purge_free, purging;
 	struct job *jobs;
 	uint32_t job_free;
+	uint32_t taking; /* pages that the helper takes: victims in a moment */
+	uint32_t taken;  /* pages that it has taken so far */
 	bool purge_wanted, heal_wanted;
 
 	struct fault *faults; /* ring: read, to be served */
@@ -345,7 +353,7 @@ struct shard {
 
 	/* shard to helper: ring of job numbers, futex on job_posted */
 	uint16_t ring[JOBS];
-	uint32_t job_posted, job_taken;
+	uint32_t job_posted, job_kicked;
 
 	/* other shards ask this one to make room */
 	struct gvm_task poke;
@@ -549,8 +557,9 @@ int page_take(struct view *view, uint64_t page, uint32_t count, bool give_back);
 bool shard_sync(struct shard *shard);
 void call_sync(struct call *call);
 
-void prefetch_note(struct view *view, uint64_t page);
-void prefetch_run(struct shard *shard);
+bool prefetch_gathers(struct view *view, uint64_t page);
+void prefetch_note(struct view *view, uint64_t page, bool stands);
+void prefetch_run(struct shard *shard, bool patient);
 /* Frames that eviction shall keep free beyond the policy's water marks. */
 uint32_t prefetch_room(const struct shard *shard, uint64_t budget);
 bool prefetch_is_marker(struct view *view, uint64_t page);
@@ -566,6 +575,7 @@ void recheck_timer(struct gvm_timer *timer);
 
 struct job *job_get(struct shard *shard);
 void job_post(struct job *job);
+void helper_kick(struct shard *shard);
 int helper_start(struct shard *shard);
 void helper_stop(struct shard *shard);
 void take_done(struct job *job); /* evict.c */

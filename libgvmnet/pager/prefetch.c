@@ -9,6 +9,8 @@
  */
 #include "internal.h"
 
+#define GATHER (RUN_MAX / 2) /* frames that a stream that stands waits for */
+
 static struct tracker *tracker_of(struct view *view, uint64_t page)
 {
 	uint32_t slab = (uint32_t)(page / view->slab_pages);
@@ -56,8 +58,23 @@ static void count_used(struct view *view, const struct gvm_trend *trend, uint64_
 	}
 }
 
-/* A fault came to page. What it asks for is posted by prefetch_run, after all demands. */
-void prefetch_note(struct view *view, uint64_t page)
+/* Where the next window of a stream is queued: it takes the place of one that still waits. */
+static struct ahead *place_of(struct shard *shard, const struct tracker *tracker)
+{
+	uint32_t i = 0;
+
+	while (i < shard->ahead_count && shard->ahead_queue[i].tracker != tracker)
+		i++;
+	return i < sizeof(shard->ahead_queue) / sizeof(shard->ahead_queue[0])
+		   ? &shard->ahead_queue[i]
+		   : NULL;
+}
+
+/*
+ * A fault came to page; if the stream stands there, it was not fetched ahead. What it asks for is
+ * posted by prefetch_run, after all demands.
+ */
+void prefetch_note(struct view *view, uint64_t page, bool stands)
 {
 	struct shard *shard = view->shard;
 	struct tracker *tracker = tracker_of(view, page);
@@ -75,9 +92,9 @@ void prefetch_note(struct view *view, uint64_t page)
 	}
 	if (tracker->trend.stride)
 		count_used(view, &tracker->trend, page);
-	if (shard->ahead_count == sizeof(shard->ahead_queue) / sizeof(shard->ahead_queue[0]))
+	ahead = place_of(shard, tracker);
+	if (!ahead)
 		return;
-	ahead = &shard->ahead_queue[shard->ahead_count];
 	if (!gvm_trend_fault(&tracker->trend, (uint32_t)page, most, &ahead->from, &ahead->count,
 			     &ahead->stride)) {
 		if (shard->ahead_room)
@@ -86,7 +103,33 @@ void prefetch_note(struct view *view, uint64_t page)
 	}
 	ahead->view = view;
 	ahead->tracker = tracker;
-	shard->ahead_count++;
+	ahead->stands = stands;
+	ahead->here = ahead->from == page;
+	if (ahead == &shard->ahead_queue[shard->ahead_count])
+		shard->ahead_count++;
+}
+
+/*
+ * Shall the fault of a stream that stands wait though there is a frame for it? The helper takes
+ * pages that are not neighbours one by one. If the stream took each frame that comes so it would
+ * fetch page by page and never have a window again; so it waits for a part of one to come together.
+ * That is bounded by pages taken, whoever gets their frames.
+ */
+bool prefetch_gathers(struct view *view, uint64_t page)
+{
+	struct shard *shard = view->shard;
+	struct tracker *tracker = tracker_of(view, page);
+
+	if (!shard->taking || shard->populating || !shard->evicting ||
+	    frames_left(shard) >= GATHER || !follows(tracker, view, page) ||
+	    !tracker->trend.stride || tracker->trend.next != page)
+		return false;
+	if (!tracker->gathers || tracker->stands_at != page) {
+		tracker->gathers = true;
+		tracker->stands_at = (uint32_t)page;
+		tracker->taken_before = shard->taken;
+	}
+	return shard->taken - tracker->taken_before < GATHER;
 }
 
 /* ---- windows ------------------------------------------------------------------------------- */
@@ -202,31 +245,63 @@ static uint32_t places(const struct shard *shard, int32_t stride)
 	return n;
 }
 
-static void post_window(struct shard *shard, const struct ahead *ahead)
+/*
+ * How many pages of a window there is room for now. Room that faults may need is not taken (but by
+ * a stream that stands: its next faults would take it page by page), nor more than a small part of
+ * all there is.
+ */
+static uint32_t room_for(const struct shard *shard, const struct ahead *ahead)
 {
-	const struct view *view = ahead->view;
-	struct gvm_trend *trend = &ahead->tracker->trend;
-	uint64_t slab_first = (uint64_t)ahead->tracker->slab * view->slab_pages;
-	uint64_t slab_end = slab_first + view->slab_pages;
 	uint64_t budget = __atomic_load_n(&shard->pager->budget, __ATOMIC_RELAXED);
-	int64_t page = ahead->from, room;
-	uint32_t count = ahead->count, posted = 0, marker;
+	int64_t room = frames_left(shard) - (ahead->stands ? 0 : gvm_policy_low(budget) / 4);
 
-	ask_room(shard, ahead->count);
-	/* room that faults may need is not taken, nor more than a small part of all there is */
-	room = frames_left(shard) - gvm_policy_low(budget) / 4;
 	if (room > (int64_t)(budget / 8))
 		room = (int64_t)(budget / 8);
-	if (slab_end > view->pages)
-		slab_end = view->pages;
 	if (room > places(shard, ahead->stride))
 		room = places(shard, ahead->stride);
+	return room > 0 ? (uint32_t)room : 0;
+}
+
+/* How much of a window lies in its slab. */
+static uint32_t in_slab(const struct ahead *ahead)
+{
+	const struct view *view = ahead->view;
+	int64_t first = (int64_t)ahead->tracker->slab * view->slab_pages, page = ahead->from;
+	int64_t last = first + view->slab_pages - 1, way;
+	uint32_t step = (uint32_t)(ahead->stride < 0 ? -(int64_t)ahead->stride : ahead->stride);
+
+	if (last >= (int64_t)view->pages)
+		last = (int64_t)view->pages - 1;
+	if (page < first || page > last || step == 0)
+		return 0;
+	way = ahead->stride < 0 ? page - first : last - page;
+	return way / step + 1 < ahead->count ? (uint32_t)(way / step + 1) : ahead->count;
+}
+
+/*
+ * False: there is no room for the better part of it, but there will be, so it has to wait. A window
+ * of the few pages that there is room for would be passed before there is room for the next.
+ * A stream that stands takes what there is: if that is nothing it stays a stream, and stands again
+ * at the next page.
+ */
+static bool post_window(struct shard *shard, const struct ahead *ahead, bool patient)
+{
+	struct gvm_trend *trend = &ahead->tracker->trend;
+	int64_t page = ahead->from;
+	uint32_t room, count = in_slab(ahead), posted, marker;
+
+	ask_room(shard, ahead->count);
+	room = room_for(shard, ahead);
+	if (patient && !ahead->stands && room < count - count / 2)
+		return false;
+	if (ahead->here)
+		room++;
+	if (count && room == 0) {
+		gvm_trend_posted(trend, ahead->from, GVM_TREND_NONE);
+		return true;
+	}
 	if (count > room)
-		count = room > 0 ? (uint32_t)room : 0;
-	while (posted < count && page + (int64_t)posted * ahead->stride >= (int64_t)slab_first &&
-	       page + (int64_t)posted * ahead->stride < (int64_t)slab_end)
-		posted++;
-	count = posted;
+		count = room;
 	marker = (uint32_t)(page + (int64_t)(count / 2) * ahead->stride);
 	gvm_trend_posted(trend, (uint32_t)(page + (int64_t)count * ahead->stride), marker);
 	posted = post_pages(ahead, count, marker);
@@ -237,19 +312,30 @@ static void post_window(struct shard *shard, const struct ahead *ahead)
 		marker = (uint32_t)(page + (int64_t)(posted / 2) * ahead->stride);
 		gvm_trend_posted(trend, (uint32_t)(page + (int64_t)posted * ahead->stride), marker);
 	}
+	return true;
 }
 
-void prefetch_run(struct shard *shard)
+/* Does the stream still go where it went when the window was asked for? */
+static bool holds(const struct ahead *ahead)
 {
+	const struct tracker *tracker = ahead->tracker;
+
+	return ahead->view->used && !ahead->view->closing && tracker->trend.stride &&
+	       follows(tracker, ahead->view, ahead->from);
+}
+
+/* patient: windows may wait for room that is being made */
+void prefetch_run(struct shard *shard, bool patient)
+{
+	uint32_t kept = 0;
+
 	for (uint32_t i = 0; i < shard->ahead_count; i++) {
 		const struct ahead *ahead = &shard->ahead_queue[i];
 
-		if (ahead->view->used && !ahead->view->closing &&
-		    ahead->tracker->slab == ahead->from / ahead->view->slab_pages &&
-		    ahead->tracker->range == ahead->view->id && ahead->tracker->trend.stride)
-			post_window(shard, ahead);
-		else if (ahead->tracker->trend.stride)
+		if (!holds(ahead))
 			ahead->tracker->trend.stride = 0;
+		else if (!post_window(shard, ahead, patient))
+			shard->ahead_queue[kept++] = *ahead;
 	}
-	shard->ahead_count = 0;
+	shard->ahead_count = kept;
 }

@@ -200,7 +200,7 @@ static void uffd_ready(struct gvm_watch *watch, uint32_t events)
 	shard_serve(shard);
 	gvm_worker_flush(shard->worker); /* the demands first */
 	if (shard->ahead_count) {
-		prefetch_run(shard);
+		prefetch_run(shard, true);
 		gvm_worker_flush(shard->worker);
 	}
 	/* while the network has the ball */
@@ -243,10 +243,6 @@ static bool round_of(struct shard *shard)
 	if (shard->resting || (shard->settling && !shard->jobs_out))
 		return rest(shard);
 	shard_serve(shard); /* what was read while something else was done */
-	if (shard->ahead_count) {
-		prefetch_run(shard);
-		gvm_worker_flush(shard->worker);
-	}
 	if (shard->purge_wanted)
 		shard_purge(shard);
 	if (shard->heal_wanted && shard->job_free != GVM_NIL)
@@ -259,6 +255,11 @@ static bool round_of(struct shard *shard)
 	if (shard->wait_head != shard->wait_tail && frames_left(shard) > 0 &&
 	    shard->demand_free != GVM_NIL)
 		shard_wake_waits(shard);
+	/* after the demands, with what eviction has made room for */
+	if (shard->ahead_count) {
+		prefetch_run(shard, shard->evicting);
+		gvm_worker_flush(shard->worker);
+	}
 	return more;
 }
 
@@ -269,11 +270,15 @@ static void *shard_main(void *arg)
 
 	snprintf(name, sizeof(name), "gvm-pager/%u", shard->number % 1000);
 	prctl(PR_SET_NAME, name);
-	while (!shard->stop)
-		if (round_of(shard))
+	while (!shard->stop) {
+		bool more = round_of(shard);
+
+		helper_kick(shard);
+		if (more)
 			gvm_worker_progress(shard->worker);
 		else
 			gvm_worker_wait(shard->worker, GVM_NEVER);
+	}
 	return NULL;
 }
 
