@@ -60,6 +60,13 @@ int gvm_region_has_storage(const struct gvm_region *region, uint64_t page)
 	       (region->layout.slabs[region_slab_of(region, page)].flags & SLAB_STORED) != 0;
 }
 
+uint64_t gvm_region_away_since(const struct gvm_region *region, uint64_t page)
+{
+	if (region->state != REGION_OPEN || page >= region->pages)
+		return 0;
+	return region_home(region, region_slab_of(region, page))->away_since;
+}
+
 uint64_t region_jitter(struct gvm_region *region, unsigned tries)
 {
 	uint64_t most = REGION_BACKOFF_NS << (tries < 10 ? tries : 10);
@@ -520,7 +527,18 @@ void region_put(struct gvm_region *region)
 		destroy(region);
 }
 
-void gvm_region_close(struct gvm_region *region)
+void region_bye_over(struct gvm_region *region)
+{
+	void (*released)(void *arg) = region->released;
+
+	if (--region->byes)
+		return;
+	region->released = NULL;
+	if (released)
+		released(region->released_arg);
+}
+
+static void close_region(struct gvm_region *region)
 {
 	gvm_region_cb opened = region->opened;
 	bool held = region->state == REGION_PROBING || region->state == REGION_OPENING ||
@@ -530,6 +548,7 @@ void gvm_region_close(struct gvm_region *region)
 		return;
 	region->state = REGION_CLOSED;
 	region->opened = NULL;
+	region->byes++; /* until all are sent */
 	gvm_timer_clear(region->worker, &region->soon);
 	for (unsigned i = 0; i < region->node_count; i++) {
 		region_node_fini(region->nodes[i]);
@@ -541,7 +560,23 @@ void gvm_region_close(struct gvm_region *region)
 	region_cancel_waiting(region);
 	if (opened)
 		opened(region->arg, region, -ECANCELED);
+	region_bye_over(region);
 	region_put(region);
+}
+
+void gvm_region_close(struct gvm_region *region)
+{
+	region->bye_deadline = region_deadline(region, 0);
+	close_region(region);
+}
+
+void gvm_region_release(struct gvm_region *region, uint64_t deadline_ns,
+			void (*released)(void *arg), void *arg)
+{
+	region->bye_deadline = region_deadline(region, deadline_ns);
+	region->released = released;
+	region->released_arg = arg;
+	close_region(region);
 }
 
 void region_left(struct gvm_region *region, int status)

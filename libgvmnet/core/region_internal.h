@@ -34,10 +34,10 @@
 #define REGION_BACKOFF_NS     10000000ull /* first wait before a node is tried again, at most */
 #define REGION_BACKOFF_MAX_NS 1000000000ull
 #define REGION_ROOM_NS        1000000ull /* try again when nothing of ours will say that there is room */
-#define REGION_KEY_TRIES      8u   /* times a node may refuse the key that it has just given */
-/* Most slabs of a region: 64 TiB in slabs of 16 MiB. A size that a node names could else have this side
- * allocate and compute without end. */
-#define REGION_SLABS_MAX (1ull << 22)
+#define REGION_KEY_TRIES      8u /* times a node may refuse the key that it has just given */
+/* Most slabs of a region: 64 TiB in slabs of 16 MiB. A size that a node names could else have this
+ * side allocate and compute without end. */
+#define REGION_SLABS_MAX      (1ull << 22)
 #define REGION_DISCARD_WINDOW 512u /* slabs whose runs share one message per node */
 
 #define container(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
@@ -79,8 +79,9 @@ struct region_node {
 	struct region_queue parked;        /* wait for the key of their slab */
 	uint64_t generation, share, slabs_used, pages; /* generation, used, pages: as it answered */
 	uint64_t list_from;
-	uint32_t posted; /* operations that the transport has */
-	int why;         /* it is away */
+	uint32_t posted;     /* operations that the transport has */
+	int why;             /* it is away */
+	uint64_t away_since; /* its last sign of life; 0: it is there, or was never */
 	uint16_t id;
 	uint8_t state, tries, wide;
 	bool calling; /* call is under way */
@@ -88,7 +89,7 @@ struct region_node {
 	bool created; /* made by this open */
 	bool told_away, told_busy;
 	bool sent_before; /* the request under way was sent already, and not answered */
-	bool bye_due;     /* REGION_CLOSE did not find room */
+	bool bye_due;     /* REGION_CLOSE did not find room; counted in region->byes */
 	bool told_full;
 	int failed; /* a post of a control message was refused: retry tells */
 };
@@ -138,7 +139,7 @@ struct gvm_region {
 	bool cleaning;
 	uint32_t flags;
 	uint32_t linger_ms, linger_given; /* what nodes are told; 0 while the process leaves */
-	uint32_t ops;  /* operations from post to done */
+	uint32_t ops;                     /* operations from post to done */
 	uint32_t refs; /* the opener's, control messages under way, entry points */
 	uint64_t id, placed_as, op_timeout_ns, random;
 	struct gvm_worker *worker;
@@ -148,6 +149,10 @@ struct gvm_region {
 	struct region_wide wide;
 	struct gvm_region_op *leave; /* or stay; NULL: none under way */
 	unsigned leaving;            /* nodes that have not answered it */
+	unsigned byes;               /* nodes that have not answered a REGION_CLOSE */
+	uint64_t bye_deadline;
+	void (*released)(void *arg); /* nobody has to answer one any more */
+	void *released_arg;
 	/* open */
 	gvm_region_cb opened;
 	uint64_t open_deadline;
@@ -240,6 +245,8 @@ struct gvm_msg region_node_open_msg(const struct region_node *node, uint64_t pag
 int region_node_take_opened(struct region_node *node, const struct gvm_msg *reply);
 /* Let go of it there (or of what was only just made): sent, or noted that there was no room. */
 void region_node_bye(struct region_node *node);
+/* One REGION_CLOSE less is to be answered. */
+void region_bye_over(struct gvm_region *region);
 /* Tell it the region's linger time; counted in region->leaving if it was sent. */
 void region_node_leave(struct region_node *node, uint64_t deadline);
 /* Its slabs are all known: go on. */
@@ -247,8 +254,8 @@ void region_node_ready(struct region_node *node);
 
 /* ---- region_io.c ---------------------------------------------------------------------------- */
 
-static inline void region_op_init(struct gvm_region *region, struct gvm_region_op *op, unsigned kind,
-				  uint64_t page, uint32_t count, void *buf)
+static inline void region_op_init(struct gvm_region *region, struct gvm_region_op *op,
+				  unsigned kind, uint64_t page, uint32_t count, void *buf)
 {
 	op->region = region;
 	op->page = page;

@@ -105,6 +105,7 @@ struct store_ops {
 	uint64_t (*pages)(const struct gvm_region *region);
 	uint64_t (*slab_pages)(const struct gvm_region *region);
 	int (*has_storage)(const struct gvm_region *region, uint64_t page);
+	uint64_t (*away_since)(const struct gvm_region *region, uint64_t page);
 	int (*fetch)(struct gvm_region *region, uint64_t page, uint32_t count, void *buf,
 		     struct gvm_region_op *op);
 	int (*put)(struct gvm_region *region, uint64_t page, uint32_t count, const void *buf,
@@ -118,6 +119,8 @@ struct store_ops {
 	int (*leave)(struct gvm_region *region, struct gvm_region_op *op);
 	int (*stay)(struct gvm_region *region, struct gvm_region_op *op);
 	void (*close)(struct gvm_region *region);
+	void (*release)(struct gvm_region *region, uint64_t deadline_ns, void (*released)(void *),
+			void *arg);
 };
 extern const struct store_ops store_region;
 
@@ -161,6 +164,7 @@ struct fetch {
 	uint64_t page;
 	uint32_t count, number, next_free;
 	bool demand;       /* posted for a fault, not by prefetch */
+	bool hurried;      /* its node was away when it was posted */
 	uint64_t start_ns; /* of the first fault that waits for it; 0: none */
 };
 
