@@ -225,7 +225,8 @@ struct call {
 	struct call *next; /* in shard->syncs */
 	uint64_t cursor;   /* sync: next page to look at */
 	uint32_t phase;
-	struct gvm_region_op op; /* for calls that end with a region's operation */
+	struct gvm_region_op op;   /* for calls that end with a region's operation */
+	struct gvm_region *region; /* one that is no range's */
 	const char *name;
 	uint32_t flags;
 };
@@ -310,6 +311,8 @@ struct shard {
 	struct gvm_queue victims; /* of slots, LRU */
 	struct gvm_queue dirty;   /* of slots: to be written */
 	uint64_t put_hold;        /* no put before: a node was full */
+	uint64_t put_hold_ns;     /* how long it was full for last time; 0: it was not */
+	int put_told;             /* why a put was refused, as the log has it */
 	struct gvm_timer retry_timer;
 
 	struct fetch *fetches; /* DEMANDS single ones, then aheads long ones */

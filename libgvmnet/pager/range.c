@@ -15,9 +15,9 @@
 
 /* as the options say: a node that is away at the start is an error, not a stall */
 #define OPEN_DEADLINE 0
-#define RELEASE_NS    1000000000ull /* most that a node is waited for that is to let go of a region \
-				     */
-#define REGISTER (UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP)
+/* most that a node is waited for that is to let go of a region */
+#define RELEASE_NS 1000000000ull
+#define REGISTER   (UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP)
 
 void *gvm_range_base(const struct gvm_range *range)
 {

@@ -809,6 +809,14 @@ static void *make_room(void *arg)
 	return NULL;
 }
 
+static atomic_uint lines;
+
+static void count_refused(enum gvm_log_level level, const char *line)
+{
+	if (strstr(line, "could not be stored"))
+		lines++;
+}
+
 /* A store that is full: pages stay here until it has room; nothing is lost. */
 static void a_full_store_is_waited_for(void **state)
 {
@@ -820,9 +828,13 @@ static void a_full_store_is_waited_for(void **state)
 	fake.refused = 0;
 	fake.full = true;
 	pthread_create(&thread, NULL, make_room, NULL);
+	lines = 0;
+	gvm_log_set(count_refused);
 	for (uint64_t p = 0; p < pages; p++)
 		fill_page(bed.mem, p, 2);
 	pthread_join(thread, NULL);
+	gvm_log_set(NULL);
+	assert_int_equal(lines, 1);
 	for (uint64_t p = 0; p < pages; p++)
 		assert_page(bed.mem, p, 2);
 	close_bed(&bed);
