@@ -1063,6 +1063,37 @@ static void a_forked_child_has_a_snapshot(void **state)
 	}
 }
 
+static unsigned regions(void)
+{
+	unsigned n = 0;
+
+	pthread_mutex_lock(&fake.lock);
+	for (int i = 0; i < FAKE_REGIONS; i++)
+		n += fake.data[i].exists;
+	pthread_mutex_unlock(&fake.lock);
+	return n;
+}
+
+/* Where the kernel makes no child nothing is left of its clones, and memory is as it was. */
+static void a_failed_fork_leaves_no_clones(void **state)
+{
+	struct bed bed = { 0 };
+	uint64_t pages = 3 * BUDGET / PAGE;
+
+	open_bed(&bed, &kinds[0], pages * PAGE);
+	for (uint64_t p = 0; p < pages; p++)
+		fill_page(bed.mem, p, 20);
+	for (unsigned round = 0; round < 2; round++) {
+		assert_int_equal(gvm_pager_fork_prepare(bed.pager), 0);
+		assert_int_equal(regions(), 2);
+		gvm_pager_fork_parent(bed.pager, 0);
+		assert_int_equal(regions(), 1);
+	}
+	for (uint64_t p = 0; p < pages; p++)
+		assert_page(bed.mem, p, 20);
+	close_bed(&bed);
+}
+
 /* Many small ranges in one pager. */
 static void many_ranges(void **state)
 {
@@ -1210,6 +1241,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(memory_can_move_and_grow),
 		cmocka_unit_test(a_raw_mremap_is_followed),
 		cmocka_unit_test(a_forked_child_has_a_snapshot),
+		cmocka_unit_test(a_failed_fork_leaves_no_clones),
 		cmocka_unit_test(many_ranges),
 		cmocka_unit_test(bookkeeping_is_small),
 		cmocka_unit_test(reading_is_not_writing),

@@ -403,6 +403,20 @@ static void forked_children_have_their_own(void **state)
 	}
 }
 
+/* More clones than the nodes have room for: none may be left of a fork that made no child. */
+static void failed_forks_cost_nothing(void **state)
+{
+	open_pager(1);
+	attach("vm", 0);
+	fill(20);
+	for (unsigned i = 0; i < 40; i++) {
+		assert_int_equal(gvm_pager_fork_prepare(pager), 0);
+		gvm_pager_fork_parent(pager, 0);
+	}
+	check(20);
+	close_pager();
+}
+
 /* A mapping grows and moves with its region. */
 static void memory_can_grow(void **state)
 {
@@ -433,6 +447,7 @@ int main(int argc, char **argv)
 		T(saved_regions_come_back),
 		T(a_detached_region_is_free),
 		T(forked_children_have_their_own),
+		T(failed_forks_cost_nothing),
 		T(memory_can_grow),
 	};
 
