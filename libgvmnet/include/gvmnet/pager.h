@@ -99,7 +99,8 @@ int gvm_pager_set_prefetch(struct gvm_pager *pager, unsigned pages);
 
 /*
  * fork() of a paged process. prepare: the pager comes to rest and each region is cloned at its
- * memory nodes. In the parent: go on; forked 0: there is no child, and its clones are deleted. In the child (single-threaded there): new net, new threads,
+ * memory nodes. In the parent: go on; forked 0: there is no child, and its clones are deleted, which a
+ * node is waited for a second at most. In the child (single-threaded there): new net, new threads,
  * the clones under the same addresses. 0, or a negative errno: then the child's paged memory is not
  * usable and the caller must end the child loudly.
  */
