@@ -56,13 +56,14 @@ static void call_clone(struct call *call)
 	gvm_worker_flush(call->shard->worker);
 }
 
-#define DROP_NS 1000000000ull /* most that a node is waited for that is to drop a clone */
+#define DROP_NS 1000000000ull /* most that nodes are waited for that are to drop clones */
 
 static void clone_opened(void *arg, struct gvm_region *region, int status)
 {
 	call_done(arg, status);
 }
 
+/* a: until when */
 static void call_clone_open(struct call *call)
 {
 	struct gvm_range *range = call->range;
@@ -71,8 +72,8 @@ static void call_clone_open(struct call *call)
 					    .flags = GVM_REGION_EPHEMERAL,
 					    .placed_as = range->placed_as,
 					    .arg = call };
-	int err = shard->pager->store->open(shard->worker, &config, gvm_now() + DROP_NS,
-					    clone_opened, &call->region);
+	int err =
+	    shard->pager->store->open(shard->worker, &config, call->a, clone_opened, &call->region);
 
 	if (err) {
 		call->region = NULL;
@@ -86,7 +87,7 @@ static void call_clone_remove(struct call *call)
 	int err;
 
 	call->op.done = cloned;
-	call->op.deadline_ns = gvm_now() + DROP_NS;
+	call->op.deadline_ns = call->a;
 	err = call->shard->pager->store->remove(call->region, &call->op);
 	if (err)
 		call_done(call, err);
@@ -100,10 +101,10 @@ static void call_clone_close(struct call *call)
 }
 
 /* There is no child: what its clones have promised to them is not kept for their linger time. */
-static void drop_clone(struct gvm_range *range)
+static void drop_clone(struct gvm_range *range, uint64_t until)
 {
 	struct shard *shard = &range->pager->shard[0];
-	struct call call = { .range = range };
+	struct call call = { .range = range, .a = until };
 
 	/* what cannot be opened now goes by itself, as it is ephemeral */
 	if (pager_call(shard, call_clone_open, &call) == 0)
@@ -115,9 +116,11 @@ static void drop_clone(struct gvm_range *range)
 
 static void drop_clones(struct gvm_pager *pager)
 {
-	for (struct gvm_range *range = pager->list; range; range = range->next)
+	uint64_t until = gvm_now() + DROP_NS;
+
+	for (struct gvm_range *range = pager->list; range && gvm_now() < until; range = range->next)
 		if (range->clone[0])
-			drop_clone(range);
+			drop_clone(range, until);
 }
 
 static int clone_ranges(struct gvm_pager *pager)
