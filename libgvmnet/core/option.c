@@ -88,7 +88,7 @@ static const struct gvm_option table[] = {
 	    "GVM_UNREACHABLE", "--unreachable", "stall", "stall|sigbus|zero",
 	    "What an access does whose memory node does not answer: wait, SIGBUS, or read zeros."),
 	NUMBER("GVM_UNREACHABLE_MS", NULL, "ms", "5000", 1, DAY_MS,
-	       "How long sigbus and zero wait for the memory node first."),
+	       "How long a memory node may be away before sigbus and zero answer for it."),
 	{ "GVM_SLAB", NULL, "bytes", "16M", "Size of the slabs of new regions.", "power of two",
 	  64 * K, G },
 	CHOICE("GVM_MODE", "--mode", "auto", "auto|kernel|user",

@@ -145,17 +145,27 @@ static void log_connect_failure(struct gvm_peer *peer, int why)
 		peer_warn(peer, "cannot connect: ", strerror(-why));
 }
 
+/* A connection that this side makes ends each time as the last one did, before it was of use:
+ * somebody else is at the node's address. */
+static int ends_again(const struct gvm_peer *peer, int why)
+{
+	return !peer->accepted && peer->why == why && peer->failures > 0;
+}
+
 void peer_closed(struct gvm_ep *ep, int why, const char *reason)
 {
 	struct gvm_peer *peer = ep->user;
+	int news = !ends_again(peer, why);
 
 	if (peer->reason)
 		reason = peer->reason;
 	peer->ep = NULL;
 	if (why == -EPROTO) {
 		gvm_count(&peer->worker->stats.malformed, 1);
-		peer_warn(peer, "connection ended: ", reason ? reason : "it broke the protocol");
-	} else if (!peer->bye) {
+		if (news)
+			peer_warn(peer,
+				  "connection ended: ", reason ? reason : "it broke the protocol");
+	} else if (!peer->bye && news) {
 		gvm_log_limited(&peer->worker->limit, GVM_LOG_INFO, "%s: connection ended: %s",
 				peer->name, reason ? reason : strerror(-why));
 	}

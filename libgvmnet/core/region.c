@@ -60,6 +60,13 @@ int gvm_region_has_storage(const struct gvm_region *region, uint64_t page)
 	       (region->layout.slabs[region_slab_of(region, page)].flags & SLAB_STORED) != 0;
 }
 
+uint64_t gvm_region_away_since(const struct gvm_region *region, uint64_t page)
+{
+	if (region->state != REGION_OPEN || page >= region->pages)
+		return 0;
+	return region_home(region, region_slab_of(region, page))->away_since;
+}
+
 uint64_t region_jitter(struct gvm_region *region, unsigned tries)
 {
 	uint64_t most = REGION_BACKOFF_NS << (tries < 10 ? tries : 10);
@@ -230,6 +237,13 @@ static void explain(const struct region_node *node, int status)
 		    "wait, if a program was killed: what it had is kept for %u s",
 		    region->name, peer, (unsigned long long)mib,
 		    (unsigned)(region->linger_ms / 1000));
+		return;
+	case -EUSERS:
+		gvm_log(GVM_LOG_ERROR,
+			"region %s: %s has as many regions or connections as it may have; wait for "
+			"the end of some, or allow more there (gvm-memsrv --max-regions, "
+			"GVM_MAX_CONNS)",
+			region->name, peer);
 		return;
 	case -ENOENT:
 		gvm_log(GVM_LOG_ERROR, "region %s: %s has no region of that name", region->name,
@@ -520,7 +534,18 @@ void region_put(struct gvm_region *region)
 		destroy(region);
 }
 
-void gvm_region_close(struct gvm_region *region)
+void region_bye_over(struct gvm_region *region)
+{
+	void (*released)(void *arg) = region->released;
+
+	if (--region->byes)
+		return;
+	region->released = NULL;
+	if (released)
+		released(region->released_arg);
+}
+
+static void close_region(struct gvm_region *region)
 {
 	gvm_region_cb opened = region->opened;
 	bool held = region->state == REGION_PROBING || region->state == REGION_OPENING ||
@@ -530,6 +555,7 @@ void gvm_region_close(struct gvm_region *region)
 		return;
 	region->state = REGION_CLOSED;
 	region->opened = NULL;
+	region->byes++; /* until all are sent */
 	gvm_timer_clear(region->worker, &region->soon);
 	for (unsigned i = 0; i < region->node_count; i++) {
 		region_node_fini(region->nodes[i]);
@@ -541,7 +567,23 @@ void gvm_region_close(struct gvm_region *region)
 	region_cancel_waiting(region);
 	if (opened)
 		opened(region->arg, region, -ECANCELED);
+	region_bye_over(region);
 	region_put(region);
+}
+
+void gvm_region_close(struct gvm_region *region)
+{
+	region->bye_deadline = region_deadline(region, 0);
+	close_region(region);
+}
+
+void gvm_region_release(struct gvm_region *region, uint64_t deadline_ns,
+			void (*released)(void *arg), void *arg)
+{
+	region->bye_deadline = region_deadline(region, deadline_ns);
+	region->released = released;
+	region->released_arg = arg;
+	close_region(region);
 }
 
 void region_left(struct gvm_region *region, int status)

@@ -79,8 +79,9 @@ struct region_node {
 	struct region_queue parked;        /* wait for the key of their slab */
 	uint64_t generation, share, slabs_used, pages; /* generation, used, pages: as it answered */
 	uint64_t list_from;
-	uint32_t posted; /* operations that the transport has */
-	int why;         /* it is away */
+	uint32_t posted;     /* operations that the transport has */
+	int why;             /* it is away */
+	uint64_t away_since; /* its last sign of life; 0: it is there, or was never */
 	uint16_t id;
 	uint8_t state, tries, wide;
 	bool calling; /* call is under way */
@@ -88,7 +89,7 @@ struct region_node {
 	bool created; /* made by this open */
 	bool told_away, told_busy;
 	bool sent_before; /* the request under way was sent already, and not answered */
-	bool bye_due;     /* REGION_CLOSE did not find room */
+	bool bye_due;     /* REGION_CLOSE did not find room; counted in region->byes */
 	bool told_full;
 	int failed; /* a post of a control message was refused: retry tells */
 };
@@ -148,6 +149,10 @@ struct gvm_region {
 	struct region_wide wide;
 	struct gvm_region_op *leave; /* or stay; NULL: none under way */
 	unsigned leaving;            /* nodes that have not answered it */
+	unsigned byes;               /* nodes that have not answered a REGION_CLOSE */
+	uint64_t bye_deadline;
+	void (*released)(void *arg); /* nobody has to answer one any more */
+	void *released_arg;
 	/* open */
 	gvm_region_cb opened;
 	uint64_t open_deadline;
@@ -240,6 +245,8 @@ struct gvm_msg region_node_open_msg(const struct region_node *node, uint64_t pag
 int region_node_take_opened(struct region_node *node, const struct gvm_msg *reply);
 /* Let go of it there (or of what was only just made): sent, or noted that there was no room. */
 void region_node_bye(struct region_node *node);
+/* One REGION_CLOSE less is to be answered. */
+void region_bye_over(struct gvm_region *region);
 /* Tell it the region's linger time; counted in region->leaving if it was sent. */
 void region_node_leave(struct region_node *node, uint64_t deadline);
 /* Its slabs are all known: go on. */

@@ -186,6 +186,7 @@ void region_node_ready(struct region_node *node)
 	node->state = NODE_READY;
 	node->tries = 0;
 	node->why = 0;
+	node->away_since = 0;
 	node->told_busy = false;
 	if (opening(region)) {
 		region_open_progress(node, 0);
@@ -388,6 +389,13 @@ static void open_failed(struct region_node *node, int status, bool answered)
 	retry_later(node);
 }
 
+/* A node that is away answers: whoever counts for how long it has not begins again. */
+static void sign_of_life(struct region_node *node)
+{
+	if (node->away_since)
+		node->away_since = gvm_worker_now(node->region->worker);
+}
+
 /* A node has let itself be opened. */
 static void node_opened(struct region_node *node, bool first)
 {
@@ -395,6 +403,7 @@ static void node_opened(struct region_node *node, bool first)
 	int rc;
 
 	node->sent_before = false;
+	sign_of_life(node);
 	if (first && opening(region)) {
 		rc = region_open_check(node);
 		if (rc) {
@@ -465,6 +474,8 @@ void region_node_away(struct region_node *node, int why)
 		return;
 	node->state = NODE_AWAY;
 	node->why = why;
+	if (!node->away_since)
+		node->away_since = gvm_worker_now(node->region->worker);
 	node->tries = 0;
 	forget_keys(node);
 	retry_later(node);
@@ -523,9 +534,12 @@ static void peer_state(struct gvm_peer_observer *observer, struct gvm_peer *peer
 {
 	struct region_node *node = container(observer, struct region_node, observer);
 
-	if (state != GVM_PEER_READY)
+	if (state != GVM_PEER_READY) {
 		region_node_away(node, why ? why : -ECONNRESET);
-	else if (node->state == NODE_AWAY && !node->calling)
+		return;
+	}
+	sign_of_life(node);
+	if (node->state == NODE_AWAY && !node->calling)
 		region_node_retry_in(node, 0);
 }
 
@@ -561,27 +575,71 @@ void region_node_fini(struct region_node *node)
 static void bye_done(struct gvm_op *op, int status)
 {
 	struct region_node *node = container(op, struct region_node, bye);
+	struct gvm_region *region = node->region;
 
 	(void)status; /* a node that does not hear of it finds the connection gone */
-	region_put(node->region);
+	region_bye_over(region);
+	region_put(region);
+}
+
+static void bye_again(struct gvm_timer *timer)
+{
+	struct region_node *node = container(timer, struct region_node, retry);
+	struct gvm_region *region = node->region;
+
+	if (node->bye_due)
+		region_node_bye(node);
+	region_put(region);
+}
+
+/*
+ * There is no room for it now. An operation of ours that ends makes some; if there is none others
+ * have it all, and then time must tell.
+ */
+static bool bye_later(struct region_node *node)
+{
+	struct gvm_region *region = node->region;
+
+	if (node->posted)
+		return true;
+	if (!region->released || gvm_worker_now(region->worker) >= region->bye_deadline)
+		return false;
+	node->retry.fn = bye_again;
+	if (gvm_timer_set(region->worker, &node->retry,
+			  gvm_worker_now(region->worker) + REGION_ROOM_NS))
+		return false;
+	region_get(region);
+	return true;
+}
+
+static int send_bye(struct region_node *node)
+{
+	struct gvm_region *region = node->region;
+	struct gvm_msg msg = { .type = node->created ? GVM_T_REGION_DELETE : GVM_T_REGION_CLOSE,
+			       .region = region->id };
+
+	if (!node->known || gvm_peer_state(node->peer) != GVM_PEER_READY)
+		return -ENOTCONN;
+	node->bye.done = bye_done;
+	node->bye.deadline_ns = region->bye_deadline;
+	return gvm_call(node->peer, &msg, &node->bye);
 }
 
 void region_node_bye(struct region_node *node)
 {
 	struct gvm_region *region = node->region;
-	struct gvm_msg msg = { .type = node->created ? GVM_T_REGION_DELETE : GVM_T_REGION_CLOSE,
-			       .region = region->id };
 	int rc;
 
+	if (!node->bye_due)
+		region->byes++;
 	node->bye_due = false;
-	if (!node->known || gvm_peer_state(node->peer) != GVM_PEER_READY)
-		return;
-	node->bye.done = bye_done;
-	node->bye.deadline_ns = gvm_worker_now(region->worker) + region->op_timeout_ns;
-	rc = gvm_call(node->peer, &msg, &node->bye);
+	rc = send_bye(node);
 	if (rc == 0)
 		region_get(region);
-	node->bye_due = rc == -EAGAIN && node->posted > 0;
+	else if (rc == -EAGAIN && bye_later(node))
+		node->bye_due = true;
+	else
+		region_bye_over(region);
 }
 
 static void leave_done(struct gvm_op *op, int status)

@@ -17,8 +17,9 @@
 
 /* ---- write-back ---------------------------------------------------------------------------- */
 
-#define HOLD_NS  100000000ull /* a full memory node is not asked again before */
-#define RETRY_NS 2000000ull   /* nor pages that did not let go */
+#define HOLD_NS  100000000ull /* a full memory node is not asked again before; doubles up to 1 s */
+#define HOLD_MAX 1000000000ull
+#define RETRY_NS 2000000ull /* nor pages that did not let go */
 
 static void *dirty_links(struct shard *shard)
 {
@@ -85,9 +86,30 @@ static void put_page_done(struct put *put, uint32_t k, int status)
 /* The store is full, or otherwise unwilling: again in a while, by the timer. */
 static void hold_puts(struct shard *shard)
 {
-	shard->put_hold = gvm_now() + HOLD_NS;
+	if (shard->put_hold) /* of the same turn */
+		return;
+	shard->put_hold_ns = shard->put_hold_ns ? 2 * shard->put_hold_ns : HOLD_NS;
+	if (shard->put_hold_ns > HOLD_MAX)
+		shard->put_hold_ns = HOLD_MAX;
+	shard->put_hold = gvm_now() + shard->put_hold_ns;
 	if (shard->retry_timer.place == 0)
 		gvm_timer_set(shard->worker, &shard->retry_timer, shard->put_hold);
+}
+
+/* Tried again and again, so told once, until a put succeeds or fails otherwise. */
+static void tell_refused(const struct put *put, int status)
+{
+	struct shard *shard = put->view->shard;
+	static struct gvm_log_limit limit;
+
+	if (shard->put_told == status)
+		return;
+	shard->put_told = status;
+	gvm_log_limited(&limit, GVM_LOG_ERROR,
+			"%u pages of %s from %llu on could not be stored%s: %s", put->count,
+			put->view->range->name, (unsigned long long)put->page,
+			status == -EIO ? "" : ", and are tried again",
+			status == -EIO ? "the memory node has lost the region" : strerror(-status));
 }
 
 static void put_done(struct gvm_region_op *op, int status)
@@ -101,10 +123,10 @@ static void put_done(struct gvm_region_op *op, int status)
 	if (status)
 		view->put_err = status;
 	if (status && status != -ECANCELED)
-		gvm_log(GVM_LOG_ERROR, "%u pages of %s from %llu on could not be stored: %s",
-			put->count, view->range->name, (unsigned long long)put->page,
-			status == -EIO ? "the memory node has lost the region" : strerror(-status));
+		tell_refused(put, status);
 	if (status == 0) {
+		shard->put_hold_ns = 0;
+		shard->put_told = 0;
 		STAT_ADD(shard, written_pages, put->count);
 		STAT_ADD(shard, written_bytes, (uint64_t)put->count * PAGE);
 	}

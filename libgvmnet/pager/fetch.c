@@ -28,11 +28,43 @@ void shard_free_fetch(struct shard *shard, struct fetch *fetch)
 	*list = fetch->number;
 }
 
-static uint64_t deadline(const struct gvm_pager *pager)
+/*
+ * A node that is away has GVM_UNREACHABLE_MS from when it went, not from each fault: once that is
+ * over, who asks is answered at once, until the node gives a sign of life.
+ */
+static uint64_t deadline(const struct view *view, uint64_t page, uint64_t *since)
 {
+	const struct gvm_pager *pager = view->shard->pager;
+	uint64_t now = gvm_now(), most = pager->config.unreachable_ms * 1000000ull;
+
+	*since = 0;
 	if (pager->config.unreachable == GVM_UNREACHABLE_STALL)
 		return GVM_NEVER;
-	return gvm_now() + pager->config.unreachable_ms * 1000000ull;
+	*since = pager->store->away_since(view->region, page);
+	if (!*since)
+		return now + most;
+	return *since + most > now ? *since + most : now;
+}
+
+static int send_fetch(struct fetch *fetch)
+{
+	struct view *view = fetch->view;
+	uint64_t since;
+
+	fetch->op.done = fetch_done;
+	fetch->op.deadline_ns = deadline(view, fetch->page, &since);
+	fetch->hurried = since != 0;
+	return view->shard->pager->store->fetch(view->region, fetch->page, fetch->count, fetch->buf,
+						&fetch->op);
+}
+
+/* Its time was what the node had left while it was away. If it is back it has all of it. */
+static bool sent_again(struct fetch *fetch)
+{
+	uint64_t since;
+
+	return fetch->hurried && deadline(fetch->view, fetch->page, &since) > gvm_now() &&
+	       send_fetch(fetch) == 0;
 }
 
 static int post(struct view *view, struct fetch *fetch, uint64_t page, uint32_t count)
@@ -43,9 +75,7 @@ static int post(struct view *view, struct fetch *fetch, uint64_t page, uint32_t 
 	fetch->view = view;
 	fetch->page = page;
 	fetch->count = count;
-	fetch->op.done = fetch_done;
-	fetch->op.deadline_ns = deadline(shard->pager);
-	err = shard->pager->store->fetch(view->region, page, count, fetch->buf, &fetch->op);
+	err = send_fetch(fetch);
 	if (err) {
 		shard_free_fetch(shard, fetch);
 		return err;
@@ -259,10 +289,13 @@ static bool zeroed(struct fetch *fetch, uint64_t page)
 {
 	struct view *view = fetch->view;
 	struct shard *shard = view->shard;
+	static struct gvm_log_limit limit;
+
 	/* told before it can be read */
 	STAT_ADD(shard, unreachable_zeroed, 1);
-	gvm_log(GVM_LOG_ERROR, "page %llu of %s reads as zeros: its memory node did not answer",
-		(unsigned long long)page, view->range->name);
+	gvm_log_limited(&limit, GVM_LOG_ERROR,
+			"page %llu of %s reads as zeros: its memory node did not answer",
+			(unsigned long long)page, view->range->name);
 	if (page_install(view, page, shard->zero, false))
 		return false;
 	page_set_mapped(view, page, view->table[page] & PAGE_KEEP);
@@ -276,6 +309,7 @@ static uint32_t failed_page(struct fetch *fetch, uint64_t page, int status)
 	struct shard *shard = view->shard;
 	page_word w = view->table[page];
 	bool wanted = w & PAGE_WANTED;
+	static struct gvm_log_limit limit;
 
 	if (status == -EIO)
 		STAT_ADD(shard, lost_pages, 1);
@@ -288,9 +322,10 @@ static uint32_t failed_page(struct fetch *fetch, uint64_t page, int status)
 	    page_make(PAGE_NONE, (w & PAGE_KEEP) | (status == -EIO ? PAGE_LOST : 0), 0);
 	if (!wanted || status == -ECANCELED)
 		return 0;
-	gvm_log(GVM_LOG_ERROR, "page %llu of %s cannot be had: %s; access raises SIGBUS",
-		(unsigned long long)page, view->range->name,
-		status == -EIO ? "its memory node has lost it" : strerror(-status));
+	gvm_log_limited(&limit, GVM_LOG_ERROR,
+			"page %llu of %s cannot be had: %s; access raises SIGBUS",
+			(unsigned long long)page, view->range->name,
+			status == -EIO ? "its memory node has lost it" : strerror(-status));
 	page_poison(view, page);
 	return 0;
 }
@@ -329,6 +364,8 @@ static void fetch_done(struct gvm_region_op *op, int status)
 		here = arrived(fetch);
 		STAT_ADD(shard, fetched_pages, fetch->count);
 		STAT_ADD(shard, fetched_bytes, (uint64_t)fetch->count * PAGE);
+	} else if (status == -ETIMEDOUT && sent_again(fetch)) {
+		return;
 	} else {
 		here = failed(fetch, status);
 	}

@@ -56,10 +56,79 @@ static void call_clone(struct call *call)
 	gvm_worker_flush(call->shard->worker);
 }
 
+#define DROP_NS 1000000000ull /* most that nodes are waited for that are to drop clones */
+
+static void clone_opened(void *arg, struct gvm_region *region, int status)
+{
+	call_done(arg, status);
+}
+
+/* a: until when */
+static void call_clone_open(struct call *call)
+{
+	struct gvm_range *range = call->range;
+	struct shard *shard = call->shard;
+	struct gvm_region_config config = { .name = range->clone,
+					    .flags = GVM_REGION_EPHEMERAL,
+					    .placed_as = range->placed_as,
+					    .arg = call };
+	int err =
+	    shard->pager->store->open(shard->worker, &config, call->a, clone_opened, &call->region);
+
+	if (err) {
+		call->region = NULL;
+		call_done(call, err);
+	}
+	gvm_worker_flush(shard->worker);
+}
+
+static void call_clone_remove(struct call *call)
+{
+	int err;
+
+	call->op.done = cloned;
+	call->op.deadline_ns = call->a;
+	err = call->shard->pager->store->remove(call->region, &call->op);
+	if (err)
+		call_done(call, err);
+	gvm_worker_flush(call->shard->worker);
+}
+
+static void call_clone_close(struct call *call)
+{
+	call->shard->pager->store->close(call->region);
+	call_done(call, 0);
+}
+
+/* There is no child: what its clones have promised to them is not kept for their linger time. */
+static void drop_clone(struct gvm_range *range, uint64_t until)
+{
+	struct shard *shard = &range->pager->shard[0];
+	struct call call = { .range = range, .a = until };
+
+	/* what cannot be opened now goes by itself, as it is ephemeral */
+	if (pager_call(shard, call_clone_open, &call) == 0)
+		pager_call(shard, call_clone_remove, &call);
+	if (call.region)
+		pager_call(shard, call_clone_close, &call);
+	range->clone[0] = 0;
+}
+
+static void drop_clones(struct gvm_pager *pager)
+{
+	uint64_t until = gvm_now() + DROP_NS;
+
+	for (struct gvm_range *range = pager->list; range && gvm_now() < until; range = range->next)
+		if (range->clone[0])
+			drop_clone(range, until);
+}
+
 static int clone_ranges(struct gvm_pager *pager)
 {
 	int err = 0;
 
+	for (struct gvm_range *range = pager->list; range; range = range->next)
+		range->clone[0] = 0;
 	for (struct gvm_range *range = pager->list; range && !err; range = range->next) {
 		struct call call = { .range = range, .name = range->clone };
 
@@ -69,9 +138,11 @@ static int clone_ranges(struct gvm_pager *pager)
 			 (unsigned long long)gvm_net_incarnation(pager->net),
 			 (unsigned long long)pager->forks, range->id);
 		err = pager_call(&pager->shard[0], call_clone, &call);
-		if (err)
-			gvm_log(GVM_LOG_ERROR, "fork: %s could not be cloned: %s", range->name,
-				strerror(-err));
+		if (!err)
+			continue;
+		range->clone[0] = 0;
+		gvm_log(GVM_LOG_ERROR, "fork: %s could not be cloned: %s", range->name,
+			strerror(-err));
 	}
 	return err;
 }
@@ -94,6 +165,7 @@ int gvm_pager_fork_prepare(struct gvm_pager *pager)
 	pager_call_all(pager, call_rest, NULL, 0, 0);
 	err = clone_ranges(pager);
 	if (err) {
+		drop_clones(pager);
 		pager_call_all(pager, call_go_on, NULL, 0, 0);
 		pthread_mutex_unlock(&pager->control);
 		return err;
@@ -105,9 +177,10 @@ int gvm_pager_fork_prepare(struct gvm_pager *pager)
 
 void gvm_pager_fork_parent(struct gvm_pager *pager, int forked)
 {
-	/* clones that nobody opens go by themselves: they are ephemeral */
 	__atomic_store_n(&pager->parked, 0, __ATOMIC_SEQ_CST);
 	syscall(SYS_futex, &pager->parked, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+	if (!forked)
+		drop_clones(pager);
 	pager_call_all(pager, call_go_on, NULL, 0, 0);
 	pthread_mutex_unlock(&pager->control);
 }

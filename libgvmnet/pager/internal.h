@@ -105,6 +105,7 @@ struct store_ops {
 	uint64_t (*pages)(const struct gvm_region *region);
 	uint64_t (*slab_pages)(const struct gvm_region *region);
 	int (*has_storage)(const struct gvm_region *region, uint64_t page);
+	uint64_t (*away_since)(const struct gvm_region *region, uint64_t page);
 	int (*fetch)(struct gvm_region *region, uint64_t page, uint32_t count, void *buf,
 		     struct gvm_region_op *op);
 	int (*put)(struct gvm_region *region, uint64_t page, uint32_t count, const void *buf,
@@ -118,6 +119,8 @@ struct store_ops {
 	int (*leave)(struct gvm_region *region, struct gvm_region_op *op);
 	int (*stay)(struct gvm_region *region, struct gvm_region_op *op);
 	void (*close)(struct gvm_region *region);
+	void (*release)(struct gvm_region *region, uint64_t deadline_ns, void (*released)(void *),
+			void *arg);
 };
 extern const struct store_ops store_region;
 
@@ -162,6 +165,7 @@ struct fetch {
 	uint64_t page;
 	uint32_t count, number, next_free;
 	bool demand;       /* posted for a fault, not by prefetch */
+	bool hurried;      /* its node was away when it was posted */
 	uint64_t start_ns; /* of the first fault that waits for it; 0: none */
 };
 
@@ -223,7 +227,8 @@ struct call {
 	struct call *next; /* in shard->syncs */
 	uint64_t cursor;   /* sync: next page to look at */
 	uint32_t phase;
-	struct gvm_region_op op; /* for calls that end with a region's operation */
+	struct gvm_region_op op;   /* for calls that end with a region's operation */
+	struct gvm_region *region; /* one that is no range's */
 	const char *name;
 	uint32_t flags;
 };
@@ -312,6 +317,8 @@ struct shard {
 	struct gvm_queue victims; /* of slots, LRU */
 	struct gvm_queue dirty;   /* of slots: to be written */
 	uint64_t put_hold;        /* no put before: a node was full */
+	uint64_t put_hold_ns;     /* how long it was full for last time; 0: it was not */
+	int put_told;             /* why a put was refused, as the log has it */
 	struct gvm_timer retry_timer;
 
 	struct fetch *fetches; /* DEMANDS single ones, then aheads long ones */

@@ -18,6 +18,7 @@ const struct store_ops store_region = {
 	.pages = gvm_region_pages,
 	.slab_pages = gvm_region_slab_pages,
 	.has_storage = gvm_region_has_storage,
+	.away_since = gvm_region_away_since,
 	.fetch = gvm_region_fetch,
 	.put = gvm_region_put,
 	.discard = gvm_region_discard,
@@ -27,6 +28,7 @@ const struct store_ops store_region = {
 	.leave = gvm_region_leave,
 	.stay = gvm_region_stay,
 	.close = gvm_region_close,
+	.release = gvm_region_release,
 };
 
 /* ---- calls to shards ----------------------------------------------------------------------- */

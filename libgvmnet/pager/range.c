@@ -15,7 +15,9 @@
 
 /* as the options say: a node that is away at the start is an error, not a stall */
 #define OPEN_DEADLINE 0
-#define REGISTER      (UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP)
+/* most that a node is waited for that is to let go of a region */
+#define RELEASE_NS 1000000000ull
+#define REGISTER   (UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP)
 
 void *gvm_range_base(const struct gvm_range *range)
 {
@@ -105,14 +107,30 @@ void call_reopen(struct call *call)
 	open_region(call, view, (uint32_t)call->a);
 }
 
+static void released(void *arg)
+{
+	call_done(arg, 0);
+}
+
+/* Ends the call when the nodes have let go of the region. */
+static void release(struct call *call, struct gvm_region *region)
+{
+	struct shard *shard = call->shard;
+
+	shard->pager->store->release(region, gvm_now() + RELEASE_NS, released, call);
+	gvm_worker_flush(shard->worker);
+}
+
 static void call_close(struct call *call)
 {
 	struct view *view = &call->shard->views[call->range->id];
+	struct gvm_region *region = view->region;
 
-	if (view->region)
-		call->shard->pager->store->close(view->region);
 	memset(view, 0, sizeof(*view));
-	call_done(call, 0);
+	if (region)
+		release(call, region);
+	else
+		call_done(call, 0);
 }
 
 /* What the region holds already, for one that existed. */
@@ -199,9 +217,8 @@ static void call_cancel(struct call *call)
 {
 	struct view *view = &call->shard->views[call->range->id];
 
-	call->shard->pager->store->close(view->region);
+	release(call, view->region);
 	view->region = NULL;
-	call_done(call, 0);
 }
 
 static void removed(struct gvm_region_op *op, int status)
@@ -410,13 +427,9 @@ void range_free(struct gvm_range *range)
 	mem_unmap(range, sizeof(*range));
 }
 
-static void close_views(struct gvm_range *range, unsigned n)
+static void close_views(struct gvm_range *range)
 {
-	while (n-- > 0) {
-		struct call call = { .range = range };
-
-		pager_call(&range->pager->shard[n], call_close, &call);
-	}
+	pager_call_all(range->pager, call_close, range, 0, 0);
 }
 
 static int open_views(struct gvm_range *range, uint32_t flags)
@@ -430,7 +443,7 @@ static int open_views(struct gvm_range *range, uint32_t flags)
 
 		err = pager_call(&pager->shard[i], call_open, &call);
 		if (err) {
-			close_views(range, i + 1);
+			close_views(range);
 			return err;
 		}
 	}
@@ -534,7 +547,7 @@ static void take_apart(struct gvm_range *range)
 	}
 	if (range->own_mapping)
 		sys_munmap((void *)range->base, range->bytes);
-	close_views(range, pager->shards);
+	close_views(range);
 }
 
 static int attach(struct gvm_range *range, void *base)
@@ -645,7 +658,7 @@ int range_detach_locked(struct gvm_range *range, bool save)
 	err = err ? err : r;
 	let_region_go(range, save);
 	pager_call_all(pager, call_forget, range, 0, 0);
-	close_views(range, pager->shards);
+	close_views(range);
 	if (range->own_mapping)
 		unmap_parts(&parts);
 	parts_free(&parts);

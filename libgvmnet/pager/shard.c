@@ -460,7 +460,7 @@ int shard_renew(struct shard *shard)
 	shard->wait_tail = shard->wait_head;
 	shard->ahead_count = 0;
 	shard->recheck_timer.place = shard->retry_timer.place = 0;
-	shard->put_hold = 0;
+	shard->put_hold = shard->put_hold_ns = 0;
 	shard->poked = 0;
 	shard->evicting = shard->dirty.count > 0;
 	err = open_fds(shard);

@@ -34,10 +34,11 @@ static struct {
 	pthread_mutex_t lock;
 	struct fake_data data[FAKE_REGIONS];
 	_Atomic uint64_t latency_ns;
-	_Atomic bool stall; /* nothing completes */
-	_Atomic bool lost;  /* fetches and puts fail with -EIO */
-	_Atomic bool full;  /* puts fail with -ENOSPC */
+	_Atomic bool stall;       /* nothing completes */
+	_Atomic bool lost;        /* fetches and puts fail with -EIO */
+	_Atomic bool full;        /* puts fail with -ENOSPC */
 	_Atomic unsigned refused; /* puts that did */
+	_Atomic uint64_t away_since;
 	_Atomic uint64_t fetches, puts, discards, fetched, put, discarded;
 } fake = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -109,7 +110,7 @@ static void fake_reset(void)
 		if (fake.data[i].exists)
 			fake_drop(&fake.data[i]);
 	fake.stall = fake.lost = fake.full = false;
-	fake.latency_ns = 0;
+	fake.latency_ns = fake.away_since = 0;
 	fake.fetches = fake.puts = fake.discards = fake.fetched = fake.put = fake.discarded = 0;
 }
 
@@ -329,6 +330,11 @@ static int fake_has_storage(const struct gvm_region *r, uint64_t page)
 	return has;
 }
 
+static uint64_t fake_away_since(const struct gvm_region *r, uint64_t page)
+{
+	return fake.away_since;
+}
+
 static int fake_fetch(struct gvm_region *r, uint64_t page, uint32_t count, void *buf,
 		      struct gvm_region_op *op)
 {
@@ -423,11 +429,19 @@ static void fake_close(struct gvm_region *r)
 	free(r);
 }
 
+static void fake_release(struct gvm_region *r, uint64_t deadline_ns, void (*released)(void *),
+			 void *arg)
+{
+	fake_close(r);
+	released(arg);
+}
+
 static const struct store_ops fake_store = {
 	.open = fake_open,
 	.pages = fake_pages,
 	.slab_pages = fake_slab_pages,
 	.has_storage = fake_has_storage,
+	.away_since = fake_away_since,
 	.fetch = fake_fetch,
 	.put = fake_put,
 	.discard = fake_discard,
@@ -437,6 +451,7 @@ static const struct store_ops fake_store = {
 	.leave = fake_leave,
 	.stay = fake_leave,
 	.close = fake_close,
+	.release = fake_release,
 };
 
 #endif

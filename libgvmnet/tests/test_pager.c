@@ -708,6 +708,79 @@ static void zero_is_told_and_does_not_spread(void **state)
 	}
 }
 
+#define LONG_MS 300000u /* longer than the test may take */
+
+static void open_unreachable(struct bed *bed, enum gvm_unreachable policy, uint64_t pages)
+{
+	gvm_pager_config_init(&bed->config);
+	bed->config.local_bytes = BUDGET;
+	bed->config.slab_bytes = 256 * 1024;
+	bed->config.unreachable = policy;
+	bed->config.unreachable_ms = LONG_MS;
+	fill_and_store(bed, &kinds[0], pages);
+	fake.stall = true;
+}
+
+/* A node's time is over once, not once for each page. */
+static void long_away_is_answered_at_once(void **state)
+{
+	struct bed bed = { 0 };
+	uint64_t pages = 4 * BUDGET / PAGE;
+
+	open_unreachable(&bed, GVM_UNREACHABLE_ZERO, pages);
+	fake.away_since = gvm_now() - LONG_MS * 1000000ull;
+	for (uint64_t p = 0; p < 64; p++)
+		assert_true(page_zero(bed.mem, p));
+	assert_true(stats_of(&bed).unreachable_zeroed >= 64);
+	fake.away_since = 0;
+	fake.stall = false;
+	for (uint64_t p = pages / 4; p < pages; p++)
+		assert_page(bed.mem, p, 9);
+	assert_page(bed.mem, 0, 9);
+	close_bed(&bed);
+
+	open_unreachable(&bed, GVM_UNREACHABLE_SIGBUS, pages);
+	fake.away_since = gvm_now() - LONG_MS * 1000000ull;
+	for (uint64_t p = 0; p < 64; p++)
+		assert_true(touch_is_fatal(bed.mem + p * PAGE));
+	close_bed(&bed);
+}
+
+/* When the fetch that had only the rest of the time has been sent again. */
+static void *store_recovers(void *arg)
+{
+	uint64_t fetches = fake.fetches;
+
+	*(atomic_bool *)arg = true;
+	while (fake.fetches == fetches)
+		usleep(1000);
+	fake.away_since = 0; /* here, and slow */
+	while (fake.fetches < fetches + 2)
+		usleep(1000);
+	fake.stall = false;
+	return NULL;
+}
+
+/* A node that is back when the time is over is asked, with all of the time to answer. */
+static void a_slow_node_is_not_an_absent_one(void **state)
+{
+	struct bed bed = { 0 };
+	uint64_t pages = 4 * BUDGET / PAGE;
+	atomic_bool ready = false;
+	pthread_t thread;
+
+	open_unreachable(&bed, GVM_UNREACHABLE_ZERO, pages);
+	gvm_pager_set_prefetch(bed.pager, 0);
+	assert_int_equal(pthread_create(&thread, NULL, store_recovers, &ready), 0);
+	while (!ready)
+		usleep(1000);
+	fake.away_since = gvm_now() - (LONG_MS - 500) * 1000000ull;
+	assert_page(bed.mem, 0, 9);
+	pthread_join(thread, NULL);
+	assert_int_equal(stats_of(&bed).unreachable_zeroed, 0);
+	close_bed(&bed);
+}
+
 /* What the store has lost is never made up: SIGBUS, for good; a discard makes it usable again. */
 static void lost_pages_are_never_made_up(void **state)
 {
@@ -735,6 +808,14 @@ static void *make_room(void *arg)
 	return NULL;
 }
 
+static atomic_uint lines;
+
+static void count_refused(enum gvm_log_level level, const char *line)
+{
+	if (strstr(line, "could not be stored"))
+		lines++;
+}
+
 /* A store that is full: pages stay here until it has room; nothing is lost. */
 static void a_full_store_is_waited_for(void **state)
 {
@@ -746,9 +827,13 @@ static void a_full_store_is_waited_for(void **state)
 	fake.refused = 0;
 	fake.full = true;
 	pthread_create(&thread, NULL, make_room, NULL);
+	lines = 0;
+	gvm_log_set(count_refused);
 	for (uint64_t p = 0; p < pages; p++)
 		fill_page(bed.mem, p, 2);
 	pthread_join(thread, NULL);
+	gvm_log_set(NULL);
+	assert_int_equal(lines, 1);
 	for (uint64_t p = 0; p < pages; p++)
 		assert_page(bed.mem, p, 2);
 	close_bed(&bed);
@@ -977,6 +1062,37 @@ static void a_forked_child_has_a_snapshot(void **state)
 	}
 }
 
+static unsigned regions(void)
+{
+	unsigned n = 0;
+
+	pthread_mutex_lock(&fake.lock);
+	for (int i = 0; i < FAKE_REGIONS; i++)
+		n += fake.data[i].exists;
+	pthread_mutex_unlock(&fake.lock);
+	return n;
+}
+
+/* Where the kernel makes no child nothing is left of its clones, and memory is as it was. */
+static void a_failed_fork_leaves_no_clones(void **state)
+{
+	struct bed bed = { 0 };
+	uint64_t pages = 3 * BUDGET / PAGE;
+
+	open_bed(&bed, &kinds[0], pages * PAGE);
+	for (uint64_t p = 0; p < pages; p++)
+		fill_page(bed.mem, p, 20);
+	for (unsigned round = 0; round < 2; round++) {
+		assert_int_equal(gvm_pager_fork_prepare(bed.pager), 0);
+		assert_int_equal(regions(), 2);
+		gvm_pager_fork_parent(bed.pager, 0);
+		assert_int_equal(regions(), 1);
+	}
+	for (uint64_t p = 0; p < pages; p++)
+		assert_page(bed.mem, p, 20);
+	close_bed(&bed);
+}
+
 /* Many small ranges in one pager. */
 static void many_ranges(void **state)
 {
@@ -1123,6 +1239,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(stall_waits_for_the_store),
 		cmocka_unit_test(sigbus_fails_loudly_and_heals),
 		cmocka_unit_test(zero_is_told_and_does_not_spread),
+		cmocka_unit_test(long_away_is_answered_at_once),
+		cmocka_unit_test(a_slow_node_is_not_an_absent_one),
 		cmocka_unit_test(lost_pages_are_never_made_up),
 		cmocka_unit_test(a_full_store_is_waited_for),
 		cmocka_unit_test(closing_lets_waiters_go),
@@ -1131,6 +1249,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(memory_can_move_and_grow),
 		cmocka_unit_test(a_raw_mremap_is_followed),
 		cmocka_unit_test(a_forked_child_has_a_snapshot),
+		cmocka_unit_test(a_failed_fork_leaves_no_clones),
 		cmocka_unit_test(many_ranges),
 		cmocka_unit_test(bookkeeping_is_small),
 		cmocka_unit_test(reading_is_not_writing),

@@ -194,12 +194,58 @@ static void hostile_listeners(void **state)
 	assert_int_equal(gvm_option_set("GVM_HANDSHAKE_MS", "5000"), 0);
 }
 
+static unsigned told;
+
+static void count_line(enum gvm_log_level level, const char *line)
+{
+	if (strstr(line, "not the gvmnet protocol"))
+		told++;
+}
+
+/* Another service at the node's address is tried again and again, and told of once. */
+static void a_wrong_service_is_told_once(void **state)
+{
+	static const char banner[] =
+	    "220 mail.example ESMTP\r\n220 and so on, for longer than a header\r\n";
+	struct job job = new_job();
+	struct gvm_msg msg = { .type = 64 };
+	struct gvm_net_stats stats = { 0 };
+	struct node client;
+	struct gvm_peer *peer;
+	unsigned port;
+	int trap = open_trap(&port), fds[64], count = 0;
+	uint64_t until = gvm_now() + PATIENCE;
+
+	gvm_log_set(count_line);
+	open_node(&client);
+	assert_int_equal(gvm_peer_at(client.worker, "127.0.0.1", port, &peer), 0);
+	job.op.deadline_ns = GVM_NEVER;
+	assert_int_equal(gvm_call(peer, &msg, &job.op), 0);
+	while (stats.malformed < 4) {
+		assert_true(gvm_now() < until);
+		gvm_worker_wait(client.worker, SECOND / 100);
+		while (count < 64 && (fds[count] = accept(trap, NULL, NULL)) >= 0)
+			assert_int_equal(
+			    send(fds[count++], banner, sizeof(banner) - 1, MSG_NOSIGNAL),
+			    sizeof(banner) - 1);
+		gvm_worker_stats(client.worker, &stats);
+	}
+	close_node(&client);
+	assert_int_equal(told, 1);
+	while (count > 0)
+		close(fds[--count]);
+	close(trap);
+	if (!getenv("GVM_LOG"))
+		gvm_log_set(no_line);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(silent_strangers_go, tcp),
 		TEST(garbage_ends_one_connection, tcp),
 		TEST(hostile_listeners, tcp),
+		TEST(a_wrong_service_is_told_once, tcp),
 	};
 
 	return RUN(tests);

@@ -250,6 +250,54 @@ static void a_node_without_its_data_is_known(void **state)
 	close_pager();
 }
 
+/* How many pages read as zeros. */
+static unsigned zeros(void)
+{
+	unsigned n = 0;
+
+	for (uint64_t p = 0; p < PAGES; p++) {
+		if (page_is(p, 3))
+			continue;
+		assert_int_equal(*(uint64_t *)(mem + p * PAGE), 0);
+		n++;
+	}
+	return n;
+}
+
+/* One of two is gone: its pages cost the wait once, the other's pages are right; then it is back.
+ */
+static void zeros_come_at_once_from_a_dead_node(void **state)
+{
+	const uint64_t wait_ms = 1000;
+	struct gvm_pager_stats before, after;
+	uint64_t start;
+	unsigned n;
+
+	setenv("GVM_UNREACHABLE", "zero", 1);
+	setenv("GVM_UNREACHABLE_MS", "1000", 1);
+	open_pager(1);
+	unsetenv("GVM_UNREACHABLE");
+	unsetenv("GVM_UNREACHABLE_MS");
+	attach("vm", 0);
+	fill(3);
+	assert_int_equal(gvm_pager_sync(range), 0);
+	node_end(1, SIGKILL);
+	start = now_ms();
+	n = zeros();
+	/* far less than the wait for each */
+	assert_true(n > BUDGET / PAGE);
+	assert_true(now_ms() - start < n / 16 * wait_ms);
+	gvm_pager_stats(pager, &before, NULL);
+	assert_int_equal(before.unreachable_zeroed, n);
+	node_start(1);
+	AWAIT(nodes_away() == 0);
+	/* what is here already stays as it is, what is fetched is right */
+	assert_true(zeros() <= BUDGET / PAGE);
+	gvm_pager_stats(pager, &after, NULL);
+	assert_int_equal(after.unreachable_zeroed, n);
+	close_pager();
+}
+
 static void saved_regions_come_back(void **state)
 {
 	open_pager(1);
@@ -263,6 +311,39 @@ static void saved_regions_come_back(void **state)
 	check(4);
 	assert_int_equal(gvm_pager_detach(range), 0);
 	close_pager();
+}
+
+static int detach_and_go(void)
+{
+	open_pager(2);
+	attach("kept", GVM_ATTACH_SAVE | GVM_ATTACH_KEEP);
+	for (uint64_t p = 0; p < PAGES; p++)
+		if (!page_is(p, 4))
+			return 3;
+	return gvm_pager_detach(range) ? 2 : 0;
+}
+
+/* Who has detached a region has let go of it, also if the process ends there and then. */
+static void a_detached_region_is_free(void **state)
+{
+#ifdef __SANITIZE_THREAD__
+	skip(); /* it does not let a child of a process with threads have threads */
+#endif
+	open_pager(1);
+	attach("kept", GVM_ATTACH_SAVE);
+	fill(4);
+	assert_int_equal(gvm_pager_detach(range), 0);
+	close_pager();
+	for (unsigned i = 0; i < 10; i++) {
+		pid_t pid = fork();
+		int status;
+
+		if (pid == 0)
+			_exit(detach_and_go());
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_true(WIFEXITED(status));
+		assert_int_equal(WEXITSTATUS(status), 0);
+	}
 }
 
 /* 0, or which check failed. */
@@ -322,6 +403,20 @@ static void forked_children_have_their_own(void **state)
 	}
 }
 
+/* More clones than the nodes have room for: none may be left of a fork that made no child. */
+static void failed_forks_cost_nothing(void **state)
+{
+	open_pager(1);
+	attach("vm", 0);
+	fill(20);
+	for (unsigned i = 0; i < 40; i++) {
+		assert_int_equal(gvm_pager_fork_prepare(pager), 0);
+		gvm_pager_fork_parent(pager, 0);
+	}
+	check(20);
+	close_pager();
+}
+
 /* A mapping grows and moves with its region. */
 static void memory_can_grow(void **state)
 {
@@ -348,8 +443,11 @@ int main(int argc, char **argv)
 		T(contents_hold),
 		T(a_killed_node_comes_back),
 		T(a_node_without_its_data_is_known),
+		T(zeros_come_at_once_from_a_dead_node),
 		T(saved_regions_come_back),
+		T(a_detached_region_is_free),
 		T(forked_children_have_their_own),
+		T(failed_forks_cost_nothing),
 		T(memory_can_grow),
 	};
 

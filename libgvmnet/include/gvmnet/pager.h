@@ -23,8 +23,10 @@ struct gvm_range;
 /* What an access to a page does whose memory node cannot be reached, or has lost it. */
 enum gvm_unreachable {
 	GVM_UNREACHABLE_STALL,	/* wait until the node is back; a page that is lost: SIGBUS */
-	GVM_UNREACHABLE_SIGBUS, /* after GVM_UNREACHABLE_MS: SIGBUS */
-	GVM_UNREACHABLE_ZERO,	/* after GVM_UNREACHABLE_MS: zeros; logged and counted */
+	/* when the node has been away, or has not answered, for GVM_UNREACHABLE_MS; at once when it
+	 * has been away for longer: */
+	GVM_UNREACHABLE_SIGBUS, /* SIGBUS */
+	GVM_UNREACHABLE_ZERO,	/* zeros; logged and counted */
 };
 
 struct gvm_pager_config {
@@ -68,7 +70,8 @@ uint64_t gvm_range_bytes(const struct gvm_range *range);
 /*
  * Take the range from under the pager. The memory stays mapped, as far as this frees nothing of
  * the caller's, and reads as zeros. With GVM_ATTACH_SAVE everything dirty is stored first: 0 means
- * that the region holds all of it. Without, the region is deleted.
+ * that the region holds all of it. Without, the region is deleted. On return the nodes that are
+ * connected have let go of it, so that anybody may attach it, or have not answered for a second.
  */
 int gvm_pager_detach(struct gvm_range *range);
 /* Store everything dirty of a range; 0: the region has it all as of some moment in the call. */
@@ -96,7 +99,8 @@ int gvm_pager_set_prefetch(struct gvm_pager *pager, unsigned pages);
 
 /*
  * fork() of a paged process. prepare: the pager comes to rest and each region is cloned at its
- * memory nodes. In the parent: go on. In the child (single-threaded there): new net, new threads,
+ * memory nodes. In the parent: go on; forked 0: there is no child, and its clones are deleted, which a
+ * node is waited for a second at most. In the child (single-threaded there): new net, new threads,
  * the clones under the same addresses. 0, or a negative errno: then the child's paged memory is not
  * usable and the caller must end the child loudly.
  */

@@ -62,6 +62,9 @@ uint64_t gvm_region_pages(const struct gvm_region *region);
 uint64_t gvm_region_slab_pages(const struct gvm_region *region);
 /* 1: the slab with this page has storage on its node, so that the page may differ from zeros. */
 int gvm_region_has_storage(const struct gvm_region *region, uint64_t page);
+/* Since when (gvm_now) nothing has come from the node with this page, not even a connection; 0: it is
+ * there. */
+uint64_t gvm_region_away_since(const struct gvm_region *region, uint64_t page);
 
 /* One page operation; like gvm_op: the caller's memory, done exactly once, never from the post. */
 struct gvm_region_op {
@@ -120,6 +123,10 @@ int gvm_region_leave(struct gvm_region *region, struct gvm_region_op *op);
 int gvm_region_stay(struct gvm_region *region, struct gvm_region_op *op);
 /* Let go: operations under way complete with -ECANCELED; the name can be opened by others. */
 void gvm_region_close(struct gvm_region *region);
+/* The same; released(arg) is called once, perhaps from within, when the nodes that are connected have
+ * let go of it, or at the deadline (as in gvm_op): from then on another client finds it free there. */
+void gvm_region_release(struct gvm_region *region, uint64_t deadline_ns,
+			void (*released)(void *arg), void *arg);
 
 #ifdef __cplusplus
 }
