@@ -96,7 +96,7 @@ static void units_give(struct image *image, uint64_t unit, uint64_t count)
 
 /* ---- blocks -------------------------------------------------------------------------------- */
 
-static int write_zeros(const struct image *image, uint64_t off, uint64_t len)
+static int write_zeros(struct image *image, uint64_t off, uint64_t len)
 {
 	static const uint8_t zeros[64 << 10];
 	int err = 0;

@@ -251,7 +251,7 @@ static void *sync_now_and_then(void *arg)
 		while (!n->stop && pthread_cond_timedwait(&n->wake, &n->lock, &until) == 0)
 			;
 		pthread_mutex_unlock(&n->lock);
-		image_sync(n->image);
+		(void)image_sync(n->image); /* serve() sees what it found */
 		pthread_mutex_lock(&n->lock);
 		clock_gettime(CLOCK_MONOTONIC, &until);
 	}
@@ -320,13 +320,19 @@ static void say_ready(const struct node *n)
 	sd_notifyf(0, "READY=1\nSTATUS=listening on %s", line);
 }
 
-/* A tick each 100 ms until a signal asks for the end. */
-static void serve(struct node *n)
+/* A tick each 100 ms until a signal asks for the end, or the image can be trusted no more: what the
+ * kernel has dropped of it would be served as zeros, so then nothing is served and nothing is
+ * drained. To clients it is a node that is gone: what they have stays with them, and they wait. */
+static enum node_exit serve(struct node *n)
 {
 	const struct timespec tick = { 0, TICK_NS };
 
-	while (sigtimedwait(&n->signals, NULL, &tick) < 0)
+	while (sigtimedwait(&n->signals, NULL, &tick) < 0) {
+		if (n->image && image_check(n->image))
+			return NODE_IMAGE;
 		store_tick(n->store);
+	}
+	return NODE_OK;
 }
 
 /* Nothing new; what clients have under way may end, for drain_ms or until they have let go. A
@@ -402,8 +408,9 @@ enum node_exit node_run(struct settings *settings)
 	status = open_all(&n);
 	if (status == NODE_OK) {
 		say_ready(&n);
-		serve(&n);
-		drain(&n);
+		status = serve(&n);
+		if (status == NODE_OK)
+			drain(&n);
 	}
 	if (close_all(&n) && status == NODE_OK)
 		status = NODE_IMAGE;

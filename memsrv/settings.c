@@ -195,7 +195,8 @@ static const struct row rows[] = {
 	  set_sync, NULL, "seconds from 0 to 86400" },
 	{ "trust-image", NULL,
 	  "take the image's regions over even after the machine has died with "
-	  "the node running; pages stored after the last sync may then be old",
+	  "the node running, or its disk has lost writes; pages stored after the "
+	  "last sync may then be old, or zeros",
 	  set_trust, NULL, NULL },
 	{ NULL, NULL, "Operation", NULL, NULL, NULL },
 	{ "metrics", "[HOST:]PORT",
