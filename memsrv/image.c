@@ -71,9 +71,18 @@ int image_damaged(const struct image *image, const char *what, uint64_t off)
 	return -EBADMSG;
 }
 
+const char *image_advice(int err)
+{
+	return err == -EFBIG    ? "; raise the limit of a file's length (ulimit -f, LimitFSIZE=)"
+	       : err == -EDQUOT ? "; raise this user's disk quota"
+	       : err == -ENOSPC ? "; free disk space"
+				: "";
+}
+
 int image_io_error(const struct image *image, const char *what, int err)
 {
-	gvm_log(GVM_LOG_ERROR, "image %s: cannot %s: %s", image->path, what, strerror(-err));
+	gvm_log(GVM_LOG_ERROR, "image %s: cannot %s: %s%s", image->path, what, strerror(-err),
+		image_advice(err));
 	return err;
 }
 

@@ -61,6 +61,8 @@ int image_write_at(struct image *image, const void *buf, size_t len, uint64_t of
 int image_read_at(const struct image *image, void *buf, size_t len, uint64_t off);
 /* Log what is damaged, and where; -EBADMSG. */
 int image_damaged(const struct image *image, const char *what, uint64_t off);
+/* What to do about it, to follow the system's word for it; may be empty. */
+const char *image_advice(int err);
 /* Log what could not be done ("read it"); returns err. */
 int image_io_error(const struct image *image, const char *what, int err);
 /* With failed set it says that, whatever clean is. */

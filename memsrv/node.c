@@ -387,6 +387,39 @@ static int close_all(struct node *n)
 	return err;
 }
 
+/* Said by a signal handler, so made before. */
+static char torn_line[4352];
+static size_t torn_len;
+
+/* A page of the image's mapping cannot be had, in whatever thread needs it: there is no going on.
+ */
+static void on_sigbus(int sig, siginfo_t *info, void *context)
+{
+	if (info->si_code == BUS_ADRERR) {
+		(void)!write(STDERR_FILENO, torn_line, torn_len);
+		_exit(NODE_TORN);
+	}
+	signal(sig, SIG_DFL);
+	raise(sig);
+}
+
+static void explain_sigbus(const struct settings *s)
+{
+	struct sigaction act = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO };
+	int n;
+
+	if (!s->image)
+		return;
+	n = snprintf(
+	    torn_line, sizeof(torn_line),
+	    "%simage %s: a part of it cannot be read: the file was cut short while in use, "
+	    "or its disk fails (see dmesg); restore it, or remove it to start without its "
+	    "regions\n",
+	    getenv("JOURNAL_STREAM") ? SD_ERR : "gvm-memsrv: error: ", s->image);
+	torn_len = n < (int)sizeof(torn_line) ? (size_t)n : sizeof(torn_line) - 1;
+	sigaction(SIGBUS, &act, NULL);
+}
+
 static void take_signals(struct node *n)
 {
 	sigemptyset(&n->signals);
@@ -403,6 +436,7 @@ enum node_exit node_run(struct settings *settings)
 	enum node_exit status;
 
 	take_signals(&n);
+	explain_sigbus(settings);
 	raise_file_limit();
 	warn_of_memory(settings);
 	status = open_all(&n);

@@ -260,7 +260,7 @@ void settings_help(FILE *out)
 	}
 	fputs("\nSIGTERM and SIGINT end it in order: the image is synced and marked clean.\n"
 	      "Exit status: 0 ended in order, 1 failure while running, 2 wrong usage, 3 key,\n"
-	      "4 address cannot be listened on, 5 image.\n",
+	      "4 address cannot be listened on, 5 image, 6 a part of the image cannot be read.\n",
 	      out);
 }
 

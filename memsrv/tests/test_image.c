@@ -544,6 +544,8 @@ static void an_unfinished_file_is_made_anew(void **state)
 static void a_file_size_limit_is_an_answer(void **state)
 {
 	struct rlimit old, tight;
+	uint64_t extent;
+	void *at;
 
 	signal(SIGXFSZ, SIG_IGN);
 	up();
@@ -555,6 +557,8 @@ static void a_file_size_limit_is_an_answer(void **state)
 	assert_int_equal(put_page("vm", 0, 1), 0);
 	assert_int_equal(put_page("vm", 16, 2), 0);
 	assert_int_equal(put_page("vm", 32, 3), -ENOSPC);
+	assert_int_equal(image_extent_get(image, SLAB, &extent, &at), -ENOSPC);
+	assert_non_null(strstr(fake_log, "ulimit -f"));
 	assert_int_equal(put_page("vm", 48, 3), -ENOSPC);
 	assert_int_equal(get_page("vm", 0), 1);
 	assert_int_equal(get_page("vm", 16), 2);
