@@ -320,6 +320,11 @@ static void say_ready(const struct node *n)
 	sd_notifyf(0, "READY=1\nSTATUS=listening on %s", line);
 }
 
+static int image_is_lost(const struct node *n)
+{
+	return n->image && image_check(n->image);
+}
+
 /* A tick each 100 ms until a signal asks for the end, or the image can be trusted no more: what the
  * kernel has dropped of it would be served as zeros, so then nothing is served and nothing is
  * drained. To clients it is a node that is gone: what they have stays with them, and they wait. */
@@ -328,7 +333,7 @@ static enum node_exit serve(struct node *n)
 	const struct timespec tick = { 0, TICK_NS };
 
 	while (sigtimedwait(&n->signals, NULL, &tick) < 0) {
-		if (n->image && image_check(n->image))
+		if (image_is_lost(n))
 			return NODE_IMAGE;
 		store_tick(n->store);
 	}
@@ -346,7 +351,7 @@ static void drain(struct node *n)
 	store_drain(n->store);
 	service_unlisten(n->service);
 	while (store_sessions(n->store) && gvm_now() < end) {
-		if (sigtimedwait(&n->signals, NULL, &tick) > 0)
+		if (sigtimedwait(&n->signals, NULL, &tick) > 0 || image_is_lost(n))
 			break;
 		store_tick(n->store);
 	}
