@@ -491,11 +491,12 @@ static void what_the_kernel_failed_to_write_is_noticed_without_a_sync(void **sta
 static void the_mark_is_tried_again(void **state)
 {
 	up_with_a_page();
-	fail.fdatasync = 3;
+	fail.fdatasync = 4;
 	assert_int_equal(image_sync(image), -EIO);
 	assert_non_null(strstr(fake_log, "could not be noted"));
-	fail.fdatasync = 0;
+	assert_int_equal(fail.fdatasync, 1);
 	end_failed();
+	assert_int_equal(fail.fdatasync, 0);
 	regions_of_a_failed_image_need_trust();
 }
 
