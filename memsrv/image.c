@@ -4,6 +4,7 @@
  * them is here; what they hold is in image_format.c, opening in image_load.c.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,15 @@
 
 /* ---- the file ------------------------------------------------------------------------------ */
 
-int image_write_at(const struct image *image, const void *buf, size_t len, uint64_t off)
+/* No room is an answer; anything else may be half written. */
+static int write_failed(struct image *image, int err)
+{
+	if (err != ENOSPC && err != EDQUOT && err != EFBIG)
+		atomic_store(&image->failed, 1);
+	return -err;
+}
+
+int image_write_at(struct image *image, const void *buf, size_t len, uint64_t off)
 {
 	const uint8_t *at = buf;
 
@@ -26,7 +35,7 @@ int image_write_at(const struct image *image, const void *buf, size_t len, uint6
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
+			return write_failed(image, n < 0 ? errno : EIO);
 		at += n;
 		off += (uint64_t)n;
 		len -= (size_t)n;
@@ -62,18 +71,47 @@ int image_damaged(const struct image *image, const char *what, uint64_t off)
 	return -EBADMSG;
 }
 
+const char *image_advice(int err)
+{
+	return err == -EFBIG    ? "; raise the limit of a file's length (ulimit -f, LimitFSIZE=)"
+	       : err == -EDQUOT ? "; raise this user's disk quota"
+	       : err == -ENOSPC ? "; free disk space"
+				: "";
+}
+
 int image_io_error(const struct image *image, const char *what, int err)
 {
-	gvm_log(GVM_LOG_ERROR, "image %s: cannot %s: %s", image->path, what, strerror(-err));
+	gvm_log(GVM_LOG_ERROR, "image %s: cannot %s: %s%s", image->path, what, strerror(-err),
+		image_advice(err));
 	return err;
+}
+
+static int sync_file(const struct image *image)
+{
+	while (fdatasync(image->fd))
+		if (errno != EINTR)
+			return -errno;
+	return 0;
 }
 
 int image_sync(struct image *image)
 {
-	while (fdatasync(image->fd))
-		if (errno != EINTR)
-			return image_io_error(image, "sync it", -errno);
-	return 0;
+	int err = atomic_load(&image->failed) ? -EIO : sync_file(image);
+
+	return err ? image_fail(image, err) : 0;
+}
+
+int image_check(struct image *image)
+{
+	/* Waiting for what is being written of a block that nobody writes: all that is left of it
+	 * is the report of what failed anywhere in the file. */
+	int lost = !atomic_load(&image->failed) &&
+		   sync_file_range(image->fd, 0, BLOCK, SYNC_FILE_RANGE_WAIT_BEFORE) &&
+		   errno != EINTR && errno != ENOSYS && errno != EINVAL;
+
+	if (lost)
+		return image_fail(image, -errno);
+	return atomic_load(&image->failed) ? image_fail(image, -EIO) : 0;
 }
 
 /* ---- state --------------------------------------------------------------------------------- */
@@ -87,6 +125,7 @@ int image_state_write(struct image *image, int clean)
 	uint8_t b[BLOCK];
 	int err = 0;
 
+	st.failed = atomic_load(&image->failed);
 	st.seq = ++image->seq;
 	memcpy(st.boot, image->boot, sizeof(st.boot));
 	for (unsigned i = 0; i < STATES && !err; i++) {
@@ -96,6 +135,38 @@ int image_state_write(struct image *image, int clean)
 		err = image_write_at(image, b, BLOCK, off);
 	}
 	return err ? image_io_error(image, "write its state", err) : 0;
+}
+
+/* The mark is written over blocks that the disk has had since the image was made. The sync may
+ * report once more what brought us here; what the second one reports is the mark's. */
+static int mark_failed(struct image *image)
+{
+	int err;
+
+	pthread_mutex_lock(&image->lock);
+	err = image_state_write(image, 0);
+	pthread_mutex_unlock(&image->lock);
+	if (!err && sync_file(image))
+		err = sync_file(image);
+	atomic_store(&image->noted, !err);
+	return err;
+}
+
+int image_fail(struct image *image, int err)
+{
+	atomic_store(&image->failed, 1);
+	if (atomic_exchange(&image->told, 1))
+		return -EIO;
+	gvm_log(
+	    GVM_LOG_ERROR,
+	    "image %s: the disk did not take what was written (%s): pages in it may read as zeros "
+	    "or be old; see to the disk, then remove the file, or take it as it is with "
+	    "--trust-image%s",
+	    image->path, strerror(-err),
+	    mark_failed(image) ? "; this could not be noted in it: remove it before the next "
+				 "start"
+			       : "");
+	return -EIO;
 }
 
 /* ---- tables -------------------------------------------------------------------------------- */
@@ -281,15 +352,17 @@ void image_forget(struct image *image)
 
 int image_close(struct image *image, int clean)
 {
-	int err = 0;
+	int err = image_check(image);
 
-	if (clean) {
+	if (clean && !err) {
 		err = image_sync(image);
 		if (!err)
 			err = image_state_write(image, 1);
 		if (!err)
 			err = image_sync(image);
 	}
+	if (err && !atomic_load(&image->noted))
+		(void)mark_failed(image);
 	image_forget(image);
 	return err;
 }

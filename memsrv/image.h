@@ -26,11 +26,19 @@
  *     and blocks that no record names are given back to the disk.
  *   - Records are small and never cross a page, and the kernel copies such a write whole.
  *
- * Durability. The state holds the machine's boot id and a clean flag. Clean, or not clean under the
- * same boot id (the process died, the machine did not): everything acknowledged is there. Not clean
- * and another boot id: the machine died with writes in its cache, so the regions are dropped,
- * unless the operator says trust: then everything is there that was written before the last
- * image_sync, and later pages may be old.
+ * Durability. The state holds the machine's boot id and says clean, in use or failed. Clean, or in
+ * use under the same boot id (the process died, the machine did not) and no write was lost since:
+ * everything acknowledged is there. In use and another boot id: the machine died with writes in its
+ * cache, so the regions are dropped, unless the operator says trust: then everything is there that
+ * was written before the last image_sync, and later pages may be old.
+ *
+ * Lost writes. When the disk does not take a page, the kernel reports it once for each open file,
+ * keeps the page as if it had been written, and drops it when it likes: the next reader gets what
+ * the disk has, mostly zeros. So the first such report is the end: the state says failed, for good,
+ * and nobody but an operator who says trust opens the file again. A process that is killed takes
+ * its report with it, and the inode's may go with the inode; the file system's own is kept for the
+ * first who calls syncfs. Asking consumes the answer, so opening a file that is in use says failed
+ * first, makes that durable, asks, and only then says in use again.
  *
  * Locking: one process (flock). All functions may be called from any thread; those that name a
  * region or a slab record are called under the store's lock.
@@ -60,17 +68,22 @@ struct image_visitor {
 	int (*slab)(void *arg, uint32_t slot, uint64_t slab, uint32_t place, uint64_t extent);
 };
 
-#define IMAGE_TRUST 1u /* keep the regions also after an unclean death of the machine */
+/* Keep the regions also after an unclean death of the machine, or a lost write. */
+#define IMAGE_TRUST 1u
 
 /*
  * Open or create. On failure one logged sentence and -errno: -EBUSY another process has it,
- * -EBADMSG damaged, -EMEDIUMTYPE not an image, -EPROTONOSUPPORT another version, or the system's.
+ * -EIO a write was lost, -EBADMSG damaged, -EMEDIUMTYPE not an image, -EPROTONOSUPPORT another
+ * version, or the system's.
  */
 int image_open(const char *path, unsigned flags, struct image **image);
 int image_walk(struct image *image, const struct image_visitor *visitor);
 /* Everything written so far is on the disk when this returns 0. */
 int image_sync(struct image *image);
-/* clean: all regions are at rest; sync and say so in the file. */
+/* Has the disk failed to take something that was written? Cheap: it starts no writing. From the
+ * first -EIO on it is always that, and so is image_sync. */
+int image_check(struct image *image);
+/* clean: all regions are at rest; sync and say so in the file, unless a write was lost: -EIO. */
 int image_close(struct image *image, int clean);
 const char *image_path(const struct image *image);
 /* Bytes that the file's disk has left for new extents. */

@@ -96,7 +96,7 @@ static void units_give(struct image *image, uint64_t unit, uint64_t count)
 
 /* ---- blocks -------------------------------------------------------------------------------- */
 
-static int write_zeros(const struct image *image, uint64_t off, uint64_t len)
+static int write_zeros(struct image *image, uint64_t off, uint64_t len)
 {
 	static const uint8_t zeros[64 << 10];
 	int err = 0;
@@ -133,11 +133,10 @@ static int allocate(struct image *image, uint64_t off, uint64_t len)
 			err = fallocate(image->fd, 0, (off_t)off, (off_t)len) ? -errno : 0;
 		while (err == -EINTR);
 		if (!err || !unsupported(-err))
-			return err == -EFBIG ? -ENOSPC : err;
+			return err;
 		image->no_holes = 1;
 	}
-	err = write_zeros(image, off, len);
-	return err == -EFBIG || err == -EDQUOT ? -ENOSPC : err;
+	return write_zeros(image, off, len);
 }
 
 /* ---- mappings ------------------------------------------------------------------------------ */
@@ -204,10 +203,11 @@ int image_extent_get(struct image *image, uint64_t len, uint64_t *extent, void *
 		*extent = unit * UNIT;
 		goto out;
 	}
-	gvm_log(GVM_LOG_WARN,
-		"image %s: no room for a slab of %" PRIu64 " KiB: %s; free disk space", image->path,
-		len >> 10, strerror(-err));
+	gvm_log(GVM_LOG_WARN, "image %s: no room for a slab of %" PRIu64 " KiB: %s%s", image->path,
+		len >> 10, strerror(-err), image_advice(err));
 	image_punch(image, DATA_OFF + unit * UNIT, len);
+	if (err == -EFBIG || err == -EDQUOT)
+		err = -ENOSPC;
 give:
 	units_give(image, unit, len / UNIT);
 out:

@@ -9,6 +9,9 @@
 static uint32_t crc_table[256];
 static pthread_once_t crc_once = PTHREAD_ONCE_INIT;
 
+/* What a state block says of the regions. Versions that do not know FAILED take it for damage. */
+enum { IN_USE, CLEAN, FAILED };
+
 static void crc_init(void)
 {
 	for (uint32_t i = 0; i < 256; i++) {
@@ -95,7 +98,7 @@ unsigned image_super_version(const uint8_t *b)
 void image_state_encode(const struct image_head *st, uint8_t *b, uint64_t off)
 {
 	memset(b, 0, BLOCK);
-	put32(b + 4, st->clean ? 1 : 0);
+	put32(b + 4, st->failed ? FAILED : st->clean ? CLEAN : IN_USE);
 	put64(b + 8, st->seq);
 	memcpy(b + 16, st->boot, sizeof(st->boot));
 	put32(b + 56, st->region_pages);
@@ -106,9 +109,10 @@ void image_state_encode(const struct image_head *st, uint8_t *b, uint64_t off)
 void image_state_decode(const uint8_t *b, uint64_t off, struct image_head *st)
 {
 	memset(st, 0, sizeof(*st));
-	if (!image_sealed(b, BLOCK, off) || get32(b + 4) > 1)
+	if (!image_sealed(b, BLOCK, off) || get32(b + 4) > FAILED)
 		return;
-	st->clean = (int)get32(b + 4);
+	st->clean = get32(b + 4) == CLEAN;
+	st->failed = get32(b + 4) == FAILED;
 	st->seq = get64(b + 8);
 	memcpy(st->boot, b + 16, sizeof(st->boot));
 	st->boot[sizeof(st->boot) - 1] = 0;

@@ -29,7 +29,7 @@
 
 /* A state block. valid: its bytes were whole and make sense; the rest is zero otherwise. */
 struct image_head {
-	int valid, clean;
+	int valid, clean, failed; /* clean and failed: not both */
 	uint64_t seq; /* of two, the higher one is the newer */
 	char boot[40];
 	uint32_t region_pages, index_pages; /* 4 KiB pages of the two tables */

@@ -7,6 +7,7 @@
 #define MEMSRV_IMAGE_INTERNAL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "image_format.h"
 
@@ -35,6 +36,9 @@ struct image {
 	struct image_table regions, index;
 	uint64_t seq;
 	char boot[40];
+	_Atomic int failed; /* a write was lost: what is in the file may not be what was put */
+	_Atomic int noted;  /* the file says so */
+	_Atomic int told;   /* and so does the log */
 	int no_holes; /* the file system cannot punch or allocate: zeros are written */
 
 	uint64_t *busy; /* bitmap of units in use */
@@ -52,14 +56,19 @@ struct image {
 
 /* ---- image.c ------------------------------------------------------------------------------- */
 
-int image_write_at(const struct image *image, const void *buf, size_t len, uint64_t off);
+int image_write_at(struct image *image, const void *buf, size_t len, uint64_t off);
 /* -ENODATA: the file ends before. */
 int image_read_at(const struct image *image, void *buf, size_t len, uint64_t off);
 /* Log what is damaged, and where; -EBADMSG. */
 int image_damaged(const struct image *image, const char *what, uint64_t off);
+/* What to do about it, to follow the system's word for it; may be empty. */
+const char *image_advice(int err);
 /* Log what could not be done ("read it"); returns err. */
 int image_io_error(const struct image *image, const char *what, int err);
+/* With failed set it says that, whatever clean is. */
 int image_state_write(struct image *image, int clean);
+/* The disk did not take a write: the image is never called clean again, and the file says so. -EIO. */
+int image_fail(struct image *image, int err);
 /* Where the n-th record is in the file. */
 uint64_t image_record_off(const struct image_table *t, uint32_t n);
 /* Room in the stack for every record that there is, so that freeing one cannot fail. -ENOMEM. */

@@ -289,6 +289,16 @@ static int load(struct image *image, const struct image_head *st)
 
 /* ---- opening ------------------------------------------------------------------------------- */
 
+/* Have writes been lost of which nobody was told? Ask, so that whoever asks next hears of later
+ * ones only.
+ */
+static int lost_before(const struct image *image)
+{
+	int lost = fdatasync(image->fd) != 0;
+
+	return syncfs(image->fd) != 0 || lost;
+}
+
 /* The superblock last: a file without one is a creation that did not end, see unfinished(). */
 static int format(struct image *image)
 {
@@ -298,6 +308,7 @@ static int format(struct image *image)
 
 	if (ftruncate(image->fd, 0))
 		return image_io_error(image, "empty it", -errno);
+	(void)lost_before(image);
 #ifdef FS_NOCOW_FL
 	/* btrfs would need new blocks to overwrite old ones, whatever was allocated before. */
 	if (!ioctl(image->fd, FS_IOC_GETFLAGS, &attr)) {
@@ -333,6 +344,41 @@ static int unfinished(const struct image *image, const uint8_t *super, uint64_t 
 	return 1;
 }
 
+static int refuse_failed(const struct image *image)
+{
+	gvm_log(
+	    GVM_LOG_ERROR,
+	    "image %s: the disk has lost writes to it: pages in it may read as zeros or be old; "
+	    "remove the file to start without its regions, or take them as they are with "
+	    "--trust-image",
+	    image->path);
+	return -EIO;
+}
+
+/* Its process was killed: has a write been lost since, that nobody was told of? The answer comes
+ * once, so until it is there the file says the worst; image_open says the rest. */
+static int ask_lost_writes(struct image *image, struct image_head *st)
+{
+	int err;
+
+	image->seq = st->seq;
+	image->regions.pages = st->region_pages;
+	image->index.pages = st->index_pages;
+	atomic_store(&image->failed, 1);
+	err = image_state_write(image, 0);
+	st->seq = image->seq;
+	if (err)
+		return err;
+	while ((err = fdatasync(image->fd) || syncfs(image->fd) ? -errno : 0) == -EINTR)
+		;
+	if (err) {
+		image_io_error(image, "have it written to the disk", err);
+		return refuse_failed(image);
+	}
+	atomic_store(&image->failed, 0);
+	return 0;
+}
+
 static int open_existing(struct image *image, unsigned flags)
 {
 	struct image_head st;
@@ -340,7 +386,19 @@ static int open_existing(struct image *image, unsigned flags)
 
 	if (err)
 		return err;
-	if (!st.clean && strcmp(st.boot, image->boot)) {
+	if (st.failed && !(flags & IMAGE_TRUST))
+		return refuse_failed(image);
+	/* What was lost before is not to be a failure of this run. */
+	if (flags & IMAGE_TRUST && !st.clean && (lost_before(image) || st.failed))
+		gvm_log(GVM_LOG_WARN,
+			"image %s: the disk has lost writes to it; pages in it may read as zeros "
+			"or be old (--trust-image)",
+			image->path);
+	if (!st.clean && !st.failed && !strcmp(st.boot, image->boot)) {
+		err = flags & IMAGE_TRUST ? 0 : ask_lost_writes(image, &st);
+		if (err)
+			return err;
+	} else if (!st.clean && !st.failed) {
 		if (!(flags & IMAGE_TRUST)) {
 			gvm_log(GVM_LOG_WARN,
 				"image %s: the machine went down with it in use; its regions are "

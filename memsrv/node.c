@@ -251,7 +251,7 @@ static void *sync_now_and_then(void *arg)
 		while (!n->stop && pthread_cond_timedwait(&n->wake, &n->lock, &until) == 0)
 			;
 		pthread_mutex_unlock(&n->lock);
-		image_sync(n->image);
+		(void)image_sync(n->image); /* serve() sees what it found */
 		pthread_mutex_lock(&n->lock);
 		clock_gettime(CLOCK_MONOTONIC, &until);
 	}
@@ -320,13 +320,24 @@ static void say_ready(const struct node *n)
 	sd_notifyf(0, "READY=1\nSTATUS=listening on %s", line);
 }
 
-/* A tick each 100 ms until a signal asks for the end. */
-static void serve(struct node *n)
+static int image_is_lost(const struct node *n)
+{
+	return n->image && image_check(n->image);
+}
+
+/* A tick each 100 ms until a signal asks for the end, or the image can be trusted no more: what the
+ * kernel has dropped of it would be served as zeros, so then nothing is served and nothing is
+ * drained. To clients it is a node that is gone: what they have stays with them, and they wait. */
+static enum node_exit serve(struct node *n)
 {
 	const struct timespec tick = { 0, TICK_NS };
 
-	while (sigtimedwait(&n->signals, NULL, &tick) < 0)
+	while (sigtimedwait(&n->signals, NULL, &tick) < 0) {
+		if (image_is_lost(n))
+			return NODE_IMAGE;
 		store_tick(n->store);
+	}
+	return NODE_OK;
 }
 
 /* Nothing new; what clients have under way may end, for drain_ms or until they have let go. A
@@ -340,7 +351,7 @@ static void drain(struct node *n)
 	store_drain(n->store);
 	service_unlisten(n->service);
 	while (store_sessions(n->store) && gvm_now() < end) {
-		if (sigtimedwait(&n->signals, NULL, &tick) > 0)
+		if (sigtimedwait(&n->signals, NULL, &tick) > 0 || image_is_lost(n))
 			break;
 		store_tick(n->store);
 	}
@@ -381,6 +392,39 @@ static int close_all(struct node *n)
 	return err;
 }
 
+/* Said by a signal handler, so made before. */
+static char torn_line[4352];
+static size_t torn_len;
+
+/* A page of the image's mapping cannot be had, in whatever thread needs it: there is no going on.
+ */
+static void on_sigbus(int sig, siginfo_t *info, void *context)
+{
+	if (info->si_code == BUS_ADRERR) {
+		(void)!write(STDERR_FILENO, torn_line, torn_len);
+		_exit(NODE_TORN);
+	}
+	signal(sig, SIG_DFL);
+	raise(sig);
+}
+
+static void explain_sigbus(const struct settings *s)
+{
+	struct sigaction act = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO };
+	int n;
+
+	if (!s->image)
+		return;
+	n = snprintf(
+	    torn_line, sizeof(torn_line),
+	    "%simage %s: a part of it cannot be read: the file was cut short while in use, "
+	    "or its disk fails (see dmesg); restore it, or remove it to start without its "
+	    "regions\n",
+	    getenv("JOURNAL_STREAM") ? SD_ERR : "gvm-memsrv: error: ", s->image);
+	torn_len = n < (int)sizeof(torn_line) ? (size_t)n : sizeof(torn_line) - 1;
+	sigaction(SIGBUS, &act, NULL);
+}
+
 static void take_signals(struct node *n)
 {
 	sigemptyset(&n->signals);
@@ -397,13 +441,15 @@ enum node_exit node_run(struct settings *settings)
 	enum node_exit status;
 
 	take_signals(&n);
+	explain_sigbus(settings);
 	raise_file_limit();
 	warn_of_memory(settings);
 	status = open_all(&n);
 	if (status == NODE_OK) {
 		say_ready(&n);
-		serve(&n);
-		drain(&n);
+		status = serve(&n);
+		if (status == NODE_OK)
+			drain(&n);
 	}
 	if (close_all(&n) && status == NODE_OK)
 		status = NODE_IMAGE;

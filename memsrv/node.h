@@ -13,6 +13,7 @@ enum node_exit {
 	NODE_KEY = 3,
 	NODE_ADDRESS = 4,
 	NODE_IMAGE = 5,
+	NODE_TORN = 6, /* a part of the image could not be had while running */
 };
 
 /* Call it from the first thread, before there are others. */

@@ -589,6 +589,7 @@ static int start_threads(struct service *service)
 	int err = 0;
 
 	sigfillset(&all);
+	sigdelset(&all, SIGBUS); /* a part of an image that cannot be had; node.c says so */
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	for (unsigned i = 0; i < service->config.workers && !err; i++) {
 		struct worker *w = &service->workers[i];

@@ -195,7 +195,8 @@ static const struct row rows[] = {
 	  set_sync, NULL, "seconds from 0 to 86400" },
 	{ "trust-image", NULL,
 	  "take the image's regions over even after the machine has died with "
-	  "the node running; pages stored after the last sync may then be old",
+	  "the node running, or its disk has lost writes; pages stored after the "
+	  "last sync may then be old, or zeros",
 	  set_trust, NULL, NULL },
 	{ NULL, NULL, "Operation", NULL, NULL, NULL },
 	{ "metrics", "[HOST:]PORT",
@@ -259,7 +260,7 @@ void settings_help(FILE *out)
 	}
 	fputs("\nSIGTERM and SIGINT end it in order: the image is synced and marked clean.\n"
 	      "Exit status: 0 ended in order, 1 failure while running, 2 wrong usage, 3 key,\n"
-	      "4 address cannot be listened on, 5 image.\n",
+	      "4 address cannot be listened on, 5 image, 6 a part of the image cannot be read.\n",
 	      out);
 }
 

@@ -36,6 +36,42 @@ static struct store *store;
 static struct session *alice;
 static struct gvm_region_opened got;
 
+/* So many calls from now on report a lost write, as the kernel does. */
+static struct {
+	int fdatasync, syncfs, sync_file_range;
+} fail;
+
+int __real_fdatasync(int fd);
+int __real_sync_file_range(int fd, off_t offset, off_t len, unsigned flags);
+int __wrap_fdatasync(int fd);
+int __wrap_syncfs(int fd);
+int __wrap_sync_file_range(int fd, off_t offset, off_t len, unsigned flags);
+
+static int failing(int *count)
+{
+	if (!*count)
+		return 0;
+	--*count;
+	errno = EIO;
+	return 1;
+}
+
+int __wrap_fdatasync(int fd)
+{
+	return failing(&fail.fdatasync) ? -1 : __real_fdatasync(fd);
+}
+
+int __wrap_syncfs(int fd)
+{
+	return failing(&fail.syncfs) ? -1
+				     : 0; /* the real one waits for other programs' files too */
+}
+
+int __wrap_sync_file_range(int fd, off_t offset, off_t len, unsigned flags)
+{
+	return failing(&fail.sync_file_range) ? -1 : __real_sync_file_range(fd, offset, len, flags);
+}
+
 static uint64_t id_of(const char *name)
 {
 	return __wrap_gvm_region_id_of(name);
@@ -390,6 +426,107 @@ static void every_damaged_byte_is_found(void **state)
 	close(fd);
 }
 
+/* ---- a disk that does not take what is written --------------------------------------------- */
+
+static void regions_of_a_failed_image_need_trust(void)
+{
+	for (int again = 0; again < 2; again++)
+		refused(-EIO, "--trust-image");
+	assert_int_equal(up_flags(IMAGE_TRUST), 0);
+	assert_int_equal(open_as(alice, "vm", 16, 0, 0), 0);
+	down(1);
+	up();
+	assert_int_equal(open_as(alice, "vm", 16, 0, 0), 0);
+	assert_int_equal(store_region_delete(alice, id_of("vm")), 0);
+	down(1);
+}
+
+static void up_with_a_page(void)
+{
+	up();
+	assert_int_equal(make("vm", 16), 0);
+	assert_int_equal(put_page("vm", 3, 5), 0);
+}
+
+static void end_failed(void)
+{
+	store_session_close(alice);
+	store_close(store);
+	assert_int_equal(image_close(image, 1), -EIO);
+}
+
+/* The kernel reports it once: the second sync would be good, and must not be believed. */
+static void a_failed_sync_is_for_good(void **state)
+{
+	up_with_a_page();
+	assert_int_equal(image_check(image), 0);
+	assert_int_equal(image_sync(image), 0);
+	fail.fdatasync = 1;
+	assert_int_equal(image_sync(image), -EIO);
+	assert_non_null(strstr(fake_log, "--trust-image"));
+	assert_int_equal(image_sync(image), -EIO);
+	assert_int_equal(image_check(image), -EIO);
+	end_failed();
+	regions_of_a_failed_image_need_trust();
+}
+
+static void a_failed_sync_at_the_end_is_for_good(void **state)
+{
+	up_with_a_page();
+	fail.fdatasync = 1;
+	end_failed();
+	regions_of_a_failed_image_need_trust();
+}
+
+static void what_the_kernel_failed_to_write_is_noticed_without_a_sync(void **state)
+{
+	up_with_a_page();
+	fail.sync_file_range = 1;
+	assert_int_equal(image_check(image), -EIO);
+	end_failed();
+	regions_of_a_failed_image_need_trust();
+}
+
+/* The mark's own sync reports what the first one did not reach. */
+static void the_mark_is_tried_again(void **state)
+{
+	up_with_a_page();
+	fail.fdatasync = 4;
+	assert_int_equal(image_sync(image), -EIO);
+	assert_non_null(strstr(fake_log, "could not be noted"));
+	assert_int_equal(fail.fdatasync, 1);
+	end_failed();
+	assert_int_equal(fail.fdatasync, 0);
+	regions_of_a_failed_image_need_trust();
+}
+
+/* Nobody was told, as the process was killed: whoever opens it next asks, and is told once. */
+static void a_write_lost_by_a_killed_process_is_asked_for(void **state)
+{
+	for (int which = 0; which < 2; which++) {
+		up_with_a_page();
+		down(0);
+		fail.fdatasync = which == 0;
+		fail.syncfs = which == 1;
+		refused(-EIO, "--trust-image");
+		regions_of_a_failed_image_need_trust();
+	}
+}
+
+/* Trust is asked for once: what was lost before is not a failure of the run that takes it. */
+static void trust_takes_a_lost_write_of_a_killed_process(void **state)
+{
+	up_with_a_page();
+	down(0);
+	fail.fdatasync = 1;
+	assert_int_equal(up_flags(IMAGE_TRUST), 0);
+	assert_non_null(strstr(fake_log, "may read as zeros"));
+	assert_int_equal(image_check(image), 0);
+	assert_int_equal(open_as(alice, "vm", 16, 0, 0), 0);
+	assert_int_equal(get_page("vm", 3), 5);
+	down(1);
+}
+
 /* A creation that was cut short is begun again. */
 static void an_unfinished_file_is_made_anew(void **state)
 {
@@ -408,6 +545,8 @@ static void an_unfinished_file_is_made_anew(void **state)
 static void a_file_size_limit_is_an_answer(void **state)
 {
 	struct rlimit old, tight;
+	uint64_t extent;
+	void *at;
 
 	signal(SIGXFSZ, SIG_IGN);
 	up();
@@ -419,6 +558,8 @@ static void a_file_size_limit_is_an_answer(void **state)
 	assert_int_equal(put_page("vm", 0, 1), 0);
 	assert_int_equal(put_page("vm", 16, 2), 0);
 	assert_int_equal(put_page("vm", 32, 3), -ENOSPC);
+	assert_int_equal(image_extent_get(image, SLAB, &extent, &at), -ENOSPC);
+	assert_non_null(strstr(fake_log, "ulimit -f"));
 	assert_int_equal(put_page("vm", 48, 3), -ENOSPC);
 	assert_int_equal(get_page("vm", 0), 1);
 	assert_int_equal(get_page("vm", 16), 2);
@@ -759,6 +900,12 @@ int main(void)
 		T(other_versions_are_refused),
 		T(after_the_death_of_the_machine),
 		T(every_damaged_byte_is_found),
+		T(a_failed_sync_is_for_good),
+		T(a_failed_sync_at_the_end_is_for_good),
+		T(what_the_kernel_failed_to_write_is_noticed_without_a_sync),
+		T(the_mark_is_tried_again),
+		T(a_write_lost_by_a_killed_process_is_asked_for),
+		T(trust_takes_a_lost_write_of_a_killed_process),
 		T(an_unfinished_file_is_made_anew),
 		T(a_file_size_limit_is_an_answer),
 		T(a_full_disk_is_an_answer),

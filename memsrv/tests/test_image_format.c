@@ -137,6 +137,11 @@ static void what_is_written_is_read(void **state)
 	assert_string_equal(st_back.boot, "b0");
 	assert_int_equal(st_back.region_pages, 10);
 	assert_int_equal(st_back.index_pages, 11);
+	assert_false(st_back.failed);
+	st.failed = 1; /* whatever else is said */
+	image_state_encode(&st, b, STATE_OFF);
+	image_state_decode(b, STATE_OFF, &st_back);
+	assert_true(st_back.valid && st_back.failed && !st_back.clean);
 	image_entry_encode(12, 13, 14, b, INDEX_OFF);
 	assert_int_equal(image_entry_decode(b, INDEX_OFF, &e), 0);
 	assert_true(e.slot == 12 && e.slab == 13 && e.extent == 14 && e.place == 1 && e.len == 2);
