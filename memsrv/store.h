@@ -63,7 +63,8 @@ struct store_config {
 	uint64_t (*now)(void);	 /* NULL: gvm_now */
 };
 
-/* Takes over the image's regions: they stay held by who held them, for their linger time. */
+/* Takes over the image's regions: they stay held by who held them, for their linger time; an ephemeral
+ * one for STORE_SILENT_MS at least, as if its client had fallen silent, unless it was leaving. */
 int store_open(const struct store_config *config, struct store **store);
 /* All sessions are closed and no worker runs. Regions of an image stay in it. */
 void store_close(struct store *store);

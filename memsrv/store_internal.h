@@ -74,7 +74,9 @@ struct region {
 	uint64_t clone_of,
 	    clone_version; /* generation and version of the source; 0: none, or opened */
 	uint32_t slab_pages, flags, linger_ms, sessions;
-	int silent;    /* a connection of it has fallen silent since it was opened last */
+	int silent;    /* a connection of it has fallen silent since it was opened last, or the node
+			* was restarted: nothing says that its client is gone */
+	char client[64]; /* who opened it last, for the log; empty: nobody since the node's start */
 	uint32_t slot; /* record in the image */
 	struct slab_map slabs;
 	struct fence *fence;

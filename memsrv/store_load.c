@@ -35,6 +35,9 @@ static int take_region(void *arg, uint32_t slot, const struct image_region *rec)
 	store->reserved += r->reserved * region_slab_bytes(r);
 	store->by_slot[slot] = r;
 	region_link(store, r);
+	/* What was heard of its client is forgotten, and while the node was away nobody could come
+	 * back: that is as little as silence. One that has said that it leaves does not. */
+	r->silent = r->holder && r->linger_ms;
 	if (r->holder || (r->flags & GVM_RO_EPHEMERAL))
 		hold_linger(store, r);
 	return 0;
