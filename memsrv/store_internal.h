@@ -101,6 +101,7 @@ struct store {
 	uint64_t sweep_id, sweep_slab; /* where the search for slabs to remake of huge pages is */
 	_Atomic int no_sweep;
 	struct store_stats stats;
+	uint64_t secret[2]; /* what holders are shown by */
 	_Atomic uint32_t in_use; /* what keeps storage without being a slab, soon no more */
 	_Atomic int awaited;     /* a request waits for the next change */
 	void (*changed)(void *arg, int ended);
@@ -140,6 +141,9 @@ static inline int slab_shared(const struct slab *sl)
 uint64_t store_now(const struct store *store);
 /* A random number, not 0. */
 uint64_t store_draw(void);
+/* What others are told of a client: the same for all it holds; nobody can find the incarnation by it,
+ * which is all that a client is known by. 0: nobody. */
+uint64_t store_show_holder(const struct store *store, uint64_t incarnation);
 /* Count a refusal; returns err, or -EBUSY. */
 int store_refuse(struct store *store, int err);
 int store_busy(struct store *store);

@@ -349,6 +349,19 @@ int store_region_close(struct session *s, uint64_t id)
 	return err;
 }
 
+/* Who opened a region to read it does not delete it, on this connection or on a further one. */
+static int may_delete(const struct session *s, const struct region *r)
+{
+	const struct hold *own = hold_of(s, r), *h;
+
+	if (own)
+		return !own->readonly;
+	LIST_FOREACH(h, &r->holds, in_region)
+	if (!h->readonly)
+		return 1;
+	return LIST_EMPTY(&r->holds);
+}
+
 int store_region_delete(struct session *s, uint64_t id)
 {
 	struct store *store = s->store;
@@ -363,6 +376,8 @@ int store_region_delete(struct session *s, uint64_t id)
 		err = store_refuse(store, -ENOENT);
 	else if (r->holder && r->holder != s->incarnation)
 		err = store_busy(store);
+	else if (!may_delete(s, r))
+		err = store_refuse(store, -EPERM);
 	else
 		err = region_destroy(store, r);
 	pthread_mutex_unlock(&store->lock);
@@ -390,7 +405,7 @@ uint32_t store_region_list(struct store *store, uint64_t skip, uint32_t want,
 						    .pages = r->pages,
 						    .slabs_used = r->used,
 						    .generation = r->generation,
-						    .holder = r->holder,
+						    .holder = store_show_holder(store, r->holder),
 						    .flags = r->flags,
 						    .sessions = r->sessions };
 		memcpy(out[n++].name, r->name, sizeof(r->name));

@@ -460,6 +460,7 @@ static void discards_of_shared_slabs_stay_private(void **state)
 static void lists_regions(void **state)
 {
 	struct gvm_region_entry e[4];
+	uint64_t shown;
 	int more;
 
 	assert_int_equal(open_region(alice, "a", 16, GVM_RO_CREATE), 0);
@@ -470,7 +471,11 @@ static void lists_regions(void **state)
 	assert_int_equal(store_region_list(store, 0, 2, e, &more), 2);
 	assert_int_equal(more, 1);
 	assert_string_equal(e[1].name, "b");
-	assert_int_equal(e[1].holder, ALICE);
+	/* who holds both can be seen, and not who it is: whoever knows that is that client */
+	shown = e[1].holder;
+	assert_int_equal(e[0].holder, shown);
+	assert_int_not_equal(shown, 0);
+	assert_int_not_equal(shown, ALICE);
 	assert_int_equal(e[1].flags, GVM_RO_EPHEMERAL);
 	assert_int_equal(e[1].slabs_used, 1);
 	assert_int_equal(e[1].sessions, 1);
@@ -479,6 +484,19 @@ static void lists_regions(void **state)
 	assert_string_equal(e[0].name, "c");
 	assert_int_equal(e[0].holder, 0);
 	assert_int_equal(store_region_list(store, UINT64_MAX, 2, e, &more), 0);
+	/* nor is it the same on every node, which would be one table for all of them */
+	assert_int_equal(open_region(bob, "c", 16, 0), 0);
+	assert_int_equal(store_region_list(store, 2, 1, e, &more), 1);
+	assert_int_not_equal(e[0].holder, 0);
+	assert_int_not_equal(e[0].holder, shown);
+	restart(&(struct store_config){ .incarnation = 78,
+					.memory = SLAB,
+					.limit = SLAB,
+					.max_regions = 10,
+					.max_sessions = 10 });
+	assert_int_equal(open_region(alice, "a", 16, GVM_RO_CREATE), 0);
+	assert_int_equal(store_region_list(store, 0, 1, e, &more), 1);
+	assert_int_not_equal(e[0].holder, shown);
 }
 
 static void draining_refuses_what_is_new(void **state)
