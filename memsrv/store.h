@@ -45,6 +45,10 @@
 #define STORE_SLAB_PAGES_MIN 16u
 #define STORE_SLAB_PAGES_MAX (1u << 18)
 #define STORE_LINGER_MAX_MS (24u * 3600 * 1000)
+/* Memory that is of use to one client only does not keep others out for longer than this. */
+#define STORE_LINGER_EPHEMERAL_MS (10u * 60 * 1000)
+/* Of so many regions one client may have these. */
+#define STORE_CLIENT_REGIONS(max) ((max) / 2 + (max) % 2)
 
 struct store;
 struct session;

@@ -83,7 +83,7 @@ int hold_add(struct session *s, struct region *r, const struct gvm_region_open *
 	uint32_t linger_ms = r->linger_ms;
 
 	r->holder = s->incarnation;
-	r->linger_ms = req->linger_ms < STORE_LINGER_MAX_MS ? req->linger_ms : STORE_LINGER_MAX_MS;
+	r->linger_ms = hold_linger_ms(r->flags, req->linger_ms);
 	if ((r->holder != holder || r->linger_ms != linger_ms) &&
 	    region_save(s->store, r, IMAGE_LIVE)) {
 		r->holder = holder;
@@ -105,6 +105,7 @@ int hold_add(struct session *s, struct region *r, const struct gvm_region_open *
 	}
 	h->readonly = !!(req->flags & GVM_RO_READONLY);
 	memcpy(r->client, s->name, sizeof(r->client));
+	r->client_id = s->incarnation;
 	r->linger_until = 0;
 	r->silent = 0;
 	r->clone_of = 0;
@@ -131,6 +132,13 @@ int hold_release(struct store *store, struct region *r)
 	}
 	region_save(store, r, IMAGE_LIVE);
 	return 0;
+}
+
+uint32_t hold_linger_ms(uint32_t flags, uint32_t wanted)
+{
+	uint32_t most = flags & GVM_RO_EPHEMERAL ? STORE_LINGER_EPHEMERAL_MS : STORE_LINGER_MAX_MS;
+
+	return wanted < most ? wanted : most;
 }
 
 static uint64_t linger_time(const struct region *r)

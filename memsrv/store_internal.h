@@ -76,6 +76,7 @@ struct region {
 	uint32_t slab_pages, flags, linger_ms, sessions;
 	int silent;    /* a connection of it has fallen silent since it was opened last, or the node
 			* was restarted: nothing says that its client is gone */
+	uint64_t client_id; /* whose it counts as: who made it or opened it last; 0: nobody known */
 	char client[64]; /* who opened it last, for the log; empty: nobody since the node's start */
 	uint32_t slot; /* record in the image */
 	struct slab_map slabs;
@@ -205,7 +206,8 @@ void region_remove_slabs(struct store *store, struct region *r);
 int region_destroy(struct store *store, struct region *r);
 /* The region with this id, unless its time is over. */
 struct region *region_find(struct store *store, uint64_t id);
-int region_may_add(struct store *store);
+/* Is there a place for one more of s's client? -EUSERS, logged and counted. */
+int region_may_add(const struct session *s);
 void region_opened(const struct store *store, const struct region *r, int made,
 		   struct gvm_region_opened *out);
 
@@ -222,6 +224,8 @@ void hold_succeed(struct session *s, struct region *r);
 int hold_add(struct session *s, struct region *r, const struct gvm_region_open *req);
 /* Its client has said that it is about to go: what it holds is free in a moment. */
 int hold_leaving(const struct region *r);
+/* The linger time that a region with these flags gets. */
+uint32_t hold_linger_ms(uint32_t flags, uint32_t wanted);
 void hold_linger(struct store *store, struct region *r);
 /* Nobody holds r any more. Returns 1 if that was its end. */
 int hold_release(struct store *store, struct region *r);

@@ -146,6 +146,7 @@ void room_unreserve(struct store *store, struct region *r, uint64_t slabs)
 
 int room_storage(struct session *s, const struct region *r, struct storage **storage)
 {
+	static struct gvm_log_limit limit;
 	struct store *store = s->store;
 	uint64_t len = region_slab_bytes(r), stored = atomic_load(&store->pool.bytes);
 	int err;
@@ -156,7 +157,8 @@ int room_storage(struct session *s, const struct region *r, struct storage **sto
 	if (err == -ENOSPC)
 		return stored_full(s, r, len, "the image's disk is full");
 	if (err)
-		gvm_log(GVM_LOG_WARN, "region %s: no memory for a slab of %" PRIu64 " KiB: %s",
-			r->name, len >> 10, strerror(-err));
+		gvm_log_limited(&limit, GVM_LOG_WARN,
+				"region %s: no memory for a slab of %" PRIu64 " KiB: %s", r->name,
+				len >> 10, strerror(-err));
 	return err;
 }

@@ -94,7 +94,7 @@ enum gvm_wire_status {
 	GVM_ST_DRAIN = 14,	 /* the node is going away              ESHUTDOWN */
 	GVM_ST_IO = 15,		 /* the data is damaged or gone         EIO */
 	GVM_ST_EPOCH = 16,	 /* another cluster map                 ESTALE */
-	GVM_ST_LIMIT = 17,	 /* too many connections or requests    EUSERS */
+	GVM_ST_LIMIT = 17,	 /* too many connections, requests, regions  EUSERS */
 	GVM_ST_MAX
 };
 
