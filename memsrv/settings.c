@@ -179,8 +179,8 @@ static const struct row rows[] = {
 	  set_overcommit, NULL, "a ratio from 1 to 1000, such as 1.5" },
 	{ "region-quota", "SIZE", "most memory that one region may have here; default: no bound",
 	  set_quota, NULL, "a number of bytes such as 4G" },
-	{ "max-regions", "N", "most regions; default 4096", set_max_regions, NULL,
-	  "a whole number from 1 to 65536" },
+	{ "max-regions", "N", "most regions; one client may have half of them; default 4096",
+	  set_max_regions, NULL, "a whole number from 1 to 65536" },
 	{ "huge", "WHEN",
 	  "huge pages: never; auto: for a slab whose pages have all been written "
 	  "(default, so a page never written costs nothing); always: from the first write, which "

@@ -3,7 +3,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/sha.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -20,6 +22,19 @@ uint64_t store_draw(void)
 		if (getrandom(&v, sizeof(v), 0) != sizeof(v))
 			v = 0;
 	return v;
+}
+
+uint64_t store_show_holder(const struct store *store, uint64_t incarnation)
+{
+	const uint64_t text[3] = { store->secret[0], store->secret[1], incarnation };
+	uint8_t digest[SHA256_DIGEST_LENGTH];
+	uint64_t shown;
+
+	if (!incarnation)
+		return 0;
+	SHA256((const uint8_t *)text, sizeof(text), digest);
+	memcpy(&shown, digest, sizeof(shown));
+	return shown ? shown : 1;
 }
 
 int store_busy(struct store *store)
@@ -142,6 +157,8 @@ int store_open(const struct store_config *config, struct store **store)
 	if (!st)
 		return -ENOMEM;
 	st->config = *config;
+	st->secret[0] = store_draw();
+	st->secret[1] = store_draw();
 	st->pool.image = config->image;
 	st->pool.huge = config->huge;
 	st->pool.pagemap = -1;

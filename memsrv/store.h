@@ -45,6 +45,10 @@
 #define STORE_SLAB_PAGES_MIN 16u
 #define STORE_SLAB_PAGES_MAX (1u << 18)
 #define STORE_LINGER_MAX_MS (24u * 3600 * 1000)
+/* Memory that is of use to one client only does not keep others out for longer than this. */
+#define STORE_LINGER_EPHEMERAL_MS (10u * 60 * 1000)
+/* Of so many regions one client may have these. */
+#define STORE_CLIENT_REGIONS(max) ((max) / 2 + (max) % 2)
 
 struct store;
 struct session;
@@ -63,7 +67,8 @@ struct store_config {
 	uint64_t (*now)(void);	 /* NULL: gvm_now */
 };
 
-/* Takes over the image's regions: they stay held by who held them, for their linger time. */
+/* Takes over the image's regions: they stay held by who held them, for their linger time; an ephemeral
+ * one for STORE_SILENT_MS at least, as if its client had fallen silent, unless it was leaving. */
 int store_open(const struct store_config *config, struct store **store);
 /* All sessions are closed and no worker runs. Regions of an image stay in it. */
 void store_close(struct store *store);

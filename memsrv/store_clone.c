@@ -18,7 +18,7 @@ static struct region *clone_make(struct store *store, const struct region *src,
 	r->slab_pages = src->slab_pages;
 	r->share = src->share;
 	r->flags = req->flags;
-	r->linger_ms = req->linger_ms < STORE_LINGER_MAX_MS ? req->linger_ms : STORE_LINGER_MAX_MS;
+	r->linger_ms = hold_linger_ms(req->flags, req->linger_ms);
 	r->generation = store_draw();
 	r->clone_of = src->generation;
 	r->clone_version = src->version;
@@ -44,13 +44,14 @@ static int clone_new(struct session *s, struct region *src, const struct gvm_reg
 {
 	struct store *store = s->store;
 	struct region *r;
-	int err = region_may_add(store);
+	int err = region_may_add(s);
 
 	if (err)
 		return err;
 	r = clone_make(store, src, req);
 	if (!r)
 		return -ENOMEM;
+	r->client_id = s->incarnation;
 	err = room_reserve(s, r, src->used);
 	if (err)
 		goto free;

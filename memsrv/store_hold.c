@@ -9,7 +9,9 @@
 #include "store_internal.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 void hold_remove(struct hold *h)
 {
@@ -57,13 +59,15 @@ static struct hold *earlier(const struct session *s, const struct region *r)
 
 void hold_succeed(struct session *s, struct region *r)
 {
+	static struct gvm_log_limit limit;
 	struct store *store = s->store;
 	struct hold *h = earlier(s, r);
 
 	if (!h)
 		return;
-	gvm_log(GVM_LOG_INFO, "region %s: %s comes back; its earlier connection is ended", r->name,
-		s->name);
+	gvm_log_limited(&limit, GVM_LOG_INFO,
+			"region %s: %s comes back; its earlier connection is ended", r->name,
+			s->name);
 	h->session->ended = 1;
 	hold_remove(h);
 	if (!r->sessions)
@@ -79,7 +83,7 @@ int hold_add(struct session *s, struct region *r, const struct gvm_region_open *
 	uint32_t linger_ms = r->linger_ms;
 
 	r->holder = s->incarnation;
-	r->linger_ms = req->linger_ms < STORE_LINGER_MAX_MS ? req->linger_ms : STORE_LINGER_MAX_MS;
+	r->linger_ms = hold_linger_ms(r->flags, req->linger_ms);
 	if ((r->holder != holder || r->linger_ms != linger_ms) &&
 	    region_save(s->store, r, IMAGE_LIVE)) {
 		r->holder = holder;
@@ -100,6 +104,8 @@ int hold_add(struct session *s, struct region *r, const struct gvm_region_open *
 		r->sessions++;
 	}
 	h->readonly = !!(req->flags & GVM_RO_READONLY);
+	memcpy(r->client, s->name, sizeof(r->client));
+	r->client_id = s->incarnation;
 	r->linger_until = 0;
 	r->silent = 0;
 	r->clone_of = 0;
@@ -128,13 +134,46 @@ int hold_release(struct store *store, struct region *r)
 	return 0;
 }
 
-void hold_linger(struct store *store, struct region *r)
+uint32_t hold_linger_ms(uint32_t flags, uint32_t wanted)
+{
+	uint32_t most = flags & GVM_RO_EPHEMERAL ? STORE_LINGER_EPHEMERAL_MS : STORE_LINGER_MAX_MS;
+
+	return wanted < most ? wanted : most;
+}
+
+static uint64_t linger_time(const struct region *r)
 {
 	uint64_t ms = r->linger_ms;
 
 	if (r->silent && r->flags & GVM_RO_EPHEMERAL && ms < STORE_SILENT_MS)
 		ms = STORE_SILENT_MS;
-	r->linger_until = store_now(store) + ms * STORE_MS;
+	return ms;
+}
+
+void hold_linger(struct store *store, struct region *r)
+{
+	r->linger_until = store_now(store) + linger_time(r) * STORE_MS;
+}
+
+/* Memory of a client that may live still is about to be given up, or nobody is to hold it. */
+static void tell_expired(const struct region *r)
+{
+	static struct gvm_log_limit deleted, released;
+	uint64_t waited = linger_time(r) / 1000;
+	const char *client = r->client[0] ? r->client : "since before the node's start";
+	const char *why = r->silent ? "was not heard of" : "lost its connections";
+
+	if (r->flags & GVM_RO_EPHEMERAL)
+		gvm_log_limited(&deleted, GVM_LOG_WARN,
+				"region %s: deleted, with %" PRIu64 " KiB stored of %" PRIu64
+				": its client (%s) %s and did not come back in %" PRIu64 " s",
+				r->name, r->used * region_slab_bytes(r) >> 10,
+				r->pages * GVM_PAGE_SIZE >> 10, client, why, waited);
+	else
+		gvm_log_limited(&released, GVM_LOG_INFO,
+				"region %s: its client (%s) did not come back in %" PRIu64
+				" s; free for others",
+				r->name, client, waited);
 }
 
 int hold_expire(struct store *store, struct region *r)
@@ -142,8 +181,7 @@ int hold_expire(struct store *store, struct region *r)
 	if (!r->linger_until || r->sessions || store_now(store) < r->linger_until)
 		return 0;
 	if (r->linger_ms) {
-		gvm_log(GVM_LOG_INFO, "region %s: its client did not come back%s", r->name,
-			r->flags & GVM_RO_EPHEMERAL ? "; deleted" : "");
+		tell_expired(r);
 		store->stats.expired++;
 	}
 	return hold_release(store, r);

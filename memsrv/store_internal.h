@@ -74,7 +74,10 @@ struct region {
 	uint64_t clone_of,
 	    clone_version; /* generation and version of the source; 0: none, or opened */
 	uint32_t slab_pages, flags, linger_ms, sessions;
-	int silent;    /* a connection of it has fallen silent since it was opened last */
+	int silent;    /* a connection of it has fallen silent since it was opened last, or the node
+			* was restarted: nothing says that its client is gone */
+	uint64_t client_id; /* whose it counts as: who made it or opened it last; 0: nobody known */
+	char client[64]; /* who opened it last, for the log; empty: nobody since the node's start */
 	uint32_t slot; /* record in the image */
 	struct slab_map slabs;
 	struct fence *fence;
@@ -99,6 +102,7 @@ struct store {
 	uint64_t sweep_id, sweep_slab; /* where the search for slabs to remake of huge pages is */
 	_Atomic int no_sweep;
 	struct store_stats stats;
+	uint64_t secret[2]; /* what holders are shown by */
 	_Atomic uint32_t in_use; /* what keeps storage without being a slab, soon no more */
 	_Atomic int awaited;     /* a request waits for the next change */
 	void (*changed)(void *arg, int ended);
@@ -138,6 +142,9 @@ static inline int slab_shared(const struct slab *sl)
 uint64_t store_now(const struct store *store);
 /* A random number, not 0. */
 uint64_t store_draw(void);
+/* What others are told of a client: the same for all it holds; nobody can find the incarnation by it,
+ * which is all that a client is known by. 0: nobody. */
+uint64_t store_show_holder(const struct store *store, uint64_t incarnation);
 /* Count a refusal; returns err, or -EBUSY. */
 int store_refuse(struct store *store, int err);
 int store_busy(struct store *store);
@@ -199,7 +206,8 @@ void region_remove_slabs(struct store *store, struct region *r);
 int region_destroy(struct store *store, struct region *r);
 /* The region with this id, unless its time is over. */
 struct region *region_find(struct store *store, uint64_t id);
-int region_may_add(struct store *store);
+/* Is there a place for one more of s's client? -EUSERS, logged and counted. */
+int region_may_add(const struct session *s);
 void region_opened(const struct store *store, const struct region *r, int made,
 		   struct gvm_region_opened *out);
 
@@ -216,6 +224,8 @@ void hold_succeed(struct session *s, struct region *r);
 int hold_add(struct session *s, struct region *r, const struct gvm_region_open *req);
 /* Its client has said that it is about to go: what it holds is free in a moment. */
 int hold_leaving(const struct region *r);
+/* The linger time that a region with these flags gets. */
+uint32_t hold_linger_ms(uint32_t flags, uint32_t wanted);
 void hold_linger(struct store *store, struct region *r);
 /* Nobody holds r any more. Returns 1 if that was its end. */
 int hold_release(struct store *store, struct region *r);

@@ -31,10 +31,14 @@ static int take_region(void *arg, uint32_t slot, const struct image_region *rec)
 	r->reserved = rec->reserved;
 	r->slab_pages = rec->slab_pages;
 	r->flags = rec->flags & GVM_RO_EPHEMERAL;
-	r->linger_ms = rec->linger_ms;
+	r->client_id = rec->holder;
+	r->linger_ms = hold_linger_ms(r->flags, rec->linger_ms);
 	store->reserved += r->reserved * region_slab_bytes(r);
 	store->by_slot[slot] = r;
 	region_link(store, r);
+	/* What was heard of its client is forgotten, and while the node was away nobody could come
+	 * back: that is as little as silence. One that has said that it leaves does not. */
+	r->silent = r->holder && r->linger_ms;
 	if (r->holder || (r->flags & GVM_RO_EPHEMERAL))
 		hold_linger(store, r);
 	return 0;

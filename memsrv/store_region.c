@@ -133,12 +133,36 @@ struct region *region_find(struct store *store, uint64_t id)
 	return NULL;
 }
 
-int region_may_add(struct store *store)
+/* What the client has opened or made last; also what waits for it. */
+static uint32_t regions_of(const struct store *store, uint64_t incarnation)
 {
-	if (store->stats.regions < store->config.max_regions)
+	const struct region *r;
+	uint32_t n = 0;
+
+	TAILQ_FOREACH(r, &store->regions, order)
+	n += r->client_id == incarnation;
+	return n;
+}
+
+int region_may_add(const struct session *s)
+{
+	static struct gvm_log_limit all, one;
+	struct store *store = s->store;
+	uint32_t most = store->config.max_regions, share = STORE_CLIENT_REGIONS(most);
+
+	if (store->stats.regions >= most)
+		gvm_log_limited(&all, GVM_LOG_WARN,
+				"no further region for %s: there are %u; raise --max-regions, or "
+				"delete regions",
+				s->name, most);
+	else if (regions_of(store, s->incarnation) >= share)
+		gvm_log_limited(
+		    &one, GVM_LOG_WARN,
+		    "no further region for %s: it has %u, and one client may have half of "
+		    "--max-regions (%u)",
+		    s->name, share, most);
+	else
 		return 0;
-	gvm_log(GVM_LOG_WARN, "no further region: there are %u; raise --max-regions",
-		store->config.max_regions);
 	return store_refuse(store, -EUSERS);
 }
 
@@ -168,7 +192,7 @@ static int region_create(struct session *s, uint64_t id, const struct gvm_region
 {
 	struct store *store = s->store;
 	struct region *r;
-	int err = region_may_add(store);
+	int err = region_may_add(s);
 
 	if (err)
 		return err;
@@ -181,7 +205,8 @@ static int region_create(struct session *s, uint64_t id, const struct gvm_region
 	r->flags = req->flags & GVM_RO_EPHEMERAL;
 	r->generation = store_draw();
 	r->holder = s->incarnation;
-	r->linger_ms = req->linger_ms;
+	r->client_id = s->incarnation;
+	r->linger_ms = hold_linger_ms(r->flags, req->linger_ms);
 	err = room_reserve(s, r, r->share);
 	if (err)
 		goto free;
@@ -212,6 +237,8 @@ static int held_by_another(struct session *s, const struct region *r)
 static int check_existing(struct session *s, const struct region *r,
 			  const struct gvm_region_open *req)
 {
+	static struct gvm_log_limit limit;
+
 	if (req->generation && req->generation != r->generation)
 		return store_refuse(s->store, -ENOENT);
 	/* Who names the generation knows the region: it comes back to it. */
@@ -220,10 +247,11 @@ static int check_existing(struct session *s, const struct region *r,
 	if (r->holder && r->holder != s->incarnation)
 		return held_by_another(s, r);
 	if (req->pages && (req->pages != r->pages || req->slab_pages != r->slab_pages)) {
-		gvm_log(GVM_LOG_WARN,
-			"region %s has %" PRIu64 " pages in slabs of %u; %s wants %" PRIu64
-			" in slabs of %u",
-			r->name, r->pages, r->slab_pages, s->name, req->pages, req->slab_pages);
+		gvm_log_limited(&limit, GVM_LOG_WARN,
+				"region %s has %" PRIu64 " pages in slabs of %u; %s wants %" PRIu64
+				" in slabs of %u",
+				r->name, r->pages, r->slab_pages, s->name, req->pages,
+				req->slab_pages);
 		return store_refuse(s->store, -EINVAL);
 	}
 	return 0;
@@ -349,6 +377,19 @@ int store_region_close(struct session *s, uint64_t id)
 	return err;
 }
 
+/* Who opened a region to read it does not delete it, on this connection or on a further one. */
+static int may_delete(const struct session *s, const struct region *r)
+{
+	const struct hold *own = hold_of(s, r), *h;
+
+	if (own)
+		return !own->readonly;
+	LIST_FOREACH(h, &r->holds, in_region)
+	if (!h->readonly)
+		return 1;
+	return LIST_EMPTY(&r->holds);
+}
+
 int store_region_delete(struct session *s, uint64_t id)
 {
 	struct store *store = s->store;
@@ -363,6 +404,8 @@ int store_region_delete(struct session *s, uint64_t id)
 		err = store_refuse(store, -ENOENT);
 	else if (r->holder && r->holder != s->incarnation)
 		err = store_busy(store);
+	else if (!may_delete(s, r))
+		err = store_refuse(store, -EPERM);
 	else
 		err = region_destroy(store, r);
 	pthread_mutex_unlock(&store->lock);
@@ -390,7 +433,7 @@ uint32_t store_region_list(struct store *store, uint64_t skip, uint32_t want,
 						    .pages = r->pages,
 						    .slabs_used = r->used,
 						    .generation = r->generation,
-						    .holder = r->holder,
+						    .holder = store_show_holder(store, r->holder),
 						    .flags = r->flags,
 						    .sessions = r->sessions };
 		memcpy(out[n++].name, r->name, sizeof(r->name));

@@ -146,6 +146,7 @@ void room_unreserve(struct store *store, struct region *r, uint64_t slabs)
 
 int room_storage(struct session *s, const struct region *r, struct storage **storage)
 {
+	static struct gvm_log_limit limit;
 	struct store *store = s->store;
 	uint64_t len = region_slab_bytes(r), stored = atomic_load(&store->pool.bytes);
 	static struct gvm_log_limit limit;

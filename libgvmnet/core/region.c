@@ -218,7 +218,7 @@ static void explain(const struct region_node *node, int status)
 	const struct gvm_region *region = node->region;
 	const char *peer = gvm_peer_name(node->peer);
 	uint64_t mib = (node->share << region->slab_shift) * GVM_PAGE_SIZE >> 20;
-	static struct gvm_log_limit full;
+	static struct gvm_log_limit full, many;
 
 	switch (status) {
 	case -EBUSY:
@@ -248,6 +248,15 @@ static void explain(const struct region_node *node, int status)
 	case -ENOENT:
 		gvm_log(GVM_LOG_ERROR, "region %s: %s has no region of that name", region->name,
 			peer);
+		return;
+	case -EUSERS:
+		gvm_log_limited(
+		    &many, GVM_LOG_ERROR,
+		    "region %s: %s takes no more regions or connections, from this "
+		    "program or from all: end programs that use it, let this one have "
+		    "fewer and larger mappings, or raise gvm-memsrv --max-regions there "
+		    "(its log says which)",
+		    region->name, peer);
 		return;
 	case -EEXIST:
 		gvm_log(GVM_LOG_ERROR,

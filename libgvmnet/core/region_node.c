@@ -363,7 +363,8 @@ static void open_failed(struct region_node *node, int status, bool answered)
 	if (opening(region)) {
 		if (node->known && answered && status == -ENOENT)
 			status = -EIO; /* it was there a moment ago */
-		if (region_status_transient(status) &&
+		/* its word that it takes no more regions does not change in a moment */
+		if (region_status_transient(status) && !(answered && status == -EUSERS) &&
 		    gvm_worker_now(region->worker) < region->open_deadline) {
 			node->why = status;
 			node->sent_before = true;

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include "core/core.h"
 #include "internal.h"
 
 static bool follows(const struct gvm_range *range)
@@ -125,17 +126,19 @@ static void drop_clones(struct gvm_pager *pager)
 
 static int clone_ranges(struct gvm_pager *pager)
 {
+	unsigned long long draw;
 	int err = 0;
 
 	for (struct gvm_range *range = pager->list; range; range = range->next)
 		range->clone[0] = 0;
+	/* Names are shown to everybody: no incarnation may be in one. */
+	gvm_random(&draw, sizeof(draw));
 	for (struct gvm_range *range = pager->list; range && !err; range = range->next) {
 		struct call call = { .range = range, .name = range->clone };
 
 		if (!follows(range))
 			continue;
-		snprintf(range->clone, sizeof(range->clone), "fork-%016llx-%llx-%x",
-			 (unsigned long long)gvm_net_incarnation(pager->net),
+		snprintf(range->clone, sizeof(range->clone), "fork-%016llx-%llx-%x", draw,
 			 (unsigned long long)pager->forks, range->id);
 		err = pager_call(&pager->shard[0], call_clone, &call);
 		if (!err)

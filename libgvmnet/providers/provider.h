@@ -49,7 +49,7 @@ struct gvm_ep {
 	const struct gvm_provider_ops *ops;
 	struct gvm_prov *prov;
 	void *user;	     /* core's connection */
-	uint64_t owner;	     /* incarnation that the handshake has proven; set by core before allow() */
+	uint64_t owner;	     /* incarnation that the peer gave in the handshake; set by core before allow() */
 	uint64_t last_heard; /* when bytes last arrived, worker's clock: liveness reads it */
 	char name[64];	     /* the other side, for the log: "10.0.0.3:9999" */
 };

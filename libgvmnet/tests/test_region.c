@@ -93,12 +93,17 @@ static void test_config(void **state)
 static void test_open(void **state)
 {
 	struct gvm_region_config config = { .name = "vm1", .node_state = node_state };
-	unsigned home = home_of("vm1", 0), other = home == 1 ? 2 : 1;
+	unsigned home = home_of("vm1", 0), other = home == 1 ? 2 : 1, opens;
 
 	(void)state;
 	assert_int_equal(open_region("vm1", 0, 0), -ENOENT);
 	node[other - 1].refuse_open = -ENOSPC;
 	assert_int_equal(open_region("vm1", 40, GVM_REGION_CREATE), -ENOSPC);
+	/* a node that takes no more says so at once, not when the time to open is over */
+	node[other - 1].refuse_open = -EUSERS;
+	opens = node[other - 1].opens;
+	assert_int_equal(open_region("vm1", 40, GVM_REGION_CREATE), -EUSERS);
+	assert_int_equal(node[other - 1].opens, opens + 1);
 	node[other - 1].refuse_open = 0;
 	for (unsigned i = 0; i < NODES; i++)
 		assert_null(fake_find(&node[i], gvm_region_id_of("vm1")));

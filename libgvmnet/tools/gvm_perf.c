@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 volatile sig_atomic_t perf_interrupted;
@@ -309,13 +310,17 @@ static int region_name(const char *text)
 	return -EINVAL;
 }
 
-void perf_region_name(const struct perf *perf, struct gvm_net *net, char *name, size_t size)
+void perf_region_name(const struct perf *perf, char *name, size_t size)
 {
-	if (perf->region)
+	uint64_t draw;
+
+	if (perf->region) {
 		snprintf(name, size, "%s", perf->region);
-	else
-		snprintf(name, size, "perf-%ld-%llx", (long)getpid(),
-			 (unsigned long long)gvm_net_incarnation(net));
+		return;
+	}
+	if (getrandom(&draw, sizeof(draw), 0) != sizeof(draw))
+		draw = gvm_now();
+	snprintf(name, size, "perf-%ld-%llx", (long)getpid(), (unsigned long long)draw);
 }
 
 static int bytes(const char *name, const char *text, uint64_t *value)

@@ -57,7 +57,7 @@ struct gvm_cluster;
 int perf_cluster(struct perf *perf, struct gvm_cluster **cluster);
 uint64_t perf_random(uint64_t *state);
 struct gvm_net;
-void perf_region_name(const struct perf *perf, struct gvm_net *net, char *name, size_t size);
+void perf_region_name(const struct perf *perf, char *name, size_t size);
 /* Say why it is not possible, unless that was said. */
 void perf_tell(const struct perf *perf, int status);
 

@@ -164,7 +164,7 @@ static int open_all(struct fault_run *run)
 	rc = gvm_pager_open(run->net, &config, &run->pager);
 	if (rc)
 		return rc;
-	perf_region_name(perf, run->net, name, sizeof name);
+	perf_region_name(perf, name, sizeof name);
 	rc = gvm_pager_attach(run->pager, name, NULL, perf->span, -1, 0, GVM_ATTACH_ANON,
 			      &run->range);
 	if (rc)

@@ -368,7 +368,7 @@ static int open_region(struct run *run)
 	slabs = perf->node >= 0 ? wanted * gvm_cluster_size(run->cluster) * SLABS_SPARE : wanted;
 	config.slab_bytes = slab;
 	config.bytes = slabs * slab;
-	perf_region_name(perf, run->net, run->name, sizeof run->name);
+	perf_region_name(perf, run->name, sizeof run->name);
 	rc = await(run, gvm_region_open(run->worker, &config, 0, opened, &run->region));
 	if (rc) {
 		perf->told = rc != -EINTR; /* by the region, with the node's name */

@@ -94,7 +94,7 @@ enum gvm_wire_status {
 	GVM_ST_DRAIN = 14,	 /* the node is going away              ESHUTDOWN */
 	GVM_ST_IO = 15,		 /* the data is damaged or gone         EIO */
 	GVM_ST_EPOCH = 16,	 /* another cluster map                 ESTALE */
-	GVM_ST_LIMIT = 17,	 /* too many connections or requests    EUSERS */
+	GVM_ST_LIMIT = 17,	 /* too many connections, requests, regions  EUSERS */
 	GVM_ST_MAX
 };
 
@@ -236,7 +236,8 @@ struct gvm_region_entry {
 	uint64_t pages;
 	uint64_t slabs_used;
 	uint64_t generation;
-	uint64_t holder;   /* incarnation of the client that holds it, 0: nobody */
+	uint64_t holder;   /* 0: nobody; else stands for the client that holds it, on this node, until its end;
+			    * not the incarnation, which is a secret */
 	uint32_t flags;	   /* GVM_RO_EPHEMERAL */
 	uint32_t sessions; /* connections of its holder */
 };

@@ -32,6 +32,7 @@ static uint64_t fake_keys;
 static int fake_register_fails;
 static uint64_t fake_clock = 1000;
 static char fake_log[512];
+static unsigned fake_log_unbounded; /* lines that are not limited */
 
 int __wrap_gvm_mem_register(struct gvm_net *net, void *base, size_t len, unsigned access,
 			    uint64_t owner, struct gvm_mem **mem);
@@ -115,6 +116,7 @@ void __wrap_gvm_log(enum gvm_log_level level, const char *fmt, ...)
 {
 	va_list ap;
 
+	fake_log_unbounded++;
 	va_start(ap, fmt);
 	vsnprintf(fake_log, sizeof(fake_log), fmt, ap);
 	va_end(ap);

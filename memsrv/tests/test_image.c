@@ -204,19 +204,57 @@ static void regions_outlive_the_process(void **state)
 	}
 }
 
+/* A client may be stopped while the node is started again. It has all the time that a client has
+ * whose connection falls silent, if it has not said that it leaves; its linger time of a second is
+ * long over.
+ */
 static void ephemeral_regions_wait_for_their_client_after_a_restart(void **state)
 {
+	for (int clean = 0; clean < 2; clean++) {
+		up();
+		assert_int_equal(open_as(alice, "a", 16, 0, GVM_RO_CREATE | GVM_RO_EPHEMERAL), 0);
+		assert_int_equal(open_as(alice, "b", 16, 0, GVM_RO_CREATE | GVM_RO_EPHEMERAL), 0);
+		assert_int_equal(put_page("a", 0, 7), 0);
+		down(clean);
+		up();
+		fake_clock += STORE_SILENT_MS / 1000 * SEC - 1;
+		store_tick(store);
+		assert_int_equal(open_as(alice, "a", 16, 0, 0), 0);
+		fake_log[0] = 0;
+		fake_clock += 1;
+		store_tick(store);
+		assert_string_equal(fake_log,
+				    "region b: deleted, with 0 KiB stored of 64: its client (since "
+				    "before the node's start) was not heard of and did not come "
+				    "back in 3600 s");
+		assert_int_equal(get_page("a", 0), 7);
+		assert_int_equal(open_as(alice, "b", 16, 0, 0), -ENOENT);
+		assert_int_equal(store_region_delete(alice, id_of("a")), 0);
+		down(1);
+	}
+}
+
+static void who_has_said_that_it_leaves_is_not_waited_for_after_a_restart(void **state)
+{
+	struct gvm_region_open leave = { .name = "a", .page_size = 4096 };
+	struct store_stats st;
+	pid_t pid = fork();
+	int status;
+
+	assert_true(pid >= 0);
+	if (!pid) { /* a node that is killed before the client's connection has ended */
+		up();
+		assert_int_equal(open_as(alice, "a", 16, 0, GVM_RO_CREATE | GVM_RO_EPHEMERAL), 0);
+		_exit(store_region_open(alice, id_of("a"), &leave, &got) ? 1 : 0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
 	up();
-	assert_int_equal(open_as(alice, "a", 16, 0, GVM_RO_CREATE | GVM_RO_EPHEMERAL), 0);
-	assert_int_equal(open_as(alice, "b", 16, 0, GVM_RO_CREATE | GVM_RO_EPHEMERAL), 0);
-	assert_int_equal(put_page("a", 0, 7), 0);
-	down(0);
-	up();
-	assert_int_equal(open_as(alice, "a", 16, 0, 0), 0);
-	fake_clock += SEC;
+	store_stats(store, &st);
+	assert_int_equal(st.regions, 1);
 	store_tick(store);
-	assert_int_equal(get_page("a", 0), 7);
-	assert_int_equal(open_as(alice, "b", 16, 0, 0), -ENOENT);
+	store_stats(store, &st);
+	assert_int_equal(st.regions, 0);
 	down(1);
 }
 
@@ -893,6 +931,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(regions_outlive_the_process),
 		T(ephemeral_regions_wait_for_their_client_after_a_restart),
+		T(who_has_said_that_it_leaves_is_not_waited_for_after_a_restart),
 		T(clones_stay_shared_and_private),
 		T(space_is_given_back_and_comes_back_as_zeros),
 		T(two_processes_cannot_have_it),

@@ -375,6 +375,34 @@ static int live_as_child(unsigned generations)
 	return 0;
 }
 
+/* Is the text in what a node lists? Its image begins with the names. */
+static bool node_has_text(unsigned i, const char *text)
+{
+	static char head[1 << 20];
+	char name[64];
+	ssize_t len;
+	int fd;
+
+	image_name(i, name, sizeof(name));
+	fd = open(name, O_RDONLY | O_CLOEXEC);
+	len = pread(fd, head, sizeof(head), 0);
+	close(fd);
+	assert_true(len > 0);
+	return memmem(head, (size_t)len, text, strlen(text));
+}
+
+/* Everybody sees the names of regions, and whoever knows a client's incarnation is that client. */
+static void no_name_tells_who_the_client_is(void)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%016llx", (unsigned long long)gvm_net_incarnation(net));
+	for (unsigned i = 0; i < NODES; i++) {
+		assert_true(node_has_text(i, "fork-"));
+		assert_false(node_has_text(i, text));
+	}
+}
+
 static void forked_children_have_their_own(void **state)
 {
 #ifdef __SANITIZE_THREAD__
@@ -388,6 +416,7 @@ static void forked_children_have_their_own(void **state)
 		attach("vm", 0);
 		fill(20);
 		assert_int_equal(gvm_pager_fork_prepare(pager), 0);
+		no_name_tells_who_the_client_is();
 		pid = fork();
 		if (pid == 0)
 			_exit(live_as_child(1));

@@ -157,15 +157,86 @@ static void regions_and_sessions_are_bounded(void **state)
 
 	for (int i = 0; i < 10; i++) {
 		snprintf(name, sizeof(name), "r%d", i);
-		assert_int_equal(open_region(alice, name, 1, GVM_RO_CREATE), 0);
+		assert_int_equal(open_region(i % 2 ? alice : bob, name, 1, GVM_RO_CREATE), 0);
 	}
 	assert_int_equal(open_region(alice, "r10", 1, GVM_RO_CREATE), -EUSERS);
+	assert_string_equal(fake_log, "no further region for alice: there are 10; raise "
+				      "--max-regions, or delete regions");
 	assert_int_equal(clone(alice, "r1", "r10", 0), -EUSERS);
 	for (int i = 0; i < 8; i++)
 		assert_int_equal(store_session_open(store, 9, "more", &more[i]), 0);
 	assert_int_equal(store_session_open(store, 9, "more", &more[9]), -EUSERS);
 	for (int i = 0; i < 8; i++)
 		store_session_close(more[i]);
+}
+
+/* With regions that cost nothing, for as long as it may: others still get theirs, and it does not
+ * last. */
+static void one_client_does_not_lock_the_others_out(void **state)
+{
+	struct gvm_region_open req = request("", 1, GVM_RO_CREATE | GVM_RO_EPHEMERAL);
+	struct session *again;
+
+	req.linger_ms = UINT32_MAX;
+	req.share_slabs = 0;
+	for (int i = 0; i < 4; i++) {
+		snprintf(req.name, sizeof(req.name), "r%d", i);
+		assert_int_equal(store_region_open(alice, id_of(req.name), &req, &got), 0);
+	}
+	/* a clone counts as its until another opens it */
+	assert_int_equal(clone(alice, "r0", "c", GVM_RO_EPHEMERAL), 0);
+	assert_int_equal(open_region(alice, "x", 1, GVM_RO_CREATE), -EUSERS);
+	assert_string_equal(fake_log,
+			    "no further region for alice: it has 5, and one client may have "
+			    "half of --max-regions (10)");
+	assert_int_equal(open_region(bob, "c", 0, GVM_RO_EPHEMERAL), 0);
+	assert_int_equal(open_region(alice, "x", 1, GVM_RO_CREATE), 0);
+	assert_int_equal(clone(alice, "r0", "d", GVM_RO_EPHEMERAL), -EUSERS);
+	store_session_close(alice);
+	assert_int_equal(store_session_open(store, ALICE, "alice", &again), 0);
+	alice = again;
+	assert_int_equal(open_region(alice, "y", 1, GVM_RO_CREATE), -EUSERS);
+	for (int i = 0; i < 4; i++) {
+		snprintf(req.name, sizeof(req.name), "b%d", i);
+		assert_int_equal(open_region(bob, req.name, 1, GVM_RO_CREATE), 0);
+	}
+	fake_clock += 10 * 60 * SEC - 1;
+	store_tick(store);
+	assert_int_equal(stats().regions, 10);
+	fake_clock += 1;
+	store_tick(store);
+	assert_int_equal(stats().regions, 6);
+	assert_int_equal(open_region(alice, "y", 1, GVM_RO_CREATE), 0);
+}
+
+/* As often as it likes: whatever a client can cause is a line whose number is bounded. */
+static void no_client_floods_the_log(void **state)
+{
+	struct session *second;
+
+	fake_log_unbounded = 0;
+	store_session_view(alice, 1);
+	assert_int_equal(open_region(alice, "vm", 16, GVM_RO_CREATE | GVM_RO_EPHEMERAL), 0);
+	assert_int_equal(
+	    store_region_resize(alice, id_of("vm"), UINT64_C(1) << 40, UINT64_C(1) << 36), -ENOSPC);
+	assert_int_equal(store_region_resize(alice, id_of("vm"), 100 * SLAB_PAGES, 100), -ENOSPC);
+	assert_int_equal(open_region(alice, "vm", 32, 0), -EINVAL);
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(
+		    open_region(alice, (char[]){ 'r', (char)('0' + i), 0 }, 1, GVM_RO_CREATE), 0);
+	assert_int_equal(open_region(alice, "r4", 1, GVM_RO_CREATE), -EUSERS);
+	fake_log[0] = 0;
+	assert_int_equal(store_session_open(store, ALICE, "alice 2", &second), 0);
+	store_session_view(second, 1);
+	assert_int_equal(open_region(second, "vm", 16, 0), 0);
+	assert_non_null(strstr(fake_log, "comes back"));
+	store_session_close(second);
+	fake_clock += 30 * SEC;
+	store_tick(store);
+	assert_string_equal(fake_log,
+			    "region vm: deleted, with 0 KiB stored of 64: its client (alice "
+			    "2) lost its connections and did not come back in 30 s");
+	assert_int_equal(fake_log_unbounded, 0);
 }
 
 /* No address space for a slab, no registration: an answer, and everything goes on. */
@@ -460,6 +531,7 @@ static void discards_of_shared_slabs_stay_private(void **state)
 static void lists_regions(void **state)
 {
 	struct gvm_region_entry e[4];
+	uint64_t shown;
 	int more;
 
 	assert_int_equal(open_region(alice, "a", 16, GVM_RO_CREATE), 0);
@@ -470,7 +542,11 @@ static void lists_regions(void **state)
 	assert_int_equal(store_region_list(store, 0, 2, e, &more), 2);
 	assert_int_equal(more, 1);
 	assert_string_equal(e[1].name, "b");
-	assert_int_equal(e[1].holder, ALICE);
+	/* who holds both can be seen, and not who it is: whoever knows that is that client */
+	shown = e[1].holder;
+	assert_int_equal(e[0].holder, shown);
+	assert_int_not_equal(shown, 0);
+	assert_int_not_equal(shown, ALICE);
 	assert_int_equal(e[1].flags, GVM_RO_EPHEMERAL);
 	assert_int_equal(e[1].slabs_used, 1);
 	assert_int_equal(e[1].sessions, 1);
@@ -479,6 +555,19 @@ static void lists_regions(void **state)
 	assert_string_equal(e[0].name, "c");
 	assert_int_equal(e[0].holder, 0);
 	assert_int_equal(store_region_list(store, UINT64_MAX, 2, e, &more), 0);
+	/* nor is it the same on every node, which would be one table for all of them */
+	assert_int_equal(open_region(bob, "c", 16, 0), 0);
+	assert_int_equal(store_region_list(store, 2, 1, e, &more), 1);
+	assert_int_not_equal(e[0].holder, 0);
+	assert_int_not_equal(e[0].holder, shown);
+	restart(&(struct store_config){ .incarnation = 78,
+					.memory = SLAB,
+					.limit = SLAB,
+					.max_regions = 10,
+					.max_sessions = 10 });
+	assert_int_equal(open_region(alice, "a", 16, GVM_RO_CREATE), 0);
+	assert_int_equal(store_region_list(store, 0, 1, e, &more), 1);
+	assert_int_not_equal(e[0].holder, shown);
 }
 
 static void draining_refuses_what_is_new(void **state)
@@ -563,6 +652,8 @@ int main(void)
 		T(overcommit_promises_more_but_stores_no_more),
 		T(a_region_quota_bounds_each_region),
 		T(regions_and_sessions_are_bounded),
+		T(one_client_does_not_lock_the_others_out),
+		T(no_client_floods_the_log),
 		T(survives_running_out_of_memory),
 		T(a_slab_never_written_is_not_there),
 		T(keys_reach_no_further_than_the_region),

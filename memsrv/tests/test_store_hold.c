@@ -129,6 +129,7 @@ static void readonly_sessions_cannot_change_anything(void **state)
 	struct gvm_slab_entry e;
 	struct gvm_page_run run = { 0, 1 };
 	uint64_t id = id_of("vm"), key;
+	struct session *second;
 	int ro;
 
 	assert_int_equal(open_region(alice, "vm", 16, GVM_RO_CREATE), 0);
@@ -142,6 +143,13 @@ static void readonly_sessions_cannot_change_anything(void **state)
 	assert_int_equal(store_slab_grant(bob, id, 0, &e), -EPERM);
 	assert_int_equal(store_discard(bob, id, &run, 1), -EPERM);
 	assert_int_equal(store_region_resize(bob, id, 32, 2), -EPERM);
+	assert_int_equal(store_region_delete(bob, id), -EPERM);
+	assert_int_equal(store_session_open(store, BOB, "bob 2", &second), 0);
+	assert_int_equal(store_region_delete(second, id), -EPERM);
+	assert_int_equal(open_region(second, "vm", 0, 0), 0);
+	assert_int_equal(store_region_delete(bob, id), -EPERM);
+	assert_int_equal(store_region_delete(second, id), 0);
+	store_session_close(second);
 }
 
 static void only_the_holder_may_ask(void **state)

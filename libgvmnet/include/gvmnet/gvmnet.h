@@ -270,7 +270,7 @@ enum gvm_peer_state gvm_peer_state(const struct gvm_peer *peer);
 /* Names in messages: "node 3 (10.0.0.3:9999)". Valid as long as the peer. */
 const char *gvm_peer_name(const struct gvm_peer *peer);
 unsigned gvm_peer_node(const struct gvm_peer *peer);	   /* GVM_NODE_NONE where unknown */
-uint64_t gvm_peer_incarnation(const struct gvm_peer *peer); /* as proven; 0 before READY */
+uint64_t gvm_peer_incarnation(const struct gvm_peer *peer); /* as it says; 0 before READY */
 struct gvm_worker *gvm_peer_worker(const struct gvm_peer *peer);
 /* A word of the application's, e.g. its session. */
 void gvm_peer_set_user(struct gvm_peer *peer, void *user);

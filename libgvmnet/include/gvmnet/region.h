@@ -35,7 +35,8 @@ struct gvm_region_config {
 	uint64_t bytes;		/* a multiple of the page size; 0 with no CREATE: as it is */
 	uint32_t slab_bytes;	/* power of two, 64 KiB to 1 GiB; 0: GVM_SLAB_BYTES */
 	uint32_t flags;		/* GVM_REGION_* */
-	uint32_t linger_ms;	/* how long it stays held after a connection is lost; 0: 30,000 */
+	uint32_t linger_ms;	/* how long it stays held after a connection is lost; 0: 30,000; nodes keep an
+				 * ephemeral one for 10 minutes at most, others for 24 hours */
 	void *arg;
 	/* A node that holds slabs cannot be reached (why < 0, once), is back (0), or is back without
 	 * the data, or a part of it (-EIO, its last word). Once opened. May be NULL. */
