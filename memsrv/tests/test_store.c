@@ -552,6 +552,21 @@ static void a_copy_nobody_needs_any_more_is_dropped(void **state)
 	assert_int_equal(read_page(e.key, ALICE, 8), 9);
 }
 
+/* Nor if it is shared again before that copy is made. */
+static void a_copy_from_before_a_write_is_dropped(void **state)
+{
+	struct gvm_slab_entry e;
+
+	large("vm", "clone");
+	assert_int_equal(store_slab_grant(alice, id_of("clone"), 0, &e), -EINPROGRESS);
+	assert_int_equal(store_region_delete(alice, id_of("vm")), 0);
+	assert_int_equal(store_slab_grant(alice, id_of("clone"), 0, &e), 0);
+	write_page(e.key, ALICE, LARGE_PAGES - 1, 255);
+	assert_int_equal(clone_region(alice, "clone", "third", 0), 0);
+	assert_true(grant_late("clone", &e) >= 1);
+	assert_int_equal(read_page(e.key, ALICE, LARGE_PAGES - 1), 255);
+}
+
 static void a_store_ends_with_copies_to_be_made(void **state)
 {
 	struct gvm_slab_entry e;
@@ -725,6 +740,7 @@ int main(void)
 		T(patience_with_a_copy_does_not_end),
 		T(a_copy_of_what_is_gone_is_dropped),
 		T(a_copy_nobody_needs_any_more_is_dropped),
+		T(a_copy_from_before_a_write_is_dropped),
 		T(a_store_ends_with_copies_to_be_made),
 		T(a_discard_waits_for_the_copy),
 		T(discards_of_shared_slabs_stay_private),
