@@ -290,23 +290,18 @@ static int keep(struct worker *w, struct gvm_peer *peer, const struct gvm_msg *m
 /* Make all requests that wait again; those whose time is up for the last time. */
 static void retry(struct worker *w)
 {
-	struct waiters all = TAILQ_HEAD_INITIALIZER(all), longer = TAILQ_HEAD_INITIALIZER(longer);
+	struct waiters all = TAILQ_HEAD_INITIALIZER(all);
 	uint64_t now = gvm_worker_now(w->worker);
 	struct waiter *r;
 
 	TAILQ_CONCAT(&all, &w->waiters, in_worker);
 	while ((r = TAILQ_FIRST(&all))) {
 		TAILQ_REMOVE(&all, r, in_worker);
-		if (!answer(w, r->peer, &r->msg, now < r->until)) {
-			free(r);
-		} else if (now < r->until) {
+		if (answer(w, r->peer, &r->msg, now < r->until))
 			TAILQ_INSERT_TAIL(&w->waiters, r, in_worker);
-		} else { /* what it waits for is sure to come */
-			r->until = now + WAIT_NS;
-			TAILQ_INSERT_TAIL(&longer, r, in_worker);
-		}
+		else
+			free(r);
 	}
-	TAILQ_CONCAT(&w->waiters, &longer, in_worker);
 	watch_first(w);
 }
 
@@ -378,8 +373,8 @@ static void on_message(void *arg, struct gvm_peer *peer, const struct gvm_msg *m
 	/* Nobody waits for an answer, and a node does nothing unasked. */
 	if (!msg->xid)
 		return;
-	if (answer(w, peer, msg, 1) && keep(w, peer, msg) && answer(w, peer, msg, 0))
-		gvm_reply(peer, msg->xid, -ENOMEM, &(struct gvm_msg){ 0 });
+	if (answer(w, peer, msg, 1) && keep(w, peer, msg))
+		answer(w, peer, msg, 0);
 }
 
 static void on_peer_state(void *arg, struct gvm_peer *peer, enum gvm_peer_state state, int why)

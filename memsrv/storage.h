@@ -4,8 +4,8 @@
  * references, because a clone shares its source's slabs, and because a slab that was withdrawn
  * must stay mapped until the last transfer with its key has ended.
  *
- * storage_new and storage_discard are called under the store's lock; the others from any thread that
- * has a reference.
+ * storage_new, storage_discard and storage_copy are called under the store's lock; the others from
+ * any thread that has a reference.
  */
 #ifndef MEMSRV_STORAGE_H
 #define MEMSRV_STORAGE_H

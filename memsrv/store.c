@@ -37,21 +37,12 @@ int store_refuse(struct store *store, int err)
 /* ---- waiting ------------------------------------------------------------------------------- */
 
 /* Noted before the caller looks at what it waits for, so that no change falls in between. */
-static int await_if(struct session *s, int may)
-{
-	if (may)
-		atomic_store(&s->store->awaited, 1);
-	return may;
-}
-
 int store_await(struct session *s)
 {
-	return await_if(s, s->patient);
-}
-
-int store_await_sure(struct session *s)
-{
-	return await_if(s, s->waits);
+	if (!s->patient)
+		return 0;
+	atomic_store(&s->store->awaited, 1);
+	return 1;
 }
 
 void store_changed(struct store *store)
@@ -159,8 +150,7 @@ int store_open(const struct store_config *config, struct store **store)
 	st->no_sweep = config->huge != HUGE_AUTO || st->pool.pagemap < 0;
 	pthread_mutex_init(&st->lock, NULL);
 	TAILQ_INIT(&st->regions);
-	err = copy_start(st);
-	if (!err && config->image)
+	if (config->image)
 		err = store_load(st);
 	if (err)
 		store_close(st);
@@ -176,7 +166,6 @@ static void let_go(struct store *store, struct region *r)
 
 	for (uint64_t i = 0; (sl = slab_map_next(&r->slabs, &i)); i++) {
 		slab_map_clear(&r->slabs, i);
-		copy_cancel(store, sl);
 		sl->storage->sharers--;
 		if (store->pool.image)
 			storage_forget(sl->storage);
@@ -190,7 +179,6 @@ void store_close(struct store *store)
 {
 	struct region *r;
 
-	copy_stop(store);
 	while ((r = TAILQ_FIRST(&store->regions))) {
 		TAILQ_REMOVE(&store->regions, r, order);
 		let_go(store, r);

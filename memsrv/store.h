@@ -24,8 +24,7 @@
  * `limit` is memory times the overcommit ratio; storage that exists never exceeds `memory`.
  *
  * Sharing. A clone shares its source's slabs; both get keys that only read. A grant (or a discard
- * of a part) copies the slab first, if anyone else still has it: a session that has ever had patience is
- * answered -EINPROGRESS while a thread of the store copies more than 1 MiB, also when its patience is over.
+ * of a part) copies the slab first, if anyone else still has it.
  *
  * Threads: everything here may be called from any thread; one mutex guards it all. A session's
  * calls must not overlap with its own store_session_close. The library calls the store back (a

@@ -214,7 +214,6 @@ void store_session_patience(struct session *s, int patient)
 {
 	pthread_mutex_lock(&s->store->lock);
 	s->patient = patient;
-	s->waits |= patient;
 	pthread_mutex_unlock(&s->store->lock);
 }
 

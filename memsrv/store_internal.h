@@ -5,7 +5,6 @@
  *   store_hold.c    sessions, and who holds a region for how long
  *   store_region.c  regions: made, opened, closed, deleted; their records in the image
  *   store_slab.c    slabs: made, copied, dropped, granted, listed
- *   store_copy.c    copies of slabs, in a thread of their own
  *   store_key.c     keys, given out and withdrawn
  *   store_room.c    what is promised
  *   store_size.c    discard and resize
@@ -52,8 +51,6 @@ struct key {
 struct slab {
 	struct storage *storage;
 	uint32_t place; /* record in the image's index */
-	int copy_err;	/* of the last copy, still to be told */
-	struct copy *copy; /* under way, to become its storage; NULL: none */
 };
 
 /* One session has one region open. */
@@ -89,7 +86,6 @@ struct session {
 	uint64_t incarnation, view;
 	int ended;   /* its client has come back on another connection */
 	int patient; /* a request may be answered -EINPROGRESS */
-	int waits;   /* it was patient before: it can wait for what is sure to end */
 	char name[64];
 };
 
@@ -103,11 +99,6 @@ struct store {
 	uint64_t sweep_id, sweep_slab; /* where the search for slabs to remake of huge pages is */
 	_Atomic int no_sweep;
 	struct store_stats stats;
-	TAILQ_HEAD(, copy) copies; /* to be made */
-	struct copy *copying;      /* without the lock; NULL: none */
-	pthread_cond_t copy_more;
-	pthread_t copier;
-	int copy_stop;
 	_Atomic uint32_t in_use; /* what keeps storage without being a slab, soon no more */
 	_Atomic int awaited;     /* a request waits for the next change */
 	void (*changed)(void *arg, int ended);
@@ -153,8 +144,6 @@ int store_busy(struct store *store);
 
 /* May s be told to wait (-EINPROGRESS)? Then the next store_changed is told to the service. */
 int store_await(struct session *s);
-/* The same for what ends for sure, also when s has been patient for long. */
-int store_await_sure(struct session *s);
 /* Something was given back, or let go of. Any thread, also without the lock. */
 void store_changed(struct store *store);
 
@@ -165,7 +154,7 @@ void fence_put(struct fence *fence);
 /* Most holds that a region may have at a time, for what their keys cost. */
 uint32_t key_holds_max(const struct region *r);
 struct key *key_of(const struct hold *h, uint64_t slab);
-int key_make(struct hold *h, uint64_t index, struct slab *sl, int writable);
+int key_make(struct hold *h, uint64_t index, const struct slab *sl, int writable);
 /* Operations that come with it from now on fail. */
 void key_withdraw(struct hold *h, uint64_t index);
 void key_withdraw_hold(struct hold *h);
@@ -197,22 +186,8 @@ int slab_add(struct store *store, struct region *r, uint64_t index, struct stora
 void slab_remove(struct store *store, struct region *r, uint64_t index, struct slab *sl);
 /* Storage goes: the pages of the slab are zeros for this region from now on. */
 int slab_drop(struct store *store, struct region *r, uint64_t index, struct slab *sl);
-/* Give a slab that others have too this storage, which is a copy; the reference goes to it. */
-int slab_move(struct store *store, struct region *r, uint64_t index, struct slab *sl,
-	      struct storage *copy);
-/* Copy on write: storage of its own for a slab that others have too. -EINPROGRESS: being made. */
+/* Copy on write: storage of its own for a slab that others have too. */
 int slab_unshare(struct session *s, struct region *r, uint64_t index, struct slab *sl);
-
-/* ---- store_copy.c -------------------------------------------------------------------------- */
-
-int copy_start(struct store *store);
-void copy_stop(struct store *store);
-/* Have the slab's storage copied into this one, which takes the caller's reference, and make that its
- * own then. */
-int copy_begin(struct region *r, uint64_t index, struct slab *sl, struct store *store,
-	       struct storage *into);
-/* To be called before the slab goes or is written. */
-void copy_cancel(struct store *store, struct slab *sl);
 
 /* ---- store_region.c ------------------------------------------------------------------------ */
 

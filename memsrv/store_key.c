@@ -59,7 +59,7 @@ struct key *key_of(const struct hold *h, uint64_t slab)
 	return slab_map_get(&h->keys, slab);
 }
 
-int key_make(struct hold *h, uint64_t index, struct slab *sl, int writable)
+int key_make(struct hold *h, uint64_t index, const struct slab *sl, int writable)
 {
 	unsigned access = GVM_ACCESS_FETCH | (writable ? GVM_ACCESS_PUT : 0);
 	struct store *store = h->session->store;
@@ -69,8 +69,6 @@ int key_make(struct hold *h, uint64_t index, struct slab *sl, int writable)
 
 	if (!key)
 		return -ENOMEM;
-	if (writable)
-		copy_cancel(store, sl);
 	err = slab_map_set(&h->keys, index, key);
 	if (err)
 		goto free;

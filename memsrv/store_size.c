@@ -15,7 +15,6 @@ static int discard_in(struct session *s, struct region *r, uint64_t index, struc
 	err = slab_shared(sl) ? slab_unshare(s, r, index, sl) : 0;
 	if (err)
 		return err;
-	copy_cancel(s->store, sl);
 	storage_discard(sl->storage, page * GVM_PAGE_SIZE, count * GVM_PAGE_SIZE);
 	return 0;
 }

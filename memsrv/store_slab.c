@@ -5,9 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* A millisecond at most. */
-#define COPY_AT_ONCE (UINT64_C(1) << 20)
-
 int slab_insert(struct store *store, struct region *r, uint64_t index, struct storage *storage,
 		uint32_t place)
 {
@@ -42,7 +39,6 @@ int slab_add(struct store *store, struct region *r, uint64_t index, struct stora
 void slab_remove(struct store *store, struct region *r, uint64_t index, struct slab *sl)
 {
 	key_withdraw_slab(r, index);
-	copy_cancel(store, sl);
 	slab_map_clear(&r->slabs, index);
 	sl->storage->sharers--;
 	storage_put(sl->storage);
@@ -88,14 +84,21 @@ unreserve:
 	return err;
 }
 
-int slab_move(struct store *store, struct region *r, uint64_t index, struct slab *sl,
-	      struct storage *copy)
+int slab_unshare(struct session *s, struct region *r, uint64_t index, struct slab *sl)
 {
+	struct store *store = s->store;
 	struct image *image = store->config.image;
-	int err = image ? image_slab_move(image, sl->place, r->slot, index, copy->extent) : 0;
+	struct storage *copy;
+	int err = room_storage(s, r, &copy);
 
 	if (err)
 		return err;
+	storage_copy(copy, sl->storage);
+	err = image ? image_slab_move(image, sl->place, r->slot, index, copy->extent) : 0;
+	if (err) {
+		storage_put(copy);
+		return err;
+	}
 	key_withdraw_slab(r, index);
 	sl->storage->sharers--;
 	storage_put(sl->storage);
@@ -103,37 +106,6 @@ int slab_move(struct store *store, struct region *r, uint64_t index, struct slab
 	copy->sharers = 1;
 	store->stats.copies++;
 	return 0;
-}
-
-/* Small ones at once: to wait would take longer. */
-static int copy_now(struct store *store, struct region *r, uint64_t index, struct slab *sl,
-		    struct storage *copy)
-{
-	storage_copy(copy, sl->storage);
-	return slab_move(store, r, index, sl, copy);
-}
-
-int slab_unshare(struct session *s, struct region *r, uint64_t index, struct slab *sl)
-{
-	struct store *store = s->store;
-	int waits = region_slab_bytes(r) > COPY_AT_ONCE && store_await_sure(s);
-	struct storage *copy;
-	int err = sl->copy_err;
-
-	sl->copy_err = 0;
-	if (err || (waits && sl->copy))
-		return err ? err : -EINPROGRESS;
-	copy_cancel(store, sl);
-	err = room_storage(s, r, &copy);
-	if (err)
-		return err;
-	if (waits)
-		err = copy_begin(r, index, sl, store, copy);
-	else
-		err = copy_now(store, r, index, sl, copy);
-	if (err)
-		storage_put(copy);
-	return waits && !err ? -EINPROGRESS : err;
 }
 
 /* ---- on request ---------------------------------------------------------------------------- */

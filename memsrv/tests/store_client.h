@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What the tests of the store share: a store with two clients, Alice and Bob, who have a session
- * each, and what they do in one line. For one test program each, so everything is static.
+ * What the tests of the store share: a store with two clients, Alice and Bob, who have a session each,
+ * and what they do in one line. For one test program each, so everything is static.
  */
 #ifndef MEMSRV_TESTS_STORE_CLIENT_H
 #define MEMSRV_TESTS_STORE_CLIENT_H
@@ -147,7 +147,7 @@ static inline int page_of(struct session *s, uint64_t owner, const char *name, u
 	return key ? read_page(key, owner, page % SLAB_PAGES) : 0;
 }
 
-static inline int clone_region(struct session *s, const char *from, const char *to, uint32_t flags)
+static inline int clone(struct session *s, const char *from, const char *to, uint32_t flags)
 {
 	struct gvm_region_clone req = { .id = id_of(to), .flags = flags, .linger_ms = 1000 };
 

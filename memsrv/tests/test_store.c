@@ -3,8 +3,6 @@
  * The store: what may be made and opened, what is promised and refused, which key does what, and
  * that clones, discards and resizes show each client the pages that it should see.
  */
-#include <pthread.h>
-#include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -162,7 +160,7 @@ static void regions_and_sessions_are_bounded(void **state)
 		assert_int_equal(open_region(alice, name, 1, GVM_RO_CREATE), 0);
 	}
 	assert_int_equal(open_region(alice, "r10", 1, GVM_RO_CREATE), -EUSERS);
-	assert_int_equal(clone_region(alice, "r1", "r10", 0), -EUSERS);
+	assert_int_equal(clone(alice, "r1", "r10", 0), -EUSERS);
 	for (int i = 0; i < 8; i++)
 		assert_int_equal(store_session_open(store, 9, "more", &more[i]), 0);
 	assert_int_equal(store_session_open(store, 9, "more", &more[9]), -EUSERS);
@@ -341,7 +339,7 @@ static void a_clone_and_its_source_go_their_own_ways(void **state)
 	old = grant(alice, "vm", 0);
 	write_page(old, ALICE, 0, 0xA0);
 	write_page(grant(alice, "vm", 1), ALICE, 0, 0xA1);
-	assert_int_equal(clone_region(alice, "vm", "fork", GVM_RO_EPHEMERAL), 0);
+	assert_int_equal(clone(alice, "vm", "fork", GVM_RO_EPHEMERAL), 0);
 	assert_int_equal(got.slabs_used, 2);
 	assert_int_equal(stats().stored_bytes, 2 * SLAB);
 	assert_int_equal(stats().reserved_bytes, 5 * SLAB);
@@ -378,18 +376,18 @@ static void a_clone_waits_for_its_child(void **state)
 {
 	assert_int_equal(open_region(alice, "vm", SLAB_PAGES, GVM_RO_CREATE), 0);
 	grant(alice, "vm", 0);
-	assert_int_equal(clone_region(alice, "vm", "one", GVM_RO_EPHEMERAL), 0);
+	assert_int_equal(clone(alice, "vm", "one", GVM_RO_EPHEMERAL), 0);
 	fake_clock += SEC - 1;
 	store_tick(store);
 	assert_int_equal(open_region(bob, "one", 0, 0), 0);
-	assert_int_equal(clone_region(alice, "vm", "two", GVM_RO_EPHEMERAL), 0);
+	assert_int_equal(clone(alice, "vm", "two", GVM_RO_EPHEMERAL), 0);
 	fake_clock += SEC;
 	store_tick(store);
 	assert_int_equal(open_region(bob, "two", 0, 0), -ENOENT);
 	fake_clock += 100 * SEC;
 	store_tick(store);
 	assert_int_equal(stats().regions, 2);
-	assert_int_equal(clone_region(alice, "vm", "three", 0), 0);
+	assert_int_equal(clone(alice, "vm", "three", 0), 0);
 	fake_clock += 100 * SEC;
 	store_tick(store);
 	assert_int_equal(open_region(bob, "three", 0, 0), 0);
@@ -401,13 +399,13 @@ static void a_clone_asked_for_again_is_the_same_if_nothing_has_changed(void **st
 
 	assert_int_equal(open_region(alice, "vm", SLAB_PAGES, GVM_RO_CREATE), 0);
 	grant(alice, "vm", 0);
-	assert_int_equal(clone_region(alice, "vm", "fork", GVM_RO_EPHEMERAL), 0);
+	assert_int_equal(clone(alice, "vm", "fork", GVM_RO_EPHEMERAL), 0);
 	generation = got.generation;
-	assert_int_equal(clone_region(alice, "vm", "fork", GVM_RO_EPHEMERAL), 0);
+	assert_int_equal(clone(alice, "vm", "fork", GVM_RO_EPHEMERAL), 0);
 	assert_int_equal(got.generation, generation);
 	grant(alice, "vm", 0);
-	assert_int_equal(clone_region(alice, "vm", "fork", GVM_RO_EPHEMERAL), -EEXIST);
-	assert_int_equal(clone_region(alice, "vm", "vm", 0), -EEXIST);
+	assert_int_equal(clone(alice, "vm", "fork", GVM_RO_EPHEMERAL), -EEXIST);
+	assert_int_equal(clone(alice, "vm", "vm", 0), -EEXIST);
 }
 
 static void a_clone_reserves_the_worst_case(void **state)
@@ -415,14 +413,14 @@ static void a_clone_reserves_the_worst_case(void **state)
 	assert_int_equal(open_region(alice, "vm", 40 * SLAB_PAGES, GVM_RO_CREATE), 0);
 	for (int i = 0; i < 30; i++)
 		grant(alice, "vm", i);
-	assert_int_equal(clone_region(alice, "vm", "fork", 0), -ENOSPC);
+	assert_int_equal(clone(alice, "vm", "fork", 0), -ENOSPC);
 	assert_int_equal(stats().regions, 1);
 	assert_int_equal(stats().reserved_bytes, 40 * SLAB);
 	assert_int_equal(open_region(alice, "vm", 0, 0), 0);
 	/* less is used: it fits, and grows slab by slab until nothing is left */
 	const struct gvm_page_run half = { 0, 10 * SLAB_PAGES };
 	assert_int_equal(store_discard(alice, id_of("vm"), &half, 1), 0);
-	assert_int_equal(clone_region(alice, "vm", "fork", 0), 0);
+	assert_int_equal(clone(alice, "vm", "fork", 0), 0);
 	assert_int_equal(open_region(alice, "fork", 0, 0), 0);
 	assert_int_equal(stats().reserved_bytes, 60 * SLAB);
 	for (int i = 0; i < 4; i++)
@@ -435,170 +433,6 @@ static void a_clone_reserves_the_worst_case(void **state)
 	assert_int_equal(stats().copies, 20);
 }
 
-/* ---- large slabs are copied while others are served ---------------------------------------- */
-
-#define LARGE_PAGES 1024u
-
-static pthread_mutex_t note_lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t noted = PTHREAD_COND_INITIALIZER;
-static unsigned notes;
-
-static void note(void *arg, int ended)
-{
-	pthread_mutex_lock(&note_lock);
-	notes++;
-	pthread_cond_signal(&noted);
-	pthread_mutex_unlock(&note_lock);
-}
-
-static void await_note(void)
-{
-	pthread_mutex_lock(&note_lock);
-	while (!notes)
-		pthread_cond_wait(&noted, &note_lock);
-	notes = 0;
-	pthread_mutex_unlock(&note_lock);
-}
-
-/* Alice, who can wait, has a region of large slabs, pages written in the first, and a clone of it
- * that she has open too. */
-static void large(const char *name, const char *clone_name)
-{
-	struct store_config c = config();
-	struct gvm_region_open req = request(name, 2 * LARGE_PAGES, GVM_RO_CREATE);
-	struct gvm_slab_entry e;
-
-	c.memory = c.limit = 64 << 20;
-	restart(&c);
-	notes = 0;
-	store_notify(store, note, NULL);
-	store_session_patience(alice, 1);
-	req.slab_pages = LARGE_PAGES;
-	req.share_slabs = 2;
-	assert_int_equal(store_region_open(alice, id_of(name), &req, &got), 0);
-	assert_int_equal(store_slab_grant(alice, id_of(name), 0, &e), 0);
-	for (unsigned i = 0; i < LARGE_PAGES; i++)
-		write_page(e.key, ALICE, i, 1 + i % 200);
-	assert_int_equal(clone_region(alice, name, clone_name, 0), 0);
-	assert_int_equal(open_region(alice, clone_name, 0, 0), 0);
-}
-
-/* Ask for a grant until it is there; returns how often the answer was to wait. */
-static unsigned grant_late(const char *name, struct gvm_slab_entry *e)
-{
-	unsigned waits = 0;
-	int err;
-
-	while ((err = store_slab_grant(alice, id_of(name), 0, e)) == -EINPROGRESS) {
-		waits++;
-		await_note();
-	}
-	assert_int_equal(err, 0);
-	return waits;
-}
-
-static void a_large_slab_is_copied_by_another_thread(void **state)
-{
-	struct gvm_slab_entry e, f;
-
-	large("vm", "clone");
-	assert_true(grant_late("clone", &e) >= 1);
-	assert_int_equal(stats().copies, 1);
-	for (unsigned i = 0; i < LARGE_PAGES; i++)
-		assert_int_equal(read_page(e.key, ALICE, i), 1 + i % 200);
-	write_page(e.key, ALICE, 5, 255);
-	assert_int_equal(grant_late("vm", &f), 0);
-	assert_int_equal(read_page(f.key, ALICE, 5), 6);
-	assert_int_equal(stats().copies, 1);
-	assert_int_equal(stats().stored_bytes, 2 * LARGE_PAGES * 4096);
-}
-
-/* Whoever has waited for too long goes on waiting for a copy: it comes. */
-static void patience_with_a_copy_does_not_end(void **state)
-{
-	struct gvm_slab_entry e;
-
-	large("vm", "clone");
-	store_session_patience(alice, 0);
-	assert_true(grant_late("clone", &e) >= 1);
-	assert_int_equal(stats().copies, 1);
-}
-
-static void a_copy_of_what_is_gone_is_dropped(void **state)
-{
-	struct gvm_slab_entry e;
-
-	large("vm", "clone");
-	assert_int_equal(store_slab_grant(alice, id_of("clone"), 0, &e), -EINPROGRESS);
-	assert_int_equal(store_region_delete(alice, id_of("clone")), 0);
-	while (stats().stored_bytes != LARGE_PAGES * 4096)
-		sched_yield();
-	assert_int_equal(stats().reserved_bytes, 2 * LARGE_PAGES * 4096);
-}
-
-/* What is written to a slab that is its owner's alone again is not undone by a copy from before. */
-static void a_copy_nobody_needs_any_more_is_dropped(void **state)
-{
-	struct gvm_slab_entry e;
-
-	large("vm", "clone");
-	assert_int_equal(store_slab_grant(alice, id_of("clone"), 0, &e), -EINPROGRESS);
-	assert_int_equal(store_region_delete(alice, id_of("vm")), 0);
-	assert_int_equal(store_slab_grant(alice, id_of("clone"), 0, &e), 0);
-	write_page(e.key, ALICE, 7, 255);
-	while (stats().stored_bytes != LARGE_PAGES * 4096)
-		sched_yield();
-	assert_int_equal(read_page(e.key, ALICE, 7), 255);
-	assert_int_equal(read_page(e.key, ALICE, 8), 9);
-}
-
-/* Nor if it is shared again before that copy is made. */
-static void a_copy_from_before_a_write_is_dropped(void **state)
-{
-	struct gvm_slab_entry e;
-
-	large("vm", "clone");
-	assert_int_equal(store_slab_grant(alice, id_of("clone"), 0, &e), -EINPROGRESS);
-	assert_int_equal(store_region_delete(alice, id_of("vm")), 0);
-	assert_int_equal(store_slab_grant(alice, id_of("clone"), 0, &e), 0);
-	write_page(e.key, ALICE, LARGE_PAGES - 1, 255);
-	assert_int_equal(clone_region(alice, "clone", "third", 0), 0);
-	while (stats().stored_bytes != LARGE_PAGES * 4096 && !stats().copies)
-		sched_yield();
-	assert_int_equal(stats().copies, 0);
-	assert_true(grant_late("clone", &e) >= 1);
-	assert_int_equal(read_page(e.key, ALICE, LARGE_PAGES - 1), 255);
-}
-
-static void a_store_ends_with_copies_to_be_made(void **state)
-{
-	struct gvm_slab_entry e;
-
-	large("vm", "clone");
-	assert_int_equal(store_slab_grant(alice, id_of("clone"), 0, &e), -EINPROGRESS);
-}
-
-/* A request made again does not begin from the start: each slab that was copied stays so. */
-static void a_discard_waits_for_the_copy(void **state)
-{
-	const struct gvm_page_run run = { 3, 2 };
-	struct gvm_slab_entry e;
-	int err;
-
-	large("vm", "clone");
-	assert_int_equal(store_discard(alice, id_of("vm"), &run, 1), -EINPROGRESS);
-	do {
-		await_note();
-		err = store_discard(alice, id_of("vm"), &run, 1);
-	} while (err == -EINPROGRESS);
-	assert_int_equal(err, 0);
-	assert_int_equal(grant_late("vm", &e), 0);
-	assert_int_equal(read_page(e.key, ALICE, 3), 0);
-	assert_int_equal(read_page(e.key, ALICE, 5), 6);
-	assert_int_equal(grant_late("clone", &e), 0);
-	assert_int_equal(read_page(e.key, ALICE, 3), 4);
-}
-
 static void discards_of_shared_slabs_stay_private(void **state)
 {
 	const struct gvm_page_run part = { 1, 2 }, whole = { 0, SLAB_PAGES };
@@ -606,8 +440,8 @@ static void discards_of_shared_slabs_stay_private(void **state)
 	assert_int_equal(open_region(alice, "vm", 2 * SLAB_PAGES, GVM_RO_CREATE), 0);
 	for (unsigned p = 0; p < SLAB_PAGES; p++)
 		write_page(grant(alice, "vm", 0), ALICE, p, 0x70 + p);
-	assert_int_equal(clone_region(alice, "vm", "a", 0), 0);
-	assert_int_equal(clone_region(alice, "vm", "b", 0), 0);
+	assert_int_equal(clone(alice, "vm", "a", 0), 0);
+	assert_int_equal(clone(alice, "vm", "b", 0), 0);
 	assert_int_equal(open_region(bob, "a", 0, 0), 0);
 	assert_int_equal(open_region(bob, "b", 0, 0), 0);
 	assert_int_equal(store_discard(bob, id_of("a"), &part, 1), 0);
@@ -653,7 +487,7 @@ static void draining_refuses_what_is_new(void **state)
 	store_drain(store);
 	assert_int_equal(open_region(bob, "other", 16, GVM_RO_CREATE), -ESHUTDOWN);
 	assert_int_equal(open_region(alice, "vm", 32, 0), -ESHUTDOWN);
-	assert_int_equal(clone_region(alice, "vm", "fork", 0), -ESHUTDOWN);
+	assert_int_equal(clone(alice, "vm", "fork", 0), -ESHUTDOWN);
 	grant(alice, "vm", 1);
 	assert_int_equal(store_sessions(store), 1);
 }
@@ -739,13 +573,6 @@ int main(void)
 		T(a_clone_waits_for_its_child),
 		T(a_clone_asked_for_again_is_the_same_if_nothing_has_changed),
 		T(a_clone_reserves_the_worst_case),
-		T(a_large_slab_is_copied_by_another_thread),
-		T(patience_with_a_copy_does_not_end),
-		T(a_copy_of_what_is_gone_is_dropped),
-		T(a_copy_nobody_needs_any_more_is_dropped),
-		T(a_copy_from_before_a_write_is_dropped),
-		T(a_store_ends_with_copies_to_be_made),
-		T(a_discard_waits_for_the_copy),
 		T(discards_of_shared_slabs_stay_private),
 		T(lists_regions),
 		T(draining_refuses_what_is_new),

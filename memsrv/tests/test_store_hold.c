@@ -157,7 +157,7 @@ static void only_the_holder_may_ask(void **state)
 	assert_int_equal(store_slab_list(bob, id, 0, 1, &e, &n, &more), -ENOENT);
 	assert_int_equal(store_discard(bob, id, &run, 1), -ENOENT);
 	assert_int_equal(store_region_resize(bob, id, 32, 2), -ENOENT);
-	assert_int_equal(clone_region(bob, "vm", "copy", 0), -ENOENT);
+	assert_int_equal(clone(bob, "vm", "copy", 0), -ENOENT);
 	assert_int_equal(store_region_close(bob, id), -ENOENT);
 	assert_int_equal(store_region_delete(bob, id), -EBUSY);
 	store_region_close(alice, id);
@@ -255,11 +255,11 @@ static void a_clone_waits_for_one_that_is_leaving(void **state)
 		grant(alice, "p", i);
 	store_session_patience(alice, 1);
 	for (int round = 0; round < 5; round++) {
-		assert_int_equal(clone_region(alice, "p", "c", GVM_RO_EPHEMERAL), 0);
+		assert_int_equal(clone(alice, "p", "c", GVM_RO_EPHEMERAL), 0);
 		assert_int_equal(store_session_open(store, BOB + 1, "child", &child), 0);
 		assert_int_equal(open_region(child, "c", 0, GVM_RO_EPHEMERAL), 0);
 		leave(child, "c");
-		assert_int_equal(clone_region(alice, "p", "d", GVM_RO_EPHEMERAL), -EINPROGRESS);
+		assert_int_equal(clone(alice, "p", "d", GVM_RO_EPHEMERAL), -EINPROGRESS);
 		store_session_close(child);
 	}
 }
