@@ -106,6 +106,10 @@ int image_slab_free(struct image *image, uint32_t place);
 int image_extent_get(struct image *image, uint64_t len, uint64_t *extent, void **at);
 /* Where an extent that is in use is mapped. */
 int image_extent_map(struct image *image, uint64_t extent, uint64_t len, void **at);
+/* The next part at or after *at (in the extent) that may hold anything but zeros: it is from *at to *end
+ * then. 0: there is none. */
+int image_extent_data(const struct image *image, uint64_t extent, uint64_t len, uint64_t *at,
+		      uint64_t *end);
 /* Nobody refers to it any more: give its blocks back. */
 void image_extent_put(struct image *image, uint64_t extent, uint64_t len);
 /* Zero a part without giving up its blocks. offset and len are multiples of 4,096. */

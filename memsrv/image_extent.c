@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include <gvmnet/gvmnet.h>
 
@@ -230,6 +231,27 @@ void image_extent_zero(struct image *image, uint64_t extent, uint64_t offset, ui
 	if (fallocate(image->fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
 		      (off_t)(DATA_OFF + extent + offset), (off_t)len))
 		memset((uint8_t *)at + offset, 0, len);
+}
+
+int image_extent_data(const struct image *image, uint64_t extent, uint64_t len, uint64_t *at,
+		      uint64_t *end)
+{
+	uint64_t from = DATA_OFF + extent, page = GVM_PAGE_SIZE;
+	off_t data, hole;
+
+	if (*at >= len)
+		return 0;
+	*end = len;
+	data = lseek(image->fd, (off_t)(from + *at), SEEK_DATA);
+	if (data < 0)
+		return errno != ENXIO; /* nothing up to the file's end, or it does not tell */
+	if ((uint64_t)data >= from + len)
+		return 0;
+	*at = ((uint64_t)data - from) / page * page;
+	hole = lseek(image->fd, data, SEEK_HOLE);
+	if (hole > 0 && (uint64_t)hole < from + len)
+		*end = ((uint64_t)hole - from + page - 1) / page * page;
+	return 1;
 }
 
 uint64_t image_room(const struct image *image)

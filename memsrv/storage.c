@@ -13,6 +13,12 @@
 
 #define HUGE_PAGE (UINT64_C(2) << 20)
 
+/* Of a page in /proc/self/pagemap */
+#define PAGEMAP_MAX    512u /* read at once */
+#define PAGE_PRESENT   (UINT64_C(1) << 63)
+#define PAGE_SWAPPED   (UINT64_C(1) << 62)
+#define PAGE_EXCLUSIVE (UINT64_C(1) << 56)
+
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
@@ -192,26 +198,74 @@ static int all_zero(const uint8_t *page)
 	return 1;
 }
 
-void storage_copy(struct storage *into, const struct storage *from)
+static void copy_range(struct storage *into, const struct storage *from, uint64_t at, uint64_t end)
 {
-	for (uint64_t at = 0; at < from->len; at += GVM_PAGE_SIZE)
+	for (; at < end; at += GVM_PAGE_SIZE)
 		if (!all_zero(from->base + at))
 			memcpy(into->base + at, from->base + at, GVM_PAGE_SIZE);
 }
 
+/* The kernel's words for up to PAGEMAP_MAX pages from the byte at on (Documentation/admin-guide/mm/
+ * pagemap.rst). Returns how many; 0: the kernel does not tell. */
+static uint64_t pagemap_read(const struct storage *st, uint64_t at, uint64_t entry[PAGEMAP_MAX])
+{
+	uint64_t first = ((uintptr_t)st->base + at) / GVM_PAGE_SIZE;
+	uint64_t n = (st->len - at) / GVM_PAGE_SIZE;
+
+	n = n < PAGEMAP_MAX ? n : PAGEMAP_MAX;
+	if (pread(st->pool->pagemap, entry, n * 8, (off_t)(first * 8)) != (ssize_t)(n * 8))
+		return 0;
+	return n;
+}
+
+/* To look at a page that was never written is to make the kernel map one of zeros there: half
+ * a second in a slab of 1 GiB. */
+static void copy_anonymous(struct storage *into, const struct storage *from)
+{
+	uint64_t entry[PAGEMAP_MAX], n;
+
+	for (uint64_t at = 0; at < from->len; at += n * GVM_PAGE_SIZE) {
+		n = pagemap_read(from, at, entry);
+		if (!n) {
+			copy_range(into, from, at, from->len);
+			return;
+		}
+		for (uint64_t i = 0; i < n; i++)
+			if (entry[i] & (PAGE_PRESENT | PAGE_SWAPPED))
+				copy_range(into, from, at + i * GVM_PAGE_SIZE,
+					   at + (i + 1) * GVM_PAGE_SIZE);
+	}
+}
+
+static void copy_image(struct storage *into, const struct storage *from)
+{
+	const struct image *image = from->pool->image;
+	uint64_t at = 0, end;
+
+	while (image_extent_data(image, from->extent, from->len, &at, &end)) {
+		copy_range(into, from, at, end);
+		at = end;
+	}
+}
+
+void storage_copy(struct storage *into, const struct storage *from)
+{
+	if (from->pool->image)
+		copy_image(into, from);
+	else
+		copy_anonymous(into, from);
+}
+
 /* Has each page been written? The kernel's shared page of zeros, which reading puts in place, is
- * present but not exclusively mapped (Documentation/admin-guide/mm/pagemap.rst, bits 63 and 56). */
+ * present but not exclusively mapped. */
 static int all_written(const struct storage *st)
 {
-	const uint64_t own = (UINT64_C(1) << 63) | (UINT64_C(1) << 56);
-	uint64_t entry[512], first = (uintptr_t)st->base / GVM_PAGE_SIZE;
+	const uint64_t own = PAGE_PRESENT | PAGE_EXCLUSIVE;
+	uint64_t entry[PAGEMAP_MAX], n;
 
-	for (uint64_t at = 0; at < st->len / GVM_PAGE_SIZE; at += 512) {
-		uint64_t n =
-		    st->len / GVM_PAGE_SIZE - at < 512 ? st->len / GVM_PAGE_SIZE - at : 512;
-
-		if (pread(st->pool->pagemap, entry, n * 8, (off_t)((first + at) * 8)) !=
-		    (ssize_t)(n * 8))
+	for (uint64_t at = 0; at < st->len; at += n * GVM_PAGE_SIZE) {
+		n = pagemap_read(st, at, entry);
+		if (!n)
 			return 0;
 		for (uint64_t i = 0; i < n; i++)
 			if ((entry[i] & own) != own)

@@ -162,9 +162,9 @@ int store_open(const struct store_config *config, struct store **store)
 	st->pool.image = config->image;
 	st->pool.huge = config->huge;
 	st->pool.pagemap = -1;
-	if (config->huge == HUGE_AUTO && !config->image)
+	if (!config->image)
 		st->pool.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	st->no_sweep = st->pool.pagemap < 0;
+	st->no_sweep = config->huge != HUGE_AUTO || st->pool.pagemap < 0;
 	pthread_mutex_init(&st->lock, NULL);
 	TAILQ_INIT(&st->regions);
 	if (config->image)

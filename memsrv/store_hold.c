@@ -76,12 +76,26 @@ void hold_succeed(struct session *s, struct region *r)
 		store->changed(store->changed_arg, 1);
 }
 
+/* A client asks again, and again. */
+static int too_many_holds(struct session *s, const struct region *r)
+{
+	static struct gvm_log_limit limit;
+
+	gvm_log_limited(&limit, GVM_LOG_WARN,
+			"region %s: %s has it open on %u connections; that is the most with slabs "
+			"of %" PRIu64 " KiB: use fewer threads, or larger slabs",
+			r->name, s->name, r->sessions, region_slab_bytes(r) >> 10);
+	return store_refuse(s->store, -EUSERS);
+}
+
 int hold_add(struct session *s, struct region *r, const struct gvm_region_open *req)
 {
 	struct hold *h = hold_of(s, r);
 	uint64_t holder = r->holder;
 	uint32_t linger_ms = r->linger_ms;
 
+	if (!h && r->sessions >= key_holds_max(r))
+		return too_many_holds(s, r);
 	r->holder = s->incarnation;
 	r->linger_ms = hold_linger_ms(r->flags, req->linger_ms);
 	if ((r->holder != holder || r->linger_ms != linger_ms) &&

@@ -158,6 +158,8 @@ void store_changed(struct store *store);
 
 struct fence *fence_new(struct store *store);
 void fence_put(struct fence *fence);
+/* Most holds that a region may have at a time, for what their keys cost. */
+uint32_t key_holds_max(const struct region *r);
 struct key *key_of(const struct hold *h, uint64_t slab);
 int key_make(struct hold *h, uint64_t index, const struct slab *sl, int writable);
 /* Operations that come with it from now on fail. */

@@ -9,6 +9,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#define KEY_COST   160u /* bytes: the key, its registration, its places in the hold and the table */
+#define HOLDS_FEW  8u
+#define HOLDS_MANY 64u /* a pager has at most as many shards */
+
 struct fence *fence_new(struct store *store)
 {
 	struct fence *fence = calloc(1, sizeof(*fence));
@@ -38,6 +42,16 @@ static void key_gone(void *arg)
 	fence_put(key->fence);
 	free(key);
 	store_changed(store);
+}
+
+/* Each hold has a key of each slab, if it asks: 160 bytes with what finds it. With this many holds
+ * the keys of a slab are 1 % of it at most, 2 % of one of 64 KiB. */
+uint32_t key_holds_max(const struct region *r)
+{
+	uint64_t n = region_slab_bytes(r) / 100 / KEY_COST;
+
+	n = n < HOLDS_FEW ? HOLDS_FEW : n;
+	return n < HOLDS_MANY ? (uint32_t)n : HOLDS_MANY;
 }
 
 struct key *key_of(const struct hold *h, uint64_t slab)

@@ -149,7 +149,6 @@ int room_storage(struct session *s, const struct region *r, struct storage **sto
 	static struct gvm_log_limit limit;
 	struct store *store = s->store;
 	uint64_t len = region_slab_bytes(r), stored = atomic_load(&store->pool.bytes);
-	static struct gvm_log_limit limit;
 	int err;
 
 	if (stored > store->config.memory || len > store->config.memory - stored)

@@ -238,13 +238,6 @@ static void explain(const struct region_node *node, int status)
 		    region->name, peer, (unsigned long long)mib,
 		    (unsigned)(region->linger_ms / 1000));
 		return;
-	case -EUSERS:
-		gvm_log(GVM_LOG_ERROR,
-			"region %s: %s has as many regions or connections as it may have; wait for "
-			"the end of some, or allow more there (gvm-memsrv --max-regions, "
-			"GVM_MAX_CONNS)",
-			region->name, peer);
-		return;
 	case -ENOENT:
 		gvm_log(GVM_LOG_ERROR, "region %s: %s has no region of that name", region->name,
 			peer);

@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include "core/core.h"
+#include <sys/random.h>
 #include "internal.h"
 
 static bool follows(const struct gvm_range *range)
@@ -132,7 +132,8 @@ static int clone_ranges(struct gvm_pager *pager)
 	for (struct gvm_range *range = pager->list; range; range = range->next)
 		range->clone[0] = 0;
 	/* Names are shown to everybody: no incarnation may be in one. */
-	gvm_random(&draw, sizeof(draw));
+	if (getrandom(&draw, sizeof(draw), 0) != sizeof(draw))
+		return -EIO;
 	for (struct gvm_range *range = pager->list; range && !err; range = range->next) {
 		struct call call = { .range = range, .name = range->clone };
 

@@ -64,18 +64,37 @@ static int call_wait(struct call *call)
 	return call->status;
 }
 
+/*
+ * What a shard reads must not be paged: it would wait for itself. The caller's stack may be (a thread
+ * or a signal handler whose stack the program has taken from its malloc), so calls lie in memory of
+ * their own meanwhile. Without any to be had, the stack must do.
+ */
 int pager_call(struct shard *shard, void (*fn)(struct call *call), struct call *call)
 {
-	call_post(shard, fn, call);
-	return call_wait(call);
+	struct call *safe = mem_map(sizeof(*safe));
+	int err;
+
+	if (!safe) {
+		call_post(shard, fn, call);
+		return call_wait(call);
+	}
+	*safe = *call;
+	call_post(shard, fn, safe);
+	err = call_wait(safe);
+	*call = *safe;
+	mem_unmap(safe, sizeof(*safe));
+	return err;
 }
 
 int pager_call_all(struct gvm_pager *pager, void (*fn)(struct call *call), struct gvm_range *range,
 		   uint64_t a, uint64_t b)
 {
-	struct call calls[SHARDS_MAX];
+	struct call on_stack[SHARDS_MAX], *calls = mem_map(sizeof(on_stack));
+	struct call *mapped = calls;
 	int err = 0, r;
 
+	if (!calls)
+		calls = on_stack;
 	memset(calls, 0, sizeof(calls[0]) * pager->shards);
 	for (unsigned i = 0; i < pager->shards; i++) {
 		calls[i].range = range;
@@ -88,6 +107,8 @@ int pager_call_all(struct gvm_pager *pager, void (*fn)(struct call *call), struc
 		if (r && !err)
 			err = r;
 	}
+	if (mapped)
+		mem_unmap(mapped, sizeof(on_stack));
 	return err;
 }
 

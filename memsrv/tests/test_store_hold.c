@@ -423,6 +423,53 @@ static void a_region_is_opened_again_when_the_last_old_transfer_is_over(void **s
 	store_session_close(again);
 }
 
+/* ---- what keys cost ------------------------------------------------------------------------ */
+
+/* Sessions of Alice that get the region open, of 70; all have views, and all are closed again. */
+static unsigned holders(uint32_t slab_pages)
+{
+	struct gvm_region_open req = request("keys", 1024, GVM_RO_CREATE);
+	struct session *s[70];
+	unsigned n = 0;
+
+	req.slab_pages = slab_pages;
+	req.share_slabs = 1;
+	for (unsigned i = 0; i < 70; i++) {
+		assert_int_equal(store_session_open(store, ALICE, "alice", &s[i]), 0);
+		store_session_view(s[i], i + 1);
+		n += store_region_open(s[i], id_of("keys"), &req, &got) == 0;
+	}
+	assert_true(n < 69);
+	/* A view that comes back takes the place that it had. */
+	store_session_close(s[69]);
+	assert_int_equal(store_session_open(store, ALICE, "alice", &s[69]), 0);
+	store_session_view(s[69], 1);
+	assert_int_equal(store_region_open(s[69], id_of("keys"), &req, &got), 0);
+	assert_int_equal(store_region_open(s[n], id_of("keys"), &req, &got), -EUSERS);
+	/* So does another one, when that is let go of. */
+	assert_int_equal(store_region_close(s[1], id_of("keys")), 0);
+	assert_int_equal(store_region_open(s[n], id_of("keys"), &req, &got), 0);
+	assert_int_equal(store_region_delete(alice, id_of("keys")), 0);
+	for (unsigned i = 0; i < 70; i++)
+		store_session_close(s[i]);
+	return n;
+}
+
+static void keys_cost_little_of_what_they_open(void **state)
+{
+	struct store_config c = config();
+
+	c.memory = c.limit = 64 << 20;
+	c.max_sessions = 80;
+	restart(&c);
+	assert_int_equal(holders(16), 8);
+	assert_non_null(strstr(fake_log, "region keys: alice has it open on 8 connections"));
+	assert_int_equal(holders(64), 16);
+	assert_int_equal(holders(256), 64);
+	assert_int_equal(holders(1024), 64);
+	assert_int_equal(stats().reserved_bytes, 0);
+}
+
 int main(void)
 {
 #define T(name)    cmocka_unit_test_setup_teardown(name, start, stop)
@@ -445,6 +492,7 @@ int main(void)
 		TOLD(an_earlier_connection_of_a_view_changes_nothing),
 		TOLD(without_a_view_nobody_is_ended),
 		TOLD(a_region_is_opened_again_when_the_last_old_transfer_is_over),
+		T(keys_cost_little_of_what_they_open),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
