@@ -89,8 +89,8 @@ const char *image_path(const struct image *image);
 /* Bytes that the file's disk has left for new extents. */
 uint64_t image_room(const struct image *image);
 
-int image_region_add(struct image *image, const struct image_region *region,
-		     enum image_state state, uint32_t *slot);
+int image_region_add(struct image *image, const struct image_region *region, enum image_state state,
+		     uint32_t *slot);
 int image_region_write(struct image *image, uint32_t slot, const struct image_region *region,
 		       enum image_state state);
 int image_region_free(struct image *image, uint32_t slot);
@@ -106,8 +106,8 @@ int image_slab_free(struct image *image, uint32_t place);
 int image_extent_get(struct image *image, uint64_t len, uint64_t *extent, void **at);
 /* Where an extent that is in use is mapped. */
 int image_extent_map(struct image *image, uint64_t extent, uint64_t len, void **at);
-/* The next part at or after *at (in the extent) that may hold anything but zeros: it is from *at to *end
- * then. 0: there is none. */
+/* The next part at or after *at (in the extent) that may hold anything but zeros: it is from *at to
+ * *end then. 0: there is none. */
 int image_extent_data(const struct image *image, uint64_t extent, uint64_t len, uint64_t *at,
 		      uint64_t *end);
 /* Nobody refers to it any more: give its blocks back. */

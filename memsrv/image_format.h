@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The bytes of an image file (image.h says how they lie and in which order they are written): encode
- * and decode of each record, no I/O. All integers are little-endian. The first word of each record and
- * block is a CRC-32C of the rest and of its place in the file, off.
+ * The bytes of an image file (image.h says how they lie and in which order they are written):
+ * encode and decode of each record, no I/O. All integers are little-endian. The first word of each
+ * record and block is a CRC-32C of the rest and of its place in the file, off.
  */
 #ifndef MEMSRV_IMAGE_FORMAT_H
 #define MEMSRV_IMAGE_FORMAT_H
@@ -23,14 +23,14 @@
 #define INDEX_CAP     (1u << 24)
 #define DATA_OFF      (UINT64_C(1) << 30)
 #define DATA_MAX      (UINT64_C(1) << 46) /* bytes of extents */
-#define NO_SLOT       UINT32_MAX	  /* the region of a free slab record */
+#define NO_SLOT       UINT32_MAX          /* the region of a free slab record */
 #define SLAB_PAGE_MIN 16u
 #define SLAB_PAGE_MAX (1u << 18)
 
 /* A state block. valid: its bytes were whole and make sense; the rest is zero otherwise. */
 struct image_head {
 	int valid, clean, failed; /* clean and failed: not both */
-	uint64_t seq; /* of two, the higher one is the newer */
+	uint64_t seq;             /* of two, the higher one is the newer */
 	char boot[40];
 	uint32_t region_pages, index_pages; /* 4 KiB pages of the two tables */
 };

@@ -19,7 +19,7 @@ struct image_table {
 	const char *what;
 	uint64_t off;
 	uint32_t record, cap;
-	uint32_t pages;	 /* of 4 KiB, as the state says */
+	uint32_t pages;  /* of 4 KiB, as the state says */
 	uint32_t *spare; /* stack of free record numbers */
 	size_t spares, room;
 };
@@ -39,12 +39,12 @@ struct image {
 	_Atomic int failed; /* a write was lost: what is in the file may not be what was put */
 	_Atomic int noted;  /* the file says so */
 	_Atomic int told;   /* and so does the log */
-	int no_holes; /* the file system cannot punch or allocate: zeros are written */
+	int no_holes;       /* the file system cannot punch or allocate: zeros are written */
 
 	uint64_t *busy; /* bitmap of units in use */
 	uint64_t units; /* bits in it */
 	uint64_t first; /* no unit below is free */
-	void **chunk;	/* where each GiB of extents is mapped */
+	void **chunk;   /* where each GiB of extents is mapped */
 	size_t chunks;
 
 	/* from image_open to image_walk */
@@ -67,7 +67,8 @@ const char *image_advice(int err);
 int image_io_error(const struct image *image, const char *what, int err);
 /* With failed set it says that, whatever clean is. */
 int image_state_write(struct image *image, int clean);
-/* The disk did not take a write: the image is never called clean again, and the file says so. -EIO. */
+/* The disk did not take a write: the image is never called clean again, and the file says so. -EIO.
+ */
 int image_fail(struct image *image, int err);
 /* Where the n-th record is in the file. */
 uint64_t image_record_off(const struct image_table *t, uint32_t n);

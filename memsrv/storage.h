@@ -24,8 +24,8 @@ enum huge_pages {
 struct storage_pool {
 	struct image *image; /* NULL: anonymous memory */
 	enum huge_pages huge;
-	int pagemap; /* /proc/self/pagemap, which tells the pages written, or -1 */
-	_Atomic uint64_t bytes; /* of all storage that exists */
+	int pagemap;                 /* /proc/self/pagemap, which tells the pages written, or -1 */
+	_Atomic uint64_t bytes;      /* of all storage that exists */
 	_Atomic uint64_t huge_bytes; /* of it, slabs remade of huge pages */
 };
 
@@ -50,7 +50,8 @@ void storage_put(struct storage *storage);
 void storage_forget(struct storage *storage);
 /* Zero a part (multiples of 4,096) and, where that is possible, give its memory back. */
 void storage_discard(struct storage *storage, uint64_t offset, uint64_t len);
-/* Copy what is not zero; into is new. What was never written is not looked at, and costs nothing. */
+/* Copy what is not zero; into is new. What was never written is not looked at, and costs nothing.
+ */
 void storage_copy(struct storage *into, const struct storage *from);
 /* With HUGE_AUTO: remake it of huge pages if all of it has been written. 1: that was done; 0: not
  * yet; -errno: the kernel would not. */

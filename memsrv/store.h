@@ -5,14 +5,14 @@
  *
  * Who holds a region. A session is a connection that has opened regions. A region is held by one
  * client (an incarnation), with any number of sessions. When the last session is lost, the client
- * keeps the hold for the linger time of its open; when it was closed in order, or the linger time is
- * 0 (a client that is about to end), it ends at once, and an ephemeral region is deleted. Another
- * client is refused (-EBUSY) while the hold lasts.
+ * keeps the hold for the linger time of its open; when it was closed in order, or the linger time
+ * is 0 (a client that is about to end), it ends at once, and an ephemeral region is deleted.
+ * Another client is refused (-EBUSY) while the hold lasts.
  *
- * Keys. Each session has keys of its own; they are withdrawn when it ends. A client has a session for
- * each of its views. When a view comes back on another connection, its earlier session ends there and
- * then, whatever its connection still has to serve. A region is opened only when no transfer with
- * a withdrawn key is under way any more.
+ * Keys. Each session has keys of its own; they are withdrawn when it ends. A client has a session
+ * for each of its views. When a view comes back on another connection, its earlier session ends
+ * there and then, whatever its connection still has to serve. A region is opened only when no
+ * transfer with a withdrawn key is under way any more.
  *
  * Waiting. What stands in a request's way may be about to end: a client that has said that it is
  * leaving, a transfer with a withdrawn key. A session with patience is then answered -EINPROGRESS:
@@ -41,10 +41,10 @@
 #include "storage.h"
 #include "wire/wire.h"
 
-#define STORE_PAGES_MAX	    (UINT64_C(1) << 40) /* 4 PiB in one region */
+#define STORE_PAGES_MAX      (UINT64_C(1) << 40) /* 4 PiB in one region */
 #define STORE_SLAB_PAGES_MIN 16u
 #define STORE_SLAB_PAGES_MAX (1u << 18)
-#define STORE_LINGER_MAX_MS (24u * 3600 * 1000)
+#define STORE_LINGER_MAX_MS  (24u * 3600 * 1000)
 /* Memory that is of use to one client only does not keep others out for longer than this. */
 #define STORE_LINGER_EPHEMERAL_MS (10u * 60 * 1000)
 /* Of so many regions one client may have these. */
@@ -56,19 +56,20 @@ struct image;
 
 struct store_config {
 	struct gvm_net *net;
-	uint64_t incarnation; /* of this node, told to clients */
-	uint64_t memory;      /* bytes of storage that may exist */
-	uint64_t limit;	      /* bytes that may be promised; at least memory */
+	uint64_t incarnation;  /* of this node, told to clients */
+	uint64_t memory;       /* bytes of storage that may exist */
+	uint64_t limit;        /* bytes that may be promised; at least memory */
 	uint64_t region_quota; /* most bytes of one region here; 0: no such bound */
 	uint32_t max_regions;
 	uint32_t max_sessions;
 	enum huge_pages huge;
-	struct image *image;	 /* stays the caller's; NULL: memory only */
-	uint64_t (*now)(void);	 /* NULL: gvm_now */
+	struct image *image;   /* stays the caller's; NULL: memory only */
+	uint64_t (*now)(void); /* NULL: gvm_now */
 };
 
-/* Takes over the image's regions: they stay held by who held them, for their linger time; an ephemeral
- * one for STORE_SILENT_MS at least, as if its client had fallen silent, unless it was leaving. */
+/* Takes over the image's regions: they stay held by who held them, for their linger time; an
+ * ephemeral one for STORE_SILENT_MS at least, as if its client had fallen silent, unless it was
+ * leaving. */
 int store_open(const struct store_config *config, struct store **store);
 /* All sessions are closed and no worker runs. Regions of an image stay in it. */
 void store_close(struct store *store);
@@ -88,9 +89,9 @@ void store_session_patience(struct session *session, int patient);
 /* 1: its view has come back on another connection; nothing but the end may come from this one. */
 int store_session_ended(struct session *session);
 /*
- * changed is called when a request that was answered -EINPROGRESS may be made again, and (ended) when
- * a session has been ended from another connection. From any thread, in the middle of the store's work:
- * it notes that and returns. To be set while no session is open; NULL: nobody.
+ * changed is called when a request that was answered -EINPROGRESS may be made again, and (ended)
+ * when a session has been ended from another connection. From any thread, in the middle of the
+ * store's work: it notes that and returns. To be set while no session is open; NULL: nobody.
  */
 void store_notify(struct store *store, void (*changed)(void *arg, int ended), void *arg);
 /* The connection is gone: its holds end, or linger. */
@@ -124,7 +125,7 @@ uint32_t store_region_list(struct store *store, uint64_t skip, uint32_t want,
 struct store_stats {
 	uint64_t memory_bytes, limit_bytes, reserved_bytes, stored_bytes, huge_bytes; /* gauges */
 	uint64_t regions, regions_held, regions_lingering, sessions, slabs, keys;     /* gauges */
-	uint64_t lingering_bytes, draining;					      /* gauges */
+	uint64_t lingering_bytes, draining;                                           /* gauges */
 	uint64_t opens, creates, deletes, clones, resizes, grants, copies, discarded_pages;
 	uint64_t expired, refused_space, refused_busy, refused_other;
 };

@@ -74,11 +74,11 @@ struct region {
 	uint64_t clone_of,
 	    clone_version; /* generation and version of the source; 0: none, or opened */
 	uint32_t slab_pages, flags, linger_ms, sessions;
-	int silent;    /* a connection of it has fallen silent since it was opened last, or the node
-			* was restarted: nothing says that its client is gone */
+	int silent; /* a connection of it has fallen silent since it was opened last, or the node
+		     * was restarted: nothing says that its client is gone */
 	uint64_t client_id; /* whose it counts as: who made it or opened it last; 0: nobody known */
 	char client[64]; /* who opened it last, for the log; empty: nobody since the node's start */
-	uint32_t slot; /* record in the image */
+	uint32_t slot;   /* record in the image */
 	struct slab_map slabs;
 	struct fence *fence;
 };
@@ -102,7 +102,7 @@ struct store {
 	uint64_t sweep_id, sweep_slab; /* where the search for slabs to remake of huge pages is */
 	_Atomic int no_sweep;
 	struct store_stats stats;
-	uint64_t secret[2]; /* what holders are shown by */
+	uint64_t secret[2];      /* what holders are shown by */
 	_Atomic uint32_t in_use; /* what keeps storage without being a slab, soon no more */
 	_Atomic int awaited;     /* a request waits for the next change */
 	void (*changed)(void *arg, int ended);
@@ -142,8 +142,8 @@ static inline int slab_shared(const struct slab *sl)
 uint64_t store_now(const struct store *store);
 /* A random number, not 0. */
 uint64_t store_draw(void);
-/* What others are told of a client: the same for all it holds; nobody can find the incarnation by it,
- * which is all that a client is known by. 0: nobody. */
+/* What others are told of a client: the same for all it holds; nobody can find the incarnation by
+ * it, which is all that a client is known by. 0: nobody. */
 uint64_t store_show_holder(const struct store *store, uint64_t incarnation);
 /* Count a refusal; returns err, or -EBUSY. */
 int store_refuse(struct store *store, int err);
@@ -171,8 +171,8 @@ void key_entry(uint64_t index, const struct key *key, struct gvm_slab_entry *out
 
 /* ---- store_room.c -------------------------------------------------------------------------- */
 
-/* What is promised to ephemeral regions that wait for their client, in bytes; *until: when the last of
- * it is free if nobody comes back. */
+/* What is promised to ephemeral regions that wait for their client, in bytes; *until: when the last
+ * of it is free if nobody comes back. */
 uint64_t room_lingering(const struct store *store, uint64_t *until);
 /* Log and count that there is no room; returns -ENOSPC. */
 int room_refuse(struct store *store, const struct region *r, uint64_t bytes, const char *why);

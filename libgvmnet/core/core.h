@@ -15,7 +15,7 @@
 #include <pthread.h>
 #include "providers/provider.h"
 
-#define GVM_KEY_MIN 16u	  /* bytes of a pre-shared key */
+#define GVM_KEY_MIN 16u /* bytes of a pre-shared key */
 #define GVM_KEY_MAX 4096u
 
 /* ---- mem.c --------------------------------------------------------------------------------- */
@@ -44,7 +44,7 @@ void gvm_mem_drop(struct gvm_mem *mem);
 
 struct gvm_net {
 	const struct gvm_provider_ops *ops;
-	const char *args;	 /* what follows "name:" in transport */
+	const char *args; /* what follows "name:" in transport */
 	char transport[64];
 	const struct gvm_cluster *cluster;
 	uint16_t node;
@@ -52,7 +52,7 @@ struct gvm_net {
 	uint64_t incarnation, map_digest;
 	uint32_t epoch;
 	char cluster_name[GVM_WIRE_NAME_MAX + 1]; /* "" without a map */
-	uint8_t *key;		 /* NULL: none */
+	uint8_t *key;                             /* NULL: none */
 	size_t key_len;
 	struct gvm_mem_table mem;
 	atomic_int workers;
@@ -69,17 +69,17 @@ enum gvm_hs_stage { GVM_HS_HELLO, GVM_HS_CHALLENGE, GVM_HS_PROOF, GVM_HS_READY, 
 /* One side of one handshake; no I/O of its own. */
 struct gvm_hs {
 	const struct gvm_net *net;
-	enum gvm_hs_stage expect;  /* the frame that must come next */
-	uint16_t to_node;	   /* whom the connecting side wants */
+	enum gvm_hs_stage expect;    /* the frame that must come next */
+	uint16_t to_node;            /* whom the connecting side wants */
 	uint16_t credits, max_fetch; /* what this side grants */
 	uint8_t hello[GVM_HELLO_LEN], challenge[GVM_HELLO_LEN];
-	struct gvm_hello theirs;   /* believed only after the proof */
+	struct gvm_hello theirs; /* believed only after the proof */
 };
 
 /* What one step of a handshake has to say. */
 struct gvm_hs_out {
-	uint8_t type;		   /* of the frame to send; 0: none */
-	uint16_t status;	   /* of a REFUSED */
+	uint8_t type;    /* of the frame to send; 0: none */
+	uint16_t status; /* of a REFUSED */
 	uint32_t length;
 	uint8_t body[GVM_REFUSED_MAX > GVM_HELLO_LEN ? GVM_REFUSED_MAX : GVM_HELLO_LEN];
 	char why[GVM_REFUSED_MAX + 1]; /* sentence for the log, printable, when refused */
@@ -97,7 +97,7 @@ int gvm_hs_step(struct gvm_hs *hs, const struct gvm_hdr *hdr, const void *payloa
 		struct gvm_hs_out *out);
 /* Make out a REFUSED with this status and sentence; returns the status as a negative errno. */
 int gvm_hs_refuse(struct gvm_hs_out *out, unsigned status, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
+    __attribute__((format(printf, 3, 4)));
 /* Copy len bytes of text from the network to a string that is safe to log. */
 void gvm_sanitise(char *to, size_t room, const void *text, size_t len);
 
@@ -153,32 +153,32 @@ struct gvm_worker {
 	struct gvm_options_read opt;
 	int epoll_fd, wake_fd, alarm_fd;
 	int pinned, closing, in_round;
-	int no_pwait2;		       /* the kernel is older than epoll_pwait2 */
-	uint64_t now;		       /* 0: not read yet */
-	uint64_t alarm;		       /* when alarm_fd ends a sleep; GVM_NEVER: it does not */
+	int no_pwait2;  /* the kernel is older than epoll_pwait2 */
+	uint64_t now;   /* 0: not read yet */
+	uint64_t alarm; /* when alarm_fd ends a sleep; GVM_NEVER: it does not */
 
-	struct epoll_event *batch;     /* events not yet served are [batch_at, batch_count) */
+	struct epoll_event *batch; /* events not yet served are [batch_at, batch_count) */
 	int batch_at, batch_count;
 
 	unsigned spin_skip, spin_fails; /* waits that will not spin; how little spinning pays */
 
-	uint64_t *provider_fds;	       /* a bit for each descriptor that the provider watches */
+	uint64_t *provider_fds; /* a bit for each descriptor that the provider watches */
 	size_t provider_fd_words;
 
 	struct gvm_timers timers;
 	unsigned timers_due, timers_unseen; /* look at them now; rounds since that was done */
-	struct gvm_op_list done;       /* ended, status set, user not told */
-	struct gvm_peer *pending;      /* peers with work that waits for the end of upcalls */
+	struct gvm_op_list done;            /* ended, status set, user not told */
+	struct gvm_peer *pending;           /* peers with work that waits for the end of upcalls */
 	struct gvm_peer *pending_last;
-	struct gvm_peer *peers;	       /* all */
-	struct gvm_peer **by_node;     /* client peers by node id */
+	struct gvm_peer *peers;    /* all */
+	struct gvm_peer **by_node; /* client peers by node id */
 	size_t by_node_room;
 	struct gvm_peer *greeting, *greeting_last; /* accepted, in handshake, oldest first */
 	unsigned greeting_count, accepted_ready;
 	struct gvm_listener **listeners;
 	size_t listener_count;
-	struct gvm_log_limit limit;    /* of lines that strangers cause */
-	uint64_t random;	       /* jitter */
+	struct gvm_log_limit limit; /* of lines that strangers cause */
+	uint64_t random;            /* jitter */
 
 	/* shared with all threads; this one writes the statistics (gvm_count) */
 	struct gvm_net_stats stats;

@@ -43,48 +43,48 @@ struct gvm_reply {
 };
 
 /* What a peer still has to do when no upcall is on the stack. */
-#define GVM_PEND_KICK 1u     /* start waiting operations, send what waits */
+#define GVM_PEND_KICK     1u /* start waiting operations, send what waits */
 #define GVM_PEND_WRITABLE 2u /* tell the user that a post may be tried again */
-#define GVM_PEND_CLOSED 4u   /* tell the user that it is not READY any more; free an accepted one */
+#define GVM_PEND_CLOSED   4u /* tell the user that it is not READY any more; free an accepted one */
 
 struct gvm_peer {
 	struct gvm_worker *worker;
-	struct gvm_ep *ep;		   /* NULL: not connected */
-	struct gvm_peer *next, *prev;	   /* worker->peers */
+	struct gvm_ep *ep;            /* NULL: not connected */
+	struct gvm_peer *next, *prev; /* worker->peers */
 	struct gvm_peer *next_pending;
 	struct gvm_peer *next_greeting, *prev_greeting;
-	uint8_t state;			   /* written by peer_become alone */
+	uint8_t state; /* written by peer_become alone */
 	uint8_t accepted, in_pending, pending;
-	uint8_t starved;		   /* a post was answered -EAGAIN */
-	uint8_t wanted;			   /* connect again even if no operation waits */
+	uint8_t starved; /* a post was answered -EAGAIN */
+	uint8_t wanted;  /* connect again even if no operation waits */
 	uint8_t pinged, told_ready, bye, greeting;
 	uint16_t node, port;
-	char *host;			   /* of one that this side connects */
+	char *host; /* of one that this side connects */
 	void *user;
 	struct gvm_peer_observer *observers;
 	struct gvm_peer_observer *told_next; /* the one to be told after this one */
 	uint64_t incarnation;
-	int why;			   /* why it ended last */
-	const char *reason;		   /* sentence for that, static; NULL: the provider's */
-	unsigned failures;		   /* connects in vain in a row */
+	int why;            /* why it ended last */
+	const char *reason; /* sentence for that, static; NULL: the provider's */
+	unsigned failures;  /* connects in vain in a row */
 	uint64_t ready_since;
-	struct gvm_hs *hs;		   /* only while CONNECTING and PROVING */
+	struct gvm_hs *hs; /* only while CONNECTING and PROVING */
 
 	struct gvm_op_list active, waiting; /* given to the provider or the peer; not yet */
 	uint32_t one_sided, max_one_sided;
 	uint32_t calls_active;
 	struct gvm_call_slot *slots;
-	uint32_t slot_count, slot_free;	   /* slot_free: index + 1, 0: none */
+	uint32_t slot_count, slot_free; /* slot_free: index + 1, 0: none */
 	uint64_t xid;
 
-	uint32_t credits;		   /* messages that this side may send */
-	uint32_t granted;		   /* messages that the other side may still send */
-	uint32_t owed;			   /* credits to give back */
-	uint32_t calls_owed;		   /* calls of the other side without an answer */
+	uint32_t credits;    /* messages that this side may send */
+	uint32_t granted;    /* messages that the other side may still send */
+	uint32_t owed;       /* credits to give back */
+	uint32_t calls_owed; /* calls of the other side without an answer */
 	struct gvm_reply *replies, *replies_last;
 
-	struct gvm_timer state_timer;	   /* connect and handshake deadline, back-off, liveness */
-	struct gvm_timer op_timer;	   /* not later than the next operation's deadline */
+	struct gvm_timer state_timer; /* connect and handshake deadline, back-off, liveness */
+	struct gvm_timer op_timer;    /* not later than the next operation's deadline */
 	char name[96];
 };
 

@@ -34,10 +34,10 @@
 #define REGION_BACKOFF_NS     10000000ull /* first wait before a node is tried again, at most */
 #define REGION_BACKOFF_MAX_NS 1000000000ull
 #define REGION_ROOM_NS        1000000ull /* try again when nothing of ours will say that there is room */
-#define REGION_KEY_TRIES      8u   /* times a node may refuse the key that it has just given */
-/* Most slabs of a region: 64 TiB in slabs of 16 MiB. A size that a node names could else have this side
- * allocate and compute without end. */
-#define REGION_SLABS_MAX (1ull << 22)
+#define REGION_KEY_TRIES      8u /* times a node may refuse the key that it has just given */
+/* Most slabs of a region: 64 TiB in slabs of 16 MiB. A size that a node names could else have this
+ * side allocate and compute without end. */
+#define REGION_SLABS_MAX      (1ull << 22)
 #define REGION_DISCARD_WINDOW 512u /* slabs whose runs share one message per node */
 
 #define container(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
@@ -139,7 +139,7 @@ struct gvm_region {
 	bool cleaning;
 	uint32_t flags;
 	uint32_t linger_ms, linger_given; /* what nodes are told; 0 while the process leaves */
-	uint32_t ops;  /* operations from post to done */
+	uint32_t ops;                     /* operations from post to done */
 	uint32_t refs; /* the opener's, control messages under way, entry points */
 	uint64_t id, placed_as, op_timeout_ns, random;
 	struct gvm_worker *worker;
@@ -254,8 +254,8 @@ void region_node_ready(struct region_node *node);
 
 /* ---- region_io.c ---------------------------------------------------------------------------- */
 
-static inline void region_op_init(struct gvm_region *region, struct gvm_region_op *op, unsigned kind,
-				  uint64_t page, uint32_t count, void *buf)
+static inline void region_op_init(struct gvm_region *region, struct gvm_region_op *op,
+				  unsigned kind, uint64_t page, uint32_t count, void *buf)
 {
 	op->region = region;
 	op->page = page;

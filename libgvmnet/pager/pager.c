@@ -65,9 +65,9 @@ static int call_wait(struct call *call)
 }
 
 /*
- * What a shard reads must not be paged: it would wait for itself. The caller's stack may be (a thread
- * or a signal handler whose stack the program has taken from its malloc), so calls lie in memory of
- * their own meanwhile. Without any to be had, the stack must do.
+ * What a shard reads must not be paged: it would wait for itself. The caller's stack may be (a
+ * thread or a signal handler whose stack the program has taken from its malloc), so calls lie in
+ * memory of their own meanwhile. Without any to be had, the stack must do.
  */
 int pager_call(struct shard *shard, void (*fn)(struct call *call), struct call *call)
 {

@@ -32,8 +32,8 @@ struct frame {
 	struct frame *next;
 	struct link *link;
 	struct gvm_listener *listener; /* of F_CONNECT; compared, not followed, until found alive */
-	uint64_t due;		       /* not before */
-	uint8_t kind, to;	       /* to: which end */
+	uint64_t due;                  /* not before */
+	uint8_t kind, to;              /* to: which end */
 	int status;
 	struct gvm_hdr hdr;
 	uint8_t payload[];
@@ -48,13 +48,13 @@ struct loop_ep {
 };
 
 struct link {
-	unsigned refs;		  /* the two ends, and each frame */
-	int broken;		  /* frames of it are not delivered any more, but F_BREAK */
-	unsigned queued[2];	  /* F_WIRE frames on their way to an end */
-	int starved[2];		  /* this end was refused room */
-	uint64_t due[2];	  /* of the last frame to an end */
+	unsigned refs;            /* the two ends, and each frame */
+	int broken;               /* frames of it are not delivered any more, but F_BREAK */
+	unsigned queued[2];       /* F_WIRE frames on their way to an end */
+	int starved[2];           /* this end was refused room */
+	uint64_t due[2];          /* of the last frame to an end */
 	struct gvm_prov *prov[2]; /* NULL: this end is gone */
-	struct loop_ep *ep[2];	  /* touched by its own worker only */
+	struct loop_ep *ep[2];    /* touched by its own worker only */
 };
 
 struct gvm_listener {

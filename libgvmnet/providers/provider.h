@@ -19,7 +19,8 @@
  * operations have been completed before closed(), or before close() returns.
  *
  * Who owns what of a gvm_op between fetch() or put() and completed(): core has next, prev, peer,
- * state and status; the provider has slot and prov[4] (its queue links go there) and reads the rest.
+ * state and status; the provider has slot and prov[4] (its queue links go there) and reads the
+ * rest.
  *
  * Who calls when: core calls send, fetch, put, cancel and shut also from within message(), and shut
  * from within connected() and accepted(); shut() inside an upcall makes the endpoint gone when the
@@ -35,7 +36,7 @@
 #include "wire/wire.h"
 
 struct gvm_ep;
-struct gvm_prov;	/* a provider's state for one worker */
+struct gvm_prov; /* a provider's state for one worker */
 struct gvm_listener;
 struct gvm_host;
 
@@ -48,10 +49,11 @@ enum gvm_op_kind { GVM_OP_IDLE = 0, GVM_OP_CALL, GVM_OP_FETCH, GVM_OP_PUT };
 struct gvm_ep {
 	const struct gvm_provider_ops *ops;
 	struct gvm_prov *prov;
-	void *user;	     /* core's connection */
-	uint64_t owner;	     /* incarnation that the peer gave in the handshake; set by core before allow() */
+	void *user; /* core's connection */
+	uint64_t
+	    owner; /* incarnation that the peer gave in the handshake; set by core before allow() */
 	uint64_t last_heard; /* when bytes last arrived, worker's clock: liveness reads it */
-	char name[64];	     /* the other side, for the log: "10.0.0.3:9999" */
+	char name[64];       /* the other side, for the log: "10.0.0.3:9999" */
 };
 
 /* What a provider says to core. */
@@ -61,14 +63,15 @@ struct gvm_host_ops {
 	/* connect() has ended: 0, or why not; then ep is gone when this returns. */
 	void (*connected)(struct gvm_ep *ep, int status);
 	/*
-	 * A message, in order; payload valid until this returns. Non-zero: core has refused it and the
-	 * provider closes the endpoint, with closed(that). Core may call close(ep) inside.
+	 * A message, in order; payload valid until this returns. Non-zero: core has refused it and
+	 * the provider closes the endpoint, with closed(that). Core may call close(ep) inside.
 	 */
 	int (*message)(struct gvm_ep *ep, const struct gvm_hdr *hdr, const void *payload);
 	/* send() was refused with -EAGAIN and has room again. */
 	void (*writable)(struct gvm_ep *ep);
-	/* The connection has ended: -ECONNRESET, -EPROTO (the other side broke the rules; counted and
-	 * logged by core with ep->name and reason), -ETIMEDOUT, ... reason: a sentence, static. */
+	/* The connection has ended: -ECONNRESET, -EPROTO (the other side broke the rules; counted
+	 * and logged by core with ep->name and reason), -ETIMEDOUT, ... reason: a sentence, static.
+	 */
 	void (*closed)(struct gvm_ep *ep, int why, const char *reason);
 	/* An operation that fetch() or put() took has ended. */
 	void (*completed)(struct gvm_ep *ep, struct gvm_op *op, int status);
@@ -80,9 +83,10 @@ struct gvm_host_ops {
 	uint64_t (*now)(struct gvm_host *host);
 
 	/*
-	 * Memory by key, for providers that serve fetch and put in software. Checks owner (ep->owner),
-	 * access (GVM_ACCESS_*) and that [offset, offset + len) is inside, overflow-safe. On 0 *at is
-	 * the address and *mem holds a reference that mem_put drops. -ENOENT, -EPERM, -ERANGE.
+	 * Memory by key, for providers that serve fetch and put in software. Checks owner
+	 * (ep->owner), access (GVM_ACCESS_*) and that [offset, offset + len) is inside,
+	 * overflow-safe. On 0 *at is the address and *mem holds a reference that mem_put drops.
+	 * -ENOENT, -EPERM, -ERANGE.
 	 */
 	int (*mem_get)(struct gvm_host *host, uint64_t key, uint64_t owner, unsigned access,
 		       uint64_t offset, uint64_t len, void **at, struct gvm_mem **mem);
@@ -106,9 +110,9 @@ struct gvm_provider_ops {
 	/* Whatever needs no descriptor: poll completion queues, submit what was gathered. Called at
 	 * the start of each round and before each sleep. Returns the number of events. */
 	int (*progress)(struct gvm_prov *prov);
-	/* Look where something is most likely to come next, for one cheap system call at most. Called over
-	 * and over while the worker spins, with progress() and the poll set in between. Returns the number
-	 * of events. */
+	/* Look where something is most likely to come next, for one cheap system call at most.
+	 * Called over and over while the worker spins, with progress() and the poll set in between.
+	 * Returns the number of events. */
 	int (*peek)(struct gvm_prov *prov);
 	/* Submit what was gathered. */
 	void (*flush)(struct gvm_prov *prov);
@@ -118,13 +122,14 @@ struct gvm_provider_ops {
 	int (*listen)(struct gvm_prov *prov, const char *host, unsigned port,
 		      struct gvm_listener **listener, unsigned *bound_port);
 	void (*unlisten)(struct gvm_listener *listener);
-	/* Asynchronous; connected() follows unless this fails. host and port from the cluster map. */
+	/* Asynchronous; connected() follows unless this fails. host and port from the cluster map.
+	 */
 	int (*connect)(struct gvm_prov *prov, const char *host, unsigned port, void *user,
 		       struct gvm_ep **ep);
 	/* End it now; operations under way complete with why, before this returns. Queued messages
 	 * are given to the wire if that is possible without waiting. No closed() follows. After
-	 * allow() and with -ECONNRESET, which has puts tried again on a new connection: as little as
-	 * possible of what was posted may still arrive. */
+	 * allow() and with -ECONNRESET, which has puts tried again on a new connection: as little
+	 * as possible of what was posted may still arrive. */
 	void (*shut)(struct gvm_ep *ep, int why);
 	/* The handshake is through: ep->owner is set, fetch and put are served from now on. */
 	void (*allow)(struct gvm_ep *ep);
@@ -135,14 +140,15 @@ struct gvm_provider_ops {
 	int (*fetch)(struct gvm_ep *ep, struct gvm_op *op);
 	int (*put)(struct gvm_ep *ep, struct gvm_op *op);
 	/*
-	 * The deadline of an operation has passed. 0: the provider has forgotten it and touches neither
-	 * op nor buffer again (core completes it). -EBUSY: it cannot be taken back (bytes are half sent,
-	 * hardware has it): core ends the connection, which completes it.
+	 * The deadline of an operation has passed. 0: the provider has forgotten it and touches
+	 * neither op nor buffer again (core completes it). -EBUSY: it cannot be taken back (bytes
+	 * are half sent, hardware has it): core ends the connection, which completes it.
 	 */
 	int (*cancel)(struct gvm_ep *ep, struct gvm_op *op);
 
 	/* Register local or offered memory with the hardware; *cookie is kept in the gvm_mem. */
-	int (*mem_reg)(struct gvm_prov *prov, void *base, size_t len, unsigned access, void **cookie);
+	int (*mem_reg)(struct gvm_prov *prov, void *base, size_t len, unsigned access,
+		       void **cookie);
 	void (*mem_dereg)(struct gvm_prov *prov, void *cookie);
 };
 
@@ -163,11 +169,11 @@ int gvm_unsupported_peek(struct gvm_prov *prov);
  */
 struct gvm_loop_faults {
 	uint64_t seed;
-	uint32_t drop_conn;	/* per message or operation: the connection breaks */
-	uint32_t delay;		/* per message or operation: held back for up to delay_ns */
+	uint32_t drop_conn; /* per message or operation: the connection breaks */
+	uint32_t delay;     /* per message or operation: held back for up to delay_ns */
 	uint64_t delay_ns;
-	uint32_t refuse;	/* per connect */
-	int stall;		/* nothing moves */
+	uint32_t refuse; /* per connect */
+	int stall;       /* nothing moves */
 };
 void gvm_loop_set_faults(const struct gvm_loop_faults *faults);
 

@@ -233,7 +233,7 @@ static void threads_share_a_range(void **state)
 
 		open_bed(&bed, kind, 4 * BUDGET);
 		for (unsigned i = 0; i < THREADS; i++) {
-			jobs[i] = (struct job_of){ &bed, i, 2500, 0 };
+			jobs[i] = (struct job_of){ &bed, i, 1000, 0 };
 			pthread_create(&threads[i], NULL, work_on, &jobs[i]);
 		}
 		for (unsigned i = 0; i < THREADS; i++) {
@@ -802,7 +802,7 @@ static void lost_pages_are_never_made_up(void **state)
 /* When it has refused pages, and some again. */
 static void *make_room(void *arg)
 {
-	while (fake.refused < 100)
+	while (fake.refused < 8)
 		usleep(1000);
 	fake.full = false;
 	return NULL;

@@ -33,8 +33,8 @@ const char *gvm_why_line(void);
 const char *gvm_why(int err);
 
 /*
- * The folder where pagers of this user leave statistics, as PID.json, and gvm top looks for them; with
- * create it is made. -EPERM: it is there, but not this user's alone. path is set in any case.
+ * The folder where pagers of this user leave statistics, as PID.json, and gvm top looks for them;
+ * with create it is made. -EPERM: it is there, but not this user's alone. path is set in any case.
  */
 int gvm_stats_dir(char *path, size_t size, int create);
 

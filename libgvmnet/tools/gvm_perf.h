@@ -39,7 +39,7 @@ struct perf {
 	int cpu, server_cpu; /* -1: not pinned */
 	int sequential, write;
 	uint64_t local_bytes; /* fault: how much may be here */
-	int told;		     /* why it is not possible was said already */
+	int told;             /* why it is not possible was said already */
 	/* what was found */
 	char target[128];
 	struct perf_recorder latency;

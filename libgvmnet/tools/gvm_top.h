@@ -15,13 +15,13 @@
 /* A pager's file or a memory node: the last two things that it said. */
 struct top_source {
 	struct top_source *next;
-	char *title;		    /* the file's path, or "node 3 (10.0.0.3:9999)" */
-	char *file;		    /* NULL: a memory node */
-	struct top_node *node;	    /* NULL: a file */
-	json_t *now, *before;	    /* NULL: nothing yet */
+	char *title;                /* the file's path, or "node 3 (10.0.0.3:9999)" */
+	char *file;                 /* NULL: a memory node */
+	struct top_node *node;      /* NULL: a file */
+	json_t *now, *before;       /* NULL: nothing yet */
 	uint64_t now_ns, before_ns; /* when they were read */
-	char why[192];		    /* why there is nothing new, or "" */
-	int found;		    /* in the folder, not named: goes when its file goes */
+	char why[192];              /* why there is nothing new, or "" */
+	int found;                  /* in the folder, not named: goes when its file goes */
 };
 
 struct top_sources;
@@ -33,8 +33,8 @@ struct top_sources;
  */
 struct top_sources *top_sources_open(char **names, int count);
 void top_sources_close(struct top_sources *sources);
-/* Ask all of them again; pagers that have begun meanwhile join. Waits for answers of nodes for at most
- * patience_ns; those that come later are taken the next time. */
+/* Ask all of them again; pagers that have begun meanwhile join. Waits for answers of nodes for at
+ * most patience_ns; those that come later are taken the next time. */
 void top_sources_refresh(struct top_sources *sources, uint64_t patience_ns);
 struct top_source *top_sources_first(struct top_sources *sources);
 

@@ -37,7 +37,7 @@
 #include <gvmnet/pager.h>
 
 #define PRELOAD_EXPORT __attribute__((visibility("default")))
-#define PRELOAD_PAGE ((size_t)GVM_PAGE_SIZE)
+#define PRELOAD_PAGE   ((size_t)GVM_PAGE_SIZE)
 
 /* More than 0: this thread works for this library. Nothing it does is taken over, and malloc gives
  * it memory of the private heap. */
@@ -73,24 +73,24 @@ void heap_unlock(void);
 /* Where the pages of a segment come from: one range of the pager, or none (a reservation). */
 struct source {
 	struct gvm_range *range;
-	uintptr_t base;		/* of the range, as attached or last moved */
+	uintptr_t base; /* of the range, as attached or last moved */
 	size_t bytes;
-	unsigned refs;		/* segments in the table */
-	int pool;		/* the range is shared out in pieces */
-	int shared;		/* MAP_SHARED: no copy on fork, MADV_DONTNEED keeps the data */
-	uint64_t dev, ino;	/* of the file that the program mapped; 0: anonymous */
+	unsigned refs;     /* segments in the table */
+	int pool;          /* the range is shared out in pieces */
+	int shared;        /* MAP_SHARED: no copy on fork, MADV_DONTNEED keeps the data */
+	uint64_t dev, ino; /* of the file that the program mapped; 0: anonymous */
 	uint64_t file_offset;
-	int known;		/* what else the program does with the file is seen to */
-	void *pin;		/* a mapping that keeps the file, so that its inode is no other's */
-	char name[64];		/* of the region */
-	char what[64];		/* for people: "anonymous", "malloc", the file's name */
+	int known;     /* what else the program does with the file is seen to */
+	void *pin;     /* a mapping that keeps the file, so that its inode is no other's */
+	char name[64]; /* of the region */
+	char what[64]; /* for people: "anonymous", "malloc", the file's name */
 };
 
 enum seg_state {
-	SEG_USED,	/* the program's, paged */
-	SEG_FREE,	/* a pool's, not handed out; reads as zeros, readable and writable */
-	SEG_RESERVED,	/* the program's private PROT_NONE reservation: not paged, never touched */
-	SEG_PARKED,	/* of a file that is open still, unmapped by the program; inaccessible */
+	SEG_USED,     /* the program's, paged */
+	SEG_FREE,     /* a pool's, not handed out; reads as zeros, readable and writable */
+	SEG_RESERVED, /* the program's private PROT_NONE reservation: not paged, never touched */
+	SEG_PARKED,   /* of a file that is open still, unmapped by the program; inaccessible */
 };
 
 struct seg {
@@ -133,23 +133,23 @@ uintptr_t table_fit(const struct table *table, size_t bytes, size_t align);
 /* ---- policy --------------------------------------------------------------------------------- */
 
 struct policy {
-	uint64_t min;	    /* bytes of the smallest mapping taken */
+	uint64_t min;        /* bytes of the smallest mapping taken */
 	uint64_t malloc_min; /* of the smallest malloc block; 0: off */
-	const char *match;  /* patterns of file names, comma between; "": nameless ones in memory */
-	int shared;	    /* take shared anonymous memory */
-	int load;	    /* take files that hold data, and read it in */
+	const char *match; /* patterns of file names, comma between; "": nameless ones in memory */
+	int shared;        /* take shared anonymous memory */
+	int load;          /* take files that hold data, and read it in */
 	int verbose, report;
 	const char *stats_file; /* "" : none */
-	int stats_own;	    /* it is this process's own, in a folder of such: goes at the end */
+	int stats_own;          /* it is this process's own, in a folder of such: goes at the end */
 };
 extern struct policy preload_policy;
 
 enum verdict {
-	TAKE_NO,	/* not our business */
-	TAKE_ANON,	/* private anonymous memory */
-	TAKE_SHARED,	/* shared anonymous memory */
-	TAKE_FILE,	/* a shared mapping of a file: see policy_file */
-	TAKE_RESERVE,	/* a private PROT_NONE reservation: remember it */
+	TAKE_NO,      /* not our business */
+	TAKE_ANON,    /* private anonymous memory */
+	TAKE_SHARED,  /* shared anonymous memory */
+	TAKE_FILE,    /* a shared mapping of a file: see policy_file */
+	TAKE_RESERVE, /* a private PROT_NONE reservation: remember it */
 };
 /* By the arguments of mmap alone. why, if not NULL, gets half a sentence for TAKE_NO. */
 enum verdict policy_mmap(const struct policy *policy, size_t len, int prot, int flags, int fd,
@@ -169,7 +169,9 @@ int take_meets(const void *addr, size_t len);
 /* The same, exactly; takes the lock. */
 int take_holds(const void *addr, size_t len);
 /* Hold the lock, all signals blocked, inside. */
-struct take_guard { uint64_t mask; };
+struct take_guard {
+	uint64_t mask;
+};
 void take_lock(struct take_guard *guard);
 void take_unlock(struct take_guard *guard);
 /* All below with the lock held. Addresses and lengths in whole pages; they return like the system
@@ -193,12 +195,13 @@ int take_may_know(int fd);
  * lock, unless it can tell without. */
 int take_knows_file(int fd);
 int take_knows(int fd);
-/* Map a part of a file that is known. 1: *p is the result; 0: nothing of that part is taken over. */
+/* Map a part of a file that is known. 1: *p is the result; 0: nothing of that part is taken over.
+ */
 int take_file_again(void *addr, size_t len, int prot, int flags, int fd, off_t off, void **p);
 /* Bytes [off, off + len) of fd's file are zeros now: a hole was punched, or its end moved. */
 void take_zero_file(int fd, uint64_t off, uint64_t len);
-/* Where the byte at off of a file is. 1: at *at, and *len more bytes with it; 0: in the file, *len bytes
- * of it (at most as many as *len says before); -EIO: in the memory of the parent. */
+/* Where the byte at off of a file is. 1: at *at, and *len more bytes with it; 0: in the file, *len
+ * bytes of it (at most as many as *len says before); -EIO: in the memory of the parent. */
 int take_file_at(int fd, uint64_t off, size_t *len, char **at, int *prot);
 /* The program closed a descriptor: nothing needs to be kept of files that it can reach no more. */
 int take_has_parked(void);
@@ -221,7 +224,8 @@ void take_fork_child(int prepared);
 /* One line "gvm: ..." on standard error, or what it was when the program closed it. Does not
  * allocate. */
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* The same, the first time that this line of the source is reached: for what a program may do often. */
+/* The same, the first time that this line of the source is reached: for what a program may do
+ * often. */
 #define say_once(...)                                                                              \
 	do {                                                                                       \
 		static int said;                                                                   \

@@ -11,8 +11,8 @@
 #include <sys/mman.h>
 #include "preload.h"
 
-#define MIB ((size_t)1 << 20)
-#define RW (PROT_READ | PROT_WRITE)
+#define MIB        ((size_t)1 << 20)
+#define RW         (PROT_READ | PROT_WRITE)
 #define POOL_PIECE (32 * MIB) /* larger mappings have a range of their own */
 
 struct taking {
@@ -25,10 +25,10 @@ struct taking {
 	struct gvm_cluster *cluster;
 	struct gvm_net *net;
 	struct gvm_pager *pager;
-	pid_t pid;	 /* whose threads the pager's are (not those of a vforked child) */
-	int failed;	 /* why the pager could not be started; said once */
-	unsigned number; /* of the last region */
-	size_t pooled;	 /* bytes of all pools */
+	pid_t pid;        /* whose threads the pager's are (not those of a vforked child) */
+	int failed;       /* why the pager could not be started; said once */
+	unsigned number;  /* of the last region */
+	size_t pooled;    /* bytes of all pools */
 	uint64_t blocked; /* signals, by the program, in the thread that has the lock */
 };
 extern struct taking take;

@@ -20,96 +20,96 @@
 #include <stdint.h>
 #endif
 
-#define GVM_WIRE_MAGIC 0xA7u	 /* first byte of each frame */
-#define GVM_WIRE_PROTO_MIN 1u	 /* protocol versions that this code speaks */
+#define GVM_WIRE_MAGIC     0xA7u /* first byte of each frame */
+#define GVM_WIRE_PROTO_MIN 1u    /* protocol versions that this code speaks */
 #define GVM_WIRE_PROTO_MAX 1u
-#define GVM_WIRE_HDR_LEN 48u	 /* bytes of a frame's header */
-#define GVM_WIRE_MSG_MAX 8192u	 /* bytes of payload of a message (not of a fetch or a put) */
-#define GVM_WIRE_XFER_MAX (1u << 20) /* bytes one fetch or put may move */
+#define GVM_WIRE_HDR_LEN   48u        /* bytes of a frame's header */
+#define GVM_WIRE_MSG_MAX   8192u      /* bytes of payload of a message (not of a fetch or a put) */
+#define GVM_WIRE_XFER_MAX  (1u << 20) /* bytes one fetch or put may move */
 
-#define GVM_WIRE_NODE_MAX 10240u /* legal node ids are 0 to 10,239 */
+#define GVM_WIRE_NODE_MAX  10240u  /* legal node ids are 0 to 10,239 */
 #define GVM_WIRE_NODE_NONE 0xFFFFu /* a client that is not in the cluster file */
 
-#define GVM_WIRE_NAME_MAX 63u /* bytes of a region's or cluster's name, without terminator */
-#define GVM_WIRE_MAC_LEN 32u
+#define GVM_WIRE_NAME_MAX  63u /* bytes of a region's or cluster's name, without terminator */
+#define GVM_WIRE_MAC_LEN   32u
 #define GVM_WIRE_NONCE_LEN 32u
-#define GVM_REFUSED_MAX 256u /* bytes of the sentence in REFUSED, without terminator */
+#define GVM_REFUSED_MAX    256u /* bytes of the sentence in REFUSED, without terminator */
 
 /* What a frame is. Numbers are the protocol's: never reuse one. */
 enum gvm_wire_type {
 	/* the handshake and the connection itself (core) */
-	GVM_T_HELLO = 1,	 /* connecting side: who I am, what I speak, nonce */
-	GVM_T_CHALLENGE = 2,	 /* listening side: the same, nonce */
-	GVM_T_PROOF = 3,	 /* connecting side: MAC over both */
-	GVM_T_READY = 4,	 /* listening side: MAC over both; the connection is open */
-	GVM_T_REFUSED = 5,	 /* either side: status and a sentence; the connection ends */
+	GVM_T_HELLO = 1,     /* connecting side: who I am, what I speak, nonce */
+	GVM_T_CHALLENGE = 2, /* listening side: the same, nonce */
+	GVM_T_PROOF = 3,     /* connecting side: MAC over both */
+	GVM_T_READY = 4,     /* listening side: MAC over both; the connection is open */
+	GVM_T_REFUSED = 5,   /* either side: status and a sentence; the connection ends */
 	GVM_T_PING = 6,
 	GVM_T_PONG = 7,
-	GVM_T_CREDIT = 8,	 /* nothing but the header's credits */
-	GVM_T_BYE = 9,		 /* orderly end: no new operations, the sender will close */
+	GVM_T_CREDIT = 8, /* nothing but the header's credits */
+	GVM_T_BYE = 9,    /* orderly end: no new operations, the sender will close */
 
 	/* one-sided operations, where the hardware has none (providers) */
-	GVM_T_FETCH = 16,	 /* region = memory key, page = byte offset, arg = length */
-	GVM_T_FETCHED = 17,	 /* status; payload = the bytes, or none and GVM_F_ZERO */
-	GVM_T_PUT = 18,		 /* region = memory key, page = byte offset; payload = the bytes */
-	GVM_T_STORED = 19,	 /* status */
+	GVM_T_FETCH = 16,   /* region = memory key, page = byte offset, arg = length */
+	GVM_T_FETCHED = 17, /* status; payload = the bytes, or none and GVM_F_ZERO */
+	GVM_T_PUT = 18,     /* region = memory key, page = byte offset; payload = the bytes */
+	GVM_T_STORED = 19,  /* status */
 
 	/* regions (a client and a memory node); replies have the request's xid */
 	GVM_T_REGION_OPEN = 32,
 	GVM_T_REGION_CLOSE = 33,
 	GVM_T_REGION_DELETE = 34,
 	GVM_T_REGION_RESIZE = 35, /* page = new size in pages, arg = slabs of it on this node */
-	GVM_T_REGION_CLONE = 36, /* snapshot: what a forked child sees */
-	GVM_T_SLAB_GRANT = 37,	 /* give this slab memory that I may write; answer its key */
-	GVM_T_SLAB_LIST = 38,	 /* which slabs of the region have memory, and their keys */
-	GVM_T_DISCARD = 39,	 /* these pages read as zeros from now on */
+	GVM_T_REGION_CLONE = 36,  /* snapshot: what a forked child sees */
+	GVM_T_SLAB_GRANT = 37,    /* give this slab memory that I may write; answer its key */
+	GVM_T_SLAB_LIST = 38,     /* which slabs of the region have memory, and their keys */
+	GVM_T_DISCARD = 39,       /* these pages read as zeros from now on */
 	GVM_T_REGION_LIST = 40,
-	GVM_T_NODE_STAT = 41,	 /* the node's statistics as JSON */
-	GVM_T_REPLY = 63,	 /* the answer to any of them: status, body */
+	GVM_T_NODE_STAT = 41, /* the node's statistics as JSON */
+	GVM_T_REPLY = 63,     /* the answer to any of them: status, body */
 
-	GVM_T_USER = 64,	 /* 64 to 255: the application's own messages */
+	GVM_T_USER = 64, /* 64 to 255: the application's own messages */
 };
 
 /* Header flags. Bits not named must be zero. */
 #define GVM_F_ZERO 0x0001u /* the pages are all zeros and are not in the payload */
 #define GVM_F_MORE 0x0002u /* a list goes on: ask again from where this ended */
-#define GVM_F_ALL 0x0003u
+#define GVM_F_ALL  0x0003u
 
 /* Status codes on the wire; gvm_wire_errno() and gvm_wire_status() translate. */
 enum gvm_wire_status {
 	GVM_ST_OK = 0,
-	GVM_ST_PROTO = 1,	 /* malformed or out of turn            EPROTO */
-	GVM_ST_AUTH = 2,	 /* the key is not the same             EACCES */
-	GVM_ST_VERSION = 3,	 /* no protocol version in common       EPROTONOSUPPORT */
-	GVM_ST_CLUSTER = 4,	 /* another cluster, node or map        EXDEV */
-	GVM_ST_BUSY = 5,	 /* held by another client              EBUSY */
-	GVM_ST_NOENT = 6,	 /* no such region, generation or key   ENOENT */
-	GVM_ST_EXIST = 7,	 /* exists already                      EEXIST */
-	GVM_ST_RANGE = 8,	 /* outside the region or the memory    ERANGE */
-	GVM_ST_ACCESS = 9,	 /* this client may not do that         EPERM */
-	GVM_ST_NOSPACE = 10,	 /* memory, quota or image disk is full ENOSPC */
-	GVM_ST_NOMEM = 11,	 /* the node could not allocate         ENOMEM */
-	GVM_ST_INVAL = 12,	 /* an argument makes no sense          EINVAL */
-	GVM_ST_NOTSUP = 13,	 /* not offered by this node            EOPNOTSUPP */
-	GVM_ST_DRAIN = 14,	 /* the node is going away              ESHUTDOWN */
-	GVM_ST_IO = 15,		 /* the data is damaged or gone         EIO */
-	GVM_ST_EPOCH = 16,	 /* another cluster map                 ESTALE */
-	GVM_ST_LIMIT = 17,	 /* too many connections, requests, regions  EUSERS */
+	GVM_ST_PROTO = 1,    /* malformed or out of turn            EPROTO */
+	GVM_ST_AUTH = 2,     /* the key is not the same             EACCES */
+	GVM_ST_VERSION = 3,  /* no protocol version in common       EPROTONOSUPPORT */
+	GVM_ST_CLUSTER = 4,  /* another cluster, node or map        EXDEV */
+	GVM_ST_BUSY = 5,     /* held by another client              EBUSY */
+	GVM_ST_NOENT = 6,    /* no such region, generation or key   ENOENT */
+	GVM_ST_EXIST = 7,    /* exists already                      EEXIST */
+	GVM_ST_RANGE = 8,    /* outside the region or the memory    ERANGE */
+	GVM_ST_ACCESS = 9,   /* this client may not do that         EPERM */
+	GVM_ST_NOSPACE = 10, /* memory, quota or image disk is full ENOSPC */
+	GVM_ST_NOMEM = 11,   /* the node could not allocate         ENOMEM */
+	GVM_ST_INVAL = 12,   /* an argument makes no sense          EINVAL */
+	GVM_ST_NOTSUP = 13,  /* not offered by this node            EOPNOTSUPP */
+	GVM_ST_DRAIN = 14,   /* the node is going away              ESHUTDOWN */
+	GVM_ST_IO = 15,      /* the data is damaged or gone         EIO */
+	GVM_ST_EPOCH = 16,   /* another cluster map                 ESTALE */
+	GVM_ST_LIMIT = 17,   /* too many connections, requests, regions  EUSERS */
 	GVM_ST_MAX
 };
 
 /* The header that begins each frame: 48 bytes on the wire, offsets in wire.c. */
 struct gvm_hdr {
-	uint8_t type;	  /* enum gvm_wire_type */
-	uint16_t flags;	  /* GVM_F_* */
+	uint8_t type;     /* enum gvm_wire_type */
+	uint16_t flags;   /* GVM_F_* */
 	uint16_t status;  /* enum gvm_wire_status */
 	uint16_t credits; /* messages that the receiver of this frame may send in addition */
 	uint32_t length;  /* bytes of payload that follow */
-	uint32_t epoch;	  /* of the sender's cluster map */
-	uint64_t xid;	  /* names a request and its answer, per connection */
+	uint32_t epoch;   /* of the sender's cluster map */
+	uint64_t xid;     /* names a request and its answer, per connection */
 	uint64_t region;  /* region id, or memory key */
-	uint64_t page;	  /* page index, or byte offset */
-	uint64_t arg;	  /* by type */
+	uint64_t page;    /* page index, or byte offset */
+	uint64_t arg;     /* by type */
 };
 
 #define GVM_EPROTO 71 /* Linux's EPROTO, so that this header needs no errno.h */
@@ -133,25 +133,26 @@ unsigned gvm_wire_status(int err);
 const char *gvm_wire_type_name(unsigned type);
 const char *gvm_wire_status_name(unsigned status);
 
-/* Bodies. Each has _LEN where it is fixed, an encoder that returns the bytes written, and a decoder. */
+/* Bodies. Each has _LEN where it is fixed, an encoder that returns the bytes written, and a
+ * decoder. */
 
 /* HELLO and CHALLENGE: 136 bytes. */
 struct gvm_hello {
-	uint64_t magic;		 /* GVM_HELLO_MAGIC */
+	uint64_t magic;                /* GVM_HELLO_MAGIC */
 	uint16_t proto_min, proto_max; /* CHALLENGE: both the chosen one */
-	uint16_t node;		 /* sender's id or GVM_WIRE_NODE_NONE */
-	uint16_t to_node;	 /* whom the sender believes to speak to, or GVM_WIRE_NODE_NONE */
-	uint32_t features;	 /* GVM_FEAT_* */
-	uint16_t credits;	 /* messages that the receiver may send before it hears of more */
-	uint16_t max_fetch;	 /* one-sided operations that the receiver may have under way */
-	uint64_t incarnation;	 /* drawn at each start of the sender; never 0 */
-	uint64_t map_digest;	 /* of the sender's cluster map; 0: has none */
+	uint16_t node;                 /* sender's id or GVM_WIRE_NODE_NONE */
+	uint16_t to_node;     /* whom the sender believes to speak to, or GVM_WIRE_NODE_NONE */
+	uint32_t features;    /* GVM_FEAT_* */
+	uint16_t credits;     /* messages that the receiver may send before it hears of more */
+	uint16_t max_fetch;   /* one-sided operations that the receiver may have under way */
+	uint64_t incarnation; /* drawn at each start of the sender; never 0 */
+	uint64_t map_digest;  /* of the sender's cluster map; 0: has none */
 	uint8_t nonce[GVM_WIRE_NONCE_LEN];
 	char cluster[GVM_WIRE_NAME_MAX + 1]; /* cluster's name, zero-padded; empty: has no map */
 };
-#define GVM_HELLO_LEN 136u
+#define GVM_HELLO_LEN   136u
 #define GVM_HELLO_MAGIC 0x31544e4d56475f5fULL
-#define GVM_FEAT_KEY 0x1u /* I have a pre-shared key and demand the proof */
+#define GVM_FEAT_KEY    0x1u /* I have a pre-shared key and demand the proof */
 
 size_t gvm_hello_encode(uint8_t *buf, const struct gvm_hello *m);
 int gvm_hello_decode(const uint8_t *buf, size_t len, struct gvm_hello *m);
@@ -159,30 +160,30 @@ int gvm_hello_decode(const uint8_t *buf, size_t len, struct gvm_hello *m);
 /* REGION_OPEN: 104 bytes. Header: region = the region's id. */
 struct gvm_region_open {
 	char name[GVM_WIRE_NAME_MAX + 1]; /* [A-Za-z0-9._-], not empty, zero-padded */
-	uint64_t pages;	       /* size of the region in pages; 0 with no CREATE: as it is */
-	uint64_t generation;   /* 0: any; else the region must have this one */
-	uint64_t share_slabs;  /* slabs that the client's map places on this node */
-	uint32_t slab_pages;   /* pages of a slab, a power of two */
-	uint32_t page_size;    /* bytes; 4096 */
-	uint32_t flags;	       /* GVM_RO_* */
-	uint32_t linger_ms;    /* how long the region stays held, or alive, after the last session */
+	uint64_t pages;       /* size of the region in pages; 0 with no CREATE: as it is */
+	uint64_t generation;  /* 0: any; else the region must have this one */
+	uint64_t share_slabs; /* slabs that the client's map places on this node */
+	uint32_t slab_pages;  /* pages of a slab, a power of two */
+	uint32_t page_size;   /* bytes; 4096 */
+	uint32_t flags;       /* GVM_RO_* */
+	uint32_t linger_ms;   /* how long the region stays held, or alive, after the last session */
 };
 #define GVM_REGION_OPEN_LEN 104u
-#define GVM_RO_CREATE 0x1u    /* make it if it is not there */
-#define GVM_RO_EXCL 0x2u      /* with CREATE: refuse if it is there */
-#define GVM_RO_EPHEMERAL 0x4u /* delete it when its client has gone */
-#define GVM_RO_READONLY 0x8u
-#define GVM_RO_ALL 0xFu
+#define GVM_RO_CREATE       0x1u /* make it if it is not there */
+#define GVM_RO_EXCL         0x2u /* with CREATE: refuse if it is there */
+#define GVM_RO_EPHEMERAL    0x4u /* delete it when its client has gone */
+#define GVM_RO_READONLY     0x8u
+#define GVM_RO_ALL          0xFu
 
 /* The reply's body to REGION_OPEN and REGION_CLONE: 48 bytes. */
 struct gvm_region_opened {
 	uint64_t generation; /* drawn when the region was made; proves that data survived */
 	uint64_t pages;
-	uint64_t slabs_used; /* slabs that have memory on this node */
+	uint64_t slabs_used;  /* slabs that have memory on this node */
 	uint64_t incarnation; /* of the memory node */
 	uint32_t slab_pages;
 	uint32_t page_size;
-	uint32_t flags;	     /* GVM_RO_CREATE: it was made by this request */
+	uint32_t flags; /* GVM_RO_CREATE: it was made by this request */
 	uint32_t reserved;
 };
 #define GVM_REGION_OPENED_LEN 48u
@@ -215,11 +216,11 @@ struct gvm_region_clone {
  * index; the reply has one entry.
  */
 struct gvm_slab_entry {
-	uint64_t slab;	/* index in the region; bit 63: key gives read access only */
-	uint64_t key;	/* memory key for fetch and put; never 0 */
+	uint64_t slab; /* index in the region; bit 63: key gives read access only */
+	uint64_t key;  /* memory key for fetch and put; never 0 */
 };
 #define GVM_SLAB_ENTRY_LEN 16u
-#define GVM_SLAB_READONLY (1ULL << 63)
+#define GVM_SLAB_READONLY  (1ULL << 63)
 
 /* DISCARD. Header: region; body: up to GVM_DISCARD_MAX runs of 16 bytes. */
 struct gvm_page_run {
@@ -227,7 +228,7 @@ struct gvm_page_run {
 	uint64_t count; /* pages, not 0; page + count does not overflow */
 };
 #define GVM_PAGE_RUN_LEN 16u
-#define GVM_DISCARD_MAX (GVM_WIRE_MSG_MAX / GVM_PAGE_RUN_LEN)
+#define GVM_DISCARD_MAX  (GVM_WIRE_MSG_MAX / GVM_PAGE_RUN_LEN)
 
 /* REGION_LIST. Header: page = skip so many. The reply: entries of 112 bytes, GVM_F_MORE. */
 struct gvm_region_entry {
@@ -236,9 +237,9 @@ struct gvm_region_entry {
 	uint64_t pages;
 	uint64_t slabs_used;
 	uint64_t generation;
-	uint64_t holder;   /* 0: nobody; else stands for the client that holds it, on this node, until its end;
-			    * not the incarnation, which is a secret */
-	uint32_t flags;	   /* GVM_RO_EPHEMERAL */
+	uint64_t holder; /* 0: nobody; else stands for the client that holds it, on this node, until
+			  * its end; not the incarnation, which is a secret */
+	uint32_t flags;  /* GVM_RO_EPHEMERAL */
 	uint32_t sessions; /* connections of its holder */
 };
 #define GVM_REGION_ENTRY_LEN 112u

@@ -52,8 +52,12 @@ int __wrap_gvm_mem_register(struct gvm_net *net, void *base, size_t len, unsigne
 	if (fake_register_fails)
 		return -ENOMEM;
 	m = calloc(1, sizeof(*m));
-	*m = (struct gvm_mem){ .next = fake_mems, .base = base, .len = len, .access = access,
-			       .owner = owner, .key = ++fake_keys };
+	*m = (struct gvm_mem){ .next = fake_mems,
+			       .base = base,
+			       .len = len,
+			       .access = access,
+			       .owner = owner,
+			       .key = ++fake_keys };
 	fake_mems = m;
 	*mem = m;
 	return 0;

@@ -196,7 +196,7 @@ static inline void call_done(struct gvm_op *op, int status)
 static struct answer answer;
 
 static inline int call(struct client *c, uint8_t type, uint64_t region, uint64_t page, uint64_t arg,
-		const void *body, uint32_t len)
+		       const void *body, uint32_t len)
 {
 	struct gvm_msg msg = { .type = type,
 			       .region = region,

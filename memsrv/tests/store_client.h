@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What the tests of the store share: a store with two clients, Alice and Bob, who have a session each,
- * and what they do in one line. For one test program each, so everything is static.
+ * What the tests of the store share: a store with two clients, Alice and Bob, who have a session
+ * each, and what they do in one line. For one test program each, so everything is static.
  */
 #ifndef MEMSRV_TESTS_STORE_CLIENT_H
 #define MEMSRV_TESTS_STORE_CLIENT_H

@@ -18,16 +18,16 @@
 extern "C" {
 #endif
 
-#define GVM_ROLE_MEMORY 1u
+#define GVM_ROLE_MEMORY  1u
 #define GVM_ROLE_COMPUTE 2u
-#define GVM_MAX_COPIES 8
+#define GVM_MAX_COPIES   8
 
 struct gvm_node {
-	unsigned id;	 /* 0 to GVM_MAX_NODES - 1 */
+	unsigned id;      /* 0 to GVM_MAX_NODES - 1 */
 	const char *host; /* as written, without brackets */
-	unsigned port;	 /* 1 to 65,535 */
-	unsigned roles;	 /* GVM_ROLE_*; memory where the line names none */
-	unsigned weight; /* 1 to 1,000,000: share of the slabs; 100 where the line names none */
+	unsigned port;    /* 1 to 65,535 */
+	unsigned roles;   /* GVM_ROLE_*; memory where the line names none */
+	unsigned weight;  /* 1 to 1,000,000: share of the slabs; 100 where the line names none */
 };
 
 struct gvm_cluster;
@@ -44,7 +44,7 @@ int gvm_cluster_parse(const char *text, size_t len, const char *name, struct gvm
 void gvm_cluster_free(struct gvm_cluster *cluster);
 
 const char *gvm_cluster_name(const struct gvm_cluster *cluster); /* "default" if not named */
-uint32_t gvm_cluster_epoch(const struct gvm_cluster *cluster);	 /* 1 for a file */
+uint32_t gvm_cluster_epoch(const struct gvm_cluster *cluster);   /* 1 for a file */
 size_t gvm_cluster_size(const struct gvm_cluster *cluster);
 /* The i-th node in order of ids, or NULL. */
 const struct gvm_node *gvm_cluster_at(const struct gvm_cluster *cluster, size_t i);
@@ -54,9 +54,9 @@ const struct gvm_node *gvm_cluster_node(const struct gvm_cluster *cluster, unsig
 uint64_t gvm_cluster_digest(const struct gvm_cluster *cluster);
 
 /*
- * Where slab of region lies: up to want (1 to GVM_MAX_COPIES) distinct memory nodes, the home first,
- * by weighted rendezvous hashing. Returns how many there are, 0 when the map has no memory node.
- * Pure: same map, same answer, on every machine.
+ * Where slab of region lies: up to want (1 to GVM_MAX_COPIES) distinct memory nodes, the home
+ * first, by weighted rendezvous hashing. Returns how many there are, 0 when the map has no memory
+ * node. Pure: same map, same answer, on every machine.
  */
 int gvm_place(const struct gvm_cluster *cluster, uint64_t region, uint64_t slab, unsigned want,
 	      uint16_t *nodes);

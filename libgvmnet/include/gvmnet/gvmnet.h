@@ -34,13 +34,13 @@
 extern "C" {
 #endif
 
-#define GVM_MAX_NODES 10240	/* legal node ids are 0 to GVM_MAX_NODES - 1 */
-#define GVM_NODE_NONE 0xFFFFu	/* a client without an id of its own */
+#define GVM_MAX_NODES 10240   /* legal node ids are 0 to GVM_MAX_NODES - 1 */
+#define GVM_NODE_NONE 0xFFFFu /* a client without an id of its own */
 #define GVM_PAGE_SIZE 4096u
-#define GVM_MSG_MAX 8192u	/* bytes of a message's payload */
-#define GVM_XFER_MAX (1u << 20) /* bytes of one fetch or put */
-#define GVM_MSG_USER 64u	/* the first message type that is the application's; the last is 255 */
-#define GVM_NEVER UINT64_MAX	/* a deadline that does not come */
+#define GVM_MSG_MAX   8192u      /* bytes of a message's payload */
+#define GVM_XFER_MAX  (1u << 20) /* bytes of one fetch or put */
+#define GVM_MSG_USER  64u /* the first message type that is the application's; the last is 255 */
+#define GVM_NEVER     UINT64_MAX /* a deadline that does not come */
 
 struct gvm_net;
 struct gvm_worker;
@@ -70,24 +70,26 @@ enum gvm_log_level gvm_log_level(void);
  */
 #define GVM_LOG_BURST 10u
 struct gvm_log_limit {
-	uint64_t second;	  /* the library's */
+	uint64_t second;          /* the library's */
 	uint32_t lines, left_out; /* the library's */
 };
 void gvm_log_limited(struct gvm_log_limit *limit, enum gvm_log_level level, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
+    __attribute__((format(printf, 3, 4)));
 
 /* ---- options ------------------------------------------------------------------------------- */
 
 /* One option as the table declares it: GVM_* in the environment, --name on a command line. */
 struct gvm_option {
-	const char *env;     /* "GVM_TRANSPORT" */
-	const char *flag;    /* "--transport", or NULL */
-	const char *type;    /* "text", "count", "bytes", "ms", "bool", "choice", "provider" (a choice,
-			      * then ":arguments" or nothing), "node" (an id or "none"), "cpus" ("0,2-5") */
+	const char *env;  /* "GVM_TRANSPORT" */
+	const char *flag; /* "--transport", or NULL */
+	const char
+	    *type; /* "text", "count", "bytes", "ms", "bool", "choice", "provider" (a choice,
+		    * then ":arguments" or nothing), "node" (an id or "none"), "cpus" ("0,2-5") */
 	const char *fallback; /* the default, as text */
-	const char *help;    /* one sentence */
-	const char *choices; /* for choice and provider: "a|b|c"; for bytes: "power of two" or NULL */
-	uint64_t min, max;   /* for count, bytes and ms: what is legal, both inclusive */
+	const char *help;     /* one sentence */
+	const char
+	    *choices;      /* for choice and provider: "a|b|c"; for bytes: "power of two" or NULL */
+	uint64_t min, max; /* for count, bytes and ms: what is legal, both inclusive */
 };
 /* The table, *count entries. */
 const struct gvm_option *gvm_options(size_t *count);
@@ -96,7 +98,8 @@ const struct gvm_option *gvm_options(size_t *count);
 const char *gvm_option_text(const char *env);
 /* The same as a number; bytes understand K, M, G, T (1,024-based), bool is 0 or 1, a node that is
  * "none" is GVM_NODE_NONE. Values are checked when read from the command line or by
- * gvm_options_check, so these cannot fail; an illegal one in the environment counts as not there. */
+ * gvm_options_check, so these cannot fail; an illegal one in the environment counts as not there.
+ */
 uint64_t gvm_option_number(const char *env);
 /* The CPU of the i-th polling thread by GVM_POLL_CPUS, in turn; -1: not to be pinned. */
 int gvm_option_cpu(unsigned i);
@@ -116,9 +119,9 @@ int gvm_parse_bytes(const char *text, uint64_t *bytes);
 struct gvm_net_config {
 	const char *transport; /* "tcp", "loop", "verbs", "ofi", "auto"; NULL: GVM_TRANSPORT */
 	const struct gvm_cluster *cluster; /* borrowed until gvm_net_close; NULL: only listens */
-	unsigned node;	       /* my id, or GVM_NODE_NONE */
-	const char *key_file;  /* NULL: GVM_KEY_FILE; none at all: no proof is asked for or given */
-	int insecure;	       /* allow listening beyond loopback without a key */
+	unsigned node;                     /* my id, or GVM_NODE_NONE */
+	const char *key_file; /* NULL: GVM_KEY_FILE; none at all: no proof is asked for or given */
+	int insecure;         /* allow listening beyond loopback without a key */
 };
 
 /*
@@ -130,8 +133,8 @@ int gvm_net_open(const struct gvm_net_config *config, struct gvm_net **net);
 void gvm_net_close(struct gvm_net *net);
 /*
  * In a forked child, before anything else of the net: it is another process than its parent, with
- * the same configuration and an incarnation of its own. The parent's workers are not usable in it, and
- * not closed either: their connections are the parent's.
+ * the same configuration and an incarnation of its own. The parent's workers are not usable in it,
+ * and not closed either: their connections are the parent's.
  */
 int gvm_net_renew(struct gvm_net *net);
 /* Drawn when the net was opened, never 0: tells peers one life of this process from the next. */
@@ -142,9 +145,9 @@ const char *gvm_net_transport(const struct gvm_net *net);
 /* What providers there are, for "gvm info": fills up to n, returns how many there are. */
 struct gvm_provider_info {
 	const char *name;
-	const char *what;	/* one sentence */
-	int usable;		/* 0, or why not as a negative errno */
-	const char *why;	/* sentence for usable != 0, else "" */
+	const char *what; /* one sentence */
+	int usable;       /* 0, or why not as a negative errno */
+	const char *why;  /* sentence for usable != 0, else "" */
 };
 size_t gvm_providers(struct gvm_provider_info *info, size_t n);
 
@@ -154,8 +157,8 @@ size_t gvm_providers(struct gvm_provider_info *info, size_t n);
 struct gvm_msg {
 	uint8_t type;
 	uint16_t flags;
-	int status;	     /* 0 or a negative errno */
-	uint64_t xid;	     /* give it to gvm_reply */
+	int status;   /* 0 or a negative errno */
+	uint64_t xid; /* give it to gvm_reply */
 	uint64_t region, page, arg;
 	const void *body;
 	uint32_t length;
@@ -165,21 +168,27 @@ struct gvm_msg {
  * IDLE: not connected, nobody waits. CONNECTING, PROVING (the handshake), READY: operations go.
  * BACKOFF: not connected, will try again. CLOSED: the end of a connection that the other side made.
  */
-enum gvm_peer_state { GVM_PEER_IDLE, GVM_PEER_CONNECTING, GVM_PEER_PROVING, GVM_PEER_READY,
-		      GVM_PEER_BACKOFF, GVM_PEER_CLOSED };
+enum gvm_peer_state {
+	GVM_PEER_IDLE,
+	GVM_PEER_CONNECTING,
+	GVM_PEER_PROVING,
+	GVM_PEER_READY,
+	GVM_PEER_BACKOFF,
+	GVM_PEER_CLOSED
+};
 
 struct gvm_worker_config {
 	/* All on the worker's thread; each may be NULL. arg is the first argument. */
 	void *arg;
 	/* A message that is not the answer to a gvm_call. */
 	void (*message)(void *arg, struct gvm_peer *peer, const struct gvm_msg *msg);
-	/* A peer has become READY (why 0), has ceased to be, or an attempt to connect has failed (why,
-	 * negative errno; the operations under way have completed before). For a connection that the
-	 * other side opened, CLOSED is its last event: the peer is freed after. */
+	/* A peer has become READY (why 0), has ceased to be, or an attempt to connect has failed
+	 * (why, negative errno; the operations under way have completed before). For a connection
+	 * that the other side opened, CLOSED is its last event: the peer is freed after. */
 	void (*peer_state)(void *arg, struct gvm_peer *peer, enum gvm_peer_state state, int why);
 	/* A post that was answered -EAGAIN may be tried again. */
 	void (*writable)(void *arg, struct gvm_peer *peer);
-	int cpu;		/* pin wait's polling to this CPU; -1: do not */
+	int cpu; /* pin wait's polling to this CPU; -1: do not */
 };
 
 /* One event loop; net must outlive it, config is copied. -ENOMEM, or what the system refuses. */
@@ -223,17 +232,17 @@ void gvm_worker_run(struct gvm_worker *worker, struct gvm_task *task);
  * set it again. */
 struct gvm_timer {
 	void (*fn)(struct gvm_timer *timer);
-	uint64_t when;	      /* the library's */
-	uint32_t place;	      /* the library's: 1 + position in the heap, 0 when not set */
+	uint64_t when;  /* the library's */
+	uint32_t place; /* the library's: 1 + position in the heap, 0 when not set */
 };
 /* when: absolute; one that is past fires in the next round. One that is set is moved. -ENOMEM. */
 int gvm_timer_set(struct gvm_worker *worker, struct gvm_timer *timer, uint64_t when);
 /* No-op when it is not set. */
 void gvm_timer_clear(struct gvm_worker *worker, struct gvm_timer *timer);
 
-/* Have the worker watch a descriptor of the caller's, in the same wait as everything else. ready may
- * add, change and remove watches, also its own. Both are the caller's; unwatch before the descriptor
- * is closed. Negative errno: what epoll_ctl refuses. */
+/* Have the worker watch a descriptor of the caller's, in the same wait as everything else. ready
+ * may add, change and remove watches, also its own. Both are the caller's; unwatch before the
+ * descriptor is closed. Negative errno: what epoll_ctl refuses. */
 struct gvm_watch {
 	int fd;
 	void (*ready)(struct gvm_watch *watch, uint32_t epoll_events);
@@ -257,11 +266,12 @@ void gvm_worker_unlisten(struct gvm_worker *worker);
 /* The peer with this id of the cluster map, the worker's until it is closed; connects when first
  * used. -ENOENT: not in the map; -ENOMEM. */
 int gvm_peer_get(struct gvm_worker *worker, unsigned node, struct gvm_peer **peer);
-/* The peer at an address that is in no map; the same one each time. -EINVAL: no host, or a port that is
- * not 1 to 65,535; -ENOMEM. */
+/* The peer at an address that is in no map; the same one each time. -EINVAL: no host, or a port
+ * that is not 1 to 65,535; -ENOMEM. */
 int gvm_peer_at(struct gvm_worker *worker, const char *host, unsigned port, struct gvm_peer **peer);
 /* Begin to connect now; no-op when connected or connecting. -ECANCELED: the worker is being closed;
- * -ENOTCONN: a peer of the other side's making that is CLOSED. How it goes is told to peer_state. */
+ * -ENOTCONN: a peer of the other side's making that is CLOSED. How it goes is told to peer_state.
+ */
 int gvm_peer_connect(struct gvm_peer *peer);
 /* Close the connection; operations under way complete with why (a negative errno). A peer that
  * this side connects can be used again and will connect anew. */
@@ -269,7 +279,7 @@ void gvm_peer_disconnect(struct gvm_peer *peer, int why);
 enum gvm_peer_state gvm_peer_state(const struct gvm_peer *peer);
 /* Names in messages: "node 3 (10.0.0.3:9999)". Valid as long as the peer. */
 const char *gvm_peer_name(const struct gvm_peer *peer);
-unsigned gvm_peer_node(const struct gvm_peer *peer);	   /* GVM_NODE_NONE where unknown */
+unsigned gvm_peer_node(const struct gvm_peer *peer);        /* GVM_NODE_NONE where unknown */
 uint64_t gvm_peer_incarnation(const struct gvm_peer *peer); /* as it says; 0 before READY */
 struct gvm_worker *gvm_peer_worker(const struct gvm_peer *peer);
 /* A word of the application's, e.g. its session. */
@@ -288,7 +298,7 @@ struct gvm_peer_observer {
 			   enum gvm_peer_state state, int why);
 	void (*writable)(struct gvm_peer_observer *observer, struct gvm_peer *peer);
 	struct gvm_peer_observer *next, *prev; /* the library's */
-	struct gvm_peer *peer;		       /* the library's */
+	struct gvm_peer *peer;                 /* the library's */
 };
 void gvm_peer_observe(struct gvm_peer *peer, struct gvm_peer_observer *observer);
 /* No-op for one that observes nothing. */
@@ -305,7 +315,7 @@ struct gvm_op {
 	 * -ECONNREFUSED, -EHOSTUNREACH, -EACCES, ...: it could not be made; -ECANCELED: closed by
 	 * this side; else what the peer answered (-ENOENT: no such key, -ERANGE, -EPERM, ...). */
 	void (*done)(struct gvm_op *op, int status);
-	uint64_t deadline_ns;	/* absolute; 0: now + GVM_OP_TIMEOUT_MS; GVM_NEVER */
+	uint64_t deadline_ns; /* absolute; 0: now + GVM_OP_TIMEOUT_MS; GVM_NEVER */
 
 	/* results, valid in done */
 	const struct gvm_msg *reply; /* of a gvm_call that was answered, also with a status */
@@ -320,7 +330,7 @@ struct gvm_op {
 	uint8_t kind, state;
 	uint16_t slot;
 	int status;
-	uint64_t prov[4];	/* the provider's */
+	uint64_t prov[4]; /* the provider's */
 };
 
 /*
@@ -333,8 +343,8 @@ int gvm_send(struct gvm_peer *peer, const struct gvm_msg *msg);
 /*
  * Answer msg, from its handler or later (keep peer and xid). status is 0 or a negative errno; body
  * (copied; NULL: none) gives length, region, page and arg. Needs no credit and never says -EAGAIN.
- * -EINVAL: not a call that is owed an answer, or a body that is too long; -ENOTCONN: the connection has
- * gone, and the caller's operation with it; else the connection is ended.
+ * -EINVAL: not a call that is owed an answer, or a body that is too long; -ENOTCONN: the connection
+ * has gone, and the caller's operation with it; else the connection is ended.
  */
 int gvm_reply(struct gvm_peer *peer, uint64_t xid, int status, const struct gvm_msg *body);
 /* Send a message and complete when the answer with its xid arrives. Waits for the connection.
@@ -360,7 +370,7 @@ void gvm_worker_flush(struct gvm_worker *worker);
 /* ---- memory -------------------------------------------------------------------------------- */
 
 #define GVM_ACCESS_FETCH 1u /* peers may fetch */
-#define GVM_ACCESS_PUT 2u   /* peers may put */
+#define GVM_ACCESS_PUT   2u /* peers may put */
 
 /*
  * Offer memory to peers. owner: only the client with this incarnation may use it; 0: every peer
@@ -384,7 +394,7 @@ void gvm_mem_unregister(struct gvm_mem *mem, void (*gone)(void *arg), void *arg)
  * Histogram of durations or sizes: 8 linear steps per power of two, so any percentile is at most
  * 12.5 % too high. One writer; readers on other threads see slightly old values.
  */
-#define GVM_HIST_STEPS 8
+#define GVM_HIST_STEPS   8
 #define GVM_HIST_BUCKETS (62 * GVM_HIST_STEPS)
 struct gvm_hist {
 	uint64_t count, sum, max;
@@ -408,7 +418,7 @@ struct gvm_net_stats {
 	uint64_t connects, accepts, handshake_refused, disconnects, malformed, timeouts;
 	uint64_t msgs_sent, msgs_received, fetches, puts, fetches_served, puts_served;
 	uint64_t bytes_sent, bytes_received, refused_keys, no_credit;
-	uint64_t peers_ready, peers_open;	/* now, not a count */
+	uint64_t peers_ready, peers_open; /* now, not a count */
 };
 /* From any thread; values are a moment old. */
 void gvm_worker_stats(struct gvm_worker *worker, struct gvm_net_stats *stats);
@@ -417,11 +427,12 @@ struct gvm_counter {
 	const char *name; /* "fetches_served" */
 	const char *unit; /* "operations", "bytes", "pages", "connections", "" */
 	const char *help;
-	unsigned offset;  /* of a uint64_t in the struct */
-	int gauge;	  /* a level, not a count */
+	unsigned offset; /* of a uint64_t in the struct */
+	int gauge;       /* a level, not a count */
 };
 const struct gvm_counter *gvm_net_counters(size_t *count);
-/* Prometheus text exposition of a struct that counters describe: prefix_name_total or prefix_name. */
+/* Prometheus text exposition of a struct that counters describe: prefix_name_total or prefix_name.
+ */
 void gvm_counters_prometheus(FILE *out, const char *prefix, const struct gvm_counter *counters,
 			     size_t count, const void *stats);
 /* The same as the members of a JSON object, without its braces. */

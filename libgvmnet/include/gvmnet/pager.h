@@ -22,23 +22,23 @@ struct gvm_range;
 
 /* What an access to a page does whose memory node cannot be reached, or has lost it. */
 enum gvm_unreachable {
-	GVM_UNREACHABLE_STALL,	/* wait until the node is back; a page that is lost: SIGBUS */
+	GVM_UNREACHABLE_STALL, /* wait until the node is back; a page that is lost: SIGBUS */
 	/* when the node has been away, or has not answered, for GVM_UNREACHABLE_MS; at once when it
 	 * has been away for longer: */
 	GVM_UNREACHABLE_SIGBUS, /* SIGBUS */
-	GVM_UNREACHABLE_ZERO,	/* zeros; logged and counted */
+	GVM_UNREACHABLE_ZERO,   /* zeros; logged and counted */
 };
 
 struct gvm_pager_config {
-	uint64_t local_bytes;	/* how much memory may be here, over all ranges; at least 1 MiB */
-	unsigned threads;	/* 0: GVM_PAGER_THREADS */
+	uint64_t local_bytes; /* how much memory may be here, over all ranges; at least 1 MiB */
+	unsigned threads;     /* 0: GVM_PAGER_THREADS */
 	enum gvm_unreachable unreachable;
 	unsigned unreachable_ms;
 	unsigned prefetch_pages; /* most pages fetched ahead; 0: none */
-	uint32_t slab_bytes;	 /* of new regions; 0: GVM_SLAB_BYTES */
+	uint32_t slab_bytes;     /* of new regions; 0: GVM_SLAB_BYTES */
 	void *arg;
-	/* A node is away (why < 0), back (0), back without data (-EIO). From a pager thread: must not
-	 * block, allocate or touch paged memory. */
+	/* A node is away (why < 0), back (0), back without data (-EIO). From a pager thread: must
+	 * not block, allocate or touch paged memory. */
 	void (*node_state)(void *arg, unsigned node, int why);
 };
 /* Fill in the defaults and what the options (GVM_LOCAL, GVM_UNREACHABLE, ...) say. */
@@ -51,17 +51,17 @@ int gvm_pager_open(struct gvm_net *net, const struct gvm_pager_config *config,
 /* Detach everything and end the threads. Memory that is still attached loses its contents. */
 void gvm_pager_close(struct gvm_pager *pager);
 
-#define GVM_ATTACH_KEEP 1u  /* the region exists already: its contents appear in the range */
-#define GVM_ATTACH_SAVE 2u  /* the region outlives the pager (default: it is ephemeral) */
-#define GVM_ATTACH_ANON 4u  /* private anonymous memory that the caller has mapped at base */
+#define GVM_ATTACH_KEEP 1u /* the region exists already: its contents appear in the range */
+#define GVM_ATTACH_SAVE 2u /* the region outlives the pager (default: it is ephemeral) */
+#define GVM_ATTACH_ANON 4u /* private anonymous memory that the caller has mapped at base */
 /*
  * Put [base, base + bytes) under the pager, as region name.
  *   memfd >= 0: the range is a MAP_SHARED mapping of this descriptor at offset (memfd or tmpfs; the
  *     pager makes an alias of its own and keeps neither descriptor nor contents: it punches them).
  *   memfd = -1 with GVM_ATTACH_ANON: private anonymous memory, contents discarded.
- *   base = NULL with GVM_ATTACH_ANON: the pager maps it (MAP_NORESERVE) and gvm_range_base says where.
- * base and bytes are multiples of 4,096. On success contents are the region's (zeros if new).
- * -EBUSY, -ENOENT, -ENOSPC, ...: see gvm_region_open.
+ *   base = NULL with GVM_ATTACH_ANON: the pager maps it (MAP_NORESERVE) and gvm_range_base says
+ * where. base and bytes are multiples of 4,096. On success contents are the region's (zeros if
+ * new). -EBUSY, -ENOENT, -ENOSPC, ...: see gvm_region_open.
  */
 int gvm_pager_attach(struct gvm_pager *pager, const char *name, void *base, uint64_t bytes,
 		     int memfd, uint64_t offset, unsigned flags, struct gvm_range **range);
@@ -80,16 +80,17 @@ int gvm_pager_sync(struct gvm_range *range);
  * same happens by itself on madvise(MADV_DONTNEED/REMOVE/FREE) of the range.) */
 int gvm_pager_discard(struct gvm_range *range, uint64_t offset, uint64_t bytes);
 /* The program is about to, or did, move or resize its mapping: call this instead of mremap. Like
- * mremap(base, bytes, new_bytes, flags, fixed): returns the new address, or MAP_FAILED and errno. */
+ * mremap(base, bytes, new_bytes, flags, fixed): returns the new address, or MAP_FAILED and errno.
+ */
 void *gvm_pager_remap(struct gvm_range *range, uint64_t new_bytes, int flags, void *fixed);
 /* Give up a part: its pages are gone here and there. A hole splits the range's bookkeeping, not the
- * region. The addresses stay reserved, inaccessible (an anonymous PROT_NONE mapping laid over them in
- * one step, so that no other thread's mmap can land there): the caller unmaps them or maps over them.
- * When nothing is left the range is detached and must not be used again (returns 1). */
+ * region. The addresses stay reserved, inaccessible (an anonymous PROT_NONE mapping laid over them
+ * in one step, so that no other thread's mmap can land there): the caller unmaps them or maps over
+ * them. When nothing is left the range is detached and must not be used again (returns 1). */
 int gvm_pager_unmap(struct gvm_range *range, uint64_t offset, uint64_t bytes);
-/* Whether a forked child gets a view of the range (1, the default). 0: its region is not cloned, and
- * the child's addresses are left as the kernel made them; for what is MADV_DONTFORK, and for shared
- * memory, of which a clone would not be the same memory any more. */
+/* Whether a forked child gets a view of the range (1, the default). 0: its region is not cloned,
+ * and the child's addresses are left as the kernel made them; for what is MADV_DONTFORK, and for
+ * shared memory, of which a clone would not be the same memory any more. */
 void gvm_range_set_fork(struct gvm_range *range, int follow);
 /* Change the local budget while running. -EINVAL: less than 1 MiB. Returns at once; pages go as
  * fast as they can be written back. */
@@ -99,38 +100,39 @@ int gvm_pager_set_prefetch(struct gvm_pager *pager, unsigned pages);
 
 /*
  * fork() of a paged process. prepare: the pager comes to rest and each region is cloned at its
- * memory nodes. In the parent: go on; forked 0: there is no child, and its clones are deleted, which a
- * node is waited for a second at most. In the child (single-threaded there): new net, new threads,
- * the clones under the same addresses. 0, or a negative errno: then the child's paged memory is not
- * usable and the caller must end the child loudly.
+ * memory nodes. In the parent: go on; forked 0: there is no child, and its clones are deleted,
+ * which a node is waited for a second at most. In the child (single-threaded there): new net, new
+ * threads, the clones under the same addresses. 0, or a negative errno: then the child's paged
+ * memory is not usable and the caller must end the child loudly.
  */
 int gvm_pager_fork_prepare(struct gvm_pager *pager);
 void gvm_pager_fork_parent(struct gvm_pager *pager, int forked);
 int gvm_pager_fork_child(struct gvm_pager *pager);
 
-/* The process is about to end, or to become another program: ephemeral regions go with it, not after
- * their linger time. Paged memory can be used as before, by all threads. Returns when the nodes that are
- * connected know of it, after a second at most. */
+/* The process is about to end, or to become another program: ephemeral regions go with it, not
+ * after their linger time. Paged memory can be used as before, by all threads. Returns when the
+ * nodes that are connected know of it, after a second at most. */
 void gvm_pager_leave(struct gvm_pager *pager);
 /* It goes on after all (an exec has failed): as if gvm_pager_leave had not been called. */
 void gvm_pager_stay(struct gvm_pager *pager);
 
 struct gvm_pager_stats {
-	uint64_t faults;	    /* page faults served, all kinds */
-	uint64_t faults_remote;	    /* had to wait for a memory node */
-	uint64_t faults_zero;	    /* first touch of a page that was never stored */
-	uint64_t faults_write;	    /* first write to a clean page that was here */
-	uint64_t faults_victim;	    /* page was on its way out and came back */
-	uint64_t faults_prefetch;   /* waited for a page that prefetch had under way */
+	uint64_t faults;          /* page faults served, all kinds */
+	uint64_t faults_remote;   /* had to wait for a memory node */
+	uint64_t faults_zero;     /* first touch of a page that was never stored */
+	uint64_t faults_write;    /* first write to a clean page that was here */
+	uint64_t faults_victim;   /* page was on its way out and came back */
+	uint64_t faults_prefetch; /* waited for a page that prefetch had under way */
 	uint64_t fetched_pages, fetched_bytes;
 	uint64_t prefetched_pages, prefetch_used, prefetch_wasted;
 	uint64_t evicted_pages, evicted_clean, evicted_zero;
 	uint64_t written_pages, written_bytes;
 	uint64_t discarded_pages;
 	uint64_t retries, unreachable_zeroed, unreachable_sigbus, lost_pages;
-	uint64_t resident_pages, local_pages, dirty_pages, attached_pages, stored_pages; /* gauges */
-	uint64_t metadata_bytes;    /* gauge */
-	uint64_t nodes_away;	    /* gauge */
+	uint64_t resident_pages, local_pages, dirty_pages, attached_pages,
+	    stored_pages;        /* gauges */
+	uint64_t metadata_bytes; /* gauge */
+	uint64_t nodes_away;     /* gauge */
 };
 /* latency: of faults, in ns, by kind; may be NULL. Does not block. */
 struct gvm_pager_latency {

@@ -3,8 +3,8 @@
  * Regions: named memory of 4 KiB pages, cut into slabs that are spread over the memory nodes of the
  * cluster map. This is a client's view of one region through one worker: all calls and callbacks
  * are on that worker's thread. A program with several workers opens the region on one of them and,
- * when that has succeeded, without CREATE on the others, and uses each slab through one of them only:
- * storage that a slab is given through one view is not seen by the others. A region is closed
+ * when that has succeeded, without CREATE on the others, and uses each slab through one of them
+ * only: storage that a slab is given through one view is not seen by the others. A region is closed
  * before its worker is.
  *
  * The region hides keys, grants, reconnects and retries. A page operation that meets a broken
@@ -23,23 +23,23 @@ extern "C" {
 
 struct gvm_region;
 
-#define GVM_REGION_CREATE 1u	/* make it where it is not there */
-#define GVM_REGION_EXCL 2u	/* with CREATE: -EEXIST where it is there */
+#define GVM_REGION_CREATE    1u /* make it where it is not there */
+#define GVM_REGION_EXCL      2u /* with CREATE: -EEXIST where it is there */
 #define GVM_REGION_EPHEMERAL 4u /* goes when this client has gone */
-#define GVM_REGION_READONLY 8u
+#define GVM_REGION_READONLY  8u
 
 #define GVM_SLAB_BYTES (16u << 20)
 
 struct gvm_region_config {
-	const char *name;	/* 1 to 63 of [A-Za-z0-9._-] */
-	uint64_t bytes;		/* a multiple of the page size; 0 with no CREATE: as it is */
-	uint32_t slab_bytes;	/* power of two, 64 KiB to 1 GiB; 0: GVM_SLAB_BYTES */
-	uint32_t flags;		/* GVM_REGION_* */
-	uint32_t linger_ms;	/* how long it stays held after a connection is lost; 0: 30,000; nodes keep an
-				 * ephemeral one for 10 minutes at most, others for 24 hours */
+	const char *name;    /* 1 to 63 of [A-Za-z0-9._-] */
+	uint64_t bytes;      /* a multiple of the page size; 0 with no CREATE: as it is */
+	uint32_t slab_bytes; /* power of two, 64 KiB to 1 GiB; 0: GVM_SLAB_BYTES */
+	uint32_t flags;      /* GVM_REGION_* */
+	uint32_t linger_ms;  /* how long it stays held after a connection is lost; 0: 30,000; nodes
+			      * keep an  ephemeral one for 10 minutes at most, others for 24 hours */
 	void *arg;
-	/* A node that holds slabs cannot be reached (why < 0, once), is back (0), or is back without
-	 * the data, or a part of it (-EIO, its last word). Once opened. May be NULL. */
+	/* A node that holds slabs cannot be reached (why < 0, once), is back (0), or is back
+	 * without the data, or a part of it (-EIO, its last word). Once opened. May be NULL. */
 	void (*node_state)(void *arg, unsigned node, int why);
 	/* The name that decides which nodes its slabs lie on; NULL: its own. A clone lies where its
 	 * source lies, so it is opened with what its source was placed as. */
@@ -63,8 +63,8 @@ uint64_t gvm_region_pages(const struct gvm_region *region);
 uint64_t gvm_region_slab_pages(const struct gvm_region *region);
 /* 1: the slab with this page has storage on its node, so that the page may differ from zeros. */
 int gvm_region_has_storage(const struct gvm_region *region, uint64_t page);
-/* Since when (gvm_now) nothing has come from the node with this page, not even a connection; 0: it is
- * there. */
+/* Since when (gvm_now) nothing has come from the node with this page, not even a connection; 0: it
+ * is there. */
 uint64_t gvm_region_away_since(const struct gvm_region *region, uint64_t page);
 
 /* One page operation; like gvm_op: the caller's memory, done exactly once, never from the post. */
@@ -79,7 +79,7 @@ struct gvm_region_op {
 	uint64_t page;
 	uint64_t end, at; /* of a discard: one past the last page, the slab it has come to */
 	uint32_t count;
-	int32_t failure;  /* of a part; the whole goes on first */
+	int32_t failure; /* of a part; the whole goes on first */
 	uint8_t kind, tries, state;
 };
 
@@ -94,8 +94,8 @@ int gvm_region_fetch(struct gvm_region *region, uint64_t page, uint32_t count, v
  * storage is given some first. -ENOSPC: the memory node is full. */
 int gvm_region_put(struct gvm_region *region, uint64_t page, uint32_t count, const void *buf,
 		   struct gvm_region_op *op);
-/* The pages read as zeros from done on, and cost nothing. Any count, also over slabs. A fetch or put
- * of such a page before done is undefined: wait. */
+/* The pages read as zeros from done on, and cost nothing. Any count, also over slabs. A fetch or
+ * put of such a page before done is undefined: wait. */
 int gvm_region_discard(struct gvm_region *region, uint64_t page, uint64_t count,
 		       struct gvm_region_op *op);
 /* As GVM_XFER_MAX and -EAGAIN of gvm_fetch: operations wait in the region, so posts do not fail for
@@ -109,23 +109,26 @@ int gvm_region_discard(struct gvm_region *region, uint64_t page, uint64_t count,
  */
 int gvm_region_clone(struct gvm_region *region, const char *name, uint32_t flags,
 		     struct gvm_region_op *op);
-/* Change its size. Growing gives zeros; shrinking discards. No operations may be under way (-EBUSY). */
+/* Change its size. Growing gives zeros; shrinking discards. No operations may be under way
+ * (-EBUSY). */
 int gvm_region_resize(struct gvm_region *region, uint64_t bytes, struct gvm_region_op *op);
 /* Delete it on every node. Afterwards only gvm_region_close. */
 int gvm_region_delete(struct gvm_region *region, struct gvm_region_op *op);
 /*
- * The process is about to end: from now on the region is let go of with its last connection, without
- * waiting linger_ms for it to come back; an ephemeral one is deleted then. It can be used as before.
- * Asynchronous: done(0) when the nodes that are connected know of it, or at the deadline; what another
- * client asks of them from then on waits for this one's end. -EBUSY: one is under way.
+ * The process is about to end: from now on the region is let go of with its last connection,
+ * without waiting linger_ms for it to come back; an ephemeral one is deleted then. It can be used
+ * as before. Asynchronous: done(0) when the nodes that are connected know of it, or at the
+ * deadline; what another client asks of them from then on waits for this one's end. -EBUSY: one is
+ * under way.
  */
 int gvm_region_leave(struct gvm_region *region, struct gvm_region_op *op);
 /* The process goes on after all: linger_ms counts again. Asynchronous as gvm_region_leave. */
 int gvm_region_stay(struct gvm_region *region, struct gvm_region_op *op);
 /* Let go: operations under way complete with -ECANCELED; the name can be opened by others. */
 void gvm_region_close(struct gvm_region *region);
-/* The same; released(arg) is called once, perhaps from within, when the nodes that are connected have
- * let go of it, or at the deadline (as in gvm_op): from then on another client finds it free there. */
+/* The same; released(arg) is called once, perhaps from within, when the nodes that are connected
+ * have let go of it, or at the deadline (as in gvm_op): from then on another client finds it free
+ * there. */
 void gvm_region_release(struct gvm_region *region, uint64_t deadline_ns,
 			void (*released)(void *arg), void *arg);
 

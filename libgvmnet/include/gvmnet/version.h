@@ -6,7 +6,7 @@
 #define GVM_VERSION_MAJOR 0
 #define GVM_VERSION_MINOR 1
 #define GVM_VERSION_PATCH 0
-#define GVM_VERSION "0.1.0"
+#define GVM_VERSION       "0.1.0"
 
 /* The version of the library that runs, e.g. "0.1.0". */
 const char *gvm_version(void);
