@@ -42,6 +42,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "providers/slots.h"
@@ -133,8 +134,9 @@ struct gvm_prov {
 	struct gvm_listener *listeners;
 	struct gvm_resolver *resolver;
 	struct gvm_watch resolver_watch;
-	int spare_fd; /* given up to accept and close what cannot be served */
-	uint64_t log_at, paused_until;
+	struct gvm_watch rest_watch; /* a timer: the listeners have rested long enough */
+	int spare_fd;                /* given up to accept and close what cannot be served */
+	uint64_t log_at;
 	uint8_t *rx;
 	uint8_t joined[TX_JOINED];
 };
@@ -1136,6 +1138,7 @@ static void spare_open(struct gvm_prov *prov)
  */
 static void accept_drop(struct gvm_prov *prov, int listen_fd, int err)
 {
+	const struct itimerspec rest = { .it_value = { .tv_nsec = PAUSE_NS } };
 	int fd = -1;
 
 	accept_log(prov, err);
@@ -1149,8 +1152,40 @@ static void accept_drop(struct gvm_prov *prov, int listen_fd, int err)
 	spare_open(prov);
 	if (fd >= 0 && prov->spare_fd >= 0)
 		return;
-	prov->paused_until = prov->up->now(prov->host) + PAUSE_NS;
+	timerfd_settime(prov->rest_watch.fd, 0, &rest, NULL);
 	listeners_watch(prov, 0);
+}
+
+/* A worker with nothing else to do sleeps without end, so it is a timer of the poll set that ends
+ * it. */
+static void rest_is_over(struct gvm_watch *watch, uint32_t events)
+{
+	struct gvm_prov *prov = container_of(watch, struct gvm_prov, rest_watch);
+	uint64_t times;
+
+	if (read(watch->fd, &times, sizeof(times)) != sizeof(times))
+		return;
+	spare_open(prov);
+	listeners_watch(prov, 1);
+}
+
+/* Made before the first listener: when it is needed there are no descriptors left. */
+static int rest_open(struct gvm_prov *prov)
+{
+	int err;
+
+	if (prov->rest_watch.fd >= 0)
+		return 0;
+	prov->rest_watch.ready = rest_is_over;
+	prov->rest_watch.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (prov->rest_watch.fd < 0)
+		return -errno;
+	err = prov->up->watch(prov->host, &prov->rest_watch, EPOLLIN);
+	if (err) {
+		close(prov->rest_watch.fd);
+		prov->rest_watch.fd = -1;
+	}
+	return err;
 }
 
 static void accept_one(struct gvm_listener *l, int fd, const struct sockaddr *sa)
@@ -1256,6 +1291,8 @@ static int tcp_listen(struct gvm_prov *prov, const char *host, unsigned port,
 	unsigned bound = port;
 	int err = gvm_addrs_passive(host, port, &addrs);
 
+	if (!err)
+		err = rest_open(prov);
 	if (err)
 		return err;
 	l = calloc(1, sizeof(*l));
@@ -1381,11 +1418,6 @@ static int tcp_progress(struct gvm_prov *prov)
 		n += tell(prov);
 	if (prov->dead)
 		bury(prov);
-	if (prov->paused_until && prov->up->now(prov->host) >= prov->paused_until) {
-		prov->paused_until = 0;
-		spare_open(prov);
-		listeners_watch(prov, 1);
-	}
 	return n;
 }
 
@@ -1423,7 +1455,7 @@ static int tcp_open(struct gvm_host *host, const struct gvm_host_ops *ops, const
 	prov->host = host;
 	prov->up = ops;
 	prov->flush_end = &prov->flush;
-	prov->spare_fd = -1;
+	prov->spare_fd = prov->rest_watch.fd = -1;
 	*out = prov;
 	return 0;
 }
@@ -1439,6 +1471,10 @@ static void tcp_close(struct gvm_prov *prov)
 	if (prov->resolver) {
 		prov->up->unwatch(prov->host, &prov->resolver_watch);
 		gvm_resolver_close(prov->resolver);
+	}
+	if (prov->rest_watch.fd >= 0) {
+		prov->up->unwatch(prov->host, &prov->rest_watch);
+		close(prov->rest_watch.fd);
 	}
 	if (prov->spare_fd >= 0)
 		close(prov->spare_fd);

@@ -460,6 +460,34 @@ static void no_descriptor_left(void **state)
 		until(s->closed_calls);
 }
 
+/* Not even the spare one to be had: the listeners rest, and wake a worker that sleeps without end.
+ */
+static void no_spare_descriptor_left(void **state)
+{
+	struct rlimit old, low;
+	struct epoll_event event;
+	struct sockaddr_in sa = { .sin_family = AF_INET,
+				  .sin_port = htons((uint16_t)server.port),
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	getrlimit(RLIMIT_NOFILE, &old);
+	low = old;
+	low.rlim_cur = 3;
+	setrlimit(RLIMIT_NOFILE, &low);
+	assert_int_equal(connect(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+	while (poll_once(epfd, 10))
+		;
+	assert_int_equal(server.accepted, 0);
+	setrlimit(RLIMIT_NOFILE, &old);
+	/* nobody runs the provider meanwhile: it is the poll set that must say so */
+	assert_int_equal(epoll_wait(epfd, &event, 1, 5000), 1);
+	until(server.accepted == 1);
+	close(fd);
+	for (struct conn *s = server.conns; s; s = s->next)
+		until(s->closed_calls);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -475,6 +503,7 @@ int main(void)
 		TCP(names_and_all_addresses),
 		TCP(a_taken_port_is_told),
 		TCP(no_descriptor_left),
+		TCP(no_spare_descriptor_left),
 	};
 
 	return cmocka_run_group_tests_name("provider tcp", tests, NULL, NULL);
