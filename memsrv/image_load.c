@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
@@ -290,13 +291,16 @@ static int load(struct image *image, const struct image_head *st)
 /* ---- opening ------------------------------------------------------------------------------- */
 
 /* Have writes been lost of which nobody was told? Ask, so that whoever asks next hears of later
- * ones only.
- */
+ * ones only. */
 static int lost_before(const struct image *image)
 {
-	int lost = fdatasync(image->fd) != 0;
+	int file, disk;
 
-	return syncfs(image->fd) != 0 || lost;
+	while ((file = fdatasync(image->fd)) && errno == EINTR)
+		;
+	while ((disk = syncfs(image->fd)) && errno == EINTR)
+		;
+	return file || disk;
 }
 
 /* The superblock last: a file without one is a creation that did not end, see unfinished(). */
@@ -355,28 +359,31 @@ static int refuse_failed(const struct image *image)
 	return -EIO;
 }
 
+/* Wait until the kernel has written the file, and leave the report of what it could not write to
+ * the sync that comes next. */
+static void settle(const struct image *image)
+{
+	struct fiemap map = { .fm_length = FIEMAP_MAX_OFFSET, .fm_flags = FIEMAP_FLAG_SYNC };
+
+	(void)!ioctl(image->fd, FS_IOC_FIEMAP, &map);
+}
+
 /* Its process was killed: has a write been lost since, that nobody was told of? The answer comes
- * once, so until it is there the file says the worst; image_open says the rest. */
+ * once, and is lost with a process that is killed before it has noted it in the file. So what takes
+ * long is done before the question. To note the worst beforehand would turn each start that is
+ * killed, while the disk is busy with other things, into the loss of all regions. */
 static int ask_lost_writes(struct image *image, struct image_head *st)
 {
-	int err;
-
+	settle(image);
+	if (!lost_before(image))
+		return 0;
 	image->seq = st->seq;
 	image->regions.pages = st->region_pages;
 	image->index.pages = st->index_pages;
 	atomic_store(&image->failed, 1);
-	err = image_state_write(image, 0);
-	st->seq = image->seq;
-	if (err)
-		return err;
-	while ((err = fdatasync(image->fd) || syncfs(image->fd) ? -errno : 0) == -EINTR)
-		;
-	if (err) {
-		image_io_error(image, "have it written to the disk", err);
-		return refuse_failed(image);
-	}
-	atomic_store(&image->failed, 0);
-	return 0;
+	if (!image_state_write(image, 0) && fdatasync(image->fd))
+		image_io_error(image, "have its state written to the disk", -errno);
+	return refuse_failed(image);
 }
 
 static int open_existing(struct image *image, unsigned flags)

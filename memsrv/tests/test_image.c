@@ -39,6 +39,7 @@ static struct gvm_region_opened got;
 /* So many calls from now on report a lost write, as the kernel does. */
 static struct {
 	int fdatasync, syncfs, sync_file_range;
+	int killed; /* in syncfs, which may take long */
 } fail;
 
 int __real_fdatasync(int fd);
@@ -63,6 +64,8 @@ int __wrap_fdatasync(int fd)
 
 int __wrap_syncfs(int fd)
 {
+	if (failing(&fail.killed))
+		raise(SIGKILL);
 	return failing(&fail.syncfs) ? -1
 				     : 0; /* the real one waits for other programs' files too */
 }
@@ -551,6 +554,28 @@ static void a_write_lost_by_a_killed_process_is_asked_for(void **state)
 	}
 }
 
+/* A disk that is busy lets a start wait, and who waits for the start may lose patience. */
+static void a_start_that_is_killed_as_it_asks_costs_nothing(void **state)
+{
+	int status;
+	pid_t pid;
+
+	up_with_a_page();
+	down(0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		fail.killed = 1;
+		_exit(up_flags(0) != 0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	up();
+	assert_int_equal(open_as(alice, "vm", 16, 0, 0), 0);
+	assert_int_equal(get_page("vm", 3), 5);
+	down(1);
+}
+
 /* Trust is asked for once: what was lost before is not a failure of the run that takes it. */
 static void trust_takes_a_lost_write_of_a_killed_process(void **state)
 {
@@ -944,6 +969,7 @@ int main(void)
 		T(what_the_kernel_failed_to_write_is_noticed_without_a_sync),
 		T(the_mark_is_tried_again),
 		T(a_write_lost_by_a_killed_process_is_asked_for),
+		T(a_start_that_is_killed_as_it_asks_costs_nothing),
 		T(trust_takes_a_lost_write_of_a_killed_process),
 		T(an_unfinished_file_is_made_anew),
 		T(a_file_size_limit_is_an_answer),
