@@ -25,6 +25,7 @@ struct gvm_peer *peer_make(struct gvm_worker *worker)
 	}
 	peer->worker = worker;
 	peer->node = GVM_NODE_NONE;
+	peer->hushed = -1;
 	peer->state_timer.fn = peer_on_state_timer;
 	peer->op_timer.fn = peer_on_deadline;
 	peer->next = worker->peers;
@@ -39,6 +40,7 @@ void peer_free(struct gvm_peer *peer)
 {
 	struct gvm_worker *worker = peer->worker;
 
+	peer_unhush(peer);
 	gvm_timers_clear(&worker->timers, &peer->state_timer);
 	gvm_timers_clear(&worker->timers, &peer->op_timer);
 	gvm_timers_release(&worker->timers, PEER_TIMERS);

@@ -58,6 +58,7 @@ struct gvm_peer {
 	uint8_t starved; /* a post was answered -EAGAIN */
 	uint8_t wanted;  /* connect again even if no operation waits */
 	uint8_t pinged, told_ready, bye, greeting;
+	int hushed; /* keeps the end of a connection that fell silent from being told; or -1 */
 	uint16_t node, port;
 	char *host; /* of one that this side connects */
 	void *user;
@@ -143,6 +144,8 @@ void peer_become(struct gvm_peer *peer, enum gvm_peer_state next);
 void peer_begin_connect(struct gvm_peer *peer);
 /* Something is wrong with the connection, if there is one: end it. */
 void peer_break(struct gvm_peer *peer, int why);
+/* The end of the connection before, which fell silent, may be told now. */
+void peer_unhush(struct gvm_peer *peer);
 /* Of state_timer. */
 void peer_on_state_timer(struct gvm_timer *timer);
 /* Upcalls. */

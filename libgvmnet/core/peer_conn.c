@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
 #include "core/peer.h"
 
 /* ---- states -------------------------------------------------------------------------------- */
@@ -138,6 +140,27 @@ void peer_break(struct gvm_peer *peer, int why)
 	peer_end(peer, why, -ECONNRESET);
 }
 
+void peer_unhush(struct gvm_peer *peer)
+{
+	if (peer->hushed >= 0)
+		close(peer->hushed);
+	peer->hushed = -1;
+}
+
+/*
+ * Nothing is heard of the other side, but it may hear this one: a link can be cut in one direction.
+ * A memory node that is told of the end takes it for that of a process that was killed, and keeps
+ * its memory for seconds; of silence it does for an hour. So the end is told when there is
+ * another connection.
+ */
+static void break_silent(struct gvm_peer *peer)
+{
+	peer_unhush(peer);
+	if (!peer->accepted)
+		peer->hushed = peer->worker->ops->hush(peer->ep);
+	peer_break(peer, -ETIMEDOUT);
+}
+
 /* Only the first of a row of equal failures is news. */
 static void log_connect_failure(struct gvm_peer *peer, int why)
 {
@@ -241,6 +264,7 @@ void gvm_peer_disconnect(struct gvm_peer *peer, int why)
 	if (peer->state == GVM_PEER_READY)
 		peer_send_bare(peer, GVM_T_BYE, 0);
 	peer_end(peer, why, why);
+	peer_unhush(peer);
 	peer->wanted = 0;
 	peer_fail_waiting(peer, why);
 	if (peer->state == GVM_PEER_BACKOFF) {
@@ -272,7 +296,7 @@ static void check_alive(struct gvm_peer *peer, uint64_t planned)
 	} else if (now - heard >= limit && peer->pinged && !late) {
 		peer_warn(peer, "",
 			  "nothing was heard of it for GVM_KEEPALIVE_MS; connection ended");
-		peer_break(peer, -ETIMEDOUT);
+		break_silent(peer);
 		return;
 	} else {
 		peer_send_bare(peer, GVM_T_PING, 0);

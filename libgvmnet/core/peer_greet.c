@@ -97,6 +97,7 @@ static void become_ready(struct gvm_peer *peer)
 	gvm_timers_set_reserved(&worker->timers, &peer->state_timer,
 				peer->ready_since + worker->opt.keepalive_ns / 2);
 	peer->told_ready = 1;
+	peer_unhush(peer);
 	peer_tell_state(peer, GVM_PEER_READY, 0);
 	peer_has_room(peer);
 }

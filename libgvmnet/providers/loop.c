@@ -634,6 +634,7 @@ const struct gvm_provider_ops gvm_provider_loop = {
 	.unlisten = gvm_loop_unlisten,
 	.connect = gvm_loop_connect,
 	.shut = loop_shut,
+	.hush = gvm_unsupported_hush,
 	.allow = loop_allow,
 	.send = loop_send,
 	.fetch = loop_fetch,

@@ -131,6 +131,11 @@ struct gvm_provider_ops {
 	 * allow() and with -ECONNRESET, which has puts tried again on a new connection: as little
 	 * as possible of what was posted may still arrive. */
 	void (*shut)(struct gvm_ep *ep, int why);
+	/* Just before shut(), when nothing was heard of the other side for too long: it must not
+	 * take the end of the connection, if it can hear, for the end of this process. Returns a
+	 * descriptor that keeps the end from being told until it is closed, -1 where there is none.
+	 */
+	int (*hush)(struct gvm_ep *ep);
 	/* The handshake is through: ep->owner is set, fetch and put are served from now on. */
 	void (*allow)(struct gvm_ep *ep);
 
@@ -161,6 +166,7 @@ int gvm_unsupported_mem_reg(struct gvm_prov *prov, void *base, size_t len, unsig
 			    void **cookie);
 void gvm_unsupported_mem_dereg(struct gvm_prov *prov, void *cookie);
 int gvm_unsupported_peek(struct gvm_prov *prov);
+int gvm_unsupported_hush(struct gvm_ep *ep);
 
 /*
  * loop: a provider within one process, for tests. Endpoints find listeners by port. Faults are set

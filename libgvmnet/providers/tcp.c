@@ -989,6 +989,14 @@ static void tcp_shut(struct gvm_ep *gep, int why)
 	ep_end(ep, why);
 }
 
+/* The kernel says nothing of a socket that another descriptor still has. */
+static int tcp_hush(struct gvm_ep *ep)
+{
+	int fd = to_tcp(ep)->watch.fd;
+
+	return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+}
+
 static void tcp_allow(struct gvm_ep *ep)
 {
 	to_tcp(ep)->allowed = 1;
@@ -1502,6 +1510,7 @@ const struct gvm_provider_ops gvm_provider_tcp = {
 	.unlisten = tcp_unlisten,
 	.connect = tcp_connect,
 	.shut = tcp_shut,
+	.hush = tcp_hush,
 	.allow = tcp_allow,
 	.send = tcp_send,
 	.fetch = tcp_fetch,

@@ -21,3 +21,8 @@ int gvm_unsupported_peek(struct gvm_prov *prov)
 {
 	return 0;
 }
+
+int gvm_unsupported_hush(struct gvm_ep *ep)
+{
+	return -1;
+}

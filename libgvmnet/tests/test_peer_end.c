@@ -89,6 +89,33 @@ static void silence_is_noticed(void **state)
 	assert_int_equal(gvm_option_set("GVM_KEEPALIVE_MS", "10000"), 0);
 }
 
+/*
+ * A link that is cut in one direction: the client hears nothing and gives its connection up, the
+ * server hears all of the client. It must not take that for the client's death, which a reset is.
+ */
+static void giving_up_on_silence_is_not_told(void **state)
+{
+	struct rig rig;
+	uint64_t begin;
+
+	assert_int_equal(gvm_option_set("GVM_KEEPALIVE_MS", "100"), 0);
+	open_rig(&rig);
+	gvm_peer_connect(rig.peer);
+	UNTIL(&rig, rig.client.ready && rig.server.ready);
+	begin = gvm_now();
+	while (!rig.client.ended) {
+		gvm_worker_wait(rig.client.worker, SECOND / 100);
+		assert_true(gvm_now() - begin < PATIENCE);
+	}
+	while (!rig.server.ended) {
+		gvm_worker_wait(rig.server.worker, SECOND / 100);
+		assert_true(gvm_now() - begin < PATIENCE);
+	}
+	assert_int_equal(rig.server.why, -ETIMEDOUT);
+	close_rig(&rig);
+	assert_int_equal(gvm_option_set("GVM_KEEPALIVE_MS", "10000"), 0);
+}
+
 /* ---- what callbacks may do ----------------------------------------------------------------- */
 
 static unsigned chained;
@@ -375,6 +402,7 @@ int main(void)
 		BOTH(death_while_proving),
 		BOTH(death_while_ready),
 		BOTH(silence_is_noticed),
+		TEST(giving_up_on_silence_is_not_told, tcp),
 		BOTH(disconnect_in_done),
 		BOTH(disconnect_in_message),
 		BOTH(disconnect_when_ready),
