@@ -237,8 +237,15 @@ int gvm_addr_listen(const struct gvm_addrs *addrs, unsigned i, unsigned *port, i
 
 /* ---- names --------------------------------------------------------------------------------- */
 
+/* A name without an address: it has been told, and is asked for again and again. */
+struct unknown {
+	struct unknown *next;
+	char host[];
+};
+
 struct gvm_resolver {
 	pthread_mutex_t lock;
+	struct unknown *unknown; /* the thread's */
 	struct gvm_lookup *asked, **asked_end, *done;
 	int fd, running, closed;
 	unsigned refs; /* the worker, and the thread while it runs */
@@ -254,6 +261,40 @@ static void free_list(struct gvm_lookup *list)
 	}
 }
 
+static struct unknown **find_unknown(struct gvm_resolver *r, const char *host)
+{
+	struct unknown **at = &r->unknown;
+
+	while (*at && strcmp((*at)->host, host) != 0)
+		at = &(*at)->next;
+	return at;
+}
+
+static void forget_unknown(struct unknown **at)
+{
+	struct unknown *u = *at;
+
+	*at = u->next;
+	free(u);
+}
+
+/* Returns 1 if it is news. Without memory to note that, it is again. */
+static int note_unknown(struct gvm_resolver *r, const char *host)
+{
+	size_t len = strlen(host) + 1;
+	struct unknown *u;
+
+	if (*find_unknown(r, host))
+		return 0;
+	u = malloc(sizeof(*u) + len);
+	if (u) {
+		memcpy(u->host, host, len);
+		u->next = r->unknown;
+		r->unknown = u;
+	}
+	return 1;
+}
+
 /* Takes the lock from the caller. */
 static void unref_unlock(struct gvm_resolver *r)
 {
@@ -264,6 +305,8 @@ static void unref_unlock(struct gvm_resolver *r)
 		return;
 	free_list(r->asked);
 	free_list(r->done);
+	while (r->unknown)
+		forget_unknown(&r->unknown);
 	close(r->fd);
 	pthread_mutex_destroy(&r->lock);
 	free(r);
@@ -297,16 +340,21 @@ void gvm_resolver_close(struct gvm_resolver *r)
 	unref_unlock(r);
 }
 
-static void look_up(struct gvm_lookup *l)
+/* Only the first of a row of failures is news. */
+static void look_up(struct gvm_resolver *r, struct gvm_lookup *l)
 {
+	struct unknown **told;
 	int rc = get_info(l->host, l->port, AI_ADDRCONFIG, &l->addrs);
 
 	/* AI_ADDRCONFIG hides ::1 and 127.0.0.1 on a machine that has nothing but loopback. */
 	if (rc)
 		rc = get_info(l->host, l->port, 0, &l->addrs);
-	if (rc)
+	if (rc && note_unknown(r, l->host))
 		gvm_log(GVM_LOG_WARN, "cannot find the address of '%s': %s", l->host,
 			gai_strerror(rc));
+	told = find_unknown(r, l->host);
+	if (!rc && *told)
+		forget_unknown(told);
 	l->err = rc ? -EHOSTUNREACH : 0;
 }
 
@@ -323,7 +371,7 @@ static void *lookup_main(void *arg)
 		if (!r->asked)
 			r->asked_end = &r->asked;
 		pthread_mutex_unlock(&r->lock);
-		look_up(l);
+		look_up(r, l);
 		pthread_mutex_lock(&r->lock);
 		l->next = r->done;
 		r->done = l;

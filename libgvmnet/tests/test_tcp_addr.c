@@ -201,6 +201,37 @@ static void each_lookup_is_answered_once(void **state)
 	gvm_resolver_close(r);
 }
 
+static int lines;
+
+static void count_line(enum gvm_log_level level, const char *line)
+{
+	__atomic_add_fetch(&lines, 1, __ATOMIC_SEQ_CST);
+}
+
+/* A node whose name has no address any more is looked up at each try to connect. */
+static void a_name_without_address_is_told_once(void **state)
+{
+	enum gvm_log_level before = gvm_log_level();
+	struct gvm_lookup *asked, *l;
+	struct gvm_resolver *r;
+	int fd;
+
+	gvm_log_set_level(GVM_LOG_WARN);
+	gvm_log_set(count_line);
+	lines = 0;
+	assert_int_equal(gvm_resolver_open(&r, &fd), 0);
+	for (int round = 0; round < 8; round++) {
+		assert_int_equal(gvm_resolver_ask(r, "*", 70, NULL, &asked), 0);
+		l = answer(r, fd);
+		assert_int_equal(l->err, -EHOSTUNREACH);
+		free(l);
+	}
+	assert_int_equal(lines, 1);
+	gvm_resolver_close(r);
+	gvm_log_set(NULL);
+	gvm_log_set_level(before);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -210,6 +241,7 @@ int main(void)
 		cmocka_unit_test(both_families_have_one_port),
 		cmocka_unit_test(a_connection_with_itself_is_known),
 		cmocka_unit_test(each_lookup_is_answered_once),
+		cmocka_unit_test(a_name_without_address_is_told_once),
 	};
 
 	if (!getenv("GVM_LOG"))
