@@ -189,6 +189,7 @@ int image_extent_map(struct image *image, uint64_t extent, uint64_t len, void **
 
 int image_extent_get(struct image *image, uint64_t len, uint64_t *extent, void **at)
 {
+	static struct gvm_log_limit limit;
 	uint64_t unit;
 	int err;
 
@@ -204,8 +205,10 @@ int image_extent_get(struct image *image, uint64_t len, uint64_t *extent, void *
 		*extent = unit * UNIT;
 		goto out;
 	}
-	gvm_log(GVM_LOG_WARN, "image %s: no room for a slab of %" PRIu64 " KiB: %s%s", image->path,
-		len >> 10, strerror(-err), image_advice(err));
+	/* a full disk stays full, and clients try again */
+	gvm_log_limited(&limit, GVM_LOG_WARN,
+			"image %s: no room for a slab of %" PRIu64 " KiB: %s%s", image->path,
+			len >> 10, strerror(-err), image_advice(err));
 	image_punch(image, DATA_OFF + unit * UNIT, len);
 	if (err == -EFBIG || err == -EDQUOT)
 		err = -ENOSPC;

@@ -122,34 +122,64 @@ void gvm_log(enum gvm_log_level level, const char *fmt, ...)
 	va_end(args);
 }
 
-/* The thread that first sees a new second opens it, and takes the number of lines left out. */
+static uint32_t limit_window(const struct gvm_log_limit *limit)
+{
+	uint32_t window = __atomic_load_n(&limit->window, __ATOMIC_RELAXED);
+
+	return window ? window : 1;
+}
+
+/* Twice as long if lines were left out and still come, else a second again. */
+static uint32_t next_window(uint32_t window, uint64_t passed, uint32_t left_out)
+{
+	if (!left_out || passed > 2ull * window)
+		return 1;
+	return window < GVM_LOG_WINDOW_S ? 2 * window : window;
+}
+
+/* The thread that first sees the window over opens the next one, and takes the number of lines left
+ * out. */
 static uint32_t limit_turn(struct gvm_log_limit *limit)
 {
 	struct timespec ts;
 	uint64_t now, seen = __atomic_load_n(&limit->second, __ATOMIC_RELAXED);
+	uint32_t left_out, window = limit_window(limit);
 
 	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
 	now = (uint64_t)ts.tv_sec + 1; /* never 0, which is a limit not used yet */
-	if (seen == now || !__atomic_compare_exchange_n(&limit->second, &seen, now, 0,
-							__ATOMIC_RELAXED, __ATOMIC_RELAXED))
+	if ((seen && now - seen < window) ||
+	    !__atomic_compare_exchange_n(&limit->second, &seen, now, 0, __ATOMIC_RELAXED,
+					 __ATOMIC_RELAXED))
 		return 0;
+	left_out = __atomic_exchange_n(&limit->left_out, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&limit->window, next_window(window, now - seen, left_out),
+			 __ATOMIC_RELAXED);
 	__atomic_store_n(&limit->lines, 0, __ATOMIC_RELAXED);
-	return __atomic_exchange_n(&limit->left_out, 0, __ATOMIC_RELAXED);
+	return left_out;
+}
+
+/* So many in a window: the longer it is, the less news there is in one more. */
+static uint32_t limit_lines(const struct gvm_log_limit *limit)
+{
+	uint32_t window = limit_window(limit);
+
+	return window < GVM_LOG_BURST ? GVM_LOG_BURST / window : 1;
 }
 
 void gvm_log_limited(struct gvm_log_limit *limit, enum gvm_log_level level, const char *fmt, ...)
 {
-	uint32_t left_out;
+	uint32_t left_out, most;
 	va_list args;
 
 	if (level > gvm_log_level())
 		return;
 	left_out = limit_turn(limit);
+	most = limit_lines(limit);
 	if (left_out)
 		gvm_log(level, "(%u lines like the next were left out)", left_out);
 	/* A counter that stands still cannot wrap round to zero under a long flood. */
-	if (__atomic_load_n(&limit->lines, __ATOMIC_RELAXED) >= GVM_LOG_BURST ||
-	    __atomic_fetch_add(&limit->lines, 1, __ATOMIC_RELAXED) >= GVM_LOG_BURST) {
+	if (__atomic_load_n(&limit->lines, __ATOMIC_RELAXED) >= most ||
+	    __atomic_fetch_add(&limit->lines, 1, __ATOMIC_RELAXED) >= most) {
 		__atomic_fetch_add(&limit->left_out, 1, __ATOMIC_RELAXED);
 		return;
 	}

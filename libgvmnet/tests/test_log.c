@@ -138,6 +138,29 @@ static void limited_lines(void **state)
 	assert_int_equal(limit.lines, 1);
 }
 
+/* A disk that is full stays full: not ten lines a second for ever. */
+static void a_long_flood_has_fewer_and_fewer_lines(void **state)
+{
+	struct gvm_log_limit limit = { 0 };
+
+	gvm_log_set_level(GVM_LOG_WARN);
+	for (int window = 0; window < 10; window++) {
+		lines = 0;
+		for (int i = 0; i < 100; i++)
+			gvm_log_limited(&limit, GVM_LOG_WARN, "flood");
+		if (window >= 6) {
+			assert_int_equal(lines, 2); /* one, and how many were left out */
+			assert_int_equal(limit.left_out, 99);
+		}
+		limit.second -= limit.window; /* as if the time were over */
+	}
+	assert_int_equal(limit.window, GVM_LOG_WINDOW_S);
+	/* a single line after a while without any: all is as at first */
+	limit.second -= 3 * GVM_LOG_WINDOW_S;
+	gvm_log_limited(&limit, GVM_LOG_WARN, "later");
+	assert_int_equal(limit.window, 1);
+}
+
 static struct gvm_log_limit shared_limit;
 
 static void *flood(void *arg)
@@ -177,6 +200,7 @@ int main(void)
 		cmocka_unit_test_setup(long_lines, to_sink),
 		cmocka_unit_test_setup(threads_do_not_mix, to_sink),
 		cmocka_unit_test_setup(limited_lines, to_sink),
+		cmocka_unit_test_setup(a_long_flood_has_fewer_and_fewer_lines, to_sink),
 		cmocka_unit_test_setup(limited_from_threads, to_sink),
 	};
 

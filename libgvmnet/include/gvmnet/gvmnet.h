@@ -64,14 +64,17 @@ void gvm_log_set_level(enum gvm_log_level level);
 enum gvm_log_level gvm_log_level(void);
 
 /*
- * For lines that a remote peer can cause: at most GVM_LOG_BURST of them a second, then silence; the
- * first line of a later second says how many were left out. One limit, static and
- * zero-initialised, for each kind of line. Thread-safe; does not allocate.
+ * For lines that a remote peer can cause, or a state that lasts (a full disk): at most
+ * GVM_LOG_BURST of them in a second, then silence; while they keep coming, fewer and fewer in twice
+ * the time, in the end one in GVM_LOG_WINDOW_S seconds. The first line of a later time says how
+ * many were left out. One limit, static and zero-initialised, for each kind of line. Thread-safe;
+ * does not allocate.
  */
-#define GVM_LOG_BURST 10u
+#define GVM_LOG_BURST    10u
+#define GVM_LOG_WINDOW_S 64u
 struct gvm_log_limit {
-	uint64_t second;          /* the library's */
-	uint32_t lines, left_out; /* the library's */
+	uint64_t second;                  /* the library's */
+	uint32_t lines, left_out, window; /* the library's */
 };
 void gvm_log_limited(struct gvm_log_limit *limit, enum gvm_log_level level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
