@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <gvmnet/gvmnet.h>
@@ -101,6 +102,34 @@ int image_sync(struct image *image)
 	return err ? image_fail(image, err) : 0;
 }
 
+/* Is something else, or nothing, where the next start will look for it? A folder that does not
+ * answer says neither. */
+static int file_is_gone(const struct image *image)
+{
+	struct stat here, there;
+
+	if (fstat(image->fd, &here))
+		return 0;
+	if (stat(image->path, &there))
+		return errno == ENOENT || errno == ENOTDIR;
+	return here.st_dev != there.st_dev || here.st_ino != there.st_ino;
+}
+
+/* To clients nothing has happened: the file goes on without a name as long as it is open. */
+static void look_for_file(struct image *image)
+{
+	int gone = file_is_gone(image);
+
+	if (gone && !atomic_exchange(&image->gone, 1))
+		gvm_log(GVM_LOG_ERROR,
+			"image %s: the file was removed or replaced while in use: what clients "
+			"have here ends with this process; let them end first, or put the file "
+			"back if it was moved",
+			image->path);
+	else if (!gone && atomic_exchange(&image->gone, 0))
+		gvm_log(GVM_LOG_WARN, "image %s: the file is back", image->path);
+}
+
 int image_check(struct image *image)
 {
 	/* Waiting for what is being written of a block that nobody writes: all that is left of it
@@ -109,6 +138,7 @@ int image_check(struct image *image)
 		   sync_file_range(image->fd, 0, BLOCK, SYNC_FILE_RANGE_WAIT_BEFORE) &&
 		   errno != EINTR && errno != ENOSYS && errno != EINVAL;
 
+	look_for_file(image);
 	if (lost)
 		return image_fail(image, -errno);
 	return atomic_load(&image->failed) ? image_fail(image, -EIO) : 0;
@@ -196,12 +226,14 @@ int image_table_room(struct image_table *t, uint32_t pages)
 /* One more page of free records; then the state says that it is there. */
 static int table_grow(struct image *image, struct image_table *t)
 {
+	static struct gvm_log_limit limit;
 	uint32_t per = BLOCK / t->record, base = t->pages * per;
 	uint8_t page[BLOCK];
 	int err;
 
 	if (base + per > t->cap) {
-		gvm_log(GVM_LOG_WARN, "image %s: its %s is full", image->path, t->what);
+		gvm_log_limited(&limit, GVM_LOG_WARN, "image %s: its %s is full", image->path,
+				t->what);
 		return -ENOSPC;
 	}
 	err = image_table_room(t, t->pages + 1);
@@ -363,6 +395,8 @@ int image_close(struct image *image, int clean)
 	}
 	if (err && !atomic_load(&image->noted))
 		(void)mark_failed(image);
+	if (!err && atomic_load(&image->gone))
+		err = -ESTALE; /* whole, and nobody will find it */
 	image_forget(image);
 	return err;
 }

@@ -81,9 +81,11 @@ int image_walk(struct image *image, const struct image_visitor *visitor);
 /* Everything written so far is on the disk when this returns 0. */
 int image_sync(struct image *image);
 /* Has the disk failed to take something that was written? Cheap: it starts no writing. From the
- * first -EIO on it is always that, and so is image_sync. */
+ * first -EIO on it is always that, and so is image_sync. Says, too, if the file is not under its
+ * name any more. */
 int image_check(struct image *image);
-/* clean: all regions are at rest; sync and say so in the file, unless a write was lost: -EIO. */
+/* clean: all regions are at rest; sync and say so in the file, unless a write was lost: -EIO.
+ * -ESTALE: that is done, but the file was removed or replaced. */
 int image_close(struct image *image, int clean);
 const char *image_path(const struct image *image);
 /* Bytes that the file's disk has left for new extents. */

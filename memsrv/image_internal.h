@@ -39,6 +39,7 @@ struct image {
 	_Atomic int failed; /* a write was lost: what is in the file may not be what was put */
 	_Atomic int noted;  /* the file says so */
 	_Atomic int told;   /* and so does the log */
+	_Atomic int gone;   /* the file has no name any more, or not this one */
 	int no_holes;       /* the file system cannot punch or allocate: zeros are written */
 
 	uint64_t *busy; /* bitmap of units in use */
