@@ -219,7 +219,7 @@ static uint64_t pagemap_read(const struct storage *st, uint64_t at, uint64_t ent
 }
 
 /* To look at a page that was never written is to make the kernel map one of zeros there: half
- * a second in a slab of 1 GiB. */
+ * the time again in a large slab. */
 static void copy_anonymous(struct storage *into, const struct storage *from)
 {
 	uint64_t entry[PAGEMAP_MAX], n;

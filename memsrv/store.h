@@ -43,7 +43,7 @@
 
 #define STORE_PAGES_MAX      (UINT64_C(1) << 40) /* 4 PiB in one region */
 #define STORE_SLAB_PAGES_MIN 16u
-#define STORE_SLAB_PAGES_MAX (1u << 18)
+#define STORE_SLAB_PAGES_MAX (1u << 14) /* 64 MiB: one is copied under the lock */
 #define STORE_LINGER_MAX_MS  (24u * 3600 * 1000)
 /* Memory that is of use to one client only does not keep others out for longer than this. */
 #define STORE_LINGER_EPHEMERAL_MS (10u * 60 * 1000)

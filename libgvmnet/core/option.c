@@ -90,7 +90,7 @@ static const struct gvm_option table[] = {
 	NUMBER("GVM_UNREACHABLE_MS", NULL, "ms", "5000", 1, DAY_MS,
 	       "How long a memory node may be away before sigbus and zero answer for it."),
 	{ "GVM_SLAB", NULL, "bytes", "16M", "Size of the slabs of new regions.", "power of two",
-	  64 * K, G },
+	  64 * K, 64 * M },
 	CHOICE("GVM_MODE", "--mode", "auto", "auto|kernel|user",
 	       "Whether memory is paged by the kernel module or by userfaultfd; auto looks for the "
 	       "module."),

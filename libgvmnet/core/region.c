@@ -20,7 +20,6 @@ _Static_assert(GVM_REGION_CREATE == GVM_RO_CREATE && GVM_REGION_EXCL == GVM_RO_E
 	       "the API's flags are the wire's");
 
 #define SLAB_BYTES_MIN (64u << 10)
-#define SLAB_BYTES_MAX (1u << 30)
 #define LINGER_MS      30000u
 
 /* ---- small things --------------------------------------------------------------------------- */
@@ -429,9 +428,9 @@ static int check_config(const struct gvm_region_config *config)
 			config->name, GVM_PAGE_SIZE);
 		return -EINVAL;
 	}
-	if (slab && (slab < SLAB_BYTES_MIN || slab > SLAB_BYTES_MAX || (slab & (slab - 1)))) {
+	if (slab && (slab < SLAB_BYTES_MIN || slab > GVM_SLAB_BYTES_MAX || (slab & (slab - 1)))) {
 		gvm_log(GVM_LOG_ERROR,
-			"region %s: slabs must be a power of two between 64 KiB and 1 GiB",
+			"region %s: slabs must be a power of two between 64 KiB and 64 MiB",
 			config->name);
 		return -EINVAL;
 	}

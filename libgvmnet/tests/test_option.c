@@ -128,7 +128,7 @@ static void illegal_values(void **state)
 		{ "GVM_OP_WINDOW", "4097" },
 		{ "GVM_OP_WINDOW", "18446744073709551617" },
 		{ "GVM_SLAB", "32K" },
-		{ "GVM_SLAB", "2G" },
+		{ "GVM_SLAB", "128M" },
 		{ "GVM_POLL_CPUS", "1," },
 		{ "GVM_POLL_CPUS", "3-1" },
 		{ "GVM_POLL_CPUS", "a" },

@@ -64,6 +64,7 @@ static void refuses_requests_that_make_no_sense(void **state)
 	REFUSED(r.slab_pages = 0);
 	REFUSED(r.slab_pages = 17);
 	REFUSED(r.slab_pages = 8);
+	REFUSED(r.slab_pages = STORE_SLAB_PAGES_MAX * 2);
 	REFUSED(r.slab_pages = 1u << 31);
 	REFUSED(r.pages = 0);
 	REFUSED(r.pages = UINT64_MAX);
@@ -258,13 +259,13 @@ static void survives_running_out_of_memory(void **state)
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 	c.memory = c.limit = UINT64_C(4) << 30;
 	restart(&c);
-	struct gvm_region_open req = request("big", 4 << 18, GVM_RO_CREATE);
-	req.slab_pages = 1 << 18; /* 1 GiB, which malloc does not have spare */
+	struct gvm_region_open req = request("big", 4 << 14, GVM_RO_CREATE);
+	req.slab_pages = 1 << 14; /* 64 MiB, which malloc does not have spare */
 	req.share_slabs = 4;
 	assert_int_equal(store_region_open(alice, id_of("big"), &req, &got), 0);
 	getrlimit(RLIMIT_AS, &old);
 	tight = old;
-	tight.rlim_cur = 512 << 20;
+	tight.rlim_cur = 64 << 20;
 	setrlimit(RLIMIT_AS, &tight);
 	assert_int_equal(store_slab_grant(alice, id_of("big"), 1, &e), -ENOMEM);
 	assert_non_null(strstr(fake_log, "no memory for a slab"));

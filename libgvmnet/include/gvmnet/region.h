@@ -29,11 +29,14 @@ struct gvm_region;
 #define GVM_REGION_READONLY  8u
 
 #define GVM_SLAB_BYTES (16u << 20)
+/* A node copies a slab that a clone shares while everybody waits: a few tens of milliseconds for one
+ * of this size. */
+#define GVM_SLAB_BYTES_MAX (64u << 20)
 
 struct gvm_region_config {
 	const char *name;    /* 1 to 63 of [A-Za-z0-9._-] */
 	uint64_t bytes;      /* a multiple of the page size; 0 with no CREATE: as it is */
-	uint32_t slab_bytes; /* power of two, 64 KiB to 1 GiB; 0: GVM_SLAB_BYTES */
+	uint32_t slab_bytes; /* power of two, 64 KiB to 64 MiB; 0: GVM_SLAB_BYTES */
 	uint32_t flags;      /* GVM_REGION_* */
 	uint32_t linger_ms;  /* how long it stays held after a connection is lost; 0: 30,000; nodes
 			      * keep an  ephemeral one for 10 minutes at most, others for 24 hours */
