@@ -151,8 +151,8 @@ static bool lay_aside(struct view *view, uint64_t page, const char *src)
 	slot = &shard->slots[i];
 	slot->page = (uint32_t)page;
 	slot->range = (uint16_t)view->id;
-	slot->flags |= SLOT_FULL | SLOT_VICTIM;
-	gvm_queue_push(&shard->victims, shard->slots, sizeof(*slot), i);
+	slot->flags |= SLOT_FULL;
+	victim_push(shard, i);
 	view->table[page] = page_make(PAGE_VICTIM, (w & PAGE_KEEP) | PAGE_AHEAD, i);
 	return true;
 }

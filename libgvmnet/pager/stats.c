@@ -73,10 +73,13 @@ static void add_shard(struct gvm_pager_stats *sum, const struct shard *shard)
 /* Bookkeeping that grows with what is here: frames and slots, and the fixed part. */
 static uint64_t shard_metadata(const struct shard *shard)
 {
+	uint64_t outlets = __atomic_load_n(&shard->outlets_seen, __ATOMIC_RELAXED);
+	uint64_t puts = outlets * PUTS_NODE < PUTS ? outlets * PUTS_NODE : PUTS;
+
 	return load(&shard->used) * (sizeof(struct frame) + sizeof(struct slot) / 4) +
 	       sizeof(*shard) + FAULTS * 2 * sizeof(struct fault) +
-	       TRACKERS * sizeof(struct tracker) + PUTS * sizeof(struct put) +
-	       (DEMANDS + shard->aheads) * sizeof(struct fetch);
+	       TRACKERS * sizeof(struct tracker) + puts * sizeof(struct put) +
+	       outlets * sizeof(struct outlet) + (DEMANDS + shard->aheads) * sizeof(struct fetch);
 }
 
 void gvm_pager_stats(struct gvm_pager *pager, struct gvm_pager_stats *stats,
@@ -92,7 +95,7 @@ void gvm_pager_stats(struct gvm_pager *pager, struct gvm_pager_stats *stats,
 		add_shard(stats, shard);
 		stats->metadata_bytes += shard_metadata(shard);
 		stats->resident_pages += __atomic_load_n(&shard->mapped.count, __ATOMIC_RELAXED);
-		stats->dirty_pages += __atomic_load_n(&shard->dirty.count, __ATOMIC_RELAXED);
+		stats->dirty_pages += __atomic_load_n(&shard->dirty, __ATOMIC_RELAXED);
 		if (!latency)
 			continue;
 		gvm_hist_merge(&latency->all, &shard->latency.remote);
