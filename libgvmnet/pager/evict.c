@@ -29,17 +29,18 @@ static void settle_victim(struct view *view, uint64_t page, uint32_t i, bool giv
 	struct shard *shard = view->shard;
 	page_word w = view->table[page];
 	struct slot *slot = &shard->slots[i];
+	bool zero = (w & PAGE_DIRTY) && !(w & PAGE_STORED) && mem_is_zero(slot_mem(shard, i));
 
 	slot->flags |= SLOT_FULL;
-	if (w & PAGE_AHEAD)
-		STAT_ADD(shard, prefetch_wasted, 1);
+	if (w & PAGE_AHEAD) /* what was put there as zeros and is none any more was written to */
+		prefetch_outcome(view, page, (w & PAGE_DIRTY) && !(w & PAGE_STORED) && !zero);
 	if (w & PAGE_REMOVED) {
 		slot_put(shard, i);
 		frames_release(shard, 1);
 		view->table[page] = page_make(PAGE_NONE, w & PAGE_KEEP, 0);
 		return;
 	}
-	if ((w & PAGE_DIRTY) && !(w & PAGE_STORED) && mem_is_zero(slot_mem(shard, i))) {
+	if (zero) {
 		slot_put(shard, i);
 		frames_release(shard, 1);
 		STAT_ADD(shard, evicted_pages, 1);
@@ -82,7 +83,7 @@ static void judge(struct view *view, uint64_t page, uint32_t slot)
 	if ((w & (PAGE_UNSURE | PAGE_DIRTY)) == PAGE_UNSURE &&
 	    !digest_matches(shard->pager->digests, slot_mem(shard, slot), &frame->digest)) {
 		if (w & PAGE_AHEAD)
-			STAT_ADD(shard, prefetch_used, 1);
+			prefetch_outcome(view, page, true);
 		w = (w | PAGE_DIRTY) & ~(page_word)PAGE_AHEAD;
 	}
 	view->table[page] = w & ~(page_word)PAGE_UNSURE;
@@ -408,9 +409,9 @@ static bool drop_victim(struct shard *shard)
 		struct view *view = &shard->views[slot->range];
 
 		if (can_drop(shard, view, slot->page)) {
-			page_forget(view, slot->page, PAGE_NONE);
 			STAT_ADD(shard, evicted_pages, 1);
-			STAT_ADD(shard, evicted_clean, 1);
+			STAT_ADD(shard, evicted_clean, !(view->table[slot->page] & PAGE_PUT));
+			page_forget(view, slot->page, PAGE_NONE);
 			return true;
 		}
 		i = slot->link.prev;

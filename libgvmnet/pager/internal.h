@@ -76,6 +76,7 @@ enum page_state {
 #define PAGE_RETURN   (1u << 13) /* taken by sync: goes back when it is stored */
 #define PAGE_EVENT    (1u << 15) /* while it is taken: its emptying has been announced */
 #define PAGE_BUSY     (1u << 14) /* the kernel would not let go of it last time */
+#define PAGE_PUT      (1u << 17) /* a victim that has been written since it was taken */
 #define PAGE_UNSURE   (1u << 16) /* clean if it still has the digest that its frame holds */
 
 typedef uint64_t page_word;
@@ -593,6 +594,7 @@ bool shard_sync(struct shard *shard);
 void call_sync(struct call *call);
 
 bool prefetch_gathers(struct view *view, uint64_t page);
+void prefetch_outcome(struct view *view, uint64_t page, bool used);
 void prefetch_note(struct view *view, uint64_t page, bool stands);
 void prefetch_run(struct shard *shard, bool patient);
 /* Frames that eviction shall keep free beyond the policy's water marks. */

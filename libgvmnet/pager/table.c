@@ -480,7 +480,10 @@ static void drop_slot(struct view *view, uint32_t i, page_word w)
 void page_forget(struct view *view, uint64_t page, unsigned state)
 {
 	page_word w = view->table[page];
+	bool here = page_state(w) == PAGE_MAPPED || page_state(w) == PAGE_VICTIM;
 
+	if (here && (w & PAGE_AHEAD))
+		prefetch_outcome(view, page, false);
 	switch (page_state(w)) {
 	case PAGE_MAPPED:
 		drop_frame(view, page_index(w));

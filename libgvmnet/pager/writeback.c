@@ -329,7 +329,8 @@ static bool post_put(struct shard *shard, uint32_t first, uint32_t count)
 		if (!(*w & PAGE_STORED))
 			STAT_ADD(shard, stored_pages, 1);
 		/* what was discarded and not told yet is overwritten now, so it need not be told */
-		*w = (*w & ~(page_word)(PAGE_DIRTY | PAGE_PURGE)) | PAGE_WRITING | PAGE_STORED;
+		*w = (*w & ~(page_word)(PAGE_DIRTY | PAGE_PURGE)) | PAGE_WRITING | PAGE_STORED |
+		     PAGE_PUT;
 		view->dirty--;
 		dirty_remove(shard, first + k);
 	}

@@ -29,6 +29,8 @@ static void contents_hold_over_the_budget(void **state)
 		s = stats_of(&bed);
 		assert_true(s.local_pages <= BUDGET / PAGE);
 		assert_true(s.faults_remote > 0 && s.written_pages > 0);
+		/* all were written once, and read more often than that */
+		assert_true(s.evicted_clean > 0 && s.evicted_pages - s.evicted_clean > pages / 2);
 		close_bed(&bed);
 	}
 }
@@ -279,6 +281,11 @@ static void prefetch_follows(const struct kind *kind)
 		assert_page(bed.mem, (x = mix(x + i)) % pages, 8);
 	s = stats_of(&bed);
 	assert_true(s.prefetched_pages - before.prefetched_pages < 200);
+	assert_true(s.zeros_ahead > 0);
+	assert_true(s.prefetched_pages <= s.fetched_pages);
+	assert_true(s.prefetch_used + s.prefetch_wasted <= s.prefetched_pages);
+	assert_true(s.prefetched_pages - s.prefetch_used - s.prefetch_wasted <= s.local_pages);
+	assert_true(s.fetched_pages - s.prefetched_pages <= s.faults_remote);
 	assert_int_equal(gvm_pager_set_prefetch(bed.pager, 0), 0);
 	before = s;
 	for (uint64_t p = 0; p < 2000; p++)
