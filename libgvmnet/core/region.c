@@ -66,6 +66,11 @@ uint64_t gvm_region_away_since(const struct gvm_region *region, uint64_t page)
 	return region_home(region, region_slab_of(region, page))->away_since;
 }
 
+unsigned gvm_region_node(const struct gvm_region *region, uint64_t page)
+{
+	return region_home(region, region_slab_of(region, page))->id;
+}
+
 uint64_t region_jitter(struct gvm_region *region, unsigned tries)
 {
 	uint64_t most = REGION_BACKOFF_NS << (tries < 10 ? tries : 10);

@@ -171,6 +171,7 @@ static void tell_away(struct region_node *node)
 static void node_lost(struct region_node *node)
 {
 	node->state = NODE_LOST;
+	node->away_since = 0;
 	gvm_log(GVM_LOG_ERROR,
 		"region %s: %s is back without the region's data; its slabs fail from now on",
 		node->region->name, gvm_peer_name(node->peer));

@@ -15,201 +15,9 @@
 #include <unistd.h>
 #include "internal.h"
 
-/* ---- write-back ---------------------------------------------------------------------------- */
-
-#define HOLD_NS  100000000ull /* a full memory node is not asked again before; doubles up to 1 s */
-#define HOLD_MAX 1000000000ull
-#define RETRY_NS 2000000ull /* nor pages that did not let go */
-
-static void *dirty_links(struct shard *shard)
-{
-	return (char *)shard->slots + offsetof(struct slot, dirty);
-}
-
-void dirty_push(struct shard *shard, uint32_t i)
-{
-	if (shard->slots[i].flags & SLOT_QUEUED)
-		return;
-	shard->slots[i].flags |= SLOT_QUEUED;
-	gvm_queue_push(&shard->dirty, dirty_links(shard), sizeof(struct slot), i);
-}
-
-void dirty_remove(struct shard *shard, uint32_t i)
-{
-	if (!(shard->slots[i].flags & SLOT_QUEUED))
-		return;
-	shard->slots[i].flags &= (uint16_t)~SLOT_QUEUED;
-	gvm_queue_remove(&shard->dirty, dirty_links(shard), sizeof(struct slot), i);
-}
-
-/* Is slot i of a page that can be put now? */
-static bool can_put(struct shard *shard, uint32_t i)
-{
-	const struct slot *slot = &shard->slots[i];
-	page_word w = shard->views[slot->range].table[slot->page];
-
-	return (w & PAGE_DIRTY) && !(w & (PAGE_WRITING | PAGE_PURGING)) &&
-	       !shard->views[slot->range].closing;
-}
-
-static void put_page_done(struct put *put, uint32_t k, int status)
-{
-	struct view *view = put->view;
-	struct shard *shard = view->shard;
-	uint64_t page = put->page + k;
-	uint32_t i = put->slot + k;
-	page_word w = view->table[page] & ~(page_word)PAGE_WRITING;
-	bool here = page_state(w) == PAGE_VICTIM && page_index(w) == i;
-
-	view->table[page] = w;
-	if (!here) {
-		shard->slots[i].flags &= (uint16_t)~SLOT_ORPHAN;
-		slot_put(shard, i);
-		if (status && page_state(w) == PAGE_MAPPED)
-			view->table[page] |= PAGE_DIRTY;
-		return;
-	}
-	if (status == -EIO) {
-		STAT_ADD(shard, lost_pages, 1);
-		page_forget(view, page, PAGE_NONE);
-		view->table[page] |= PAGE_LOST;
-	} else if (status) {
-		view->table[page] |= PAGE_DIRTY;
-		view->dirty++;
-		dirty_push(shard, i);
-	} else if (w & PAGE_RETURN) {
-		view->table[page] &= ~(page_word)PAGE_RETURN;
-		victim_back(view, page, false);
-	}
-}
-
-/* The store is full, or otherwise unwilling: again in a while, by the timer. */
-static void hold_puts(struct shard *shard)
-{
-	if (shard->put_hold) /* of the same turn */
-		return;
-	shard->put_hold_ns = shard->put_hold_ns ? 2 * shard->put_hold_ns : HOLD_NS;
-	if (shard->put_hold_ns > HOLD_MAX)
-		shard->put_hold_ns = HOLD_MAX;
-	shard->put_hold = gvm_now() + shard->put_hold_ns;
-	if (shard->retry_timer.place == 0)
-		gvm_timer_set(shard->worker, &shard->retry_timer, shard->put_hold);
-}
-
-/* Tried again and again, so told once, until a put succeeds or fails otherwise. */
-static void tell_refused(const struct put *put, int status)
-{
-	struct shard *shard = put->view->shard;
-	static struct gvm_log_limit limit;
-
-	if (shard->put_told == status)
-		return;
-	shard->put_told = status;
-	gvm_log_limited(&limit, GVM_LOG_ERROR,
-			"%u pages of %s from %llu on could not be stored%s: %s", put->count,
-			put->view->range->name, (unsigned long long)put->page,
-			status == -EIO ? "" : ", and are tried again",
-			status == -EIO ? "the memory node has lost the region" : strerror(-status));
-}
-
-static void put_done(struct gvm_region_op *op, int status)
-{
-	struct put *put = (struct put *)op;
-	struct view *view = put->view;
-	struct shard *shard = view->shard;
-
-	if (status && status != -EIO && status != -ECANCELED)
-		hold_puts(shard);
-	if (status)
-		view->put_err = status;
-	if (status && status != -ECANCELED)
-		tell_refused(put, status);
-	if (status == 0) {
-		shard->put_hold_ns = 0;
-		shard->put_told = 0;
-		STAT_ADD(shard, written_pages, put->count);
-		STAT_ADD(shard, written_bytes, (uint64_t)put->count * PAGE);
-	}
-	for (uint32_t k = 0; k < put->count; k++)
-		put_page_done(put, k, status);
-	shard->putting--;
-	view->writing[put->turn]--;
-	put->next_free = shard->put_free;
-	shard->put_free = (uint32_t)(put - shard->puts);
-	if (view->purge_lo < view->purge_hi)
-		shard->purge_wanted = true;
-	if (--view->busy == 0)
-		view_idle(view);
-}
-
-static bool post_put(struct shard *shard, uint32_t first, uint32_t count)
-{
-	struct slot *slot = &shard->slots[first];
-	struct view *view = &shard->views[slot->range];
-	struct put *put = &shard->puts[shard->put_free];
-	int err;
-
-	put->view = view;
-	put->page = slot->page;
-	put->count = count;
-	put->slot = first;
-	put->op.done = put_done;
-	put->op.deadline_ns = GVM_NEVER;
-	err = shard->pager->store->put(view->region, put->page, count, slot_mem(shard, first),
-				       &put->op);
-	if (err)
-		return false;
-	shard->put_free = put->next_free;
-	shard->putting++;
-	put->turn = view->turn;
-	view->writing[put->turn]++;
-	view->busy++;
-	for (uint32_t k = 0; k < count; k++) {
-		page_word *w = &view->table[put->page + k];
-
-		if (!(*w & PAGE_STORED))
-			STAT_ADD(shard, stored_pages, 1);
-		/* what was discarded and not told yet is overwritten now, so it need not be told */
-		*w = (*w & ~(page_word)(PAGE_DIRTY | PAGE_PURGE)) | PAGE_WRITING | PAGE_STORED;
-		view->dirty--;
-		dirty_remove(shard, first + k);
-	}
-	return true;
-}
-
-/* Neighbours in slots beside each other go together. */
-static uint32_t put_run(struct shard *shard, uint32_t first)
-{
-	const struct slot *s = shard->slots;
-	uint32_t slab = shard->views[s[first].range].slab_pages, n = 1;
-
-	while (n < RUN_MAX && first + n < shard->slot_limit &&
-	       slot_mem(shard, first + n) == slot_mem(shard, first) + (uint64_t)n * PAGE &&
-	       (s[first + n].flags & SLOT_QUEUED) && s[first + n].range == s[first].range &&
-	       s[first + n].page == s[first].page + n && s[first + n].page % slab != 0 &&
-	       can_put(shard, first + n))
-		n++;
-	return n;
-}
-
-void shard_write_back(struct shard *shard)
-{
-	uint32_t i = shard->dirty.tail;
-
-	if (i == GVM_NIL || (shard->put_hold && gvm_now() < shard->put_hold))
-		return;
-	shard->put_hold = 0;
-	while (i != GVM_NIL && shard->put_free != GVM_NIL) {
-		uint32_t next = shard->slots[i].dirty.prev;
-		uint32_t n = can_put(shard, i) ? put_run(shard, i) : 0;
-
-		/* the run may have taken what is next in the queue: begin again from its end */
-		if (n && !post_put(shard, i, n))
-			break;
-		i = n > 1 ? shard->dirty.tail : next;
-	}
-	gvm_worker_flush(shard->worker);
-}
+#define RETRY_NS 2000000ull   /* pages that did not let go are not asked again before */
+#define STAY     64u          /* mapped pages that are left where nearly all is stranded */
+#define IDLE_NS  100000000ull /* nor is anything looked at when only an absent node can help */
 
 #define TAKE_REFUSED (-1) /* not this page, not now; 0: not now for want of means */
 
@@ -221,17 +29,18 @@ static void settle_victim(struct view *view, uint64_t page, uint32_t i, bool giv
 	struct shard *shard = view->shard;
 	page_word w = view->table[page];
 	struct slot *slot = &shard->slots[i];
+	bool zero = (w & PAGE_DIRTY) && !(w & PAGE_STORED) && mem_is_zero(slot_mem(shard, i));
 
 	slot->flags |= SLOT_FULL;
-	if (w & PAGE_AHEAD)
-		STAT_ADD(shard, prefetch_wasted, 1);
+	if (w & PAGE_AHEAD) /* what was put there as zeros and is none any more was written to */
+		prefetch_outcome(view, page, (w & PAGE_DIRTY) && !(w & PAGE_STORED) && !zero);
 	if (w & PAGE_REMOVED) {
 		slot_put(shard, i);
 		frames_release(shard, 1);
 		view->table[page] = page_make(PAGE_NONE, w & PAGE_KEEP, 0);
 		return;
 	}
-	if ((w & PAGE_DIRTY) && !(w & PAGE_STORED) && mem_is_zero(slot_mem(shard, i))) {
+	if (zero) {
 		slot_put(shard, i);
 		frames_release(shard, 1);
 		STAT_ADD(shard, evicted_pages, 1);
@@ -241,14 +50,15 @@ static void settle_victim(struct view *view, uint64_t page, uint32_t i, bool giv
 	}
 	slot->page = (uint32_t)page;
 	slot->range = (uint16_t)view->id;
-	slot->flags |= SLOT_VICTIM;
-	gvm_queue_push(&shard->victims, shard->slots, sizeof(*slot), i);
 	view->table[page] = page_make(
 	    PAGE_VICTIM, (w & (PAGE_KEEP | PAGE_DIRTY)) | (give_back ? PAGE_RETURN : 0), i);
 	if (w & PAGE_DIRTY) {
 		view->dirty++;
+		dirty_assign(view, page, i);
 		dirty_push(shard, i);
-	} else if (give_back) {
+	}
+	victim_push(shard, i);
+	if (!(w & PAGE_DIRTY) && give_back) {
 		view->table[page] &= ~(page_word)PAGE_RETURN;
 		victim_back(view, page, false);
 	}
@@ -273,7 +83,7 @@ static void judge(struct view *view, uint64_t page, uint32_t slot)
 	if ((w & (PAGE_UNSURE | PAGE_DIRTY)) == PAGE_UNSURE &&
 	    !digest_matches(shard->pager->digests, slot_mem(shard, slot), &frame->digest)) {
 		if (w & PAGE_AHEAD)
-			STAT_ADD(shard, prefetch_used, 1);
+			prefetch_outcome(view, page, true);
 		w = (w | PAGE_DIRTY) & ~(page_word)PAGE_AHEAD;
 	}
 	view->table[page] = w & ~(page_word)PAGE_UNSURE;
@@ -501,9 +311,14 @@ void take_done(struct job *job)
 
 int page_take(struct view *view, uint64_t page, uint32_t count, bool give_back)
 {
+	struct shard *shard = view->shard;
+
+	/* the slots of stranded pages are not there for those that leave */
+	if (shard->stranded && shard->slot_limit - shard->slot_busy < count && slots_grow(shard))
+		return 0;
 	if (!view->anon)
 		return take_shared(view, page, count, give_back);
-	if (view->shard->pager->move)
+	if (shard->pager->move)
 		return take_move(view, page, count, give_back);
 	return take_helped(view, page, count, give_back);
 }
@@ -594,9 +409,9 @@ static bool drop_victim(struct shard *shard)
 		struct view *view = &shard->views[slot->range];
 
 		if (can_drop(shard, view, slot->page)) {
-			page_forget(view, slot->page, PAGE_NONE);
 			STAT_ADD(shard, evicted_pages, 1);
-			STAT_ADD(shard, evicted_clean, 1);
+			STAT_ADD(shard, evicted_clean, !(view->table[slot->page] & PAGE_PUT));
+			page_forget(view, slot->page, PAGE_NONE);
 			return true;
 		}
 		i = slot->link.prev;
@@ -614,10 +429,24 @@ static bool mine_to_give(const struct shard *shard)
 	       shard->wait_head != shard->wait_tail;
 }
 
-/* Is there a page that has not just refused? */
+/*
+ * Is there a page that has not just refused? Where nearly all is stranded the next to leave is soon
+ * the page that came last, before the thread that it came for has used it: the last few stay.
+ */
 static bool can_try(const struct shard *shard)
 {
-	return shard->mapped.count && shard->stuck <= shard->mapped.count;
+	uint32_t stay = 0;
+
+	if (shard->stranded)
+		stay = shard->wait_head == shard->wait_tail ? STAY : STAY / 8;
+	return shard->mapped.count > stay && shard->stuck <= shard->mapped.count;
+}
+
+/* Something is under way, or waits for its turn, or for its node. */
+static bool will_change(const struct shard *shard)
+{
+	return shard->putting || shard->fetching || (shard->jobs_out && !shard->populating) ||
+	       shard->dirty;
 }
 
 /*
@@ -628,17 +457,24 @@ static bool can_try(const struct shard *shard)
  */
 static void nothing_to_evict(struct shard *shard)
 {
+	/* a node that is back wakes the shard by itself */
+	uint64_t again = shard->stranded && !shard->stuck ? IDLE_NS : RETRY_NS;
+	bool ask = shard->pager->shards > 1 || shard->populating;
+
 	if (shard->retry_timer.place == 0)
-		gvm_timer_set(shard->worker, &shard->retry_timer, gvm_now() + RETRY_NS);
-	if (shard->wait_head == shard->wait_tail || shard->putting || shard->fetching ||
-	    (shard->jobs_out && !shard->populating) || shard->dirty.count || can_try(shard))
+		gvm_timer_set(shard->worker, &shard->retry_timer, gvm_now() + again);
+	if (shard->wait_head == shard->wait_tail || can_try(shard))
+		return;
+	if (will_change(shard) && !shard->stranded)
 		return;
 	/* other shards may have pages to give, or the helper: they are given until the next time */
-	if ((shard->pager->shards > 1 || shard->populating) && !shard->asked) {
+	if (ask && !shard->asked) {
 		shard->asked = true;
 		shard_poke_others(shard);
 		return;
 	}
+	if (will_change(shard))
+		return;
 	shard->asked = false;
 	if (!shard->over_budget)
 		gvm_log(GVM_LOG_WARN, "no page can be taken away: all are locked or in use by the "
@@ -675,7 +511,7 @@ bool shard_evict(struct shard *shard)
 			shard->evicting = false;
 			break;
 		}
-		want = gvm_policy_victims(shard->used);
+		want = gvm_policy_victims(shard->used - shard->stranded);
 		done = 0;
 		/* what the helper is about is as good as taken: no fault need wait for its end */
 		coming = shard->victims.count + shard->taking;
@@ -764,8 +600,8 @@ bool shard_sync(struct shard *shard)
 			continue;
 		}
 		/* with nothing under way no completion would bring the shard back here */
-		more |= call->phase == 0 && view->writing[0] + view->writing[1] == 0 &&
-			view->taking == 0 && !shard->put_hold;
+		more |= !over && view->writing[0] + view->writing[1] == 0 && view->taking == 0 &&
+			!shard->put_hold;
 		at = &call->next;
 	}
 	return more;

@@ -235,7 +235,7 @@ static void fault_mapped(struct view *view, uint64_t page, const struct fault *f
 
 	if (fault->flags & UFFD_PAGEFAULT_FLAG_WP) {
 		if (w & PAGE_AHEAD)
-			STAT_ADD(shard, prefetch_used, 1);
+			prefetch_outcome(view, page, true);
 		view->table[page] = (w | PAGE_DIRTY) & ~(page_word)PAGE_AHEAD;
 		for (;;) {
 			addr = view_addr(view, page);
@@ -310,7 +310,8 @@ static void fault_victim(struct view *view, uint64_t page, const struct fault *f
 	/* reaching the marker is what tells prefetch that its guess was right */
 	prefetch_note(view, page, false);
 	if (view->table[page] & PAGE_AHEAD)
-		STAT_ADD(shard, prefetch_used, 1);
+		prefetch_outcome(view, page, true);
+	view->table[page] &= ~(page_word)PAGE_AHEAD;
 	victim_back(view, page, fault->flags & UFFD_PAGEFAULT_FLAG_WRITE);
 	STAT_ADD(shard, faults_victim, 1);
 	latency(&shard->latency.victim, fault->start_ns);
@@ -322,11 +323,8 @@ static void fault_fetching(struct view *view, uint64_t page, const struct fault 
 	struct fetch *fetch = &shard->fetches[page_index(view->table[page])];
 	bool write = fault->flags & UFFD_PAGEFAULT_FLAG_WRITE;
 
-	if (!(view->table[page] & PAGE_WANTED) && !fetch->demand) {
+	if (!(view->table[page] & PAGE_WANTED) && !fetch->demand)
 		STAT_ADD(shard, faults_prefetch, 1);
-		STAT_ADD(shard, prefetch_used, 1);
-		view->table[page] &= ~(page_word)PAGE_AHEAD;
-	}
 	view->table[page] |= PAGE_WANTED | (write ? PAGE_WANTED_W : 0);
 	if (fetch->start_ns == 0)
 		fetch->start_ns = fault->start_ns;

@@ -126,7 +126,6 @@ uint32_t fetch_ahead(struct view *view, uint64_t page, uint32_t count)
 	for (uint32_t i = 0; i < count; i++)
 		view->table[page + i] = page_make(
 		    PAGE_FETCHING, (view->table[page + i] & PAGE_KEEP) | PAGE_AHEAD, fetch->number);
-	STAT_ADD(shard, prefetched_pages, count);
 	return count;
 }
 
@@ -151,8 +150,8 @@ static bool lay_aside(struct view *view, uint64_t page, const char *src)
 	slot = &shard->slots[i];
 	slot->page = (uint32_t)page;
 	slot->range = (uint16_t)view->id;
-	slot->flags |= SLOT_FULL | SLOT_VICTIM;
-	gvm_queue_push(&shard->victims, shard->slots, sizeof(*slot), i);
+	slot->flags |= SLOT_FULL;
+	victim_push(shard, i);
 	view->table[page] = page_make(PAGE_VICTIM, (w & PAGE_KEEP) | PAGE_AHEAD, i);
 	return true;
 }
@@ -253,6 +252,21 @@ static uint32_t arrive_run(struct fetch *fetch, uint32_t from)
 		page_set_mapped(view, page, view->table[page] & (PAGE_KEEP | PAGE_AHEAD));
 	}
 	return k;
+}
+
+/* Pages that came ahead of the faults that asked for them, but not by much. */
+static void count_wanted(struct fetch *fetch)
+{
+	struct view *view = fetch->view;
+
+	for (uint64_t p = fetch->page; p < fetch->page + fetch->count; p++) {
+		page_word w = view->table[p];
+
+		if (!is_of(fetch, w) || !(w & PAGE_WANTED))
+			continue;
+		prefetch_outcome(view, p, true);
+		view->table[p] &= ~(page_word)PAGE_AHEAD;
+	}
 }
 
 static uint32_t arrived(struct fetch *fetch)
@@ -361,9 +375,15 @@ static void fetch_done(struct gvm_region_op *op, int status)
 	if (view->closing) {
 		here = unwanted(fetch);
 	} else if (status == 0) {
-		here = arrived(fetch);
 		STAT_ADD(shard, fetched_pages, fetch->count);
 		STAT_ADD(shard, fetched_bytes, (uint64_t)fetch->count * PAGE);
+		if (!fetch->demand) {
+			STAT_ADD(shard, prefetched_pages, fetch->count);
+			count_wanted(fetch);
+		}
+		here = arrived(fetch);
+		if (!fetch->demand) /* discarded meanwhile */
+			STAT_ADD(shard, prefetch_wasted, fetch->count - here);
 	} else if (status == -ETIMEDOUT && sent_again(fetch)) {
 		return;
 	} else {

@@ -38,7 +38,8 @@
 #define RUN_MAX    64u     /* pages of one fetch, put or ioctl */
 #define DEMANDS    72u     /* single-page fetches under way, per shard */
 #define AHEADS_MAX 16u     /* fetches of up to RUN_MAX pages under way, per shard */
-#define PUTS       32u
+#define PUTS       256u
+#define PUTS_NODE  32u /* of them for one memory node */
 #define DISCARDS   32u
 #define JOBS       64u  /* what the helper thread has to do, per shard */
 #define FAULTS     128u /* faults read and not served yet, per shard; a power of two */
@@ -75,6 +76,7 @@ enum page_state {
 #define PAGE_RETURN   (1u << 13) /* taken by sync: goes back when it is stored */
 #define PAGE_EVENT    (1u << 15) /* while it is taken: its emptying has been announced */
 #define PAGE_BUSY     (1u << 14) /* the kernel would not let go of it last time */
+#define PAGE_PUT      (1u << 17) /* a victim that has been written since it was taken */
 #define PAGE_UNSURE   (1u << 16) /* clean if it still has the digest that its frame holds */
 
 typedef uint64_t page_word;
@@ -106,6 +108,7 @@ struct store_ops {
 	uint64_t (*slab_pages)(const struct gvm_region *region);
 	int (*has_storage)(const struct gvm_region *region, uint64_t page);
 	uint64_t (*away_since)(const struct gvm_region *region, uint64_t page);
+	unsigned (*node)(const struct gvm_region *region, uint64_t page);
 	int (*fetch)(struct gvm_region *region, uint64_t page, uint32_t count, void *buf,
 		     struct gvm_region_op *op);
 	int (*put)(struct gvm_region *region, uint64_t page, uint32_t count, const void *buf,
@@ -130,6 +133,9 @@ extern const struct store_ops store_region;
 #define QUIRK_NO_DIGESTS  4u
 #define QUIRK_SLOW_HELPER 8u /* as on a machine that is very busy */
 extern unsigned pager_quirks;
+/* Called by a shard's thread whenever it has done what there was to do: what a test awaits may have
+ * come about. */
+extern void (*pager_observer)(void);
 
 /* ---- objects ------------------------------------------------------------------------------- */
 
@@ -145,16 +151,27 @@ struct frame {
 };
 
 /* A place for a page that has been taken out of its mapping. */
-#define SLOT_BUSY   1u  /* in use */
-#define SLOT_FULL   2u  /* has memory: must be emptied before a page can be moved in */
-#define SLOT_VICTIM 4u  /* in the queue of victims */
-#define SLOT_QUEUED 8u  /* in the queue of those to be written */
-#define SLOT_ORPHAN 16u /* its put goes on, its page has left: free when done */
+#define SLOT_BUSY     1u  /* in use */
+#define SLOT_FULL     2u  /* has memory: must be emptied before a page can be moved in */
+#define SLOT_VICTIM   4u  /* in the queue of victims */
+#define SLOT_QUEUED   8u  /* in the queue of those to be written */
+#define SLOT_ORPHAN   16u /* its put goes on, its page has left: free when done */
+#define SLOT_STRANDED 32u /* to be written to a node that is away: in no queue of victims */
 struct slot {
 	struct gvm_link link, dirty; /* among victims; among those to be written */
 	uint32_t page;
 	uint16_t range;
-	uint16_t flags;
+	uint16_t flags : 6, outlet : 10; /* of a page that is or was dirty */
+};
+
+/* What is on its way to one memory node; nodes whose ids are equal modulo OUTLETS share it. */
+#define OUTLETS 1024u
+struct outlet {
+	struct gvm_link link;   /* among those with something to be written, or under way */
+	struct gvm_queue dirty; /* of slots: to be written */
+	uint32_t putting;
+	bool seen, listed, away;
+	uint64_t heard_ns; /* when it answered a put last, or the first one was begun */
 };
 
 /* A fetch under way. */
@@ -315,10 +332,14 @@ struct shard {
 	/* slots that were freed and may have memory, in the order of it: a ring */
 	uint32_t stale[POOL_MAX], stale_from, stale_count, stale_limit;
 	struct gvm_queue victims; /* of slots, LRU */
-	struct gvm_queue dirty;   /* of slots: to be written */
-	uint64_t put_hold;        /* no put before: a node was full */
-	uint64_t put_hold_ns;     /* how long it was full for last time; 0: it was not */
-	int put_told;             /* why a put was refused, as the log has it */
+	struct outlet *outlets;   /* by node modulo their number */
+	uint32_t outlets_seen;
+	struct gvm_queue outbound; /* of outlets */
+	uint32_t dirty;            /* slots to be written */
+	uint32_t stranded;         /* slots with SLOT_STRANDED */
+	uint64_t put_hold;         /* no put before: a node was full */
+	uint64_t put_hold_ns;      /* how long it was full for last time; 0: it was not */
+	int put_told;              /* why a put was refused, as the log has it */
 	struct gvm_timer retry_timer;
 
 	struct fetch *fetches; /* DEMANDS single ones, then aheads long ones */
@@ -520,6 +541,8 @@ uint32_t frame_get(struct shard *shard);
 void frame_put(struct shard *shard, uint32_t frame);
 int frames_limit(struct shard *shard, uint64_t budget);
 int slots_limit(struct shard *shard, uint64_t budget);
+/* One chunk more, for pages that are stranded. */
+int slots_grow(struct shard *shard);
 char *slot_mem(struct shard *shard, uint32_t slot);
 /* Up to want consecutive free slots, without memory if empty; how many. */
 uint32_t slot_get(struct shard *shard, uint32_t want, bool empty, uint32_t *first);
@@ -539,7 +562,8 @@ void page_discard(struct view *view, uint64_t page, unsigned state);
 page_word page_unstore(struct view *view, uint64_t page, page_word w);
 void view_purge_note(struct view *view, uint64_t page, uint64_t pages);
 
-/* ---- fault.c, fetch.c, evict.c, prefetch.c, discard.c, helper.c ------------------------------ */
+/* ---- fault.c, fetch.c, evict.c, writeback.c, prefetch.c, discard.c, helper.c ------------------
+ */
 
 void fault_serve(struct shard *shard, const struct fault *fault);
 /* Put contents at src into the mapping. 0; -ENOENT: the page is not there any more; -ECHILD: its
@@ -554,6 +578,11 @@ uint32_t fetch_ahead(struct view *view, uint64_t page, uint32_t count);
 void fetch_forget(struct view *view, uint64_t page);
 
 bool shard_evict(struct shard *shard);
+void victim_push(struct shard *shard, uint32_t slot);
+void victim_remove(struct shard *shard, uint32_t slot);
+void outlets_reset(struct shard *shard);
+void outlets_note(struct view *view);
+void dirty_assign(struct view *view, uint64_t page, uint32_t slot);
 void dirty_push(struct shard *shard, uint32_t slot);
 void dirty_remove(struct shard *shard, uint32_t slot);
 void shard_write_back(struct shard *shard);
@@ -565,6 +594,7 @@ bool shard_sync(struct shard *shard);
 void call_sync(struct call *call);
 
 bool prefetch_gathers(struct view *view, uint64_t page);
+void prefetch_outcome(struct view *view, uint64_t page, bool used);
 void prefetch_note(struct view *view, uint64_t page, bool stands);
 void prefetch_run(struct shard *shard, bool patient);
 /* Frames that eviction shall keep free beyond the policy's water marks. */

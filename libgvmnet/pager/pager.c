@@ -19,6 +19,7 @@ const struct store_ops store_region = {
 	.slab_pages = gvm_region_slab_pages,
 	.has_storage = gvm_region_has_storage,
 	.away_since = gvm_region_away_since,
+	.node = gvm_region_node,
 	.fetch = gvm_region_fetch,
 	.put = gvm_region_put,
 	.discard = gvm_region_discard,

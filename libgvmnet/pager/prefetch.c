@@ -39,6 +39,22 @@ void prefetch_forget(struct shard *shard, uint32_t range)
 			shard->trackers[i].used = 0;
 }
 
+/* A page that was brought ahead has been used, or leaves unused. Where it was fetched it counts;
+ * the trend learns of both. */
+void prefetch_outcome(struct view *view, uint64_t page, bool used)
+{
+	struct tracker *tracker = tracker_of(view, page);
+
+	if (follows(tracker, view, page))
+		gvm_trend_outcome(&tracker->trend, used);
+	if (!(view->table[page] & PAGE_STORED))
+		return;
+	if (used)
+		STAT_ADD(view->shard, prefetch_used, 1);
+	else
+		STAT_ADD(view->shard, prefetch_wasted, 1);
+}
+
 /* Pages that the program has passed without a fault were here because of the window: they count as
  * used. Only a stretch as long as the window is looked at. */
 static void count_used(struct view *view, const struct gvm_trend *trend, uint64_t page)
@@ -53,8 +69,8 @@ static void count_used(struct view *view, const struct gvm_trend *trend, uint64_
 			break;
 		if (!(view->table[p] & PAGE_AHEAD) || page_state(view->table[p]) == PAGE_FETCHING)
 			continue;
+		prefetch_outcome(view, (uint64_t)p, true);
 		view->table[p] &= ~(page_word)PAGE_AHEAD;
-		STAT_ADD(view->shard, prefetch_used, 1);
 	}
 }
 
@@ -164,7 +180,7 @@ static uint32_t zeros_ahead(struct view *view, uint64_t page, uint32_t count)
 	for (uint32_t k = 0; k < n; k++)
 		page_set_mapped(view, page + k,
 				(view->table[page + k] & PAGE_KEEP) | PAGE_DIRTY | PAGE_AHEAD);
-	STAT_ADD(shard, prefetched_pages, n);
+	STAT_ADD(shard, zeros_ahead, n);
 	return n;
 }
 

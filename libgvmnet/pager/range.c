@@ -52,6 +52,8 @@ static void region_opened(void *arg, struct gvm_region *region, int status)
 	struct call *call = view->drain;
 
 	view->drain = NULL;
+	if (status == 0)
+		outlets_note(view);
 	call_done(call, status);
 }
 

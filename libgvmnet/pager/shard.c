@@ -15,6 +15,8 @@
 
 #define MESSAGES 16
 
+void (*pager_observer)(void);
+
 /* ---- budget -------------------------------------------------------------------------------- */
 
 int64_t frames_left(const struct shard *shard)
@@ -247,6 +249,8 @@ static bool round_of(struct shard *shard)
 		shard_purge(shard);
 	if (shard->heal_wanted && shard->job_free != GVM_NIL)
 		shard_heal(shard);
+	if (shard->stranded && !shard->settling)
+		shard_write_back(shard); /* is one of the nodes back? */
 	more = shard->settling ? false : shard_evict(shard);
 	if (shard->syncs)
 		more |= shard_sync(shard);
@@ -274,6 +278,8 @@ static void *shard_main(void *arg)
 		bool more = round_of(shard);
 
 		helper_kick(shard);
+		if (pager_observer)
+			pager_observer();
 		if (more)
 			gvm_worker_progress(shard->worker);
 		else
@@ -354,6 +360,7 @@ static int alloc_records(struct shard *shard, uint64_t budget)
 	shard->pieces = mem_map(PIECES_MAX * sizeof(*shard->pieces));
 	shard->fetches = mem_map((DEMANDS + shard->aheads) * sizeof(*shard->fetches));
 	shard->puts = mem_map(PUTS * sizeof(*shard->puts));
+	shard->outlets = mem_map(OUTLETS * sizeof(*shard->outlets));
 	shard->purges = mem_map(DISCARDS * sizeof(*shard->purges));
 	shard->jobs = mem_map(JOBS * sizeof(*shard->jobs));
 	shard->faults = mem_map(FAULTS * sizeof(*shard->faults));
@@ -361,9 +368,9 @@ static int alloc_records(struct shard *shard, uint64_t budget)
 	shard->trackers = mem_map(TRACKERS * sizeof(*shard->trackers));
 	shard->zero = mem_map(PAGE);
 	buf = mem_map(buffers_bytes(shard));
-	if (!shard->views || !shard->pieces || !shard->fetches || !shard->puts || !shard->purges ||
-	    !shard->jobs || !shard->faults || !shard->waits || !shard->trackers || !shard->zero ||
-	    !buf)
+	if (!shard->views || !shard->pieces || !shard->fetches || !shard->puts || !shard->outlets ||
+	    !shard->purges || !shard->jobs || !shard->faults || !shard->waits || !shard->trackers ||
+	    !shard->zero || !buf)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < DEMANDS + shard->aheads; i++) {
 		shard->fetches[i].buf = buf;
@@ -415,7 +422,7 @@ int shard_open(struct gvm_pager *pager, unsigned number, struct shard *shard)
 	shard->frame_free = GVM_NIL;
 	gvm_queue_init(&shard->mapped);
 	gvm_queue_init(&shard->victims);
-	gvm_queue_init(&shard->dirty);
+	gvm_queue_init(&shard->outbound);
 	shard->poke.fn = poked;
 	shard->recheck_timer.fn = recheck_timer;
 	shard->retry_timer.fn = retry_timer;
@@ -462,7 +469,8 @@ int shard_renew(struct shard *shard)
 	shard->recheck_timer.place = shard->retry_timer.place = 0;
 	shard->put_hold = shard->put_hold_ns = 0;
 	shard->poked = 0;
-	shard->evicting = shard->dirty.count > 0;
+	shard->evicting = shard->dirty > 0;
+	outlets_reset(shard);
 	err = open_fds(shard);
 	if (err)
 		return err;
@@ -494,6 +502,7 @@ void shard_close(struct shard *shard)
 	mem_unmap(shard->pieces, PIECES_MAX * sizeof(*shard->pieces));
 	mem_unmap(shard->fetches, (DEMANDS + shard->aheads) * sizeof(*shard->fetches));
 	mem_unmap(shard->puts, PUTS * sizeof(*shard->puts));
+	mem_unmap(shard->outlets, OUTLETS * sizeof(*shard->outlets));
 	mem_unmap(shard->purges, DISCARDS * sizeof(*shard->purges));
 	mem_unmap(shard->jobs, JOBS * sizeof(*shard->jobs));
 	mem_unmap(shard->faults, FAULTS * sizeof(*shard->faults));

@@ -23,10 +23,12 @@ static const struct gvm_counter counters[] = {
 	COUNT(faults_prefetch, "faults", "Faults that met a page that prefetch had under way."),
 	COUNT(fetched_pages, "pages", "Pages fetched from memory nodes."),
 	COUNT(fetched_bytes, "bytes", "Bytes fetched from memory nodes."),
-	COUNT(prefetched_pages, "pages", "Pages brought before they were asked for."),
+	COUNT(prefetched_pages, "pages", "Pages fetched before they were asked for."),
 	COUNT(prefetch_used, "pages", "Prefetched pages that were seen to be used."),
 	COUNT(prefetch_wasted, "pages",
 	      "Prefetched pages that left without being seen to be used."),
+	COUNT(zeros_ahead, "pages",
+	      "Pages never stored that were put there as zeros before they were asked for."),
 	COUNT(evicted_pages, "pages", "Pages that left local memory."),
 	COUNT(evicted_clean, "pages", "Pages that left without being written on the way out."),
 	COUNT(evicted_zero, "pages", "Pages that left as zeros, which cost nothing."),
@@ -73,10 +75,13 @@ static void add_shard(struct gvm_pager_stats *sum, const struct shard *shard)
 /* Bookkeeping that grows with what is here: frames and slots, and the fixed part. */
 static uint64_t shard_metadata(const struct shard *shard)
 {
+	uint64_t outlets = __atomic_load_n(&shard->outlets_seen, __ATOMIC_RELAXED);
+	uint64_t puts = outlets * PUTS_NODE < PUTS ? outlets * PUTS_NODE : PUTS;
+
 	return load(&shard->used) * (sizeof(struct frame) + sizeof(struct slot) / 4) +
 	       sizeof(*shard) + FAULTS * 2 * sizeof(struct fault) +
-	       TRACKERS * sizeof(struct tracker) + PUTS * sizeof(struct put) +
-	       (DEMANDS + shard->aheads) * sizeof(struct fetch);
+	       TRACKERS * sizeof(struct tracker) + puts * sizeof(struct put) +
+	       outlets * sizeof(struct outlet) + (DEMANDS + shard->aheads) * sizeof(struct fetch);
 }
 
 void gvm_pager_stats(struct gvm_pager *pager, struct gvm_pager_stats *stats,
@@ -92,7 +97,7 @@ void gvm_pager_stats(struct gvm_pager *pager, struct gvm_pager_stats *stats,
 		add_shard(stats, shard);
 		stats->metadata_bytes += shard_metadata(shard);
 		stats->resident_pages += __atomic_load_n(&shard->mapped.count, __ATOMIC_RELAXED);
-		stats->dirty_pages += __atomic_load_n(&shard->dirty.count, __ATOMIC_RELAXED);
+		stats->dirty_pages += __atomic_load_n(&shard->dirty, __ATOMIC_RELAXED);
 		if (!latency)
 			continue;
 		gvm_hist_merge(&latency->all, &shard->latency.remote);

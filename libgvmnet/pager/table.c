@@ -262,35 +262,44 @@ static int chunk_add(struct shard *shard, uint32_t number)
 	return 0;
 }
 
+int slots_grow(struct shard *shard)
+{
+	uint32_t old = shard->slot_limit;
+	uint64_t want = old + CHUNK_SLOTS;
+	struct slot *slots;
+	int err;
+
+	if (want > (uint64_t)CHUNK_SLOTS * CHUNKS_MAX)
+		return -ERANGE;
+	slots = regrow(shard->slots, old * sizeof(*slots), want * sizeof(*slots));
+	if (!slots)
+		return -ENOMEM;
+	shard->slots = slots;
+	err = chunk_add(shard, old / CHUNK_SLOTS);
+	if (err == 0)
+		shard->slot_limit += CHUNK_SLOTS;
+	return err;
+}
+
 /* Room for the victims that the policy wants, for those being written and for those not yet
  * emptied. */
 int slots_limit(struct shard *shard, uint64_t budget)
 {
 	uint64_t want = gvm_policy_victims(budget) * 5ull / 4 + 4 * RUN_MAX + POOL_MAX;
 	uint64_t pool = budget / shard->pager->shards / 16;
-	uint32_t chunk = (shard->slot_limit + CHUNK_SLOTS - 1) / CHUNK_SLOTS;
-	struct slot *slots;
-	int err;
 
 	shard->stale_limit = pool < ZAP_BATCH  ? ZAP_BATCH
 			     : pool > POOL_MAX ? POOL_MAX
 					       : (uint32_t)pool;
-	want = (want + CHUNK_SLOTS - 1) / CHUNK_SLOTS * CHUNK_SLOTS;
-	if (want <= shard->slot_limit)
-		return 0;
-	if (want > (uint64_t)CHUNK_SLOTS * CHUNKS_MAX)
-		return -ERANGE;
 	if (!shard->chunks)
 		shard->chunks = mem_map(CHUNKS_MAX * sizeof(*shard->chunks));
-	slots = regrow(shard->slots, shard->slot_limit * sizeof(*slots), want * sizeof(*slots));
-	if (!shard->chunks || !slots)
+	if (!shard->chunks)
 		return -ENOMEM;
-	shard->slots = slots;
-	for (; (uint64_t)chunk * CHUNK_SLOTS < want; chunk++) {
-		err = chunk_add(shard, chunk);
+	while (shard->slot_limit < want) {
+		int err = slots_grow(shard);
+
 		if (err)
 			return err;
-		shard->slot_limit += CHUNK_SLOTS;
 	}
 	return 0;
 }
@@ -458,9 +467,7 @@ static void drop_slot(struct view *view, uint32_t i, page_word w)
 	struct shard *shard = view->shard;
 	struct slot *slot = &shard->slots[i];
 
-	if (slot->flags & SLOT_VICTIM)
-		gvm_queue_remove(&shard->victims, shard->slots, sizeof(*slot), i);
-	slot->flags &= (uint16_t)~SLOT_VICTIM;
+	victim_remove(shard, i);
 	if (w & PAGE_DIRTY)
 		view->dirty--;
 	dirty_remove(shard, i);
@@ -473,7 +480,10 @@ static void drop_slot(struct view *view, uint32_t i, page_word w)
 void page_forget(struct view *view, uint64_t page, unsigned state)
 {
 	page_word w = view->table[page];
+	bool here = page_state(w) == PAGE_MAPPED || page_state(w) == PAGE_VICTIM;
 
+	if (here && (w & PAGE_AHEAD))
+		prefetch_outcome(view, page, false);
 	switch (page_state(w)) {
 	case PAGE_MAPPED:
 		drop_frame(view, page_index(w));

@@ -59,6 +59,57 @@ static void remember(struct gvm_trend *trend, uint32_t page)
 	trend->started = 1;
 }
 
+/* The largest window that what became of the last ones allows; 0: none now. */
+static uint32_t allowed(struct gvm_trend *trend, unsigned depth_max)
+{
+	uint32_t least = depth_max < GVM_TREND_LEAST ? depth_max : GVM_TREND_LEAST;
+
+	trend->levels = 0;
+	for (uint32_t d = depth_max; d >= least && d; d /= 2)
+		trend->levels++;
+	if (trend->shrunk < trend->levels)
+		return depth_max >> trend->shrunk;
+	if (++trend->left_out < GVM_TREND_PROBE << (trend->shrunk - trend->levels))
+		return 0;
+	trend->left_out = 0;
+	return least;
+}
+
+/* Less is tried where more is in vain than is used; none at all only where the faults that are
+ * spared cost less than what is brought in vain. */
+static int too_much(const struct gvm_trend *trend)
+{
+	uint32_t worth = trend->shrunk + 1 < trend->levels ? 1 : GVM_TREND_WORTH;
+
+	return trend->wasted > worth * trend->used &&
+	       trend->shrunk < trend->levels + GVM_TREND_PROBES;
+}
+
+void gvm_trend_outcome(struct gvm_trend *trend, int used)
+{
+	int probing = trend->shrunk >= trend->levels;
+
+	if (used)
+		trend->used++;
+	else
+		trend->wasted++;
+	if (trend->used + trend->wasted < (probing ? GVM_TREND_LEAST : GVM_TREND_JUDGED))
+		return;
+	if (too_much(trend))
+		trend->shrunk++;
+	else if (probing && trend->levels)
+		trend->shrunk = trend->levels - 1;
+	else if (trend->used >= GVM_TREND_WORTH * trend->wasted && trend->shrunk)
+		trend->shrunk--;
+	trend->used = trend->wasted = 0;
+}
+
+static void forget(struct gvm_trend *trend)
+{
+	trend->stride = 0;
+	trend->marker = GVM_TREND_NONE;
+}
+
 /*
  * The stream has reached the window that is out. The pages that it passed over without a fault
  * were there because of the window, so the trend holds though the delta is not the stride.
@@ -72,6 +123,11 @@ static int follow(struct gvm_trend *trend, uint32_t page, unsigned depth_max, ui
 	trend->hits++;
 	if (page != trend->marker && left > (int64_t)trend->depth / 2)
 		return 0;
+	depth_max = allowed(trend, depth_max);
+	if (depth_max == 0) {
+		forget(trend);
+		return 0;
+	}
 	trend->depth = trend->depth * 2 > depth_max ? depth_max : trend->depth * 2;
 	*from = trend->next;
 	*count = trend->depth;
@@ -86,8 +142,7 @@ static void miss(struct gvm_trend *trend)
 		return;
 	trend->depth /= 2;
 	trend->hits = trend->misses = 0;
-	trend->stride = 0;
-	trend->marker = GVM_TREND_NONE;
+	forget(trend);
 }
 
 int gvm_trend_fault(struct gvm_trend *trend, uint32_t page, unsigned depth_max, uint32_t *from,
@@ -105,10 +160,15 @@ int gvm_trend_fault(struct gvm_trend *trend, uint32_t page, unsigned depth_max, 
 		miss(trend);
 		return 0;
 	}
+	depth_max = allowed(trend, depth_max);
+	if (depth_max == 0) {
+		forget(trend);
+		return 0;
+	}
 	/* what was guessed before was wrong, or is used up */
 	trend->depth = trend->hits ? trend->depth : trend->depth / 2;
-	if (trend->depth < 4)
-		trend->depth = 4;
+	if (trend->depth < GVM_TREND_LEAST)
+		trend->depth = GVM_TREND_LEAST;
 	if (trend->depth > depth_max)
 		trend->depth = depth_max;
 	trend->hits = trend->misses = 0;

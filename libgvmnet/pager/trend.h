@@ -12,7 +12,12 @@
 
 #define GVM_TREND_HISTORY  16u /* deltas remembered; a power of two */
 #define GVM_TREND_PATIENCE 4u
-#define GVM_TREND_SPLIT    4u /* the first window looked at is a quarter of them */
+#define GVM_TREND_SPLIT    4u  /* the first window looked at is a quarter of them */
+#define GVM_TREND_LEAST    4u  /* pages of the smallest window */
+#define GVM_TREND_JUDGED   16u /* pages whose fate is known, between two judgements */
+#define GVM_TREND_WORTH    4u  /* so many may be in vain for each that spares a fault */
+#define GVM_TREND_PROBE    16u /* windows that are left out before one is tried; doubles ... */
+#define GVM_TREND_PROBES   5u  /* ... so often */
 
 struct gvm_trend {
 	int32_t delta[GVM_TREND_HISTORY];
@@ -25,6 +30,11 @@ struct gvm_trend {
 	uint32_t marker;  /* a page in its middle: its first touch asks for the next window */
 	uint32_t hits;    /* pages of the window that were asked for since */
 	uint32_t misses;  /* faults elsewhere since */
+	uint32_t used,
+	    wasted;        /* pages brought ahead whose fate is known, since the last judgement */
+	uint32_t shrunk;   /* how often the largest window has been halved */
+	uint32_t levels;   /* how often it can be, before there is none */
+	uint32_t left_out; /* windows not asked for, since the last one tried */
 };
 
 #define GVM_TREND_NONE UINT32_MAX
@@ -35,6 +45,10 @@ int32_t gvm_trend_find(const struct gvm_trend *trend);
  * apart. */
 int gvm_trend_fault(struct gvm_trend *trend, uint32_t page, unsigned depth_max, uint32_t *from,
 		    uint32_t *count, int32_t *stride);
+/* A page that was brought ahead was used, or has left before that: where more leave than are used,
+ * because they were not wanted or because there is too little room for them to stay until they are,
+ * windows shrink, to nothing in the end but a small one tried now and then. */
+void gvm_trend_outcome(struct gvm_trend *trend, int used);
 /* The window was posted: count pages of it, up to (not with) next. */
 void gvm_trend_posted(struct gvm_trend *trend, uint32_t next, uint32_t marker);
 

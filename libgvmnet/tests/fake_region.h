@@ -39,10 +39,16 @@ static struct {
 	_Atomic bool full;        /* puts fail with -ENOSPC */
 	_Atomic unsigned refused; /* puts that did */
 	_Atomic uint64_t away_since;
+	_Atomic unsigned nodes;        /* slabs lie on nodes 0 to nodes - 1 in turn; 0: on one */
+	_Atomic uint64_t node_away[2]; /* since when; nothing of theirs completes */
+	_Atomic uint64_t away_asked;   /* how often the pager has asked */
 	_Atomic uint64_t fetches, puts, discards, fetched, put, discarded;
+	struct gvm_region *open;
 } fake = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 struct gvm_region {
+	struct gvm_region *next_open; /* of all, under the lock */
+	struct gvm_task wake;
 	struct gvm_worker *worker;
 	struct fake_data *data;
 	struct gvm_timer timer;
@@ -111,6 +117,8 @@ static void fake_reset(void)
 			fake_drop(&fake.data[i]);
 	fake.stall = fake.lost = fake.full = false;
 	fake.latency_ns = fake.away_since = 0;
+	fake.nodes = 0;
+	fake.node_away[0] = fake.node_away[1] = fake.away_asked = 0;
 	fake.fetches = fake.puts = fake.discards = fake.fetched = fake.put = fake.discarded = 0;
 }
 
@@ -187,12 +195,22 @@ static void fake_complete(struct gvm_region *r, struct gvm_region_op *op, int st
 	op->done(op, status);
 }
 
+static unsigned fake_node(const struct gvm_region *r, uint64_t page)
+{
+	return fake.nodes ? (unsigned)(page / (r->data->slab_bytes / PAGE)) % fake.nodes : 0;
+}
+
+static bool fake_stuck(const struct gvm_region *r, const struct gvm_region_op *op)
+{
+	return fake.stall || (op->kind != FAKE_CONTROL && fake.node_away[fake_node(r, op->page)]);
+}
+
 static void fake_arm(struct gvm_region *r)
 {
 	uint64_t when = GVM_NEVER;
 
 	for (struct gvm_region_op *op = r->first; op; op = op->next)
-		when = op->at < when ? op->at : when;
+		when = !fake_stuck(r, op) && op->at < when ? op->at : when;
 	if (r->opened)
 		when = 0;
 	if (fake.stall)
@@ -230,7 +248,7 @@ static void fake_timer(struct gvm_timer *timer)
 	fake_tell(r);
 	for (op = r->first; op; op = next) {
 		next = op->next;
-		if (!fake.stall && op->at <= now) {
+		if (!fake_stuck(r, op) && op->at <= now) {
 			fake_complete(r, op, fake_outcome(op));
 			next = r->first; /* done may have posted or closed anything */
 		} else if (op->deadline_ns && op->deadline_ns <= now) {
@@ -278,6 +296,22 @@ static int fake_post(struct gvm_region *r, struct gvm_region_op *op, uint8_t kin
 	return 0;
 }
 
+/* A node goes away, with all that is under way to it; or it is back, and the workers learn of it.
+ */
+static inline void fake_set_away(unsigned node, bool away)
+{
+	fake.node_away[node] = away ? gvm_now() : 0;
+	pthread_mutex_lock(&fake.lock);
+	for (struct gvm_region *r = away ? NULL : fake.open; r; r = r->next_open)
+		gvm_worker_run(r->worker, &r->wake);
+	pthread_mutex_unlock(&fake.lock);
+}
+
+static void fake_wake(struct gvm_task *task)
+{
+	fake_arm((struct gvm_region *)((char *)task - offsetof(struct gvm_region, wake)));
+}
+
 /* ---- the table ----------------------------------------------------------------------------- */
 
 static int fake_open(struct gvm_worker *worker, const struct gvm_region_config *config,
@@ -296,9 +330,12 @@ static int fake_open(struct gvm_worker *worker, const struct gvm_region_config *
 		d = fake_make(config->name, config->bytes, config->slab_bytes, config->flags);
 	if (r->open_status == 0)
 		d->views++;
+	r->worker = worker;
+	r->wake.fn = fake_wake;
+	r->next_open = fake.open;
+	fake.open = r;
 	pthread_mutex_unlock(&fake.lock);
 	r->data = r->open_status == 0 ? d : NULL;
-	r->worker = worker;
 	r->timer.fn = fake_timer;
 	r->opened = opened;
 	r->arg = config->arg;
@@ -332,7 +369,10 @@ static int fake_has_storage(const struct gvm_region *r, uint64_t page)
 
 static uint64_t fake_away_since(const struct gvm_region *r, uint64_t page)
 {
-	return fake.away_since;
+	uint64_t since = fake.node_away[fake_node(r, page)];
+
+	fake.away_asked++;
+	return since ? since : fake.away_since;
 }
 
 static int fake_fetch(struct gvm_region *r, uint64_t page, uint32_t count, void *buf,
@@ -419,6 +459,11 @@ static void fake_close(struct gvm_region *r)
 		fake_complete(r, r->first, -ECANCELED);
 	gvm_timer_clear(r->worker, &r->timer);
 	pthread_mutex_lock(&fake.lock);
+	for (struct gvm_region **at = &fake.open; *at; at = &(*at)->next_open)
+		if (*at == r) {
+			*at = r->next_open;
+			break;
+		}
 	if (r->data) {
 		r->data->views--;
 		if (r->data->views == 0 &&
@@ -442,6 +487,7 @@ static const struct store_ops fake_store = {
 	.slab_pages = fake_slab_pages,
 	.has_storage = fake_has_storage,
 	.away_since = fake_away_since,
+	.node = fake_node,
 	.fetch = fake_fetch,
 	.put = fake_put,
 	.discard = fake_discard,

@@ -869,6 +869,9 @@ static const struct {
 	{ "file_threads", file_threads },
 	{ "data", data },
 	{ "signals", signals },
+	{ "stack_threads", stack_threads },
+	{ "signal_stack", signal_stack },
+	{ "signal_stacks", signal_stacks },
 	{ "sleeper", sleeper },
 	{ "sleepers", sleepers },
 };

@@ -45,4 +45,9 @@ void file_fork(void);
 void file_stream(void);
 void file_threads(void);
 
+/* preload_prog_stack.c: stacks that are paged memory */
+void stack_threads(void);
+void signal_stack(void);
+void signal_stacks(void);
+
 #endif

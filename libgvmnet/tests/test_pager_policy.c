@@ -316,6 +316,120 @@ static void nothing_is_brought_when_switched_off(void **state)
 	free(r.here);
 }
 
+/* The same in too little room: what came first leaves first, used or not. */
+struct crowd {
+	struct reader r;
+	uint32_t *queue, head, tail, room, wasted;
+};
+
+static void crowd_make(struct crowd *c, uint32_t pages, uint32_t room)
+{
+	memset(c, 0, sizeof(*c));
+	reader_make(&c->r, pages);
+	c->queue = calloc(1 << 22, sizeof(*c->queue));
+	c->room = room;
+}
+
+static void crowd_free(struct crowd *c)
+{
+	free(c->queue);
+	free(c->r.here);
+}
+
+static void crowd_touch(struct crowd *c, uint32_t page)
+{
+	struct reader *r = &c->r;
+	uint32_t from, count;
+	int32_t stride;
+	uint8_t was = r->here[page];
+
+	if (was == 1 || was == 2)
+		gvm_trend_outcome(&r->trend, 1);
+	if (was == 0) {
+		c->queue[c->head++] = page;
+		r->faults++;
+	}
+	r->here[page] = 3;
+	if ((was == 0 || was == 2) &&
+	    gvm_trend_fault(&r->trend, page, 32, &from, &count, &stride)) {
+		for (uint32_t i = 0; i < count; i++) {
+			int64_t p = (int64_t)from + (int64_t)i * stride;
+
+			if (p < 0 || p >= r->pages || r->here[p])
+				continue;
+			r->brought++;
+			r->here[p] = i == count / 2 ? 2 : 1;
+			c->queue[c->head++] = (uint32_t)p;
+		}
+		gvm_trend_posted(&r->trend, (uint32_t)((int64_t)from + (int64_t)count * stride),
+				 (uint32_t)((int64_t)from + (int64_t)(count / 2) * stride));
+	}
+	while (c->head - c->tail > c->room) {
+		uint32_t out = c->queue[c->tail++];
+
+		if (r->here[out] != 3) {
+			gvm_trend_outcome(&r->trend, 0);
+			c->wasted++;
+		}
+		r->here[out] = 0;
+	}
+}
+
+/* Many threads in turn, each eight pages of its own stack: what is fetched beyond them must not
+ * take the room of those that are in use. */
+static void stacks_in_turn(struct crowd *c, uint32_t room)
+{
+	crowd_make(c, 100 * 512, room);
+	seed = 4711;
+	for (uint32_t turn = 0; turn < 10000; turn++) {
+		uint32_t thread = (uint32_t)(draw() % 100);
+
+		for (uint32_t i = 0; i < 8; i++)
+			crowd_touch(c, thread * 512 + 511 - i);
+	}
+	printf("stacks of 800 pages in %u: %u faults, %u brought, %u of them in vain\n", room,
+	       c->r.faults, c->r.brought, c->wasted);
+}
+
+static void windows_shrink_to_what_is_used(void **state)
+{
+	struct crowd c;
+	uint32_t faults;
+
+	stacks_in_turn(&c, 1024); /* there is room for all that is used */
+	assert_true(c.r.faults < 1000 && c.r.brought < 4000);
+	faults = c.r.faults;
+	for (uint32_t p = 0; p < 20000; p++) /* and a stream has its large windows again */
+		crowd_touch(&c, p);
+	assert_true(c.r.faults - faults < 20000 / 20);
+	crowd_free(&c);
+	stacks_in_turn(&c, 256);
+	assert_true(c.wasted < c.r.brought / 2);
+	crowd_free(&c);
+}
+
+/* Where nothing that is brought is ever used there is no window but a small one now and then. */
+static void useless_prefetch_ends(void **state)
+{
+	struct reader r;
+	uint32_t from, count, asked = 0, large = 0;
+	int32_t stride;
+
+	reader_make(&r, 1);
+	for (uint32_t p = 0; p < 20000; p++) {
+		if (!gvm_trend_fault(&r.trend, p, 64, &from, &count, &stride))
+			continue;
+		gvm_trend_posted(&r.trend, from, GVM_TREND_NONE);
+		for (uint32_t i = 0; i < count; i++)
+			gvm_trend_outcome(&r.trend, p >= 10000);
+		asked += p >= 1000 && p < 10000 ? count : 0;
+		large += p >= 11000 && count == 64;
+	}
+	assert_true(asked < 9000 / 20);
+	assert_true(large > 1000);
+	free(r.here);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -324,6 +438,8 @@ int main(void)
 		cmocka_unit_test(noise_is_borne),
 		cmocka_unit_test(random_access_brings_little),
 		cmocka_unit_test(nothing_is_brought_when_switched_off),
+		cmocka_unit_test(windows_shrink_to_what_is_used),
+		cmocka_unit_test(useless_prefetch_ends),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

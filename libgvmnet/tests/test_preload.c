@@ -298,6 +298,16 @@ static void handlers_may_map(void **state)
 	MADE("attach");
 }
 
+static void stacks_may_be_paged(void **state)
+{
+	RUNS("stack_threads");
+	MADE("attach");
+	RUNS("signal_stack");
+	MADE("attach");
+	RUNS("signal_stacks");
+	MADE("attach");
+}
+
 static void no_memory_is_said(void **state)
 {
 	const char *full[] = { "FAKE_FAIL=attach", NULL }, *none[] = { "FAKE_FAIL=open", NULL };
@@ -537,6 +547,7 @@ int main(void)
 		cmocka_unit_test(files_in_memory),
 		cmocka_unit_test(files_are_what_is_mapped),
 		cmocka_unit_test(handlers_may_map),
+		cmocka_unit_test(stacks_may_be_paged),
 		cmocka_unit_test(no_memory_is_said),
 		cmocka_unit_test(statistics_are_left_in_a_file),
 		cmocka_unit_test(the_budget_can_be_set),

@@ -124,7 +124,9 @@ struct gvm_pager_stats {
 	uint64_t faults_victim;   /* page was on its way out and came back */
 	uint64_t faults_prefetch; /* waited for a page that prefetch had under way */
 	uint64_t fetched_pages, fetched_bytes;
+	/* used + wasted <= prefetched <= fetched_pages: the rest is here, not used yet */
 	uint64_t prefetched_pages, prefetch_used, prefetch_wasted;
+	uint64_t zeros_ahead; /* put there before they were asked for, without a fetch */
 	uint64_t evicted_pages, evicted_clean, evicted_zero;
 	uint64_t written_pages, written_bytes;
 	uint64_t discarded_pages;

@@ -69,6 +69,8 @@ int gvm_region_has_storage(const struct gvm_region *region, uint64_t page);
 /* Since when (gvm_now) nothing has come from the node with this page, not even a connection; 0: it
  * is there. */
 uint64_t gvm_region_away_since(const struct gvm_region *region, uint64_t page);
+/* The id of the node with this page. */
+unsigned gvm_region_node(const struct gvm_region *region, uint64_t page);
 
 /* One page operation; like gvm_op: the caller's memory, done exactly once, never from the post. */
 struct gvm_region_op {

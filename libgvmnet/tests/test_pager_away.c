@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The pager over two memory nodes of which one is away: pages of the other come and go as ever,
+ * what was written for the absent one stays here and is stored when it is back, and nobody looks at
+ * it again and again meanwhile.
+ */
+#include "pager_rig.h"
+
+#define LOCAL      (4 * MIB)
+#define LOCAL_N    (LOCAL / PAGE)
+#define SLAB_N     64u /* pages of a slab; slabs lie on node 0 and 1 in turn */
+#define PAGES      (20 * MIB / PAGE)
+#define PATIENCE_S 30
+
+enum { AWAY = 0, HERE = 1 };
+
+static bool is_on(uint64_t page, unsigned node)
+{
+	return page / SLAB_N % 2 == node;
+}
+
+static void open_two(struct bed *bed, const struct kind *kind)
+{
+	gvm_pager_config_init(&bed->config);
+	bed->config.local_bytes = LOCAL;
+	bed->config.slab_bytes = SLAB_N * PAGE;
+	bed->config.prefetch_pages = 0;
+	fake.nodes = 2;
+	open_bed(bed, kind, PAGES * PAGE);
+	gvm_pager_set_prefetch(bed->pager, 0);
+}
+
+/* Every second page of a node's, so that each is a put of its own; n at most. */
+static void fill_scattered(struct bed *bed, unsigned node, unsigned n)
+{
+	for (uint64_t p = 0; p < PAGES && n; p += 2)
+		if (is_on(p, node)) {
+			fill_page(bed->mem, p, 3);
+			n--;
+		}
+}
+
+static void check_scattered(struct bed *bed, unsigned node, unsigned n)
+{
+	for (uint64_t p = 0; p < PAGES && n; p += 2)
+		if (is_on(p, node)) {
+			assert_page(bed->mem, p, 3);
+			n--;
+		}
+}
+
+struct user {
+	struct bed *bed;
+	unsigned wrong;
+	atomic_bool ended;
+	pthread_t thread;
+};
+
+/* Much more than there is room for, of the node that is there: all of it is written and read. */
+static void *use_the_other(void *arg)
+{
+	struct user *user = arg;
+	char *mem = user->bed->mem;
+
+	for (uint64_t p = 0; p < PAGES; p++)
+		if (is_on(p, HERE))
+			fill_page(mem, p, 5);
+	for (uint64_t p = 0; p < PAGES; p++)
+		if (is_on(p, HERE))
+			user->wrong += !page_is(mem, p, 5);
+	user->ended = true;
+	return NULL;
+}
+
+static bool ends_in_time(struct user *user)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += PATIENCE_S;
+	return pthread_timedjoin_np(user->thread, NULL, &until) == 0;
+}
+
+/* More than the places for puts are owed to the absent node, and more than the policy's victims. */
+static void eviction_goes_on_without_a_node(void **state)
+{
+	EACH_KIND(kind)
+	{
+		struct bed bed = { 0 };
+		struct user user = { .bed = &bed };
+		unsigned owed = LOCAL_N / 2;
+
+		open_two(&bed, kind);
+		fill_scattered(&bed, AWAY, owed);
+		fake_set_away(AWAY, true);
+		pthread_create(&user.thread, NULL, use_the_other, &user);
+		if (!ends_in_time(&user)) {
+			fake_set_away(AWAY, false);
+			pthread_join(user.thread, NULL);
+			fail_msg("%s: pages of the other node could not be evicted", kind->name);
+		}
+		assert_int_equal(user.wrong, 0);
+		assert_true(stats_of(&bed).local_pages <= LOCAL_N);
+		/* what is owed is here, and can be used */
+		assert_int_equal(fake_stored("r"), PAGES / 2);
+		check_scattered(&bed, AWAY, owed);
+		fake_set_away(AWAY, false);
+		assert_int_equal(gvm_pager_sync(bed.range), 0);
+		assert_int_equal(fake_stored("r"), PAGES / 2 + owed);
+		check_scattered(&bed, AWAY, owed);
+		close_bed(&bed);
+	}
+}
+
+/* All of the absent node's pages: more than there is room for. */
+static void *owe_all(void *arg)
+{
+	struct user *user = arg;
+
+	fill_scattered(user->bed, AWAY, PAGES);
+	user->ended = true;
+	return NULL;
+}
+
+static uint64_t cpu_ns(struct bed *bed)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < bed->pager->shards; i++) {
+		struct timespec t;
+		clockid_t clock;
+
+		assert_int_equal(pthread_getcpuclockid(bed->pager->shard[i].thread, &clock), 0);
+		clock_gettime(clock, &t);
+		sum += (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+	}
+	return sum;
+}
+
+/* All there is room for is owed to the absent node: who needs a frame waits, and nothing spins. */
+static void a_full_budget_waits_at_rest(void **state)
+{
+	EACH_KIND(kind)
+	{
+		struct bed bed = { 0 };
+		struct user user = { .bed = &bed };
+		const struct timespec look = { .tv_nsec = 400000000 };
+		uint64_t asked, rounds, cpu;
+
+		open_two(&bed, kind);
+		/* so that both nodes are known */
+		for (uint64_t p = 0; p < 2 * SLAB_N; p++)
+			fill_page(bed.mem, p, 3);
+		assert_int_equal(gvm_pager_sync(bed.range), 0);
+		fake_set_away(AWAY, true);
+		pthread_create(&user.thread, NULL, owe_all, &user);
+		assert_true(
+		    AWAITED(stats_of(&bed).dirty_pages >= LOCAL_N * 3 / 4 && bed.pager->starving));
+		/* a time in which nothing happens has no event at its end */
+		nanosleep(&look, NULL);
+		asked = fake.away_asked;
+		rounds = rounds_so_far();
+		cpu = cpu_ns(&bed);
+		nanosleep(&look, NULL);
+		assert_false(user.ended);
+		assert_true(fake.away_asked - asked < 40 * bed.pager->shards);
+		assert_true(rounds_so_far() - rounds < 40 * bed.pager->shards);
+		assert_true(cpu_ns(&bed) - cpu < (uint64_t)look.tv_nsec / 20);
+		fake_set_away(AWAY, false);
+		assert_true(ends_in_time(&user));
+		check_scattered(&bed, AWAY, PAGES);
+		close_bed(&bed);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(eviction_goes_on_without_a_node),
+		cmocka_unit_test(a_full_budget_waits_at_rest),
+	};
+
+	return RUN_TESTS(tests);
+}
