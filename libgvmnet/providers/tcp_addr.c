@@ -52,8 +52,29 @@ static int get_info(const char *host, unsigned port, int flags, struct gvm_addrs
 	return addrs->n ? 0 : EAI_NONAME;
 }
 
+/* The usual spellings, without allocating: a program's malloc may wait for this very connection. */
+static int plain_numeric(const char *host, unsigned port, struct gvm_addrs *addrs)
+{
+	struct sockaddr_in in = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
+	struct sockaddr_in6 in6 = { .sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port) };
+
+	if (inet_pton(AF_INET, host, &in.sin_addr) == 1) {
+		memcpy(&addrs->at[0].sa, &in, sizeof(in));
+		addrs->at[0].len = sizeof(in);
+	} else if (inet_pton(AF_INET6, host, &in6.sin6_addr) == 1) {
+		memcpy(&addrs->at[0].sa, &in6, sizeof(in6));
+		addrs->at[0].len = sizeof(in6);
+	} else {
+		return 0;
+	}
+	addrs->n = 1;
+	return 1;
+}
+
 int gvm_addrs_numeric(const char *host, unsigned port, struct gvm_addrs *addrs)
 {
+	if (plain_numeric(host, port, addrs))
+		return 0;
 	return get_info(host, port, AI_NUMERICHOST, addrs) ? -EINVAL : 0;
 }
 

@@ -215,6 +215,8 @@ struct gvm_pager *take_pager(void); /* NULL: not started */
 /* This process is about to end, or to become another program. No lock. */
 void take_leave(void);
 void take_stay(void);
+/* Start the pager if it does not run, with the lock held. 0, or a negative errno that was said. */
+int take_start(void);
 int take_fork_prepare(void);
 void take_fork_parent(int forked);
 void take_fork_child(int prepared);
@@ -233,14 +235,17 @@ void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 			say(__VA_ARGS__);                                                          \
 	} while (0)
 void report_init(void);
+/* What this program is called, as it was called when it started. */
+const char *report_name(void);
 void report_started(struct gvm_pager *pager);
 void report_took(const struct source *source, uintptr_t base, size_t bytes, int piece);
 /* A mapping that was not taken, for the warning at the end. */
 void report_passed(size_t bytes, const char *why);
 /* One that should have been taken and could not be. */
 void report_refused(void);
-/* paged: there was a pager when the process forked. */
-void report_fork_child(int paged);
+/* paged: there was a pager when the process forked. 0: it had taken nothing over yet, so that the
+ * child may be the one that does the work, and is to report. */
+int report_fork_child(int paged);
 /* Another process was started: it may do the work. */
 void report_fork_parent(void);
 /* The same in a vforked child, which still has its parent's memory. */
@@ -268,7 +273,8 @@ static inline int preload_ready(void)
 }
 /* The next definition of a symbol that this library interposes. */
 void *next_symbol(const char *name);
-void malloc_init(void);
+/* 1: the program's executable has a malloc of its own. */
+int malloc_init(void);
 void io_init(void);
 
 #endif

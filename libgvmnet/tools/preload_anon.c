@@ -140,8 +140,6 @@ static void reserved_fork(uintptr_t base, size_t len, struct seg *said)
 		said->nofork &= take.table.seg[i].nofork;
 		said->wipe &= take.table.seg[i].wipe;
 	}
-	if (!said->nofork)
-		raw_madvise((void *)base, len, MADV_DOFORK);
 	raw_madvise((void *)base, len, MADV_KEEPONFORK); /* take_fork_child wipes */
 }
 

@@ -217,8 +217,8 @@ static int advise(struct seg *seg, uintptr_t from, uintptr_t to, int advice)
 		if (!whole || seg->source->shared)
 			return 0;
 		gvm_range_set_fork(seg->source->range, advice == MADV_DOFORK);
-		seg->nofork = advice == MADV_DONTFORK;
-		return raw_madvise((void *)from, to - from, advice);
+		seg->nofork = advice == MADV_DONTFORK; /* the kernel is told at fork, see inherit */
+		return 0;
 	case MADV_WIPEONFORK:
 	case MADV_KEEPONFORK:
 		if (seg->source->shared) {

@@ -72,7 +72,7 @@ static void tell(int fd)
 	answer(fd, "ok pid=%d local=%llu used=%llu prefetch=%u program=%s", (int)control.pid,
 	       (unsigned long long)control.local,
 	       (unsigned long long)(stats.local_pages * PRELOAD_PAGE), control.prefetch,
-	       program_invocation_short_name);
+	       report_name());
 }
 
 /* "123": digits only, at most most. */

@@ -22,13 +22,20 @@ void *next_symbol(const char *name)
 /* First of all constructors of this library's; those of the program's libraries may come before. */
 __attribute__((constructor)) static void begin(void)
 {
+	struct take_guard guard;
+
 	preload_inside++;
 	policy_read(&preload_policy);
 	preload_active = *gvm_option_text("GVM_CLUSTER") || *gvm_option_text("GVM_CONNECT");
-	malloc_init();
+	int own_malloc = malloc_init();
 	io_init();
 	report_init();
 	preload_inside--;
+	if (!own_malloc || !preload_active)
+		return;
+	take_lock(&guard);
+	take_start();
+	take_unlock(&guard);
 }
 
 __attribute__((destructor)) static void end(void)

@@ -53,15 +53,44 @@ static void resolve(void)
 	next.malloc = next_symbol("malloc"); /* last: it says that all are there */
 }
 
-void malloc_init(void)
+/* Does the program bring a malloc inside its executable? That one comes before ours. */
+static int comes_before(void *fn)
 {
+	static const char here;
+	Dl_info theirs, ours;
+
+	return fn && dladdr(fn, &theirs) && dladdr(&here, &ours) &&
+	       theirs.dli_fbase != ours.dli_fbase;
+}
+
+/*
+ * The loader's and libc's own allocations are that malloc's then, and it may be in the middle of one
+ * of its own, with its locks, when it maps memory: the threads of the pager cannot be started there.
+ * So its first steps are made here, and the pager is started before the program is.
+ */
+static int first_steps(void)
+{
+	void *(*allocate)(size_t size) = (void *(*)(size_t))dlsym(RTLD_DEFAULT, "malloc");
+	void (*release)(void *p) = (void (*)(void *))dlsym(RTLD_DEFAULT, "free");
+
+	if (!comes_before((void *)allocate) || !release)
+		return 0;
+	release(allocate(1));
+	return 1;
+}
+
+int malloc_init(void)
+{
+	int own = first_steps();
+
 	resolve();
 	if (!preload_active || !preload_policy.malloc_min)
-		return;
-	if (is_glibc((void *)next.malloc))
+		return own;
+	if (!own && is_glibc((void *)next.malloc))
 		large = preload_policy.malloc_min;
 	else if (preload_policy.verbose)
 		say("malloc is not the C library's: its blocks are taken over by mapping only");
+	return own;
 }
 
 static int mine(void)

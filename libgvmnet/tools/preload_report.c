@@ -21,6 +21,7 @@
 #define MIB (1024.0 * 1024)
 
 static struct {
+	char name[64];    /* of the program; libc's points to what a program may write over */
 	_Atomic(int) pid; /* that reports; 0: it has */
 	int first;        /* this is the process that gvm run became */
 	int other;        /* it is not */
@@ -62,8 +63,7 @@ void say(const char *fmt, ...)
 
 	/* of several processes: which one says it */
 	if (report.other)
-		snprintf(line, sizeof line, "gvm: %.32s[%d]: ", program_invocation_short_name,
-			 (int)raw_getpid());
+		snprintf(line, sizeof line, "gvm: %.32s[%d]: ", report.name, (int)raw_getpid());
 	else
 		strcpy(line, "gvm: ");
 	used = strlen(line);
@@ -124,10 +124,26 @@ static int has_started_others(void)
 	return !getrusage(RUSAGE_CHILDREN, &used) && used.ru_minflt > 0;
 }
 
+/* Kept as it is now: postgres writes its state over its arguments. It goes into JSON, so nothing
+ * of it may end a string there. */
+static void keep_name(void)
+{
+	snprintf(report.name, sizeof report.name, "%s", program_invocation_short_name);
+	for (char *p = report.name; *p; p++)
+		if (*p == '"' || *p == '\\' || (unsigned char)*p < ' ')
+			*p = '?';
+}
+
+const char *report_name(void)
+{
+	return report.name;
+}
+
 void report_init(void)
 {
 	const char *first = getenv("GVM_RUN_PID");
 
+	keep_name();
 	report.pid = preload_active ? (int)raw_getpid() : 0;
 	report.first = first && atoi(first) == report.pid;
 	report.other = first && !report.first;
@@ -189,7 +205,7 @@ static void write_stats(FILE *out, struct gvm_pager *pager)
 
 	gvm_pager_stats(pager, &stats, &latency);
 	fprintf(out, "{\"program\":\"%s\",\"pid\":%d,\"time\":%lld,\"uptime_s\":%.1f,",
-		program_invocation_short_name, (int)raw_getpid(), (long long)time(NULL),
+		report.name, (int)raw_getpid(), (long long)time(NULL),
 		(double)(gvm_now() - report.began) / 1e9);
 	fprintf(out, "\"local_bytes\":%llu,\"mappings\":%llu,\"taken_bytes\":%llu,",
 		(unsigned long long)control_local(), (unsigned long long)report.mappings,
@@ -336,8 +352,9 @@ void report_exec(void)
  * child from before that may be the daemon that does the work. None keeps the parent's standard
  * error open: who waits for its end would wait for a daemon's.
  */
-void report_fork_child(int paged)
+int report_fork_child(int paged)
 {
+	paged = paged && report.ranges;
 	int silent = paged && !preload_policy.verbose;
 
 	report.pid = preload_active && !silent ? (int)raw_getpid() : 0;
@@ -348,8 +365,9 @@ void report_fork_child(int paged)
 	report.err_fd = 0;
 	if (!paged) {
 		policy_stats_file(&preload_policy);
-		return;
+		return 0;
 	}
 	report.ranges = report.mappings = report.bytes = 0;
 	preload_policy.stats_file = "";
+	return 1;
 }

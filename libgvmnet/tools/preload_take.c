@@ -101,9 +101,11 @@ static int load_cluster(void)
 	return err;
 }
 
-/* libcrypto's clean-up at exit would meet the pager's threads at work. */
+/* libcrypto's clean-up at exit would meet the pager's threads at work. It reads its configuration
+ * with a stream, which libc gets from the program's malloc, and that may wait for the pager. */
 int OPENSSL_init_crypto(uint64_t options, const void *settings) __attribute__((weak));
-#define NO_ATEXIT 0x00080000ull /* OPENSSL_INIT_NO_ATEXIT */
+#define NO_ATEXIT      0x00080000ull /* OPENSSL_INIT_NO_ATEXIT */
+#define NO_LOAD_CONFIG 0x00000080ull /* OPENSSL_INIT_NO_LOAD_CONFIG */
 
 static int open_pager(void)
 {
@@ -114,7 +116,7 @@ static int open_pager(void)
 	struct gvm_pager_config config;
 
 	if (OPENSSL_init_crypto)
-		OPENSSL_init_crypto(NO_ATEXIT, NULL);
+		OPENSSL_init_crypto(NO_ATEXIT | NO_LOAD_CONFIG, NULL);
 	int err = gvm_net_open(&net, &take.net);
 
 	if (err)
@@ -126,7 +128,8 @@ static int open_pager(void)
 	return err;
 }
 
-/* Not in the constructor: a program that daemonises would leave the threads behind. */
+/* Not in the constructor, but for programs with a malloc of their own: most programs that are run
+ * have nothing large, and a forked child of one that has begun is one of many. */
 int take_start(void)
 {
 	if (take.pager)
@@ -190,6 +193,8 @@ int take_try_attach(struct source *source, void *base, size_t bytes, int memfd, 
 	}
 	if (err)
 		return err;
+	if (flags & GVM_ATTACH_ANON)
+		raw_madvise(base, bytes, MADV_DONTFORK); /* see inherit */
 	source->base = (uintptr_t)base;
 	source->bytes = bytes;
 	return 0;
@@ -343,6 +348,20 @@ void take_stay(void)
 
 /* ---- fork ----------------------------------------------------------------------------------- */
 
+/*
+ * Private paged memory goes to a child for the length of a fork that is followed, and not
+ * otherwise: in the child of a bare system call (fork, clone, clone3) nobody would fill in what is
+ * not here, and the kernel would give zeros for it. An access there is a SIGSEGV instead.
+ */
+static void inherit(int advice)
+{
+	for (size_t i = 0; i < take.table.count; i++) {
+		const struct seg *seg = &take.table.seg[i];
+		if (seg->source && !seg->source->shared && !seg->nofork)
+			raw_madvise((void *)seg->base, seg->bytes, advice);
+	}
+}
+
 /* 1: the pager rests until take_fork_parent or take_fork_child; 0: there is none; else -errno. */
 int take_fork_prepare(void)
 {
@@ -354,11 +373,14 @@ int take_fork_prepare(void)
 	take_immortal(ends);
 	if (err)
 		say("fork is refused: the paged memory cannot be cloned (%s)", strerror(-err));
+	else
+		inherit(MADV_DOFORK);
 	return err ? err : 1;
 }
 
 void take_fork_parent(int forked)
 {
+	inherit(MADV_DONTFORK);
 	gvm_pager_fork_parent(take.pager, forked);
 }
 
@@ -368,7 +390,7 @@ void take_fork_child(int prepared)
 	pthread_mutex_lock(&take.lock);
 	heap_fork_child();
 	take.pid = raw_getpid();
-	report_fork_child(prepared > 0);
+	int same = report_fork_child(prepared > 0);
 	control_fork_child();
 	if (!prepared)
 		return;
@@ -390,5 +412,8 @@ void take_fork_child(int prepared)
 			take_discard(seg, seg->base, seg->base + seg->bytes);
 		i++;
 	}
+	inherit(MADV_DONTFORK);
 	control_start(take.pager);
+	if (!same)
+		report_started(take.pager);
 }

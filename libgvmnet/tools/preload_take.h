@@ -38,8 +38,6 @@ extern struct taking take;
 uint64_t take_mortal(void);
 void take_immortal(uint64_t set);
 
-/* Start the pager if it does not run. 0, or a negative errno that has been said. */
-int take_start(void);
 /* Give [base, base + bytes), which is mapped, to the pager, and fill in source. The first says
  * nothing on failure: something else will be tried. */
 int take_try_attach(struct source *source, void *base, size_t bytes, int memfd, unsigned flags);
