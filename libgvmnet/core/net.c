@@ -334,6 +334,11 @@ const struct gvm_cluster *gvm_net_cluster(const struct gvm_net *net)
 	return net->cluster;
 }
 
+int gvm_net_pins(const struct gvm_net *net)
+{
+	return net->ops->pins;
+}
+
 const char *gvm_net_transport(const struct gvm_net *net)
 {
 	return net->transport;

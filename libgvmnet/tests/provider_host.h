@@ -25,6 +25,7 @@ struct gvm_mem {
 	uint8_t *base;
 	size_t len;
 	int refs, withdrawn;
+	struct gvm_mem_user *user; /* at most one */
 };
 
 /* One side of a connection, as the test sees it. */
@@ -192,6 +193,33 @@ static inline void host_mem_put(struct gvm_mem *mem)
 	mem->refs--;
 }
 
+static inline int host_mem_hold(struct gvm_host *host, uint64_t key, uint64_t owner,
+				struct gvm_mem_user *user)
+{
+	void *at;
+	int err = host_mem_get(host, key, owner, ~0u, 0, 0, &at, &user->mem);
+
+	if (err)
+		return err;
+	assert(!user->mem->user);
+	user->mem->user = user;
+	user->base = user->mem->base;
+	user->len = user->mem->len;
+	user->access = user->mem->access;
+	return 0;
+}
+
+static inline void host_mem_release(struct gvm_mem_user *user)
+{
+	user->mem->user = NULL;
+	host_mem_put(user->mem);
+}
+
+/* There is one thread. */
+static inline void host_wake(struct gvm_host *host)
+{
+}
+
 static inline struct gvm_net_stats *host_stats(struct gvm_host *host)
 {
 	return &host->stats;
@@ -210,6 +238,9 @@ static const struct gvm_host_ops host_ops = {
 	.now = host_now,
 	.mem_get = host_mem_get,
 	.mem_put = host_mem_put,
+	.mem_hold = host_mem_hold,
+	.mem_release = host_mem_release,
+	.wake = host_wake,
 	.stats = host_stats,
 };
 

@@ -114,6 +114,46 @@ static void gone_waits_for_the_last_user(void **state)
 	assert_int_equal(gone, 1);
 }
 
+struct user {
+	struct gvm_mem_user user;
+	int told;
+};
+
+static void note_withdrawn(struct gvm_mem_user *user)
+{
+	((struct user *)user)->told++;
+}
+
+/* Hardware's hold: of all of it, ended by who has it, who is told once that it is time. */
+static void users_are_told_and_waited_for(void **state)
+{
+	struct user user[3] = { 0 };
+	struct gvm_net *net = *state;
+	struct gvm_mem *mem;
+	int gone = 0;
+
+	assert_int_equal(gvm_mem_register(net, memory, 64, GVM_ACCESS_FETCH, 7, &mem), 0);
+	for (int i = 0; i < 3; i++) {
+		struct gvm_mem_user *u = &user[i].user;
+
+		u->withdrawn = note_withdrawn;
+		assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem) ^ 1, 7, u), -ENOENT);
+		assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 8, u), -EPERM);
+		assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 7, u), 0);
+		assert_ptr_equal(u->base, memory);
+		assert_int_equal(u->len, 64);
+		assert_int_equal(u->access, GVM_ACCESS_FETCH);
+	}
+	gvm_mem_release(&user[1].user);
+	gvm_mem_unregister(mem, count_gone, &gone);
+	assert_int_equal(user[0].told + 10 * user[1].told + 100 * user[2].told, 101);
+	assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 7, &user[1].user), -ENOENT);
+	gvm_mem_release(&user[0].user);
+	assert_int_equal(gone, 0);
+	gvm_mem_release(&user[2].user);
+	assert_int_equal(gone, 1);
+}
+
 #define MANY 20000
 
 static void many_keys(void **state)
@@ -213,7 +253,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(only_what_is_offered),         TEST(local_registration_is_not_offered),
 		TEST(gone_waits_for_the_last_user), TEST(many_keys),
-		TEST(withdrawn_under_readers),
+		TEST(withdrawn_under_readers),      TEST(users_are_told_and_waited_for),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

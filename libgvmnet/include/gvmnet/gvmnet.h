@@ -141,6 +141,9 @@ int gvm_net_renew(struct gvm_net *net);
 uint64_t gvm_net_incarnation(const struct gvm_net *net);
 const struct gvm_cluster *gvm_net_cluster(const struct gvm_net *net);
 const char *gvm_net_transport(const struct gvm_net *net);
+/* 1: hardware may use offered memory at any time until gone(): its pages must stay where they are,
+ * so no MADV_DONTNEED, no hole punched, until then. */
+int gvm_net_pins(const struct gvm_net *net);
 
 /* What providers there are, for "gvm info": fills up to n, returns how many there are. */
 struct gvm_provider_info {
@@ -382,9 +385,10 @@ int gvm_mem_register(struct gvm_net *net, void *base, size_t len, unsigned acces
 /* The key to give to a peer: unguessable, never 0, never used again by this net. */
 uint64_t gvm_mem_key(const struct gvm_mem *mem);
 /*
- * Withdraw it: operations that arrive from now on fail with -ENOENT. gone(arg) is called once, when
- * no operation touches the memory any more: from here or from a worker's thread, in the middle of
- * its work, so it posts and disconnects nothing. Thread-safe.
+ * Withdraw it: operations that arrive from now on fail with -ENOENT; where hardware serves them,
+ * those that arrive before gone() may still succeed. gone(arg) is called once, when no operation
+ * touches the memory any more: from here or from a worker's thread, in the middle of its work, so
+ * it posts and disconnects nothing. Thread-safe.
  */
 void gvm_mem_unregister(struct gvm_mem *mem, void (*gone)(void *arg), void *arg);
 
