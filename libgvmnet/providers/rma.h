@@ -27,6 +27,7 @@
 #define GVM_RMA_RECVS      (GVM_RMA_CELLS + 1u) /* receive buffers that a connection needs */
 #define GVM_RMA_WORKS      256u /* sends, reads and writes of a connection under way */
 #define GVM_RMA_GRACE_MS   200u
+#define GVM_RMA_SHARES     (16u << 10) /* registrations for a peer; beyond, memory is served in software */
 #define GVM_RMA_SEND_CELLS 1024u       /* of a worker */
 #define GVM_RMA_BOUNCE_MAX (32u << 20) /* bytes of a worker's bounce buffers */
 
@@ -88,8 +89,9 @@ struct gvm_rma_fabric {
 	 */
 	void (*disconnect)(struct gvm_rma_ep *ep, int orderly);
 
-	/* -EAGAIN: a queue is full; there is room after a gvm_rma_done() of that endpoint. Else a
-	 * negative errno: the connection is broken. Posts may be gathered until ring(). */
+	/* -EAGAIN: a queue is full; there may be room after the next gvm_rma_done(). Else a
+	 * negative errno: the connection is broken. Posts may be gathered until ring(). Makes no
+	 * upcall. */
 	int (*post)(struct gvm_rma_ep *ep, struct gvm_rma_work *work);
 	void (*ring)(struct gvm_rma *rma);
 	/* Take completions and events: at most about 64. Returns how many. */

@@ -236,6 +236,7 @@ struct body {
 	}
 ADAPT(hello)
 ADAPT(mapped)
+ADAPT(cell)
 ADAPT(region_open)
 ADAPT(region_opened)
 ADAPT(region_clone)
@@ -263,6 +264,7 @@ static const struct gvm_mapped mapped = {
 	.len = 0x0000000001000000,
 	.access = 3,
 };
+static const struct gvm_cell cell = { .credits = 0x0110, .provider = 0x2122232425262728 };
 static const struct gvm_region_open region_open = {
 	.name = "vm.ram_0",
 	.pages = 0x0001020304050607,
@@ -318,6 +320,7 @@ static const struct body bodies[] = {
 	{ BODY(mapped, GVM_MAPPED_LEN), .golden =
 					    "38 37 36 35 34 33 32 31 46 45 44 43 42 41 00 00 "
 					    "00 00 00 01 00 00 00 00 03 00 00 00 00 00 00 00 " },
+	{ BODY(cell, GVM_CELL_LEN), .golden = "a8 00 10 01 00 00 00 00 28 27 26 25 24 23 22 21 " },
 	{ BODY(region_open, GVM_REGION_OPEN_LEN),
 	  .golden =
 	      "76 6d 2e 72 61 6d 5f 30 " Z8 Z8 Z8 Z8 Z8 Z8 Z8 "07 06 05 04 03 02 01 00 " /* pages */

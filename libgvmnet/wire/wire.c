@@ -408,6 +408,38 @@ int gvm_mapped_decode(const uint8_t *buf, size_t len, struct gvm_mapped *m)
 	return 0;
 }
 
+/* ---- a cell -------------------------------------------------------------------------------- */
+
+enum cell_at {
+	CELL_MAGIC = 0,
+	CELL_ZERO = CELL_MAGIC + 1,
+	CELL_CREDITS = CELL_ZERO + 1,
+	CELL_ZERO4 = CELL_CREDITS + 2,
+	CELL_PROVIDER = CELL_ZERO4 + 4,
+	CELL_END = CELL_PROVIDER + 8
+};
+_Static_assert(CELL_END == GVM_CELL_LEN, "length of a cell's header");
+
+size_t gvm_cell_encode(uint8_t *buf, const struct gvm_cell *m)
+{
+	buf[CELL_MAGIC] = GVM_CELL_MAGIC;
+	buf[CELL_ZERO] = 0;
+	put16(buf + CELL_CREDITS, m->credits);
+	put32(buf + CELL_ZERO4, 0);
+	put64(buf + CELL_PROVIDER, m->provider);
+	return CELL_END;
+}
+
+int gvm_cell_decode(const uint8_t *buf, size_t len, struct gvm_cell *m)
+{
+	if (len != CELL_END || buf[CELL_MAGIC] != GVM_CELL_MAGIC || buf[CELL_ZERO] != 0 ||
+	    get32(buf + CELL_ZERO4) != 0)
+		return -GVM_EPROTO;
+	m->credits = get16(buf + CELL_CREDITS);
+	m->provider = get64(buf + CELL_PROVIDER);
+	return 0;
+}
+
 /* ---- REGION_OPEN --------------------------------------------------------------------------- */
 
 enum open_at {

@@ -171,6 +171,17 @@ struct gvm_mapped {
 };
 #define GVM_MAPPED_LEN 32u
 
+/*
+ * The header of a cell: 16 bytes, behind which comes a piece of the stream of frames, where frames
+ * travel in messages of the hardware (docs/rdma.md).
+ */
+struct gvm_cell {
+	uint16_t credits;  /* cells that the receiver of this one may send in addition */
+	uint64_t provider; /* the provider's, or 0 */
+};
+#define GVM_CELL_LEN   16u
+#define GVM_CELL_MAGIC 0xA8u
+
 /* REGION_OPEN: 104 bytes. Header: region = the region's id. */
 struct gvm_region_open {
 	char name[GVM_WIRE_NAME_MAX + 1]; /* [A-Za-z0-9._-], not empty, zero-padded */
@@ -260,6 +271,8 @@ struct gvm_region_entry {
 
 size_t gvm_mapped_encode(uint8_t *buf, const struct gvm_mapped *m);
 int gvm_mapped_decode(const uint8_t *buf, size_t len, struct gvm_mapped *m);
+size_t gvm_cell_encode(uint8_t *buf, const struct gvm_cell *m);
+int gvm_cell_decode(const uint8_t *buf, size_t len, struct gvm_cell *m);
 size_t gvm_region_open_encode(uint8_t *buf, const struct gvm_region_open *m);
 int gvm_region_open_decode(const uint8_t *buf, size_t len, struct gvm_region_open *m);
 size_t gvm_region_opened_encode(uint8_t *buf, const struct gvm_region_opened *m);
