@@ -374,6 +374,9 @@ void gvm_worker_flush(struct gvm_worker *worker);
 
 #define GVM_ACCESS_FETCH 1u /* peers may fetch */
 #define GVM_ACCESS_PUT   2u /* peers may put */
+/* Never by hardware: for a mapped file, whose file system does not see what hardware writes, and
+ * for memory whose pages are given back while it is offered. */
+#define GVM_ACCESS_SOFT 4u
 
 /*
  * Offer memory to peers. owner: only the client with this incarnation may use it; 0: every peer
