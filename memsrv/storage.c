@@ -313,8 +313,8 @@ int storage_collapse(struct storage *storage)
 {
 	struct storage_pool *pool = storage->pool;
 
-	if (pool->huge != HUGE_AUTO || pool->pins || pool->image || storage->huge || storage->len < HUGE_PAGE ||
-	    pool->pagemap < 0 || !all_written(storage))
+	if (pool->huge != HUGE_AUTO || pool->pins || pool->image || storage->huge ||
+	    storage->len < HUGE_PAGE || pool->pagemap < 0 || !all_written(storage))
 		return 0;
 	if (madvise(storage->base, storage->len, MADV_HUGEPAGE))
 		return 0;

@@ -153,6 +153,11 @@ struct gvm_provider_info {
 	const char *why;  /* sentence for usable != 0, else "" */
 };
 size_t gvm_providers(struct gvm_provider_info *info, size_t n);
+/* The hardware that a provider sees: line() for each thing there is to say; depth: how far it
+ * belongs below the one before. Nothing is said of a provider that needs none. -ENOENT: there is no
+ * such provider. */
+int gvm_provider_describe(const char *name,
+			  void (*line)(void *arg, unsigned depth, const char *text), void *arg);
 
 /* ---- worker -------------------------------------------------------------------------------- */
 
