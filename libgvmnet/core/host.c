@@ -42,7 +42,7 @@ static int host_mem_hold(struct gvm_host *host, uint64_t key, uint64_t owner,
 	struct gvm_worker *worker = host->worker;
 	int err = gvm_mem_hold(&worker->net->mem, key, owner, user);
 
-	if (err)
+	if (err && err != -EOPNOTSUPP)
 		gvm_count(&worker->stats.refused_keys, 1);
 	return err;
 }

@@ -151,7 +151,7 @@ int gvm_mem_register(struct gvm_net *net, void *base, size_t len, unsigned acces
 {
 	struct gvm_mem *mem;
 
-	if (!base || len == 0 || (access & ~(GVM_ACCESS_FETCH | GVM_ACCESS_PUT)))
+	if (!base || len == 0 || (access & ~(GVM_ACCESS_FETCH | GVM_ACCESS_PUT | GVM_ACCESS_SOFT)))
 		return -EINVAL;
 	if ((uintptr_t)base > UINTPTR_MAX - len)
 		return -EINVAL;
@@ -225,6 +225,8 @@ int gvm_mem_hold(struct gvm_mem_table *table, uint64_t key, uint64_t owner,
 	pthread_rwlock_wrlock(&shard->lock);
 	mem = find(shard, key);
 	err = mem ? may_use(mem, owner, 0, 0, 0) : -ENOENT;
+	if (!err && (mem->access & GVM_ACCESS_SOFT))
+		err = -EOPNOTSUPP;
 	if (!err) {
 		atomic_fetch_add_explicit(&mem->refs, 1, memory_order_relaxed);
 		user->mem = mem;

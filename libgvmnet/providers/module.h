@@ -10,7 +10,7 @@
 
 /* Of provider.h and this file: raised with each change of either. A module is used only by the
  * library that it was built with. */
-#define GVM_MODULE_ABI    1u
+#define GVM_MODULE_ABI    2u
 #define GVM_MODULE_SYMBOL "gvm_provider_module"
 
 /* What a module may call of the library besides gvm_host_ops. */
@@ -25,8 +25,17 @@ struct gvm_module_host {
 	uint64_t (*option_number)(const char *env);
 };
 
+/* What a module is. */
+struct gvm_module {
+	unsigned abi; /* GVM_MODULE_ABI, as the module was built */
+	const struct gvm_provider_ops *ops;
+	/* For "gvm info -v": what there is of its hardware, one line a call, without the newline;
+	 * depth: how far it belongs below the one before. */
+	void (*describe)(void (*line)(void *arg, unsigned depth, const char *text), void *arg);
+};
+
 /* NULL: built for another version of the library. host stays valid. */
-typedef const struct gvm_provider_ops *gvm_provider_module_fn(const struct gvm_module_host *host);
-gvm_provider_module_fn gvm_provider_module;
+typedef const struct gvm_module *gvm_provider_module_fn(const struct gvm_module_host *host);
+gvm_provider_module_fn gvm_provider_module __attribute__((visibility("default")));
 
 #endif

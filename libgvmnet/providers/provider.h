@@ -107,7 +107,7 @@ struct gvm_host_ops {
 	/*
 	 * All of the memory by key, for providers whose hardware serves fetch and put: checks owner
 	 * (ep->owner). user is the provider's memory, with withdrawn set. The memory stays until
-	 * mem_release(). -ENOENT, -EPERM.
+	 * mem_release(). -ENOENT, -EPERM, -EOPNOTSUPP: it is served in software only.
 	 */
 	int (*mem_hold)(struct gvm_host *host, uint64_t key, uint64_t owner,
 			struct gvm_mem_user *user);

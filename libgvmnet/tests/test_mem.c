@@ -85,7 +85,7 @@ static void local_registration_is_not_offered(void **state)
 	gvm_mem_unregister(mem, NULL, NULL);
 	assert_int_equal(gvm_mem_register(net, NULL, 1, 0, 0, &mem), -EINVAL);
 	assert_int_equal(gvm_mem_register(net, memory, 0, 0, 0, &mem), -EINVAL);
-	assert_int_equal(gvm_mem_register(net, memory, 1, 4, 0, &mem), -EINVAL);
+	assert_int_equal(gvm_mem_register(net, memory, 1, 8, 0, &mem), -EINVAL);
 	assert_int_equal(gvm_mem_register(net, memory, SIZE_MAX, BOTH, 0, &mem), -EINVAL);
 }
 
@@ -151,6 +151,22 @@ static void users_are_told_and_waited_for(void **state)
 	gvm_mem_release(&user[0].user);
 	assert_int_equal(gone, 0);
 	gvm_mem_release(&user[2].user);
+	assert_int_equal(gone, 1);
+}
+
+/* Files, for one: hardware may not have it, and peers are served in software. */
+static void soft_memory_is_not_held(void **state)
+{
+	struct gvm_mem_user user = { .withdrawn = note_withdrawn };
+	struct gvm_net *net = *state;
+	struct gvm_mem *mem;
+	int gone = 0;
+
+	assert_int_equal(gvm_mem_register(net, memory, 64, BOTH | GVM_ACCESS_SOFT, 7, &mem), 0);
+	assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 8, &user), -EPERM);
+	assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 7, &user), -EOPNOTSUPP);
+	assert_int_equal(look(net, gvm_mem_key(mem), 7, BOTH, 0, 64), 0);
+	gvm_mem_unregister(mem, count_gone, &gone);
 	assert_int_equal(gone, 1);
 }
 
@@ -254,6 +270,7 @@ int main(void)
 		TEST(only_what_is_offered),         TEST(local_registration_is_not_offered),
 		TEST(gone_waits_for_the_last_user), TEST(many_keys),
 		TEST(withdrawn_under_readers),      TEST(users_are_told_and_waited_for),
+		TEST(soft_memory_is_not_held),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

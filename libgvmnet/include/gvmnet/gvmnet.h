@@ -153,6 +153,11 @@ struct gvm_provider_info {
 	const char *why;  /* sentence for usable != 0, else "" */
 };
 size_t gvm_providers(struct gvm_provider_info *info, size_t n);
+/* The hardware that a provider sees: line() for each thing there is to say; depth: how far it
+ * belongs below the one before. Nothing is said of a provider that needs none. -ENOENT: there is no
+ * such provider. */
+int gvm_provider_describe(const char *name,
+			  void (*line)(void *arg, unsigned depth, const char *text), void *arg);
 
 /* ---- worker -------------------------------------------------------------------------------- */
 
@@ -374,6 +379,9 @@ void gvm_worker_flush(struct gvm_worker *worker);
 
 #define GVM_ACCESS_FETCH 1u /* peers may fetch */
 #define GVM_ACCESS_PUT   2u /* peers may put */
+/* Never by hardware: for a mapped file, whose file system does not see what hardware writes, and
+ * for memory whose pages are given back while it is offered. */
+#define GVM_ACCESS_SOFT 4u
 
 /*
  * Offer memory to peers. owner: only the client with this incarnation may use it; 0: every peer
