@@ -168,22 +168,6 @@ void storage_forget(struct storage *storage)
 		free(storage);
 }
 
-void storage_discard(struct storage *storage, uint64_t offset, uint64_t len)
-{
-	if (storage->pool->image) {
-		image_extent_zero(storage->pool->image, storage->extent, offset, len,
-				  storage->base);
-		return;
-	}
-	if (atomic_exchange(&storage->huge, 0)) {
-		/* The next page written here shall cost 4 KiB again. */
-		madvise(storage->base, storage->len, MADV_NOHUGEPAGE);
-		atomic_fetch_sub(&storage->pool->huge_bytes, storage->len);
-	}
-	if (madvise(storage->base + offset, len, MADV_DONTNEED))
-		memset(storage->base + offset, 0, len);
-}
-
 static int all_zero(const uint8_t *page)
 {
 	const uint64_t *w = (const uint64_t *)page;
@@ -256,6 +240,57 @@ void storage_copy(struct storage *into, const struct storage *from)
 		copy_anonymous(into, from);
 }
 
+/* ---- discards ------------------------------------------------------------------------------ */
+
+static void zero_range(struct storage *st, uint64_t at, uint64_t end)
+{
+	for (; at < end; at += GVM_PAGE_SIZE)
+		if (!all_zero(st->base + at))
+			memset(st->base + at, 0, GVM_PAGE_SIZE);
+}
+
+/* In place, and what was never written is not looked at. */
+static void zero_anonymous(struct storage *st, uint64_t at, uint64_t end)
+{
+	uint64_t entry[PAGEMAP_MAX], n;
+
+	while (at < end) {
+		n = pagemap_read(st, at, entry);
+		if (!n) {
+			zero_range(st, at, end);
+			return;
+		}
+		for (uint64_t i = 0; i < n && at < end; i++, at += GVM_PAGE_SIZE)
+			if (entry[i] & (PAGE_PRESENT | PAGE_SWAPPED))
+				zero_range(st, at, at + GVM_PAGE_SIZE);
+	}
+}
+
+static void give_back(struct storage *storage, uint64_t offset, uint64_t len)
+{
+	if (atomic_exchange(&storage->huge, 0)) {
+		/* The next page written here shall cost 4 KiB again. */
+		madvise(storage->base, storage->len, MADV_NOHUGEPAGE);
+		atomic_fetch_sub(&storage->pool->huge_bytes, storage->len);
+	}
+	if (madvise(storage->base + offset, len, MADV_DONTNEED))
+		memset(storage->base + offset, 0, len);
+}
+
+void storage_discard(struct storage *storage, uint64_t offset, uint64_t len)
+{
+	struct storage_pool *pool = storage->pool;
+
+	if (pool->image)
+		image_extent_zero(pool->image, storage->extent, offset, len, storage->base);
+	else if (pool->pins)
+		zero_anonymous(storage, offset, offset + len);
+	else
+		give_back(storage, offset, len);
+}
+
+/* ---- huge pages ---------------------------------------------------------------------------- */
+
 /* Has each page been written? The kernel's shared page of zeros, which reading puts in place, is
  * present but not exclusively mapped. */
 static int all_written(const struct storage *st)
@@ -278,8 +313,8 @@ int storage_collapse(struct storage *storage)
 {
 	struct storage_pool *pool = storage->pool;
 
-	if (pool->huge != HUGE_AUTO || pool->image || storage->huge || storage->len < HUGE_PAGE ||
-	    pool->pagemap < 0 || !all_written(storage))
+	if (pool->huge != HUGE_AUTO || pool->pins || pool->image || storage->huge ||
+	    storage->len < HUGE_PAGE || pool->pagemap < 0 || !all_written(storage))
 		return 0;
 	if (madvise(storage->base, storage->len, MADV_HUGEPAGE))
 		return 0;

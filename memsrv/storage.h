@@ -24,7 +24,8 @@ enum huge_pages {
 struct storage_pool {
 	struct image *image; /* NULL: anonymous memory */
 	enum huge_pages huge;
-	int pagemap;                 /* /proc/self/pagemap, which tells the pages written, or -1 */
+	int pins;    /* hardware may hold anonymous memory: no page is given back or replaced */
+	int pagemap; /* /proc/self/pagemap, which tells the pages written, or -1 */
 	_Atomic uint64_t bytes;      /* of all storage that exists */
 	_Atomic uint64_t huge_bytes; /* of it, slabs remade of huge pages */
 };
@@ -48,7 +49,8 @@ void storage_ref(struct storage *storage);
 void storage_put(struct storage *storage);
 /* Like storage_put, but the image keeps the extent: the end of the process, not of the slab. */
 void storage_forget(struct storage *storage);
-/* Zero a part (multiples of 4,096) and, where that is possible, give its memory back. */
+/* Zero a part (multiples of 4,096) and, where that is possible, give its memory back. Pages that
+ * hardware may hold are written with zeros: it would go on with those that were given back. */
 void storage_discard(struct storage *storage, uint64_t offset, uint64_t len);
 /* Copy what is not zero; into is new. What was never written is not looked at, and costs nothing.
  */

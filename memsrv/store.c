@@ -161,10 +161,11 @@ int store_open(const struct store_config *config, struct store **store)
 	st->secret[1] = store_draw();
 	st->pool.image = config->image;
 	st->pool.huge = config->huge;
+	st->pool.pins = config->net && gvm_net_pins(config->net);
 	st->pool.pagemap = -1;
 	if (!config->image)
 		st->pool.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	st->no_sweep = config->huge != HUGE_AUTO || st->pool.pagemap < 0;
+	st->no_sweep = config->huge != HUGE_AUTO || st->pool.pins || st->pool.pagemap < 0;
 	pthread_mutex_init(&st->lock, NULL);
 	TAILQ_INIT(&st->regions);
 	if (config->image)

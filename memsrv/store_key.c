@@ -69,6 +69,8 @@ int key_make(struct hold *h, uint64_t index, const struct slab *sl, int writable
 
 	if (!key)
 		return -ENOMEM;
+	if (store->pool.image)
+		access |= GVM_ACCESS_SOFT; /* the disk would not get what hardware writes */
 	err = slab_map_set(&h->keys, index, key);
 	if (err)
 		goto free;

@@ -39,6 +39,10 @@ void gvm_mem_table_fini(struct gvm_mem_table *table);
 int gvm_mem_lookup(struct gvm_mem_table *table, uint64_t key, uint64_t owner, unsigned access,
 		   uint64_t offset, uint64_t len, void **at, struct gvm_mem **mem);
 void gvm_mem_drop(struct gvm_mem *mem);
+/* As mem_hold and mem_release of gvm_host_ops. */
+int gvm_mem_hold(struct gvm_mem_table *table, uint64_t key, uint64_t owner,
+		 struct gvm_mem_user *user);
+void gvm_mem_release(struct gvm_mem_user *user);
 
 /* ---- net.c --------------------------------------------------------------------------------- */
 

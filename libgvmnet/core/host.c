@@ -36,6 +36,22 @@ static int host_mem_get(struct gvm_host *host, uint64_t key, uint64_t owner, uns
 	return err;
 }
 
+static int host_mem_hold(struct gvm_host *host, uint64_t key, uint64_t owner,
+			 struct gvm_mem_user *user)
+{
+	struct gvm_worker *worker = host->worker;
+	int err = gvm_mem_hold(&worker->net->mem, key, owner, user);
+
+	if (err && err != -EOPNOTSUPP)
+		gvm_count(&worker->stats.refused_keys, 1);
+	return err;
+}
+
+static void host_wake(struct gvm_host *host)
+{
+	gvm_worker_wake(host->worker);
+}
+
 static struct gvm_net_stats *host_stats(struct gvm_host *host)
 {
 	return &host->worker->stats;
@@ -54,5 +70,8 @@ const struct gvm_host_ops gvm_core_host_ops = {
 	.now = host_now,
 	.mem_get = host_mem_get,
 	.mem_put = gvm_mem_drop,
+	.mem_hold = host_mem_hold,
+	.mem_release = gvm_mem_release,
+	.wake = host_wake,
 	.stats = host_stats,
 };

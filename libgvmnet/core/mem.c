@@ -5,7 +5,8 @@
  * The table is the net's and is used by all threads. It is cut into shards by the key's low bits,
  * each a chained hash table under a reader-writer lock that the data path holds only to find the
  * entry and count a reference. An entry out of the table lives until its last reference is dropped;
- * who drops it calls gone().
+ * who drops it calls gone(). Providers whose hardware uses an entry are its users: they are told
+ * when it leaves the table, under the lock, so that none can go away meanwhile.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -20,7 +21,9 @@ struct gvm_mem {
 	uint8_t *base;
 	size_t len;
 	unsigned access;
-	atomic_uint refs; /* one is the table's (or the registrant's, with no access) */
+	atomic_uint
+	    refs; /* one is the table's (or the registrant's, with no access), one each user's */
+	struct gvm_mem_user *users; /* under the shard's lock */
 	void (*gone)(void *arg);
 	void *arg;
 };
@@ -101,6 +104,8 @@ static void withdraw(struct gvm_mem *mem)
 		;
 	*at = mem->next;
 	shard->count--;
+	for (struct gvm_mem_user *user = mem->users; user; user = user->next)
+		user->withdrawn(user);
 	pthread_rwlock_unlock(&shard->lock);
 }
 
@@ -146,7 +151,7 @@ int gvm_mem_register(struct gvm_net *net, void *base, size_t len, unsigned acces
 {
 	struct gvm_mem *mem;
 
-	if (!base || len == 0 || (access & ~(GVM_ACCESS_FETCH | GVM_ACCESS_PUT)))
+	if (!base || len == 0 || (access & ~(GVM_ACCESS_FETCH | GVM_ACCESS_PUT | GVM_ACCESS_SOFT)))
 		return -EINVAL;
 	if ((uintptr_t)base > UINTPTR_MAX - len)
 		return -EINVAL;
@@ -208,6 +213,50 @@ int gvm_mem_lookup(struct gvm_mem_table *table, uint64_t key, uint64_t owner, un
 	*at = mem->base + offset;
 	*out = mem;
 	return 0;
+}
+
+int gvm_mem_hold(struct gvm_mem_table *table, uint64_t key, uint64_t owner,
+		 struct gvm_mem_user *user)
+{
+	struct gvm_mem_shard *shard = shard_of(table, key);
+	struct gvm_mem *mem;
+	int err;
+
+	pthread_rwlock_wrlock(&shard->lock);
+	mem = find(shard, key);
+	err = mem ? may_use(mem, owner, 0, 0, 0) : -ENOENT;
+	if (!err && (mem->access & GVM_ACCESS_SOFT))
+		err = -EOPNOTSUPP;
+	if (!err) {
+		atomic_fetch_add_explicit(&mem->refs, 1, memory_order_relaxed);
+		user->mem = mem;
+		user->prev = NULL;
+		user->next = mem->users;
+		if (mem->users)
+			mem->users->prev = user;
+		mem->users = user;
+		user->base = mem->base;
+		user->len = mem->len;
+		user->access = mem->access;
+	}
+	pthread_rwlock_unlock(&shard->lock);
+	return err;
+}
+
+void gvm_mem_release(struct gvm_mem_user *user)
+{
+	struct gvm_mem *mem = user->mem;
+	struct gvm_mem_shard *shard = shard_of(mem->table, mem->key);
+
+	pthread_rwlock_wrlock(&shard->lock);
+	if (user->prev)
+		user->prev->next = user->next;
+	else
+		mem->users = user->next;
+	if (user->next)
+		user->next->prev = user->prev;
+	pthread_rwlock_unlock(&shard->lock);
+	gvm_mem_drop(mem);
 }
 
 void gvm_mem_drop(struct gvm_mem *mem)

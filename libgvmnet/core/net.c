@@ -13,32 +13,41 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "core/core.h"
+#include "core/module.h"
 
 /* ---- providers ----------------------------------------------------------------------------- */
 
-/* All names that GVM_TRANSPORT may have; ops is NULL for what this build does not have. */
+/* All names that GVM_TRANSPORT may have; those without ops are modules. */
 static const struct {
 	const char *name;
 	const struct gvm_provider_ops *ops;
 	const char *what;
-	const char *why;
 } providers[] = {
-	{ "tcp", &gvm_provider_tcp, NULL, NULL },
-	{ "loop", &gvm_provider_loop, NULL, NULL },
-	{ "verbs", NULL, "RDMA over RoCE v2 or InfiniBand",
-	  "the verbs provider is not in this build" },
-	{ "ofi", NULL, "libfabric", "the ofi provider is not in this build" },
+	{ "tcp", &gvm_provider_tcp, NULL },
+	{ "loop", &gvm_provider_loop, NULL },
+	{ "verbs", NULL, "RDMA over InfiniBand, RoCE and iWARP" },
+	{ "ofi", NULL, "libfabric" },
 };
 #define PROVIDERS     (sizeof(providers) / sizeof(providers[0]))
 #define AUTO_PROVIDER "tcp"
 
-static void describe_provider(size_t i, struct gvm_provider_info *info)
+/* Its table; a module is opened for it. NULL: *why says why there is none. */
+static const struct gvm_provider_ops *ops_of(size_t i, const char **why)
 {
-	const struct gvm_provider_ops *ops = providers[i].ops;
+	const struct gvm_module *module;
+
+	if (providers[i].ops)
+		return providers[i].ops;
+	module = gvm_module_get(providers[i].name, why);
+	return module ? module->ops : NULL;
+}
+
+static const struct gvm_provider_ops *describe_provider(size_t i, struct gvm_provider_info *info)
+{
+	const struct gvm_provider_ops *ops = ops_of(i, &info->why);
 
 	info->name = providers[i].name;
 	info->what = ops ? ops->what : providers[i].what;
-	info->why = providers[i].why;
 	info->usable = -EPROTONOSUPPORT;
 	if (ops) {
 		info->why = "";
@@ -46,6 +55,7 @@ static void describe_provider(size_t i, struct gvm_provider_info *info)
 		if (info->usable == 0 || !info->why)
 			info->why = "";
 	}
+	return ops;
 }
 
 size_t gvm_providers(struct gvm_provider_info *info, size_t n)
@@ -57,6 +67,24 @@ size_t gvm_providers(struct gvm_provider_info *info, size_t n)
 	return PROVIDERS;
 }
 
+int gvm_provider_describe(const char *name,
+			  void (*line)(void *arg, unsigned depth, const char *text), void *arg)
+{
+	const struct gvm_module *module;
+	const char *why;
+	size_t i;
+
+	for (i = 0; i < PROVIDERS && strcmp(name, providers[i].name); i++)
+		;
+	if (i == PROVIDERS)
+		return -ENOENT;
+	module = providers[i].ops ? NULL : gvm_module_get(name, &why);
+	if (module && module->describe)
+		module->describe(line, arg);
+	return 0;
+}
+
+/* Of those that are always there: no module is opened for it. */
 static void list_usable(char *list, size_t room)
 {
 	struct gvm_provider_info info;
@@ -66,6 +94,8 @@ static void list_usable(char *list, size_t room)
 	for (i = 0; i < PROVIDERS; i++) {
 		int n;
 
+		if (!providers[i].ops)
+			continue;
 		describe_provider(i, &info);
 		if (info.usable != 0)
 			continue;
@@ -104,10 +134,9 @@ static int choose_provider(struct gvm_net *net, const char *transport)
 			break;
 	if (i == PROVIDERS)
 		return refuse_transport(net->transport, "there is no such transport");
-	describe_provider(i, &info);
+	net->ops = describe_provider(i, &info);
 	if (info.usable != 0)
 		return refuse_transport(info.name, info.why);
-	net->ops = providers[i].ops;
 	return 0;
 }
 
@@ -332,6 +361,11 @@ uint64_t gvm_net_incarnation(const struct gvm_net *net)
 const struct gvm_cluster *gvm_net_cluster(const struct gvm_net *net)
 {
 	return net->cluster;
+}
+
+int gvm_net_pins(const struct gvm_net *net)
+{
+	return net->ops->pins;
 }
 
 const char *gvm_net_transport(const struct gvm_net *net)

@@ -48,6 +48,13 @@ static const struct gvm_option table[] = {
 	     "listened on."),
 	{ "GVM_INSECURE", "--insecure", "bool", "0",
 	  "Listen beyond loopback although there is no key.", NULL, 0, 1 },
+	{ "GVM_MODULE_PATH", NULL, "folder", "",
+	  "Folder of the providers that are modules (gvmnet-verbs.so); empty: the one that belongs "
+	  "to "
+	  "the library.",
+	  NULL, 0, 0 },
+	NUMBER("GVM_VERBS_TCLASS", NULL, "count", "0", 0, 255,
+	       "Traffic class (TOS) of the verbs provider's connections; 0: as the system has it."),
 	CHOICE("GVM_LOG", "--log", "warn", "error|warn|info|debug",
 	       "The most detailed kind of line that is logged."),
 
@@ -298,7 +305,7 @@ static int parse_value(const struct gvm_option *o, const char *text, uint64_t *v
 	unsigned cpu, count;
 
 	*value = 0;
-	if (is_type(o, "text"))
+	if (is_type(o, "text") || is_type(o, "folder"))
 		return 0;
 	if (is_type(o, "choice"))
 		return among(o->choices, text, strlen(text)) ? 0 : -EINVAL;
@@ -366,7 +373,8 @@ static const struct gvm_option *find(const char *env, size_t len)
 /* An empty variable is one that is not set. */
 static const char *from_environment(const struct gvm_option *o)
 {
-	const char *text = getenv(o->env);
+	/* Code is loaded from a folder: whoever calls a set-id program may not choose it. */
+	const char *text = is_type(o, "folder") ? secure_getenv(o->env) : getenv(o->env);
 
 	return text && *text ? text : NULL;
 }

@@ -56,6 +56,19 @@ struct gvm_ep {
 	char name[64];       /* the other side, for the log: "10.0.0.3:9999" */
 };
 
+/* Offered memory that a provider's hardware reaches by itself, from mem_hold() to mem_release(). */
+struct gvm_mem_user {
+	/* The memory is withdrawn: release it soon. On any thread, with a lock held: it may do no
+	 * more than note it and wake its worker. Comes once at most, not after mem_release(). */
+	void (*withdrawn)(struct gvm_mem_user *user);
+	struct gvm_mem *mem; /* core's, as the next two */
+	struct gvm_mem_user *next, *prev;
+	/* set by mem_hold() */
+	void *base;
+	uint64_t len;
+	unsigned access; /* GVM_ACCESS_* */
+};
+
 /* What a provider says to core. */
 struct gvm_host_ops {
 	/* A listener has a new connection. Core sets ep->user. */
@@ -91,6 +104,16 @@ struct gvm_host_ops {
 	int (*mem_get)(struct gvm_host *host, uint64_t key, uint64_t owner, unsigned access,
 		       uint64_t offset, uint64_t len, void **at, struct gvm_mem **mem);
 	void (*mem_put)(struct gvm_mem *mem);
+	/*
+	 * All of the memory by key, for providers whose hardware serves fetch and put: checks owner
+	 * (ep->owner). user is the provider's memory, with withdrawn set. The memory stays until
+	 * mem_release(). -ENOENT, -EPERM, -EOPNOTSUPP: it is served in software only.
+	 */
+	int (*mem_hold)(struct gvm_host *host, uint64_t key, uint64_t owner,
+			struct gvm_mem_user *user);
+	void (*mem_release)(struct gvm_mem_user *user);
+	/* End the worker's sleep. From any thread. */
+	void (*wake)(struct gvm_host *host);
 	/* Counters that the provider adds to. */
 	struct gvm_net_stats *(*stats)(struct gvm_host *host);
 };
@@ -99,6 +122,8 @@ struct gvm_host_ops {
 struct gvm_provider_ops {
 	const char *name;
 	const char *what;
+	/* Its hardware reaches offered memory by itself: the pages must stay where they are. */
+	int pins;
 	/* 0 if it can be used here; else -errno and *why a static sentence. */
 	int (*probe)(const char **why);
 

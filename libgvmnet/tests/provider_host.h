@@ -25,6 +25,7 @@ struct gvm_mem {
 	uint8_t *base;
 	size_t len;
 	int refs, withdrawn;
+	struct gvm_mem_user *users;
 };
 
 /* One side of a connection, as the test sees it. */
@@ -192,6 +193,49 @@ static inline void host_mem_put(struct gvm_mem *mem)
 	mem->refs--;
 }
 
+static inline int host_mem_hold(struct gvm_host *host, uint64_t key, uint64_t owner,
+				struct gvm_mem_user *user)
+{
+	void *at;
+	int err = host_mem_get(host, key, owner, ~0u, 0, 0, &at, &user->mem);
+
+	if (err)
+		return err;
+	user->prev = NULL;
+	user->next = user->mem->users;
+	if (user->next)
+		user->next->prev = user;
+	user->mem->users = user;
+	user->base = user->mem->base;
+	user->len = user->mem->len;
+	user->access = user->mem->access;
+	return 0;
+}
+
+static inline void host_mem_release(struct gvm_mem_user *user)
+{
+	if (user->prev)
+		user->prev->next = user->next;
+	else
+		user->mem->users = user->next;
+	if (user->next)
+		user->next->prev = user->prev;
+	host_mem_put(user->mem);
+}
+
+/* From here on it is not found, and gone when refs is 0. */
+static inline void withdraw(struct gvm_mem *mem)
+{
+	mem->withdrawn = 1;
+	for (struct gvm_mem_user *user = mem->users; user; user = user->next)
+		user->withdrawn(user);
+}
+
+/* There is one thread. */
+static inline void host_wake(struct gvm_host *host)
+{
+}
+
 static inline struct gvm_net_stats *host_stats(struct gvm_host *host)
 {
 	return &host->stats;
@@ -210,6 +254,9 @@ static const struct gvm_host_ops host_ops = {
 	.now = host_now,
 	.mem_get = host_mem_get,
 	.mem_put = host_mem_put,
+	.mem_hold = host_mem_hold,
+	.mem_release = host_mem_release,
+	.wake = host_wake,
 	.stats = host_stats,
 };
 

@@ -424,8 +424,11 @@ static void key_files(void **state)
 static void transports(void **state)
 {
 	struct gvm_provider_info info[8];
-	size_t count = gvm_providers(info, 8), i, usable = 0;
+	size_t count, i, usable = 0;
 
+	/* What modules there are, and devices for them, is no matter here. */
+	assert_int_equal(gvm_option_set("GVM_MODULE_PATH", "/nonexistent"), 0);
+	count = gvm_providers(info, 8);
 	assert_in_range(count, 4, 8);
 	for (i = 0; i < count; i++) {
 		assert_true(info[i].what[0] != 0);

@@ -85,7 +85,7 @@ static void local_registration_is_not_offered(void **state)
 	gvm_mem_unregister(mem, NULL, NULL);
 	assert_int_equal(gvm_mem_register(net, NULL, 1, 0, 0, &mem), -EINVAL);
 	assert_int_equal(gvm_mem_register(net, memory, 0, 0, 0, &mem), -EINVAL);
-	assert_int_equal(gvm_mem_register(net, memory, 1, 4, 0, &mem), -EINVAL);
+	assert_int_equal(gvm_mem_register(net, memory, 1, 8, 0, &mem), -EINVAL);
 	assert_int_equal(gvm_mem_register(net, memory, SIZE_MAX, BOTH, 0, &mem), -EINVAL);
 }
 
@@ -111,6 +111,62 @@ static void gone_waits_for_the_last_user(void **state)
 	gvm_mem_drop(used1);
 	assert_int_equal(gone, 0);
 	gvm_mem_drop(used2);
+	assert_int_equal(gone, 1);
+}
+
+struct user {
+	struct gvm_mem_user user;
+	int told;
+};
+
+static void note_withdrawn(struct gvm_mem_user *user)
+{
+	((struct user *)user)->told++;
+}
+
+/* Hardware's hold: of all of it, ended by who has it, who is told once that it is time. */
+static void users_are_told_and_waited_for(void **state)
+{
+	struct user user[3] = { 0 };
+	struct gvm_net *net = *state;
+	struct gvm_mem *mem;
+	int gone = 0;
+
+	assert_int_equal(gvm_mem_register(net, memory, 64, GVM_ACCESS_FETCH, 7, &mem), 0);
+	for (int i = 0; i < 3; i++) {
+		struct gvm_mem_user *u = &user[i].user;
+
+		u->withdrawn = note_withdrawn;
+		assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem) ^ 1, 7, u), -ENOENT);
+		assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 8, u), -EPERM);
+		assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 7, u), 0);
+		assert_ptr_equal(u->base, memory);
+		assert_int_equal(u->len, 64);
+		assert_int_equal(u->access, GVM_ACCESS_FETCH);
+	}
+	gvm_mem_release(&user[1].user);
+	gvm_mem_unregister(mem, count_gone, &gone);
+	assert_int_equal(user[0].told + 10 * user[1].told + 100 * user[2].told, 101);
+	assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 7, &user[1].user), -ENOENT);
+	gvm_mem_release(&user[0].user);
+	assert_int_equal(gone, 0);
+	gvm_mem_release(&user[2].user);
+	assert_int_equal(gone, 1);
+}
+
+/* Files, for one: hardware may not have it, and peers are served in software. */
+static void soft_memory_is_not_held(void **state)
+{
+	struct gvm_mem_user user = { .withdrawn = note_withdrawn };
+	struct gvm_net *net = *state;
+	struct gvm_mem *mem;
+	int gone = 0;
+
+	assert_int_equal(gvm_mem_register(net, memory, 64, BOTH | GVM_ACCESS_SOFT, 7, &mem), 0);
+	assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 8, &user), -EPERM);
+	assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 7, &user), -EOPNOTSUPP);
+	assert_int_equal(look(net, gvm_mem_key(mem), 7, BOTH, 0, 64), 0);
+	gvm_mem_unregister(mem, count_gone, &gone);
 	assert_int_equal(gone, 1);
 }
 
@@ -213,7 +269,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(only_what_is_offered),         TEST(local_registration_is_not_offered),
 		TEST(gone_waits_for_the_last_user), TEST(many_keys),
-		TEST(withdrawn_under_readers),
+		TEST(withdrawn_under_readers),      TEST(users_are_told_and_waited_for),
+		TEST(soft_memory_is_not_held),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -85,6 +85,10 @@ static const struct {
 	{ GVM_T_BYE, 0, 0, 1 },
 	{ GVM_T_PUT, 1, 1 << 20, 1 },
 	{ GVM_T_STORED, 0, 0, 1 },
+	{ GVM_T_MAP, 0, 0, 1 },
+	{ GVM_T_MAPPED, 32, 32, 1 },
+	{ GVM_T_UNMAP, 0, 0, 1 },
+	{ GVM_T_UNMAPPED, 0, 0, 1 },
 	{ GVM_T_REGION_OPEN, 104, 104, 1 },
 	{ GVM_T_REGION_CLOSE, 0, 0, 1 },
 	{ GVM_T_REGION_DELETE, 0, 0, 1 },
@@ -132,7 +136,7 @@ static void unknown_types_are_refused(void **state)
 		if (!named)
 			assert_int_equal(decode((struct gvm_hdr){ .type = type }), -GVM_EPROTO);
 	}
-	assert_int_equal(known, 9 + 4 + 10 + 1 + 192);
+	assert_int_equal(known, 9 + 8 + 10 + 1 + 192);
 	assert_string_equal(gvm_wire_type_name(GVM_T_FETCH), "FETCH");
 	assert_string_equal(gvm_wire_type_name(256), "unknown");
 	assert_string_equal(gvm_wire_type_name(~0u), "unknown");
@@ -168,6 +172,9 @@ static void header_rules(void **state)
 	BAD(.type = GVM_T_PUT, .length = 4096, .flags = GVM_F_ZERO);
 	BAD(.type = GVM_T_PUT, .length = 4096, .status = GVM_ST_BUSY);
 	OK(.type = GVM_T_STORED, .status = GVM_ST_LIMIT);
+	OK(.type = GVM_T_MAPPED, .status = GVM_ST_NOTSUP);
+	BAD(.type = GVM_T_MAPPED, .status = GVM_ST_NOTSUP, .length = GVM_MAPPED_LEN);
+	BAD(.type = GVM_T_MAPPED);
 	BAD(.type = GVM_T_STORED, .status = GVM_ST_MAX);
 	BAD(.type = GVM_T_STORED, .status = 0xffff);
 	BAD(.type = GVM_T_REFUSED);
@@ -228,6 +235,8 @@ struct body {
 		return gvm_##what##_decode(buf, len, m);                                           \
 	}
 ADAPT(hello)
+ADAPT(mapped)
+ADAPT(cell)
 ADAPT(region_open)
 ADAPT(region_opened)
 ADAPT(region_clone)
@@ -249,6 +258,13 @@ static const struct gvm_hello hello = {
 	.nonce = { 0x01, 0x02, [31] = 0xff },
 	.cluster = "lab-1",
 };
+static const struct gvm_mapped mapped = {
+	.rkey = 0x3132333435363738,
+	.base = 0x0000414243444546,
+	.len = 0x0000000001000000,
+	.access = 3,
+};
+static const struct gvm_cell cell = { .credits = 0x0110, .provider = 0x2122232425262728 };
 static const struct gvm_region_open region_open = {
 	.name = "vm.ram_0",
 	.pages = 0x0001020304050607,
@@ -301,6 +317,10 @@ static const struct body bodies[] = {
 		    "01 02 00 00 00 00 00 00 " Z8 Z8 /* nonce */
 		    "00 00 00 00 00 00 00 ff "
 		    "6c 61 62 2d 31 00 00 00 " Z8 Z8 Z8 Z8 Z8 Z8 Z8 },
+	{ BODY(mapped, GVM_MAPPED_LEN), .golden =
+					    "38 37 36 35 34 33 32 31 46 45 44 43 42 41 00 00 "
+					    "00 00 00 01 00 00 00 00 03 00 00 00 00 00 00 00 " },
+	{ BODY(cell, GVM_CELL_LEN), .golden = "a8 00 10 01 00 00 00 00 28 27 26 25 24 23 22 21 " },
 	{ BODY(region_open, GVM_REGION_OPEN_LEN),
 	  .golden =
 	      "76 6d 2e 72 61 6d 5f 30 " Z8 Z8 Z8 Z8 Z8 Z8 Z8 "07 06 05 04 03 02 01 00 " /* pages */
@@ -473,6 +493,11 @@ static void body_rules(void **state)
 
 	assert_int_equal(TAKES(region_clone, flags, GVM_RO_CREATE), -GVM_EPROTO);
 	assert_int_equal(TAKES(region_clone, name[0], 0), -GVM_EPROTO);
+	assert_int_equal(TAKES(mapped, len, 0), -GVM_EPROTO);
+	assert_int_equal(TAKES(mapped, base, UINT64_MAX - 0x1000000), 0);
+	assert_int_equal(TAKES(mapped, base, UINT64_MAX - 0xffffff), -GVM_EPROTO);
+	assert_int_equal(TAKES(mapped, access, 0), -GVM_EPROTO);
+	assert_int_equal(TAKES(mapped, access, 4), -GVM_EPROTO);
 	assert_int_equal(TAKES(slab_entry, key, 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(page_run, count, 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(page_run, page, 0x0103), -GVM_EPROTO);

@@ -20,9 +20,23 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-enum form { FORM_TEXT, FORM_JSON, FORM_ENVIRONMENT, FORM_MANUAL };
+enum form { FORM_TEXT, FORM_VERBOSE, FORM_JSON, FORM_ENVIRONMENT, FORM_MANUAL };
 
 /* ---- providers ----------------------------------------------------------------------------- */
+
+/* One string a line, two spaces for each step of its depth. */
+static void add_line(void *arg, unsigned depth, const char *text)
+{
+	json_array_append_new(arg, json_sprintf("%*s%s", (int)(2 * depth), "", text));
+}
+
+static json_t *look_at_hardware(const char *name)
+{
+	json_t *lines = json_array();
+
+	gvm_provider_describe(name, add_line, lines);
+	return lines;
+}
 
 static json_t *look_at_providers(void)
 {
@@ -31,16 +45,17 @@ static json_t *look_at_providers(void)
 	json_t *list = json_array();
 
 	for (i = 0; i < n && i < 16; i++)
-		json_array_append_new(list, json_pack("{s:s, s:s, s:b, s:s}", "name", info[i].name,
-						      "what", info[i].what, "usable",
-						      info[i].usable == 0, "why", info[i].why));
+		json_array_append_new(list, json_pack("{s:s, s:s, s:b, s:s, s:o}", "name",
+						      info[i].name, "what", info[i].what, "usable",
+						      info[i].usable == 0, "why", info[i].why,
+						      "hardware", look_at_hardware(info[i].name)));
 	return list;
 }
 
-static void show_providers(const json_t *list)
+static void show_providers(const json_t *list, int verbose)
 {
-	const json_t *p;
-	size_t i;
+	const json_t *p, *line;
+	size_t i, k;
 
 	printf("Transport providers (GVM_TRANSPORT=%s)\n", gvm_option_text("GVM_TRANSPORT"));
 	json_array_foreach(list, i, p)
@@ -50,6 +65,9 @@ static void show_providers(const json_t *list)
 		printf("  %-6s %-9s %s\n", json_string_value(json_object_get(p, "name")),
 		       usable ? "usable" : "not here",
 		       json_string_value(json_object_get(p, usable ? "what" : "why")));
+		if (verbose)
+			json_array_foreach(json_object_get(p, "hardware"), k, line)
+			    printf("         %s\n", json_string_value(line));
 	}
 }
 
@@ -437,21 +455,22 @@ static void show_cluster(const json_t *c)
 static void help(void)
 {
 	printf(
-	    "usage: gvm info [--json | --manual | -e] [OPTION]...\n\n"
+	    "usage: gvm info [-v | --json | --manual | -e] [OPTION]...\n\n"
 	    "Show the transport providers, userfaultfd, the machine's limits, and each option "
 	    "with\n"
 	    "its type, default and value. With a cluster file (--cluster FILE or GVM_CLUSTER),\n"
 	    "check it and list its nodes.\n\n"
+	    "  -v               the hardware of the transport providers, too\n"
 	    "  --json           everything as one JSON object\n"
 	    "  -e               only the options, as a file for a shell or systemd to read\n"
 	    "  --cluster FILE   the cluster file to check\n\n"
 	    "Exit status: 0; 1 if the cluster file or an option is not legal; 2 for bad usage.\n");
 }
 
-static void show(const json_t *all)
+static void show(const json_t *all, int verbose)
 {
 	printf("gvmnet %s\n\n", text_of(all, "version"));
-	show_providers(json_object_get(all, "providers"));
+	show_providers(json_object_get(all, "providers"), verbose);
 	show_userfaultfd(json_object_get(all, "userfaultfd"));
 	show_machine(json_object_get(all, "machine"));
 	if (json_object_get(all, "cluster"))
@@ -469,7 +488,7 @@ static int print(json_t *all, enum form form)
 	} else if (form == FORM_MANUAL) {
 		show_manual(json_object_get(all, "options"));
 	} else {
-		show(all);
+		show(all, form == FORM_VERBOSE);
 	}
 	json_decref(all);
 	if (fflush(stdout) == 0)
@@ -493,6 +512,8 @@ int gvm_cmd_info(int argc, char **argv)
 	for (i = 1; i < argc; i++) {
 		if (strcmp(argv[i], "--json") == 0)
 			form = FORM_JSON;
+		else if (strcmp(argv[i], "-v") == 0)
+			form = FORM_VERBOSE;
 		else if (strcmp(argv[i], "-e") == 0)
 			form = FORM_ENVIRONMENT;
 		else if (strcmp(argv[i], "--manual") == 0)

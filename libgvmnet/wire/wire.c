@@ -120,6 +120,10 @@ static const struct shape shapes[GVM_T_USER] = {
 	[GVM_T_FETCHED] = { "FETCHED", GVM_F_ZERO, 1, 0, 0, GVM_WIRE_XFER_MAX },
 	[GVM_T_PUT] = { "PUT", 0, 0, 0, 1, GVM_WIRE_XFER_MAX },
 	[GVM_T_STORED] = { "STORED", 0, 1, 0, 0, 0 },
+	[GVM_T_MAP] = { "MAP", 0, 0, 0, 0, 0 },
+	[GVM_T_MAPPED] = { "MAPPED", 0, 1, 0, 0, GVM_MAPPED_LEN },
+	[GVM_T_UNMAP] = { "UNMAP", 0, 0, 0, 0, 0 },
+	[GVM_T_UNMAPPED] = { "UNMAPPED", 0, 0, 0, 0, 0 },
 	[GVM_T_REGION_OPEN] = { "REGION_OPEN", 0, 0, 0, GVM_REGION_OPEN_LEN, GVM_REGION_OPEN_LEN },
 	[GVM_T_REGION_CLOSE] = { "REGION_CLOSE", 0, 0, 0, 0, 0 },
 	[GVM_T_REGION_DELETE] = { "REGION_DELETE", 0, 0, 0, 0, 0 },
@@ -213,6 +217,8 @@ static int type_fits(const struct gvm_hdr *h)
 		return h->arg >= 1 && h->arg <= GVM_WIRE_XFER_MAX;
 	case GVM_T_FETCHED:
 		return fetched_fits(h);
+	case GVM_T_MAPPED:
+		return h->length == (h->status == GVM_ST_OK ? GVM_MAPPED_LEN : 0);
 	default:
 		return 1;
 	}
@@ -361,6 +367,76 @@ int gvm_hello_decode(const uint8_t *buf, size_t len, struct gvm_hello *m)
 	if (get_cluster(buf + HELLO_CLUSTER, got.cluster) < 0 || !hello_fits(&got))
 		return -GVM_EPROTO;
 	*m = got;
+	return 0;
+}
+
+/* ---- MAPPED -------------------------------------------------------------------------------- */
+
+enum mapped_at {
+	MAPPED_RKEY = 0,
+	MAPPED_BASE = MAPPED_RKEY + 8,
+	MAPPED_LENGTH = MAPPED_BASE + 8,
+	MAPPED_ACCESS = MAPPED_LENGTH + 8,
+	MAPPED_ZERO = MAPPED_ACCESS + 4,
+	MAPPED_END = MAPPED_ZERO + 4
+};
+_Static_assert(MAPPED_END == GVM_MAPPED_LEN, "length of MAPPED");
+
+size_t gvm_mapped_encode(uint8_t *buf, const struct gvm_mapped *m)
+{
+	put64(buf + MAPPED_RKEY, m->rkey);
+	put64(buf + MAPPED_BASE, m->base);
+	put64(buf + MAPPED_LENGTH, m->len);
+	put32(buf + MAPPED_ACCESS, m->access);
+	put32(buf + MAPPED_ZERO, 0);
+	return MAPPED_END;
+}
+
+int gvm_mapped_decode(const uint8_t *buf, size_t len, struct gvm_mapped *m)
+{
+	struct gvm_mapped got;
+
+	if (len != MAPPED_END || get32(buf + MAPPED_ZERO) != 0)
+		return -GVM_EPROTO;
+	got.rkey = get64(buf + MAPPED_RKEY);
+	got.base = get64(buf + MAPPED_BASE);
+	got.len = get64(buf + MAPPED_LENGTH);
+	got.access = get32(buf + MAPPED_ACCESS);
+	if (got.len == 0 || got.base > MAX64 - got.len || got.access == 0 || got.access > 3)
+		return -GVM_EPROTO;
+	*m = got;
+	return 0;
+}
+
+/* ---- a cell -------------------------------------------------------------------------------- */
+
+enum cell_at {
+	CELL_MAGIC = 0,
+	CELL_ZERO = CELL_MAGIC + 1,
+	CELL_CREDITS = CELL_ZERO + 1,
+	CELL_ZERO4 = CELL_CREDITS + 2,
+	CELL_PROVIDER = CELL_ZERO4 + 4,
+	CELL_END = CELL_PROVIDER + 8
+};
+_Static_assert(CELL_END == GVM_CELL_LEN, "length of a cell's header");
+
+size_t gvm_cell_encode(uint8_t *buf, const struct gvm_cell *m)
+{
+	buf[CELL_MAGIC] = GVM_CELL_MAGIC;
+	buf[CELL_ZERO] = 0;
+	put16(buf + CELL_CREDITS, m->credits);
+	put32(buf + CELL_ZERO4, 0);
+	put64(buf + CELL_PROVIDER, m->provider);
+	return CELL_END;
+}
+
+int gvm_cell_decode(const uint8_t *buf, size_t len, struct gvm_cell *m)
+{
+	if (len != CELL_END || buf[CELL_MAGIC] != GVM_CELL_MAGIC || buf[CELL_ZERO] != 0 ||
+	    get32(buf + CELL_ZERO4) != 0)
+		return -GVM_EPROTO;
+	m->credits = get16(buf + CELL_CREDITS);
+	m->provider = get64(buf + CELL_PROVIDER);
 	return 0;
 }
 

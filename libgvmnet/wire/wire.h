@@ -53,6 +53,11 @@ enum gvm_wire_type {
 	GVM_T_FETCHED = 17, /* status; payload = the bytes, or none and GVM_F_ZERO */
 	GVM_T_PUT = 18,     /* region = memory key, page = byte offset; payload = the bytes */
 	GVM_T_STORED = 19,  /* status */
+	/* and where there is some, how to reach the memory with it (docs/rdma.md) */
+	GVM_T_MAP = 20,      /* region = memory key */
+	GVM_T_MAPPED = 21,   /* status; the body is a gvm_mapped */
+	GVM_T_UNMAP = 22,    /* region = memory key that is being withdrawn */
+	GVM_T_UNMAPPED = 23, /* the same: nothing uses it any more */
 
 	/* regions (a client and a memory node); replies have the request's xid */
 	GVM_T_REGION_OPEN = 32,
@@ -157,6 +162,26 @@ struct gvm_hello {
 size_t gvm_hello_encode(uint8_t *buf, const struct gvm_hello *m);
 int gvm_hello_decode(const uint8_t *buf, size_t len, struct gvm_hello *m);
 
+/* MAPPED: 32 bytes with status 0, else none. Byte b of the memory is at base + b. */
+struct gvm_mapped {
+	uint64_t rkey;   /* the device's key */
+	uint64_t base;   /* where the memory begins, as the device has it */
+	uint64_t len;    /* bytes, not 0; base + len does not overflow */
+	uint32_t access; /* 1: may be read, 2: written; not 0 */
+};
+#define GVM_MAPPED_LEN 32u
+
+/*
+ * The header of a cell: 16 bytes, behind which comes a piece of the stream of frames, where frames
+ * travel in messages of the hardware (docs/rdma.md).
+ */
+struct gvm_cell {
+	uint16_t credits;  /* cells that the receiver of this one may send in addition */
+	uint64_t provider; /* the provider's, or 0 */
+};
+#define GVM_CELL_LEN   16u
+#define GVM_CELL_MAGIC 0xA8u
+
 /* REGION_OPEN: 104 bytes. Header: region = the region's id. */
 struct gvm_region_open {
 	char name[GVM_WIRE_NAME_MAX + 1]; /* [A-Za-z0-9._-], not empty, zero-padded */
@@ -244,6 +269,10 @@ struct gvm_region_entry {
 };
 #define GVM_REGION_ENTRY_LEN 112u
 
+size_t gvm_mapped_encode(uint8_t *buf, const struct gvm_mapped *m);
+int gvm_mapped_decode(const uint8_t *buf, size_t len, struct gvm_mapped *m);
+size_t gvm_cell_encode(uint8_t *buf, const struct gvm_cell *m);
+int gvm_cell_decode(const uint8_t *buf, size_t len, struct gvm_cell *m);
 size_t gvm_region_open_encode(uint8_t *buf, const struct gvm_region_open *m);
 int gvm_region_open_decode(const uint8_t *buf, size_t len, struct gvm_region_open *m);
 size_t gvm_region_opened_encode(uint8_t *buf, const struct gvm_region_opened *m);

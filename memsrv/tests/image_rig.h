@@ -151,6 +151,8 @@ static inline int put_page(const char *name, uint64_t page, int byte)
 	at = fake_get(e.key, ALICE, GVM_ACCESS_PUT, page % SLAB_PAGES * 4096, 4096);
 	if (!at)
 		return -EPERM;
+	/* hardware writes past the file system */
+	assert_non_null(fake_get(e.key, ALICE, GVM_ACCESS_SOFT, page % SLAB_PAGES * 4096, 4096));
 	memset(at, byte, 4096);
 	return 0;
 }

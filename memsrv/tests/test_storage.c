@@ -37,6 +37,16 @@ static unsigned made(const struct storage *st)
 	return n;
 }
 
+/* Which page of the machine each is: 0 for all if this process may not know. */
+static void frames(const struct storage *st, uint64_t frame[PAGES])
+{
+	assert_int_equal(pread(st->pool->pagemap, frame, PAGES * 8,
+			       (off_t)((uintptr_t)st->base / GVM_PAGE_SIZE * 8)),
+			 PAGES * 8);
+	for (unsigned i = 0; i < PAGES; i++)
+		frame[i] &= (UINT64_C(1) << 55) - 1;
+}
+
 static void write_some(struct storage *st)
 {
 	for (unsigned i = 0; i < WRITTEN; i++)
@@ -111,12 +121,40 @@ static void an_image(void **state)
 	rmdir(dir);
 }
 
+/* Hardware goes on with the pages that it was given: they are the same after a discard. */
+static void pages_that_hardware_holds(void **state)
+{
+	uint64_t before[PAGES], after[PAGES];
+	struct storage *st;
+
+	pool = (struct storage_pool){ .huge = HUGE_AUTO, .pins = 1 };
+	pool.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	assert_true(pool.pagemap >= 0);
+	assert_int_equal(storage_new(&pool, LEN, &st), 0);
+	write_some(st);
+	assert_int_equal(made(st), WRITTEN);
+	frames(st, before);
+	storage_discard(st, GVM_PAGE_SIZE, LEN - GVM_PAGE_SIZE);
+	frames(st, after);
+	assert_memory_equal(before, after, sizeof(before));
+	assert_int_equal(made(st), WRITTEN); /* and none was made by looking */
+	assert_int_equal(st->base[0], 1);
+	for (size_t i = GVM_PAGE_SIZE; i < LEN; i++)
+		assert_int_equal(st->base[i], 0);
+	memset(st->base, 7, LEN);
+	assert_int_equal(storage_collapse(st), 0);
+	assert_int_equal(atomic_load(&st->huge), 0);
+	storage_put(st);
+	close(pool.pagemap);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(anonymous_memory),
 		cmocka_unit_test(memory_of_a_kernel_that_does_not_tell),
 		cmocka_unit_test(an_image),
+		cmocka_unit_test(pages_that_hardware_holds),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

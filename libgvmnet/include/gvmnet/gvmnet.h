@@ -144,6 +144,9 @@ int gvm_net_renew(struct gvm_net *net);
 uint64_t gvm_net_incarnation(const struct gvm_net *net);
 const struct gvm_cluster *gvm_net_cluster(const struct gvm_net *net);
 const char *gvm_net_transport(const struct gvm_net *net);
+/* 1: hardware may use offered memory at any time until gone(): its pages must stay where they are,
+ * so no MADV_DONTNEED, no hole punched, until then. */
+int gvm_net_pins(const struct gvm_net *net);
 
 /* What providers there are, for "gvm info": fills up to n, returns how many there are. */
 struct gvm_provider_info {
@@ -153,6 +156,11 @@ struct gvm_provider_info {
 	const char *why;  /* sentence for usable != 0, else "" */
 };
 size_t gvm_providers(struct gvm_provider_info *info, size_t n);
+/* The hardware that a provider sees: line() for each thing there is to say; depth: how far it
+ * belongs below the one before. Nothing is said of a provider that needs none. -ENOENT: there is no
+ * such provider. */
+int gvm_provider_describe(const char *name,
+			  void (*line)(void *arg, unsigned depth, const char *text), void *arg);
 
 /* ---- worker -------------------------------------------------------------------------------- */
 
@@ -374,6 +382,9 @@ void gvm_worker_flush(struct gvm_worker *worker);
 
 #define GVM_ACCESS_FETCH 1u /* peers may fetch */
 #define GVM_ACCESS_PUT   2u /* peers may put */
+/* Never by hardware: for a mapped file, whose file system does not see what hardware writes, and
+ * for memory whose pages are given back while it is offered. */
+#define GVM_ACCESS_SOFT 4u
 
 /*
  * Offer memory to peers. owner: only the client with this incarnation may use it; 0: every peer
@@ -385,9 +396,10 @@ int gvm_mem_register(struct gvm_net *net, void *base, size_t len, unsigned acces
 /* The key to give to a peer: unguessable, never 0, never used again by this net. */
 uint64_t gvm_mem_key(const struct gvm_mem *mem);
 /*
- * Withdraw it: operations that arrive from now on fail with -ENOENT. gone(arg) is called once, when
- * no operation touches the memory any more: from here or from a worker's thread, in the middle of
- * its work, so it posts and disconnects nothing. Thread-safe.
+ * Withdraw it: operations that arrive from now on fail with -ENOENT; where hardware serves them,
+ * those that arrive before gone() may still succeed. gone(arg) is called once, when no operation
+ * touches the memory any more: from here or from a worker's thread, in the middle of its work, so
+ * it posts and disconnects nothing. Thread-safe.
  */
 void gvm_mem_unregister(struct gvm_mem *mem, void (*gone)(void *arg), void *arg);
 
