@@ -46,10 +46,19 @@ void gvm_mem_release(struct gvm_mem_user *user);
 
 /* ---- net.c --------------------------------------------------------------------------------- */
 
-struct gvm_net {
+#define GVM_NET_PROVIDERS 3u
+
+/* One of the providers of a net, the best first. */
+struct gvm_net_provider {
 	const struct gvm_provider_ops *ops;
-	const char *args; /* what follows "name:" in transport */
-	char transport[64];
+	const char *args; /* what follows "name:" in the transport's name */
+};
+
+struct gvm_net {
+	struct gvm_net_provider providers[GVM_NET_PROVIDERS];
+	unsigned provider_count;
+	char transport[64];       /* the names of them: "verbs+tcp" */
+	char transport_words[64]; /* what was asked for, cut into strings that args point to */
 	const struct gvm_cluster *cluster;
 	uint16_t node;
 	int insecure;
@@ -140,6 +149,16 @@ struct gvm_op_list {
 	uint32_t count;
 };
 
+struct gvm_worker_provider {
+	const struct gvm_provider_ops *ops;
+	struct gvm_prov *prov;
+};
+
+struct gvm_worker_listener {
+	const struct gvm_provider_ops *ops;
+	struct gvm_listener *listener;
+};
+
 struct gvm_options_read {
 	uint64_t op_timeout_ns, keepalive_ns, connect_ns, handshake_ns, spin_ns;
 	uint64_t backoff_min_ns, backoff_max_ns;
@@ -151,8 +170,8 @@ struct gvm_worker {
 	struct gvm_host host;
 	struct gvm_net *net;
 	uint64_t number;
-	const struct gvm_provider_ops *ops;
-	struct gvm_prov *prov;
+	struct gvm_worker_provider providers[GVM_NET_PROVIDERS]; /* the best first */
+	unsigned provider_count;
 	struct gvm_worker_config config;
 	struct gvm_options_read opt;
 	int epoll_fd, wake_fd, alarm_fd;
@@ -179,7 +198,7 @@ struct gvm_worker {
 	size_t by_node_room;
 	struct gvm_peer *greeting, *greeting_last; /* accepted, in handshake, oldest first */
 	unsigned greeting_count, accepted_ready;
-	struct gvm_listener **listeners;
+	struct gvm_worker_listener *listeners;
 	size_t listener_count;
 	struct gvm_log_limit limit; /* of lines that strangers cause */
 	uint64_t random;            /* jitter */

@@ -28,8 +28,7 @@ static const struct {
 	{ "verbs", NULL, "RDMA over InfiniBand, RoCE and iWARP" },
 	{ "ofi", NULL, "libfabric" },
 };
-#define PROVIDERS     (sizeof(providers) / sizeof(providers[0]))
-#define AUTO_PROVIDER "tcp"
+#define PROVIDERS (sizeof(providers) / sizeof(providers[0]))
 
 /* Its table; a module is opened for it. NULL: *why says why there is none. */
 static const struct gvm_provider_ops *ops_of(size_t i, const char **why)
@@ -115,29 +114,90 @@ static int refuse_transport(const char *transport, const char *why)
 	return -EPROTONOSUPPORT;
 }
 
-/* "name" or "name:args". */
-static int choose_provider(struct gvm_net *net, const char *transport)
+static int find_provider(const char *name, size_t *i)
 {
+	for (*i = 0; *i < PROVIDERS; ++*i)
+		if (strcmp(name, providers[*i].name) == 0)
+			return 0;
+	return refuse_transport(name, "there is no such transport");
+}
+
+/* "name" or "name:args", which is cut in two. */
+static int add_provider(struct gvm_net *net, char *word)
+{
+	struct gvm_net_provider *p = &net->providers[net->provider_count];
 	struct gvm_provider_info info;
-	size_t len, i;
+	size_t len = strcspn(word, ":"), i;
+	int err;
+
+	if (net->provider_count == GVM_NET_PROVIDERS)
+		return refuse_transport(word, "one too many");
+	p->args = word + len + (word[len] == ':');
+	word[len] = 0;
+	err = find_provider(word, &i);
+	if (err)
+		return err;
+	p->ops = describe_provider(i, &info);
+	if (info.usable != 0)
+		return refuse_transport(info.name, info.why);
+	for (unsigned k = 0; k < net->provider_count; k++)
+		if (net->providers[k].ops == p->ops)
+			return refuse_transport(word, "named twice");
+	net->provider_count++;
+	return 0;
+}
+
+/* The best that can be used here first; what cannot is passed over. */
+static void add_usable(struct gvm_net *net)
+{
+	static const char *const best_first[] = { "verbs", "tcp" };
+
+	for (size_t k = 0; k < sizeof(best_first) / sizeof(best_first[0]); k++) {
+		const struct gvm_provider_ops *ops;
+		struct gvm_provider_info info;
+		size_t i = 0;
+
+		while (strcmp(providers[i].name, best_first[k]))
+			i++;
+		ops = describe_provider(i, &info);
+		if (info.usable == 0)
+			net->providers[net->provider_count++] =
+			    (struct gvm_net_provider){ ops, "" };
+		else
+			gvm_log(GVM_LOG_DEBUG, "transport auto: without %s: %s", info.name,
+				info.why);
+	}
+}
+
+/* What is in force, for people: "verbs+tcp". The names were found in a text of this size. */
+static void name_transport(struct gvm_net *net)
+{
+	size_t at = 0;
+
+	for (unsigned i = 0; i < net->provider_count; i++)
+		at += (size_t)snprintf(net->transport + at, sizeof(net->transport) - at, "%s%s",
+				       i ? "+" : "", net->providers[i].ops->name);
+}
+
+/* The name of a provider, several with "+" between them, the best first, or "auto". */
+static int choose_providers(struct gvm_net *net, const char *transport)
+{
+	char *word, *rest = net->transport_words;
+	int err = 0;
 
 	if (!transport)
 		transport = gvm_option_text("GVM_TRANSPORT");
-	if (strlen(transport) >= sizeof(net->transport))
+	if (strlen(transport) >= sizeof(net->transport_words))
 		return refuse_transport("(too long)", "there is no such transport");
-	strcpy(net->transport, strcmp(transport, "auto") ? transport : AUTO_PROVIDER);
-	len = strcspn(net->transport, ":");
-	net->args = net->transport + len + (net->transport[len] == ':');
-	net->transport[len] = 0;
-	for (i = 0; i < PROVIDERS; i++)
-		if (strcmp(net->transport, providers[i].name) == 0)
-			break;
-	if (i == PROVIDERS)
-		return refuse_transport(net->transport, "there is no such transport");
-	net->ops = describe_provider(i, &info);
-	if (info.usable != 0)
-		return refuse_transport(info.name, info.why);
-	return 0;
+	strcpy(net->transport_words, transport);
+	if (strcmp(transport, "auto") == 0)
+		add_usable(net);
+	else
+		while (!err && (word = strsep(&rest, "+")))
+			err = add_provider(net, word);
+	if (!err)
+		name_transport(net);
+	return err;
 }
 
 /* ---- the key ------------------------------------------------------------------------------- */
@@ -320,7 +380,7 @@ int gvm_net_open(const struct gvm_net_config *config, struct gvm_net **out)
 	net->insecure = config->insecure;
 	adopt_cluster(net, config->cluster);
 	draw_incarnation(net);
-	err = choose_provider(net, config->transport);
+	err = choose_providers(net, config->transport);
 	if (err)
 		goto free_net;
 	err = read_key(net, config->key_file);
@@ -365,7 +425,11 @@ const struct gvm_cluster *gvm_net_cluster(const struct gvm_net *net)
 
 int gvm_net_pins(const struct gvm_net *net)
 {
-	return net->ops->pins;
+	int pins = 0;
+
+	for (unsigned i = 0; i < net->provider_count; i++)
+		pins |= net->providers[i].ops->pins;
+	return pins;
 }
 
 const char *gvm_net_transport(const struct gvm_net *net)

@@ -36,7 +36,8 @@ extern char **environ;
 static const struct gvm_option table[] = {
 	/* the transport and who this is */
 	{ "GVM_TRANSPORT", "--transport", "provider", "auto",
-	  "Which provider carries the bytes; auto takes the best that can be used here.",
+	  "Which provider carries the bytes; several with + between them: the first that "
+	  "connects; auto: all that can be used here, the best first.",
 	  "auto|tcp|verbs|ofi|loop", 0, 0 },
 	TEXT("GVM_CLUSTER", "--cluster", "",
 	     "The cluster file: a line \"ID HOST PORT\" for each node, see cluster.conf(5)."),
@@ -287,6 +288,22 @@ static int among(const char *choices, const char *word, size_t len)
 	return 0;
 }
 
+/* "auto"; or others, each with ":arguments" or not, and "+" between them. */
+static int parse_providers(const char *choices, const char *text)
+{
+	if (strcmp(text, "auto") == 0)
+		return 0;
+	for (;; text++) {
+		size_t len = strcspn(text, ":+");
+
+		if (!among(choices, text, len) || (len == 4 && memcmp(text, "auto", 4) == 0))
+			return -EINVAL;
+		text += strcspn(text, "+");
+		if (!*text)
+			return 0;
+	}
+}
+
 static int parse_ranged(const struct gvm_option *o, const char *text, uint64_t *value)
 {
 	int err = is_type(o, "bytes") ? gvm_parse_bytes(text, value) : parse_count(text, value);
@@ -310,7 +327,7 @@ static int parse_value(const struct gvm_option *o, const char *text, uint64_t *v
 	if (is_type(o, "choice"))
 		return among(o->choices, text, strlen(text)) ? 0 : -EINVAL;
 	if (is_type(o, "provider"))
-		return among(o->choices, text, strcspn(text, ":")) ? 0 : -EINVAL;
+		return parse_providers(o->choices, text);
 	if (is_type(o, "bool"))
 		return parse_bool(text, value);
 	if (is_type(o, "cpus"))
@@ -328,7 +345,10 @@ static const char *legal_values(const struct gvm_option *o, char *buf, size_t si
 	if (is_type(o, "choice"))
 		snprintf(buf, size, "one of %s", o->choices);
 	else if (is_type(o, "provider"))
-		snprintf(buf, size, "one of %s, optionally followed by \":arguments\"", o->choices);
+		snprintf(buf, size,
+			 "one of %s, optionally followed by \":arguments\", or several with \"+\" "
+			 "between them",
+			 o->choices);
 	else if (is_type(o, "bool"))
 		snprintf(buf, size, "0 or 1");
 	else if (is_type(o, "cpus"))

@@ -145,6 +145,11 @@ const char *gvm_peer_name(const struct gvm_peer *peer)
 	return peer->name;
 }
 
+const char *gvm_peer_transport(const struct gvm_peer *peer)
+{
+	return peer->ep ? peer->ep->ops->name : "";
+}
+
 unsigned gvm_peer_node(const struct gvm_peer *peer)
 {
 	return peer->node;
@@ -303,7 +308,7 @@ void gvm_peers_close(struct gvm_worker *worker)
 
 	for (peer = worker->peers; peer; peer = peer->next)
 		gvm_peer_disconnect(peer, -ECANCELED);
-	worker->ops->flush(worker->prov);
+	gvm_worker_flush(worker);
 	while (gvm_peers_pending(worker))
 		gvm_peers_serve(worker);
 	while (worker->peers)

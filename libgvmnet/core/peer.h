@@ -65,6 +65,10 @@ struct gvm_peer {
 	struct gvm_peer_observer *observers;
 	struct gvm_peer_observer *told_next; /* the one to be told after this one */
 	uint64_t incarnation;
+	uint64_t fell_at;   /* when a provider failed and another one was tried last */
+	int fell_why;       /* why it did */
+	uint8_t provider;   /* of the worker's, that the next connection is tried with */
+	uint8_t tried;      /* providers that have failed since one did not, or since a back-off */
 	int why;            /* why it ended last */
 	const char *reason; /* sentence for that, static; NULL: the provider's */
 	unsigned failures;  /* connects in vain in a row */

@@ -11,6 +11,9 @@
 
 #include "core/peer.h"
 
+#define FALLBACK_NS 1000000000ull  /* to connect with a provider that is not the last one */
+#define BETTER_NS   60000000000ull /* then one that has failed is tried first again */
+
 /* ---- states -------------------------------------------------------------------------------- */
 
 #define BIT(state) (1u << (state))
@@ -69,6 +72,12 @@ static int is_final(int why)
 	return why == -EACCES || why == -EPROTONOSUPPORT || why == -EXDEV || why == -EINVAL;
 }
 
+static void connect_again_at(struct gvm_peer *peer, uint64_t when)
+{
+	peer_become(peer, GVM_PEER_BACKOFF);
+	gvm_timers_set_reserved(&peer->worker->timers, &peer->state_timer, when);
+}
+
 /* Full jitter: anything between nothing and a bound that doubles. */
 static void back_off(struct gvm_peer *peer)
 {
@@ -79,10 +88,44 @@ static void back_off(struct gvm_peer *peer)
 	if (bound > opt->backoff_max_ns)
 		bound = opt->backoff_max_ns;
 	peer->failures++;
-	peer_become(peer, GVM_PEER_BACKOFF);
-	gvm_timers_set_reserved(&peer->worker->timers, &peer->state_timer,
-				gvm_worker_clock(peer->worker) +
-				    gvm_worker_random(peer->worker, bound + 1));
+	if (peer->tried || gvm_worker_clock(peer->worker) - peer->fell_at >= BETTER_NS)
+		peer->provider = 0;
+	peer->tried = 0;
+	connect_again_at(peer, gvm_worker_clock(peer->worker) +
+				   gvm_worker_random(peer->worker, bound + 1));
+}
+
+/* Whether a connection that could not be made is tried with the next provider, at once. */
+static int has_another(const struct gvm_peer *peer)
+{
+	return !peer->accepted && peer->tried + 1u < peer->worker->provider_count;
+}
+
+static int falls_back(const struct gvm_peer *peer, int why)
+{
+	return peer->state != GVM_PEER_READY && has_another(peer) && !is_final(why) &&
+	       !peer->worker->closing;
+}
+
+static const char *provider_name(const struct gvm_peer *peer)
+{
+	return peer->worker->providers[peer->provider].ops->name;
+}
+
+static void fall_back(struct gvm_peer *peer, int why)
+{
+	struct gvm_worker *worker = peer->worker;
+	const char *failed = provider_name(peer);
+
+	peer->tried++;
+	peer->provider = (uint8_t)((peer->provider + 1u) % worker->provider_count);
+	if (peer->fell_why != why)
+		gvm_log_limited(&worker->limit, GVM_LOG_WARN, "%s: not over %s (%s), trying %s",
+				peer->name, failed, strerror(-why), provider_name(peer));
+	peer->fell_why = why;
+	peer->fell_at = gvm_worker_clock(worker);
+	peer->wanted = 1;
+	connect_again_at(peer, gvm_worker_clock(worker));
 }
 
 static void reset_connection(struct gvm_peer *peer)
@@ -107,8 +150,12 @@ static void connection_ended(struct gvm_peer *peer, int why, int ops_why)
 		gvm_count(&worker->stats.disconnects, 1);
 	peer_fail_active(peer, ops_why);
 	reset_connection(peer);
-	peer->why = why;
 	peer->reason = NULL;
+	if (falls_back(peer, why)) {
+		fall_back(peer, why);
+		return;
+	}
+	peer->why = why;
 	if (peer->accepted) {
 		peer_become(peer, GVM_PEER_CLOSED);
 		gvm_timers_clear(&worker->timers, &peer->op_timer);
@@ -131,7 +178,7 @@ static void peer_end(struct gvm_peer *peer, int why, int ops_why)
 	if (!ep)
 		return;
 	peer->ep = NULL;
-	peer->worker->ops->shut(ep, ops_why);
+	ep->ops->shut(ep, ops_why);
 	connection_ended(peer, why, ops_why);
 }
 
@@ -157,13 +204,15 @@ static void break_silent(struct gvm_peer *peer)
 {
 	peer_unhush(peer);
 	if (!peer->accepted)
-		peer->hushed = peer->worker->ops->hush(peer->ep);
+		peer->hushed = peer->ep->ops->hush(peer->ep);
 	peer_break(peer, -ETIMEDOUT);
 }
 
 /* Only the first of a row of equal failures is news. */
 static void log_connect_failure(struct gvm_peer *peer, int why)
 {
+	if (falls_back(peer, why))
+		return;
 	if (peer->why != why || peer->failures == 0)
 		peer_warn(peer, "cannot connect: ", strerror(-why));
 }
@@ -197,9 +246,18 @@ void peer_closed(struct gvm_ep *ep, int why, const char *reason)
 
 /* ---- connecting ---------------------------------------------------------------------------- */
 
+/* A provider that there is an alternative to has less time. */
+static uint64_t connect_ns(const struct gvm_peer *peer)
+{
+	uint64_t ns = peer->worker->opt.connect_ns;
+
+	return has_another(peer) && ns > FALLBACK_NS ? FALLBACK_NS : ns;
+}
+
 void peer_begin_connect(struct gvm_peer *peer)
 {
 	struct gvm_worker *worker = peer->worker;
+	struct gvm_worker_provider *with = &worker->providers[peer->provider];
 	int err;
 
 	peer->wanted = 0;
@@ -213,9 +271,9 @@ void peer_begin_connect(struct gvm_peer *peer)
 	gvm_hs_init(peer->hs, worker->net, 0, peer->node, worker->opt.credits,
 		    (uint16_t)worker->opt.window);
 	gvm_timers_set_reserved(&worker->timers, &peer->state_timer,
-				gvm_worker_clock(worker) + worker->opt.connect_ns);
+				gvm_worker_clock(worker) + connect_ns(peer));
 	gvm_count(&worker->stats.connects, 1);
-	err = worker->ops->connect(worker->prov, peer->host, peer->port, peer, &peer->ep);
+	err = with->ops->connect(with->prov, peer->host, peer->port, peer, &peer->ep);
 	if (err) {
 		peer->ep = NULL;
 		log_connect_failure(peer, err);

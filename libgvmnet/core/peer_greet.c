@@ -93,6 +93,9 @@ static void become_ready(struct gvm_peer *peer)
 	peer->hs = NULL;
 	peer_become(peer, GVM_PEER_READY);
 	peer->why = 0;
+	peer->tried = 0;
+	if (!peer->provider)
+		peer->fell_why = 0;
 	peer->ready_since = gvm_worker_clock(worker);
 	gvm_timers_set_reserved(&worker->timers, &peer->state_timer,
 				peer->ready_since + worker->opt.keepalive_ns / 2);
@@ -138,7 +141,7 @@ void peer_handshake(struct gvm_peer *peer, const struct gvm_hdr *hdr, const void
 	}
 	if (result == 1) {
 		adopt(peer, &peer->hs->theirs);
-		peer->worker->ops->allow(peer->ep);
+		peer->ep->ops->allow(peer->ep);
 	}
 	err = say(peer, &out);
 	if (err)
@@ -167,7 +170,7 @@ void peer_accepted(struct gvm_host *host, struct gvm_listener *listener, struct 
 	if (!peer || !peer->hs) {
 		if (peer)
 			peer_free(peer);
-		worker->ops->shut(ep, -ENOMEM);
+		ep->ops->shut(ep, -ENOMEM);
 		return;
 	}
 	peer->ep = ep;

@@ -25,7 +25,7 @@ int peer_send_frame(struct gvm_peer *peer, struct gvm_hdr *hdr, const void *body
 
 	hdr->epoch = worker->net->epoch;
 	hdr->credits = (uint16_t)peer->owed;
-	err = worker->ops->send(peer->ep, hdr, body);
+	err = peer->ep->ops->send(peer->ep, hdr, body);
 	if (err)
 		return err;
 	peer->granted += peer->owed;

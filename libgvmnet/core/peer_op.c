@@ -161,7 +161,7 @@ int gvm_ops_serve_done(struct gvm_worker *worker)
 		op->state = OP_IDLE;
 		op->done(op, op->status);
 		if (++served % DONE_PER_FLUSH == 0 && runs_beside(worker))
-			worker->ops->flush(worker->prov);
+			gvm_worker_flush(worker);
 	}
 	return served;
 }
@@ -187,7 +187,7 @@ static int expire_active(struct gvm_peer *peer, struct gvm_op *op)
 
 	gvm_count(&peer->worker->stats.timeouts, 1);
 	if (op->kind != GVM_OP_CALL)
-		err = peer->worker->ops->cancel(peer->ep, op);
+		err = peer->ep->ops->cancel(peer->ep, op);
 	if (err) {
 		op->state = OP_EXPIRED;
 		return err;
@@ -313,7 +313,7 @@ static int start_call(struct gvm_peer *peer, struct gvm_op *op, struct gvm_hdr *
 
 static int start_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 {
-	const struct gvm_provider_ops *ops = peer->worker->ops;
+	const struct gvm_provider_ops *ops = peer->ep->ops;
 	int err;
 
 	if (peer->one_sided >= peer->max_one_sided)

@@ -291,6 +291,33 @@ static int poll_now(struct gvm_worker *worker)
 	return count > 0 ? dispatch(worker, count) : 0;
 }
 
+static int progress_all(struct gvm_worker *worker)
+{
+	int served = 0;
+
+	for (unsigned i = 0; i < worker->provider_count; i++)
+		served += worker->providers[i].ops->progress(worker->providers[i].prov);
+	return served;
+}
+
+static int peek_all(struct gvm_worker *worker)
+{
+	int served = 0;
+
+	for (unsigned i = 0; i < worker->provider_count && !served; i++)
+		served = worker->providers[i].ops->peek(worker->providers[i].prov);
+	return served;
+}
+
+static int arm_all(struct gvm_worker *worker)
+{
+	int busy = 0;
+
+	for (unsigned i = 0; i < worker->provider_count; i++)
+		busy |= worker->providers[i].ops->arm(worker->providers[i].prov);
+	return busy;
+}
+
 /* All that needs no system call to find. */
 static int serve_queues(struct gvm_worker *worker)
 {
@@ -298,7 +325,7 @@ static int serve_queues(struct gvm_worker *worker)
 
 	served += run_timers(worker);
 	served += gvm_peers_serve(worker);
-	worker->ops->flush(worker->prov);
+	gvm_worker_flush(worker);
 	return served;
 }
 
@@ -309,7 +336,7 @@ int gvm_worker_progress(struct gvm_worker *worker)
 	if (!begin(worker))
 		return 0;
 	worker->timers_due = 1;
-	served = worker->ops->progress(worker->prov);
+	served = progress_all(worker);
 	served += poll_now(worker);
 	served += serve_queues(worker);
 	atomic_store_explicit(&worker->woken, 0, memory_order_relaxed);
@@ -318,7 +345,8 @@ int gvm_worker_progress(struct gvm_worker *worker)
 
 void gvm_worker_flush(struct gvm_worker *worker)
 {
-	worker->ops->flush(worker->prov);
+	for (unsigned i = 0; i < worker->provider_count; i++)
+		worker->providers[i].ops->flush(worker->providers[i].prov);
 }
 
 /* ---- waiting ------------------------------------------------------------------------------- */
@@ -355,8 +383,8 @@ static int look(struct gvm_worker *worker, unsigned looks, uint64_t now)
 {
 	worker->now = now;
 	if (looks % PEEKS_PER_POLL)
-		return worker->ops->peek(worker->prov);
-	return worker->ops->progress(worker->prov) + poll_now(worker);
+		return peek_all(worker);
+	return progress_all(worker) + poll_now(worker);
 }
 
 /* Returns the number of events; stops at until. */
@@ -448,8 +476,8 @@ static int sleep_until(struct gvm_worker *worker, uint64_t until)
 	int count = 0;
 
 	worker->now = 0;
-	if (worker->ops->arm(worker->prov))
-		return worker->ops->progress(worker->prov);
+	if (arm_all(worker))
+		return progress_all(worker);
 	ns = sleep_limit(worker, until);
 	atomic_store(&worker->sleeping, 1);
 	if (!called(worker))
@@ -492,7 +520,7 @@ int gvm_worker_wait(struct gvm_worker *worker, uint64_t timeout_ns)
 
 	if (!begin(worker))
 		return 0;
-	served = worker->ops->progress(worker->prov);
+	served = progress_all(worker);
 	served += serve_queues(worker);
 	if (atomic_load_explicit(&worker->woken, memory_order_relaxed) &&
 	    atomic_exchange(&worker->woken, 0))
@@ -538,9 +566,14 @@ static int reaches_beyond(const char *host)
 	return beyond;
 }
 
+static int only_in_process(const struct gvm_net *net)
+{
+	return net->provider_count == 1 && net->providers[0].ops == &gvm_provider_loop;
+}
+
 static int may_listen(const struct gvm_net *net, const char *host)
 {
-	if (net->key || net->insecure || net->ops == &gvm_provider_loop || !reaches_beyond(host))
+	if (net->key || net->insecure || only_in_process(net) || !reaches_beyond(host))
 		return 0;
 	gvm_log(GVM_LOG_ERROR,
 		"%s reaches beyond this machine and there is no key: give one "
@@ -549,11 +582,57 @@ static int may_listen(const struct gvm_net *net, const char *host)
 	return -EACCES;
 }
 
+/* An address that this transport does not serve, where another one may. */
+static int not_its_address(int err)
+{
+	return err == -EADDRNOTAVAIL || err == -ENODEV || err == -EOPNOTSUPP ||
+	       err == -EAFNOSUPPORT;
+}
+
+static void unlisten_to(struct gvm_worker *worker, size_t count)
+{
+	while (worker->listener_count > count) {
+		struct gvm_worker_listener *l = &worker->listeners[--worker->listener_count];
+
+		l->ops->unlisten(l->listener);
+	}
+}
+
+/* At one port with all providers; *port 0: the last chooses, whose ports are the scarcest. All of them or none, apart from those
+ * that the address is not for. */
+static int listen_all(struct gvm_worker *worker, const char *host, unsigned *port)
+{
+	size_t before = worker->listener_count;
+	int err = 0;
+
+	for (unsigned i = worker->provider_count; i-- > 0;) {
+		struct gvm_worker_provider *p = &worker->providers[i];
+		struct gvm_worker_listener *l = &worker->listeners[worker->listener_count];
+
+		err = p->ops->listen(p->prov, host, *port, &l->listener, port);
+		if (!err) {
+			l->ops = p->ops;
+			worker->listener_count++;
+		} else if (worker->provider_count > 1 && not_its_address(err)) {
+			gvm_log(GVM_LOG_INFO, "%s: transport %s cannot be used there: %s", host,
+				p->ops->name, strerror(-err));
+		} else {
+			unlisten_to(worker, before);
+			return err;
+		}
+	}
+	return worker->listener_count > before ? 0 : err;
+}
+
+/* A port that is free with one provider need not be with the next. */
+#define LISTEN_TRIES 16
+
 int gvm_worker_listen(struct gvm_worker *worker, const char *host, unsigned port,
 		      unsigned *bound_port)
 {
-	struct gvm_listener **listeners, *listener;
-	unsigned bound;
+	struct gvm_worker_listener *listeners;
+	size_t most = worker->listener_count + worker->provider_count;
+	unsigned bound = port;
 	int err;
 
 	if (!host || port > 65535)
@@ -561,23 +640,24 @@ int gvm_worker_listen(struct gvm_worker *worker, const char *host, unsigned port
 	err = may_listen(worker->net, host);
 	if (err)
 		return err;
-	listeners = realloc(worker->listeners, (worker->listener_count + 1) * sizeof(*listeners));
+	listeners = realloc(worker->listeners, most * sizeof(*listeners));
 	if (!listeners)
 		return -ENOMEM;
 	worker->listeners = listeners;
-	err = worker->ops->listen(worker->prov, host, port, &listener, &bound);
-	if (err)
-		return err;
-	listeners[worker->listener_count++] = listener;
-	if (bound_port)
+	for (int tries = 0; tries < LISTEN_TRIES; tries++) {
+		bound = port;
+		err = listen_all(worker, host, &bound);
+		if (err != -EADDRINUSE || port)
+			break;
+	}
+	if (!err && bound_port)
 		*bound_port = bound;
-	return 0;
+	return err;
 }
 
 void gvm_worker_unlisten(struct gvm_worker *worker)
 {
-	while (worker->listener_count > 0)
-		worker->ops->unlisten(worker->listeners[--worker->listener_count]);
+	unlisten_to(worker, 0);
 	free(worker->listeners);
 	worker->listeners = NULL;
 }
@@ -668,6 +748,38 @@ static void close_descriptors(struct gvm_worker *worker)
 	close(worker->epoll_fd);
 }
 
+static void close_providers(struct gvm_worker *worker)
+{
+	while (worker->provider_count > 0) {
+		struct gvm_worker_provider *p = &worker->providers[--worker->provider_count];
+
+		p->ops->close(p->prov);
+	}
+}
+
+/* Those of the net that open; one has to. */
+static int open_providers(struct gvm_worker *worker)
+{
+	const struct gvm_net *net = worker->net;
+	int err = 0;
+
+	for (unsigned i = 0; i < net->provider_count; i++) {
+		const struct gvm_provider_ops *ops = net->providers[i].ops;
+		struct gvm_worker_provider *p = &worker->providers[worker->provider_count];
+
+		err =
+		    ops->open(&worker->host, &gvm_core_host_ops, net->providers[i].args, &p->prov);
+		if (!err) {
+			p->ops = ops;
+			worker->provider_count++;
+		} else if (net->provider_count > 1) {
+			gvm_log(GVM_LOG_WARN, "transport %s cannot be used: %s", ops->name,
+				strerror(-err));
+		}
+	}
+	return worker->provider_count ? 0 : err;
+}
+
 int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 		    struct gvm_worker **out)
 {
@@ -680,7 +792,6 @@ int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 	worker->host.worker = worker;
 	worker->net = net;
 	worker->number = atomic_fetch_add(&net->worker_numbers, 1) + 1;
-	worker->ops = net->ops;
 	worker->config = *config;
 	read_options(&worker->opt);
 	gvm_random(&worker->random, sizeof(worker->random));
@@ -691,7 +802,7 @@ int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 	err = open_descriptors(worker);
 	if (err)
 		goto free_batch;
-	err = worker->ops->open(&worker->host, &gvm_core_host_ops, net->args, &worker->prov);
+	err = open_providers(worker);
 	if (err)
 		goto close_fds;
 	atomic_fetch_add(&net->workers, 1);
@@ -715,7 +826,7 @@ void gvm_worker_close(struct gvm_worker *worker)
 	worker->in_round = 1;
 	gvm_worker_unlisten(worker);
 	gvm_peers_close(worker);
-	worker->ops->close(worker->prov);
+	close_providers(worker);
 	gvm_timers_fini(&worker->timers);
 	close_descriptors(worker);
 	free(worker->provider_fds);

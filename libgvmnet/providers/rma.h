@@ -6,11 +6,11 @@
  *
  * Threads: everything of a gvm_rma belongs to the thread of its worker. Registrations too.
  *
- * Who frees what: endpoints and work are allocated by rma.c, zeroed, with room for the fabric's part
- * behind them (ep_size, work_size); a work is the fabric's from post to gvm_rma_done(). disconnect()
- * is called once for each endpoint, whoever has ended it, and is where the fabric gives up its part;
- * the endpoint's memory stays until after the current poll(), so that a fabric that has made an
- * upcall can see in its own part that disconnect() has been called inside.
+ * Who frees what: endpoints and work are allocated by rma.c, zeroed, with room for the fabric's
+ * part behind them (ep_size, work_size); a work is the fabric's from post to gvm_rma_done().
+ * disconnect() is called once for each endpoint, whoever has ended it, and is where the fabric
+ * gives up its part; the endpoint's memory stays until after the current poll(), so that a fabric
+ * that has made an upcall can see in its own part that disconnect() has been called inside.
  *
  * A cell is a header of 16 bytes and a piece of the stream. Bytes 8 to 15 of the header are the
  * fabric's to fill in at post() (zero: it has no use for them), the rest is rma.c's.
@@ -21,13 +21,14 @@
 #include "providers/provider.h"
 #include "providers/stream.h"
 
-#define GVM_RMA_CELL       1024u /* bytes of a receive buffer, header included */
-#define GVM_RMA_CELL_HDR   16u
-#define GVM_RMA_CELLS      16u /* cells on their way to a peer, besides one for credits */
-#define GVM_RMA_RECVS      (GVM_RMA_CELLS + 1u) /* receive buffers that a connection needs */
-#define GVM_RMA_WORKS      256u /* sends, reads and writes of a connection under way */
-#define GVM_RMA_GRACE_MS   200u
-#define GVM_RMA_SHARES     (16u << 10) /* registrations for a peer; beyond, memory is served in software */
+#define GVM_RMA_CELL     1024u /* bytes of a receive buffer, header included */
+#define GVM_RMA_CELL_HDR 16u
+#define GVM_RMA_CELLS    16u /* cells on their way to a peer, besides one for credits */
+#define GVM_RMA_RECVS    (GVM_RMA_CELLS + 1u) /* receive buffers that a connection needs */
+#define GVM_RMA_WORKS    256u /* sends, reads and writes of a connection under way */
+#define GVM_RMA_GRACE_MS 200u
+#define GVM_RMA_SHARES                                                                             \
+	(16u << 10) /* registrations for a peer; beyond, memory is served in software */
 #define GVM_RMA_SEND_CELLS 1024u       /* of a worker */
 #define GVM_RMA_BOUNCE_MAX (32u << 20) /* bytes of a worker's bounce buffers */
 
@@ -59,7 +60,7 @@ struct gvm_rma_work {
 struct gvm_rma_fabric {
 	const char *name, *what;
 	size_t prov_size, ep_size,
-	    work_size; /* of the fabric's own structs, which begin with ours */
+	    work_size;  /* of the fabric's own structs, which begin with ours */
 	int takes_back; /* disconnect() takes work back out of the hardware at once */
 
 	int (*probe)(const char **why);
@@ -74,8 +75,8 @@ struct gvm_rma_fabric {
 	/* listen, connect: as in provider.h; ep is rma.c's, its name is set by the fabric.
 	 * gvm_rma_accepted() asks for an endpoint, gvm_rma_connected() tells how connect ended.
 	 * Both sides have posted GVM_RMA_RECVS receive buffers before anything can arrive. At most
-	 * GVM_RMA_RECVS cells are on their way at a time as long as a buffer whose cell was handed to
-	 * gvm_rma_cell() is posted again before poll() returns. */
+	 * GVM_RMA_RECVS cells are on their way at a time as long as a buffer whose cell was handed
+	 * to gvm_rma_cell() is posted again before poll() returns. */
 	int (*listen)(struct gvm_rma *rma, struct gvm_listener *listener, const char *host,
 		      unsigned port, unsigned *bound_port);
 	void (*unlisten)(struct gvm_rma *rma, struct gvm_listener *listener);
@@ -101,7 +102,8 @@ struct gvm_rma_fabric {
 	int (*arm)(struct gvm_rma *rma);
 
 	/* Memory for the other side of ep, and no other where the hardware can tell (access:
-	 * GVM_ACCESS_*), or local buffers (access 0, ep NULL). reg is rma.c's and zeroed. -EOPNOTSUPP, -ENOMEM, ...: it cannot. */
+	 * GVM_ACCESS_*), or local buffers (access 0, ep NULL). reg is rma.c's and zeroed.
+	 * -EOPNOTSUPP, -ENOMEM, ...: it cannot. */
 	int (*reg)(struct gvm_rma *rma, struct gvm_rma_ep *ep, void *at, size_t len,
 		   unsigned access, struct gvm_rma_reg *reg);
 	/* The hardware no longer reaches it when this returns. May come after disconnect(). */
@@ -143,8 +145,8 @@ void gvm_rma_cell(struct gvm_rma_ep *ep, const uint8_t *cell, uint32_t len);
 /* The hardware is done with a work, which is freed: 0 or a negative errno. An error is to be
  * followed by gvm_rma_broken(), where the endpoint has not ended. Ends nothing by itself. */
 void gvm_rma_done(struct gvm_rma_work *work, int status);
-/* The connection has ended. ep is gone when this returns; disconnect() has been called inside. No-op
- * for an endpoint that is gone already. */
+/* The connection has ended. ep is gone when this returns; disconnect() has been called inside.
+ * No-op for an endpoint that is gone already. */
 void gvm_rma_broken(struct gvm_rma_ep *ep, int why, const char *reason);
 
 /*
@@ -174,7 +176,7 @@ int gvm_rma_cancel(struct gvm_ep *ep, struct gvm_op *op);
 	.flush = gvm_rma_flush, .arm = gvm_rma_arm, .listen = gvm_rma_listen,                      \
 	.unlisten = gvm_rma_unlisten, .connect = gvm_rma_connect, .shut = gvm_rma_shut,            \
 	.allow = gvm_rma_allow, .send = gvm_rma_send, .fetch = gvm_rma_fetch, .put = gvm_rma_put,  \
-	.cancel = gvm_rma_cancel, .mem_reg = gvm_unsupported_mem_reg,                              \
-	.mem_dereg = gvm_unsupported_mem_dereg
+	.cancel = gvm_rma_cancel, .hush = gvm_unsupported_hush,                                    \
+	.mem_reg = gvm_unsupported_mem_reg, .mem_dereg = gvm_unsupported_mem_dereg
 
 #endif

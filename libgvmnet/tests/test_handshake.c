@@ -443,6 +443,11 @@ static void transports(void **state)
 	assert_int_equal(try_net("ofi", NULL, 1), -EPROTONOSUPPORT);
 	assert_int_equal(try_net("pigeon", NULL, 1), -EPROTONOSUPPORT);
 	assert_int_equal(try_net("", NULL, 1), -EPROTONOSUPPORT);
+	assert_int_equal(try_net("loop+tcp", NULL, 1), 0);
+	assert_int_equal(try_net("tcp+tcp", NULL, 1), -EPROTONOSUPPORT);
+	assert_non_null(strstr(last_line, "twice"));
+	assert_int_equal(try_net("tcp+", NULL, 1), -EPROTONOSUPPORT);
+	assert_int_equal(try_net("tcp+auto", NULL, 1), -EPROTONOSUPPORT);
 	assert_int_equal(try_net("tcp", NULL, GVM_MAX_NODES), -EINVAL);
 }
 

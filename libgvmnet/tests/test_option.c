@@ -120,6 +120,9 @@ static void illegal_values(void **state)
 		{ "GVM_TRANSPORT", "tc" },
 		{ "GVM_TRANSPORT", "tcpx" },
 		{ "GVM_TRANSPORT", "auto|tcp" },
+		{ "GVM_TRANSPORT", "auto+tcp" },
+		{ "GVM_TRANSPORT", "verbs+" },
+		{ "GVM_TRANSPORT", "verbs:mlx5_0+tpc" },
 		{ "GVM_LOG", "all" },
 		{ "GVM_LOCAL", "1" },
 		{ "GVM_LOCAL", "1M " },
@@ -155,6 +158,7 @@ static void legal_values(void **state)
 {
 	assert_int_equal(gvm_option_set("GVM_TRANSPORT", "tcp:nodelay=1,x=:y"), 0);
 	assert_string_equal(gvm_option_text("GVM_TRANSPORT"), "tcp:nodelay=1,x=:y");
+	assert_int_equal(gvm_option_set("GVM_TRANSPORT", "verbs:mlx5_0:1+tcp"), 0);
 	assert_int_equal(gvm_option_set("GVM_TRANSPORT", "auto"), 0);
 	assert_int_equal(gvm_option_set("GVM_NODE", "10239"), 0);
 	assert_int_equal(gvm_option_number("GVM_NODE"), 10239);

@@ -84,6 +84,12 @@ static int lose_ready(struct gvm_ep *ep, const struct gvm_hdr *hdr, const void *
 	return real->send(ep, hdr, payload);
 }
 
+static void put_before_greeting(struct node *node, const struct gvm_provider_ops *ops)
+{
+	for (struct gvm_peer *peer = node->worker->greeting; peer; peer = peer->next_greeting)
+		peer->ep->ops = ops;
+}
+
 /* A connection that ends when it was proven but not yet ready holds no place among GVM_MAX_CONNS.
  */
 static void proven_but_never_ready(void **state)
@@ -94,15 +100,14 @@ static void proven_but_never_ready(void **state)
 	struct rig rig;
 
 	open_rig(&rig);
-	real = rig.server.worker->ops;
+	real = rig.server.worker->providers[0].ops;
 	ops = *real;
 	ops.send = lose_ready;
 	lost = 3;
-	rig.server.worker->ops = &ops;
 	rig.server.worker->opt.max_conns = 1;
 	rig.client.worker->opt.backoff_max_ns = 1;
 	assert_int_equal(gvm_call(rig.peer, &msg, &job.op), 0);
-	UNTIL(&rig, job.done);
+	UNTIL(&rig, (put_before_greeting(&rig.server, &ops), job.done));
 	assert_int_equal(lost, 0);
 	assert_int_equal(job.status, 0);
 	levels(&rig.server, 1, 1);

@@ -120,7 +120,10 @@ int gvm_parse_bytes(const char *text, uint64_t *bytes);
 /* ---- net ----------------------------------------------------------------------------------- */
 
 struct gvm_net_config {
-	const char *transport; /* "tcp", "loop", "verbs", "ofi", "auto"; NULL: GVM_TRANSPORT */
+	/* "tcp", "loop", "verbs", "ofi"; several, the best first, "verbs+tcp": each peer is
+	 * connected with the first that connects; "auto": all that can be used here, the best
+	 * first; NULL: GVM_TRANSPORT */
+	const char *transport;
 	const struct gvm_cluster *cluster; /* borrowed until gvm_net_close; NULL: only listens */
 	unsigned node;                     /* my id, or GVM_NODE_NONE */
 	const char *key_file; /* NULL: GVM_KEY_FILE; none at all: no proof is asked for or given */
@@ -143,6 +146,7 @@ int gvm_net_renew(struct gvm_net *net);
 /* Drawn when the net was opened, never 0: tells peers one life of this process from the next. */
 uint64_t gvm_net_incarnation(const struct gvm_net *net);
 const struct gvm_cluster *gvm_net_cluster(const struct gvm_net *net);
+/* Of the providers in force, the best first: "tcp", "verbs+tcp". */
 const char *gvm_net_transport(const struct gvm_net *net);
 /* 1: hardware may use offered memory at any time until gone(): its pages must stay where they are,
  * so no MADV_DONTNEED, no hole punched, until then. */
@@ -290,6 +294,8 @@ void gvm_peer_disconnect(struct gvm_peer *peer, int why);
 enum gvm_peer_state gvm_peer_state(const struct gvm_peer *peer);
 /* Names in messages: "node 3 (10.0.0.3:9999)". Valid as long as the peer. */
 const char *gvm_peer_name(const struct gvm_peer *peer);
+/* The provider that its connection runs over; "" without one. */
+const char *gvm_peer_transport(const struct gvm_peer *peer);
 unsigned gvm_peer_node(const struct gvm_peer *peer);        /* GVM_NODE_NONE where unknown */
 uint64_t gvm_peer_incarnation(const struct gvm_peer *peer); /* as it says; 0 before READY */
 struct gvm_worker *gvm_peer_worker(const struct gvm_peer *peer);
