@@ -3,12 +3,12 @@
  * How pages leave: out of the mapping into the queue of victims, from there to the memory node if
  * they are dirty, and away. The shard's thread only, in rounds of bounded work between faults.
  *
- * Taking a page must be atomic for those who write to it:
- *   anonymous memory, new kernels    the page itself is moved into the slot (UFFDIO_MOVE)
- *   anonymous memory, older kernels  write-protect; the helper copies it and empties the mapping
- * (the emptying waits for this thread to read its event, so this thread cannot do it) shared memory
- * write-protect, copy through the descriptor, punch a hole A thread that writes in between waits in
- * a write-protection fault, and faults again afterwards.
+ * Taking a page must be atomic for those who write to it. Anonymous memory, new kernels: the page
+ * itself is moved into the slot (UFFDIO_MOVE). Anonymous memory, older kernels: write-protect; the
+ * helper copies it and empties the mapping (the emptying waits for this thread to read its event,
+ * so this thread cannot do it). Shared memory: write-protect, copy through the descriptor, punch a
+ * hole. A thread that writes in between waits in a write-protection fault, and faults again
+ * afterwards.
  */
 #include <fcntl.h>
 #include <sched.h>

@@ -26,10 +26,15 @@
 
 size_t size = 8 * MIB;
 
+void fill_one(char *p, size_t at, uint64_t seed)
+{
+	*(uint64_t *)(p + at + at / PAGE % 500 * 8) = seed * 1000003 + at + 1;
+}
+
 void fill(char *p, size_t bytes, uint64_t seed)
 {
 	for (size_t at = 0; at < bytes; at += PAGE)
-		*(uint64_t *)(p + at + at / PAGE % 500 * 8) = seed * 1000003 + at + 1;
+		fill_one(p, at, seed);
 }
 
 int holds(const char *p, size_t bytes, uint64_t seed)
@@ -872,6 +877,7 @@ static const struct {
 	{ "stack_threads", stack_threads },
 	{ "signal_stack", signal_stack },
 	{ "signal_stacks", signal_stacks },
+	{ "stripes", stripes },
 	{ "sleeper", sleeper },
 	{ "sleepers", sleepers },
 };

@@ -28,6 +28,7 @@ extern size_t size; /* of "a large mapping"; the second argument, in MiB */
 
 /* One word a page says which page it is, and of which filling. */
 void fill(char *p, size_t bytes, uint64_t seed);
+void fill_one(char *p, size_t at, uint64_t seed); /* the page that is at bytes from p */
 int holds(const char *p, size_t bytes, uint64_t seed);
 int zeros(const char *p, size_t bytes);
 /* A new private mapping. */
@@ -49,5 +50,7 @@ void file_threads(void);
 void stack_threads(void);
 void signal_stack(void);
 void signal_stacks(void);
+/* and threads that keep to a part of a mapping each */
+void stripes(void);
 
 #endif

@@ -78,6 +78,41 @@ void stack_threads(void)
 	CHECK(!pthread_join(mapper, NULL));
 }
 
+/* ---- slabs in the hands of a thread each --------------------------------------------------- */
+
+#define STRIPES 16u
+#define TURNS   20u
+
+static void *use_stripe(void *arg)
+{
+	char *p = arg;
+
+	for (uint64_t seed = 2; seed < 2 + TURNS; seed++) {
+		CHECK(holds(p, size / STRIPES, seed - 1));
+		fill(p, size / STRIPES, seed);
+	}
+	CHECK(holds(p, size / STRIPES, TURNS + 1));
+	CHECK(write(1, "a stripe is done\n", 17) == 17);
+	return NULL;
+}
+
+/* When told to begin, threads that use a part of a mapping each, and say when they have done. */
+void stripes(void)
+{
+	pthread_t id[STRIPES];
+	char *p = map(size), go;
+
+	/* in turn, so that those that are here in the end are few, and apart, of each */
+	for (size_t at = 0; at < size / STRIPES; at += PAGE)
+		for (size_t i = 0; i < STRIPES; i++)
+			fill_one(p + i * (size / STRIPES), at, 1);
+	CHECK(write(1, "ready\n", 6) == 6 && read(0, &go, 1) == 1);
+	for (size_t i = 0; i < STRIPES; i++)
+		CHECK(!pthread_create(&id[i], NULL, use_stripe, p + i * (size / STRIPES)));
+	for (size_t i = 0; i < STRIPES; i++)
+		CHECK(!pthread_join(id[i], NULL));
+}
+
 /* ---- signal stacks ------------------------------------------------------------------------- */
 
 static _Thread_local char *handler_stack;

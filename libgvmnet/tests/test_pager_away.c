@@ -154,8 +154,8 @@ static void a_full_budget_waits_at_rest(void **state)
 		assert_int_equal(gvm_pager_sync(bed.range), 0);
 		fake_set_away(AWAY, true);
 		pthread_create(&user.thread, NULL, owe_all, &user);
-		assert_true(
-		    AWAITED(stats_of(&bed).dirty_pages >= LOCAL_N * 3 / 4 && bed.pager->starving));
+		assert_true(AWAITED(stats_of(&bed).dirty_pages >= LOCAL_N * 3 / 4 &&
+				    __atomic_load_n(&bed.pager->starving, __ATOMIC_RELAXED)));
 		/* a time in which nothing happens has no event at its end */
 		nanosleep(&look, NULL);
 		asked = fake.away_asked;

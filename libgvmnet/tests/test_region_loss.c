@@ -89,6 +89,9 @@ static void test_loss(void **state)
 	assert_true(gvm_region_has_storage(region, slab * SLAB_PAGES));
 	assert_int_equal(told[told_count - 1].node, 2);
 	assert_int_equal(told[told_count - 1].why, -EIO);
+	/* it is there, though the data is not: nobody need wait for it */
+	assert_int_equal(gvm_region_node(region, slab * SLAB_PAGES), 2);
+	assert_int_equal(gvm_region_away_since(region, slab * SLAB_PAGES), 0);
 	expect_version(slab_on("vm1", 1) * SLAB_PAGES, 0);
 	assert_null(fake_find(&node[1], gvm_region_id_of("vm1")));
 	for (unsigned i = 0; i + 1 < told_count; i++)

@@ -301,7 +301,8 @@ static void print_report(void)
 	    (unsigned long long)s.faults, (double)gvm_hist_percentile(all, 0.5) / 1e3,
 	    (double)gvm_hist_percentile(all, 0.99) / 1e3,
 	    s.faults ? 100.0 * (double)near / (double)s.faults : 100.0);
-	say("%llu pages fetched (%s), %llu of them ahead of which %llu used; %llu written back (%s)",
+	say("%llu pages fetched (%s), %llu of them ahead of which %llu used; %llu written back "
+	    "(%s)",
 	    (unsigned long long)s.fetched_pages, human(s.fetched_bytes, in, sizeof in),
 	    (unsigned long long)s.prefetched_pages, (unsigned long long)s.prefetch_used,
 	    (unsigned long long)s.written_pages, human(s.written_bytes, out, sizeof out));
