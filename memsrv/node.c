@@ -8,8 +8,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/sysinfo.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
 #include <unistd.h>
@@ -17,6 +15,7 @@
 #include <gvmnet/cluster.h>
 
 #include "image.h"
+#include "machine.h"
 #include "metrics.h"
 #include "store.h"
 
@@ -60,59 +59,6 @@ static void to_terminal(enum gvm_log_level level, const char *line)
 void node_log_init(void)
 {
 	gvm_log_set(getenv("JOURNAL_STREAM") ? to_journal : to_terminal);
-}
-
-/* ---- what the machine says ----------------------------------------------------------------- */
-
-static void raise_file_limit(void)
-{
-	struct rlimit files;
-
-	if (getrlimit(RLIMIT_NOFILE, &files))
-		return;
-	files.rlim_cur = files.rlim_max;
-	setrlimit(RLIMIT_NOFILE, &files);
-}
-
-/* The memory that this process's control group may have; UINT64_MAX: no bound, or none to be seen.
- */
-static uint64_t group_limit(void)
-{
-	char line[512], path[600];
-	unsigned long long limit;
-	uint64_t found = UINT64_MAX;
-	FILE *f = fopen("/proc/self/cgroup", "re");
-
-	path[0] = 0;
-	while (f && fgets(line, sizeof(line), f))
-		if (!strncmp(line, "0::", 3)) {
-			line[strcspn(line, "\n")] = 0;
-			snprintf(path, sizeof(path), "/sys/fs/cgroup%s/memory.max", line + 3);
-		}
-	if (f)
-		fclose(f);
-	f = path[0] ? fopen(path, "re") : NULL;
-	if (f && fscanf(f, "%llu", &limit) == 1)
-		found = limit;
-	if (f)
-		fclose(f);
-	return found;
-}
-
-static void warn_of_memory(const struct settings *s)
-{
-	uint64_t there = group_limit();
-	struct sysinfo info;
-
-	if (s->image || sysinfo(&info))
-		return;
-	if (there > (uint64_t)info.totalram * info.mem_unit)
-		there = (uint64_t)info.totalram * info.mem_unit;
-	if (s->memory > there)
-		gvm_log(GVM_LOG_WARN,
-			"--memory is %" PRIu64 " MiB, and this process may have %" PRIu64
-			" MiB: when they are used up the kernel kills it; lower --memory",
-			s->memory >> 20, there >> 20);
 }
 
 /* ---- opening ------------------------------------------------------------------------------- */
@@ -298,6 +244,7 @@ static void stop_syncer(struct node *n)
 static void say_ready(const struct node *n)
 {
 	const struct settings *s = n->settings;
+	int large = s->memory >= UINT64_C(1) << 30;
 	char line[1024];
 	size_t at = 0;
 
@@ -313,10 +260,11 @@ static void say_ready(const struct node *n)
 			getenv("JOURNAL_STREAM") ? SD_NOTICE : "",
 			strchr(s->metrics.host, ':') ? "[" : "", s->metrics.host,
 			strchr(s->metrics.host, ':') ? "]" : "", s->metrics.port);
-	fprintf(stderr, "%sgvm-memsrv: listening on %s, %.1f GiB for slabs, %s, image %s\n",
-		getenv("JOURNAL_STREAM") ? SD_NOTICE : "", line,
-		(double)s->memory / (double)(UINT64_C(1) << 30),
-		has_key() ? "key required" : "no key", s->image ? s->image : "none");
+	fprintf(stderr, "%sgvm-memsrv: listening on %s, %.*f %s for slabs, %s, image %s\n",
+		getenv("JOURNAL_STREAM") ? SD_NOTICE : "", line, large,
+		(double)s->memory / (double)(UINT64_C(1) << (large ? 30 : 20)),
+		large ? "GiB" : "MiB", has_key() ? "key required" : "no key",
+		s->image ? s->image : "none");
 	sd_notifyf(0, "READY=1\nSTATUS=listening on %s", line);
 }
 
@@ -442,8 +390,9 @@ enum node_exit node_run(struct settings *settings)
 
 	take_signals(&n);
 	explain_sigbus(settings);
-	raise_file_limit();
-	warn_of_memory(settings);
+	machine_raise_file_limit();
+	if (machine_check_memory(settings->memory, settings->image != NULL))
+		return NODE_USAGE;
 	status = open_all(&n);
 	if (status == NODE_OK) {
 		say_ready(&n);

@@ -202,8 +202,8 @@ static uint64_t pagemap_read(const struct storage *st, uint64_t at, uint64_t ent
 	return n;
 }
 
-/* To look at a page that was never written is to make the kernel map one of zeros there: half
- * the time again in a large slab. */
+/* To look at a page that was never written is to make the kernel map one of zeros there, with a
+ * fault for each. */
 static void copy_anonymous(struct storage *into, const struct storage *from)
 {
 	uint64_t entry[PAGEMAP_MAX], n;

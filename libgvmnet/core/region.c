@@ -236,9 +236,9 @@ static void explain(const struct region_node *node, int status)
 		gvm_log_limited(
 		    &full, GVM_LOG_ERROR,
 		    "region %s: %s has not enough room: %llu MiB were asked of it; offer more "
-		    "memory there (gvm-memsrv --memory) or lower its weight in the cluster file; "
-		    "or "
-		    "wait, if a program was killed: what it had is kept for %u s",
+		    "memory there (gvm-memsrv --memory, --region-quota) or lower its weight in the "
+		    "cluster file; or wait, if a program was killed: what it had is kept for %u s; "
+		    "the node's log says which",
 		    region->name, peer, (unsigned long long)mib,
 		    (unsigned)(region->linger_ms / 1000));
 		return;

@@ -14,7 +14,7 @@ static void says_that_it_is_ready_and_ends_in_order(void **state)
 	START(&n, "--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--key-file", key, "--memory",
 	      "512M", "--metrics", "0", "--workers", "2");
 	assert_non_null(strstr(n.said, ", [::1]:"));
-	assert_non_null(strstr(n.said, "0.5 GiB for slabs, key required, image none\n"));
+	assert_non_null(strstr(n.said, "512 MiB for slabs, key required, image none\n"));
 	page = http(n.http, "GET", "/metrics");
 	assert_non_null(strstr(page, "200 OK"));
 	assert_non_null(strstr(page, "# TYPE gvm_memsrv_memory_bytes gauge\n"));
