@@ -98,9 +98,20 @@ static int mine(void)
 	return preload_inside || !next.malloc;
 }
 
+/* Threads may overwrite each other's: it is for advice. */
+static size_t largest_left;
+
 static int is_large(size_t size)
 {
+	if (size > __atomic_load_n(&largest_left, __ATOMIC_RELAXED) && size < large)
+		__atomic_store_n(&largest_left, size, __ATOMIC_RELAXED);
 	return large && size >= large && size <= PTRDIFF_MAX;
+}
+
+int malloc_left(size_t *largest)
+{
+	*largest = __atomic_load_n(&largest_left, __ATOMIC_RELAXED);
+	return large > 0;
 }
 
 /* ---- blocks that are taken over ------------------------------------------------------------- */
