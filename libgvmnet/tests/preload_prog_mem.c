@@ -7,6 +7,7 @@
  *              reads anything that the parent did not write
  *   title      writes over its own arguments, as postgres does
  *   shared     forks with shared memory that is taken over
+ *   background  works as a daemon
  *   heap       allocates much in small blocks
  *   own        (with -DOWN_MALLOC) a malloc inside the executable that maps memory with its lock
  *              held, threads, and forks
@@ -209,6 +210,26 @@ static int shared(void)
 	return end_of(pid, 0);
 }
 
+/* As qemu -daemonize: the one that does the work is in a session of its own. */
+static int background(void)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		setsid();
+		pid = fork();
+		if (pid)
+			_exit(end_of(pid, 0));
+		memory =
+		    mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (memory == MAP_FAILED)
+			_exit(1);
+		fill();
+		_exit(wrong() != 0);
+	}
+	return end_of(pid, 0);
+}
+
 #define BLOCKS 20000
 
 static int heap(int forks)
@@ -258,12 +279,14 @@ static int own(void)
 
 int main(int argc, char **argv)
 {
-	char mode[16];
+	char mode[16]; /* a copy: "title" writes over the arguments */
 	int bad = 1;
 
 	snprintf(mode, sizeof mode, "%s", argc > 1 ? argv[1] : "");
 	if (!strcmp(mode, "heap") || !strcmp(mode, "own")) {
 		bad = *mode == 'h' ? heap(0) : own();
+	} else if (!strcmp(mode, "background")) {
+		bad = background();
 	} else {
 		memory =
 		    mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -26,6 +26,7 @@
 static struct {
 	char name[64];    /* of the program; libc's points to what a program may write over */
 	_Atomic(int) pid; /* that reports; 0: it has */
+	pid_t session;    /* that it was started in */
 	int first;        /* this is the process that gvm run became */
 	int other;        /* it is not */
 	struct gvm_pager *pager;
@@ -147,6 +148,7 @@ void report_init(void)
 	const char *first = getenv("GVM_RUN_PID");
 
 	keep_name();
+	report.session = getsid(0);
 	report.pid = preload_active ? (int)raw_getpid() : 0;
 	report.first = first && atoi(first) == report.pid;
 	report.other = first && !report.first;
@@ -260,6 +262,11 @@ void report_started(struct gvm_pager *pager)
 
 	report.pager = pager;
 	report.began = gvm_now();
+	/* qemu -daemonize: its standard error goes soon, and with it the report */
+	if (report.other && getsid(0) != report.session)
+		say("it goes on in the background, its large mappings are taken over; gvm top "
+		    "shows "
+		    "it");
 	if (!*preload_policy.stats_file)
 		return;
 	if (pthread_create(&thread, NULL, stats_thread, pager))
