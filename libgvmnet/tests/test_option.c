@@ -92,6 +92,7 @@ static void environment(void **state)
 	unsetenv("GVM_LOCAL");
 	unsetenv("GVM_SLAB");
 	unsetenv("GVM_LOCALE");
+	unsetenv("GVM_TRANSPORT");
 	unsetenv("GVM_MODE");
 	assert_int_equal(gvm_options_check(), 0);
 }
