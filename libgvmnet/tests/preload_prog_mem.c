@@ -8,18 +8,23 @@
  *   title      writes over its own arguments, as postgres does
  *   shared     forks with shared memory that is taken over
  *   background  works as a daemon
+ *   sandbox    a child that may only write and end
  *   heap       allocates much in small blocks
  *   own        (with -DOWN_MALLOC) a malloc inside the executable that maps memory with its lock
  *              held, threads, and forks
  */
 #include <errno.h>
+#include <linux/filter.h>
 #include <linux/sched.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -210,6 +215,40 @@ static int shared(void)
 	return end_of(pid, 0);
 }
 
+/* All but write and exit_group end the process. */
+static int confine(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 2, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_write, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { sizeof filter / sizeof *filter, filter };
+
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	       prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
+static int sandbox(void)
+{
+	pid_t pid = fork(); /* before there is a pager */
+
+	if (!pid)
+		_exit(confine());
+	if (end_of(pid, 0))
+		return 1;
+	memory = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		return 1;
+	fill();
+	pid = fork();
+	if (!pid) /* its faults are for the pager's threads, which are not confined */
+		_exit(confine() || wrong());
+	return end_of(pid, 0);
+}
+
 /* As qemu -daemonize: the one that does the work is in a session of its own. */
 static int background(void)
 {
@@ -287,6 +326,8 @@ int main(int argc, char **argv)
 		bad = *mode == 'h' ? heap(0) : own();
 	} else if (!strcmp(mode, "background")) {
 		bad = background();
+	} else if (!strcmp(mode, "sandbox")) {
+		bad = sandbox();
 	} else {
 		memory =
 		    mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
