@@ -64,9 +64,9 @@ static int comes_before(void *fn)
 }
 
 /*
- * The loader's and libc's own allocations are that malloc's then, and it may be in the middle of one
- * of its own, with its locks, when it maps memory: the threads of the pager cannot be started there.
- * So its first steps are made here, and the pager is started before the program is.
+ * The loader's and libc's own allocations are that malloc's then, and it may be in the middle of
+ * one of its own, with its locks, when it maps memory: the threads of the pager cannot be started
+ * there. So its first steps are made here, and the pager is started before the program is.
  */
 static int first_steps(void)
 {

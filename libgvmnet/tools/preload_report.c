@@ -209,9 +209,8 @@ static void write_stats(FILE *out, struct gvm_pager *pager)
 	const struct gvm_counter *counters = gvm_pager_counters(&count);
 
 	gvm_pager_stats(pager, &stats, &latency);
-	fprintf(out, "{\"program\":\"%s\",\"pid\":%d,\"time\":%lld,\"uptime_s\":%.1f,",
-		report.name, (int)raw_getpid(), (long long)time(NULL),
-		(double)(gvm_now() - report.began) / 1e9);
+	fprintf(out, "{\"program\":\"%s\",\"pid\":%d,\"time\":%lld,\"uptime_s\":%.1f,", report.name,
+		(int)raw_getpid(), (long long)time(NULL), (double)(gvm_now() - report.began) / 1e9);
 	fprintf(out, "\"local_bytes\":%llu,\"mappings\":%llu,\"taken_bytes\":%llu,",
 		(unsigned long long)control_local(), (unsigned long long)report.mappings,
 		(unsigned long long)report.bytes);
