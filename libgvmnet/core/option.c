@@ -339,24 +339,42 @@ static int parse_value(const struct gvm_option *o, const char *text, uint64_t *v
 	return parse_ranged(o, text, value);
 }
 
+/* "64K", as it may be given; bytes if it is no multiple. */
+static const char *short_size(uint64_t bytes, char *buf, size_t size)
+{
+	static const char units[] = "KMGT";
+	const char *unit = NULL;
+
+	for (const char *u = units; *u && bytes && bytes % 1024 == 0; u++) {
+		bytes /= 1024;
+		unit = u;
+	}
+	snprintf(buf, size, "%llu%.1s", (unsigned long long)bytes, unit ? unit : "");
+	return buf;
+}
+
 /* What would be legal, for the sentence that refuses a value. */
 static const char *legal_values(const struct gvm_option *o, char *buf, size_t size)
 {
+	char least[32], most[32];
+
 	if (is_type(o, "choice"))
 		snprintf(buf, size, "one of %s", o->choices);
 	else if (is_type(o, "provider"))
+		/* without the last, "loop", which is for tests within one process */
 		snprintf(buf, size,
-			 "one of %s, optionally followed by \":arguments\", or several with \"+\" "
+			 "one of %.*s, optionally followed by \":arguments\", or several with \"+\" "
 			 "between them",
-			 o->choices);
+			 (int)(strrchr(o->choices, '|') - o->choices), o->choices);
 	else if (is_type(o, "bool"))
 		snprintf(buf, size, "0 or 1");
 	else if (is_type(o, "cpus"))
 		snprintf(buf, size, "CPU numbers below %d such as 0,2-5", CPU_SETSIZE);
 	else if (is_type(o, "bytes"))
-		snprintf(buf, size, "%s of bytes such as 256M, from %llu to %llu",
-			 o->choices ? "a power of two" : "a number", (unsigned long long)o->min,
-			 (unsigned long long)o->max);
+		snprintf(buf, size, "%s of bytes such as 256M, from %s to %s",
+			 o->choices ? "a power of two" : "a number",
+			 short_size(o->min, least, sizeof(least)),
+			 short_size(o->max, most, sizeof(most)));
 	else
 		snprintf(buf, size, "%sa whole number%s from %llu to %llu",
 			 is_type(o, "node") ? "\"none\" or " : "",

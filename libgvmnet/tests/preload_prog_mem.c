@@ -7,18 +7,24 @@
  *              reads anything that the parent did not write
  *   title      writes over its own arguments, as postgres does
  *   shared     forks with shared memory that is taken over
+ *   background  works as a daemon
+ *   sandbox    a child that may only write and end
  *   heap       allocates much in small blocks
  *   own        (with -DOWN_MALLOC) a malloc inside the executable that maps memory with its lock
  *              held, threads, and forks
  */
 #include <errno.h>
+#include <linux/filter.h>
 #include <linux/sched.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -128,6 +134,12 @@ static void prepare(void)
 }
 #endif
 
+#ifdef GO_NOTE
+/* What Go's linker leaves in its programs. */
+__asm__(".pushsection .note.go.buildid,\"a\",@note\n"
+	".long 4, 4, 4\n.ascii \"Go\\0\\0\"\n.long 0\n.popsection");
+#endif
+
 static size_t *memory;
 
 static void fill(void)
@@ -203,9 +215,63 @@ static int shared(void)
 	return end_of(pid, 0);
 }
 
+/* All but write and exit_group end the process. */
+static int confine(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit_group, 2, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_write, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { sizeof filter / sizeof *filter, filter };
+
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	       prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
+static int sandbox(void)
+{
+	pid_t pid = fork(); /* before there is a pager */
+
+	if (!pid)
+		_exit(confine());
+	if (end_of(pid, 0))
+		return 1;
+	memory = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		return 1;
+	fill();
+	pid = fork();
+	if (!pid) /* its faults are for the pager's threads, which are not confined */
+		_exit(confine() || wrong());
+	return end_of(pid, 0);
+}
+
+/* As qemu -daemonize: the one that does the work is in a session of its own. */
+static int background(void)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		setsid();
+		pid = fork();
+		if (pid)
+			_exit(end_of(pid, 0));
+		memory =
+		    mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (memory == MAP_FAILED)
+			_exit(1);
+		fill();
+		_exit(wrong() != 0);
+	}
+	return end_of(pid, 0);
+}
+
 #define BLOCKS 20000
 
-static int heap(void)
+static int heap(int forks)
 {
 	char **block = malloc(BLOCKS * sizeof *block);
 	int bad = 0;
@@ -216,6 +282,8 @@ static int heap(void)
 	}
 	for (int i = 0; i < BLOCKS; i++)
 		bad += block[i][i % 4000] != (char)i;
+	if (!forks)
+		return bad;
 	pid_t pid = fork();
 	if (!pid) {
 		for (int i = 0; i < BLOCKS; i++)
@@ -229,7 +297,7 @@ static int heap(void)
 static void *work(void *arg)
 {
 	(void)arg;
-	return (void *)(size_t)heap();
+	return (void *)(size_t)heap(1);
 }
 
 static int own(void)
@@ -250,12 +318,16 @@ static int own(void)
 
 int main(int argc, char **argv)
 {
-	char mode[16];
+	char mode[16]; /* a copy: "title" writes over the arguments */
 	int bad = 1;
 
 	snprintf(mode, sizeof mode, "%s", argc > 1 ? argv[1] : "");
 	if (!strcmp(mode, "heap") || !strcmp(mode, "own")) {
-		bad = *mode == 'h' ? heap() : own();
+		bad = *mode == 'h' ? heap(0) : own();
+	} else if (!strcmp(mode, "background")) {
+		bad = background();
+	} else if (!strcmp(mode, "sandbox")) {
+		bad = sandbox();
 	} else {
 		memory =
 		    mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -215,7 +215,9 @@ static void set_without_luck(void **state)
 	assert_int_equal(gvm("set $PPID local=16M"), 1);
 	says("no memory that gvm run took over");
 	assert_int_equal(gvm("set local=12Q"), 2);
-	says("\"12Q\" is not legal here; it may be a number of bytes such as 256M, from 1048576");
+	says("gvm set: local=12Q: it must be a size from 1M to 256T");
+	assert_int_equal(gvm("set local=$(printf '\\377\\001')"), 2);
+	says("local=??: it must be a size");
 	assert_int_equal(gvm("set local=1K"), 2);
 	assert_int_equal(gvm("set prefetch=257"), 2);
 	says("from 0 to 256");

@@ -79,16 +79,20 @@ static void environment(void **state)
 	setenv("GVM_SLAB", "3M", 1);
 	setenv("GVM_MODE", "", 1);
 	setenv("GVM_LOCALE", "1G", 1);
+	setenv("GVM_TRANSPORT", "bad", 1);
 	assert_int_equal(gvm_options_check(), -EINVAL);
 	assert_non_null(strstr(logged, "GVM_LOCAL: \"12Q\" is not legal here; it may be a number "
-				       "of bytes such as 256M"));
+				       "of bytes such as 256M, from 1M to 256T"));
 	assert_non_null(strstr(logged, "GVM_SLAB: \"3M\" is not legal here; it may be a power of "
 				       "two"));
+	assert_non_null(strstr(logged, "GVM_TRANSPORT: \"bad\" is not legal here; it may be one of "
+				       "auto|tcp|verbs|ofi, "));
 	assert_non_null(strstr(logged, "GVM_LOCALE is set in the environment, but there is no"));
 	assert_null(strstr(logged, "GVM_MODE"));
 	unsetenv("GVM_LOCAL");
 	unsetenv("GVM_SLAB");
 	unsetenv("GVM_LOCALE");
+	unsetenv("GVM_TRANSPORT");
 	unsetenv("GVM_MODE");
 	assert_int_equal(gvm_options_check(), 0);
 }

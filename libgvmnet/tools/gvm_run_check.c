@@ -103,6 +103,43 @@ static int check_loader(const char *path, int fd, const Elf64_Phdr *ph)
 	return 0;
 }
 
+/* Does a segment of notes hold the build id of Go? */
+static int has_go_note(int fd, const Elf64_Phdr *ph)
+{
+	char notes[1024];
+	size_t want = ph->p_filesz < sizeof notes ? ph->p_filesz : sizeof notes;
+	ssize_t got = pread(fd, notes, want, (off_t)ph->p_offset);
+
+	for (size_t at = 0; got > 0 && at + sizeof(Elf64_Nhdr) + 4 <= (size_t)got;) {
+		Elf64_Nhdr note;
+		memcpy(&note, notes + at, sizeof note);
+		at += sizeof note;
+		if (note.n_namesz == 4 && !memcmp(notes + at, "Go", 3))
+			return 1;
+		at += ((size_t)note.n_namesz + 3) / 4 * 4 + ((size_t)note.n_descsz + 3) / 4 * 4;
+	}
+	return 0;
+}
+
+/* Go's run-time ends the program without the C library, too, so that no report would say it. */
+static void warn_of_go(const char *path, int fd, const Elf64_Ehdr *eh)
+{
+	for (unsigned i = 0; i < eh->e_phnum; i++) {
+		Elf64_Phdr ph;
+		off_t at = (off_t)(eh->e_phoff + (Elf64_Off)i * sizeof ph);
+		if (pread(fd, &ph, sizeof ph, at) != sizeof ph)
+			return;
+		if (ph.p_type != PT_NOTE || !has_go_note(fd, &ph))
+			continue;
+		fprintf(stderr,
+			"gvm run: WARNING: %s is a Go program: its run-time maps memory past the C "
+			"library, and that stays local; only what C parts of it allocate is taken "
+			"over\n",
+			path);
+		return;
+	}
+}
+
 static int check_elf(const char *path, int fd, const Elf64_Ehdr *eh)
 {
 	if (eh->e_ident[EI_CLASS] != ELFCLASS64 || eh->e_ident[EI_DATA] != ELFDATA2LSB ||
@@ -118,8 +155,12 @@ static int check_elf(const char *path, int fd, const Elf64_Ehdr *eh)
 		off_t at = (off_t)(eh->e_phoff + (Elf64_Off)i * sizeof ph);
 		if (pread(fd, &ph, sizeof ph, at) != sizeof ph)
 			return run_refuse("%s is damaged: it ends within its headers", path);
-		if (ph.p_type == PT_INTERP)
-			return check_loader(path, fd, &ph);
+		if (ph.p_type != PT_INTERP)
+			continue;
+		int err = check_loader(path, fd, &ph);
+		if (!err)
+			warn_of_go(path, fd, eh);
+		return err;
 	}
 	return run_refuse("%s is a static program: no library can be preloaded into it; use a "
 			  "dynamic build of it",

@@ -312,8 +312,9 @@ static int act(int dir, const char *who, const char *request)
 /* ---- the command ---------------------------------------------------------------------------- */
 
 static const struct {
-	const char *word, *env;
-} settings[] = { { "local", "GVM_LOCAL" }, { "prefetch", "GVM_PREFETCH" } };
+	const char *word, *env, *legal;
+} settings[] = { { "local", "GVM_LOCAL", "a size from 1M to 256T, such as 512M" },
+		 { "prefetch", "GVM_PREFETCH", "a number of pages from 0 to 256" } };
 #define SETTINGS (sizeof(settings) / sizeof(settings[0]))
 
 /* Which setting "local=1G", "--local=1G" or "--local" is; *value is behind the '=', or NULL. */
@@ -335,13 +336,33 @@ static int setting_of(const char *arg, const char **value)
 	return -1;
 }
 
-/* The option's table says what is legal, and complains of what is not. */
+/* The option's complaint names the option, which is not what was typed. */
+static void unsaid(enum gvm_log_level level, const char *line)
+{
+}
+
+static int refuse(int which, const char *value)
+{
+	char shown[64];
+
+	snprintf(shown, sizeof(shown), "%s", value);
+	for (char *p = shown; *p; p++)
+		if ((unsigned char)*p < 0x20 || (unsigned char)*p >= 0x7f)
+			*p = '?';
+	complain("%s=%s: it must be %s", settings[which].word, shown, settings[which].legal);
+	return -EINVAL;
+}
+
+/* The option's table says what is legal. */
 static int add_setting(char *request, size_t size, int which, const char *value)
 {
 	size_t used = strlen(request);
 
-	if (gvm_option_set(settings[which].env, value) < 0)
-		return -EINVAL;
+	gvm_log_set(unsaid);
+	int err = gvm_option_set(settings[which].env, value);
+	gvm_log_set(NULL);
+	if (err < 0)
+		return refuse(which, value);
 	snprintf(request + used, size - used, " %s=%llu", settings[which].word,
 		 (unsigned long long)gvm_option_number(settings[which].env));
 	return 0;

@@ -47,7 +47,8 @@ const char *gvm_why(int err)
 		return "its name has no address: check it, or give an address";
 	switch (err) {
 	case -ETIMEDOUT:
-		return "it does not answer; is it there, and does a firewall let this through?";
+		return "it does not answer; is a memory node there (not its metrics), and does a "
+		       "firewall let this through?";
 	case -ECONNREFUSED:
 		return "connection refused; is gvm-memsrv running there?";
 	case -EHOSTUNREACH:

@@ -275,6 +275,8 @@ static inline int preload_ready(void)
 void *next_symbol(const char *name);
 /* 1: the program's executable has a malloc of its own. */
 int malloc_init(void);
+/* The largest block that was too small for --malloc. 0: no block of this malloc is taken over. */
+int malloc_left(size_t *largest);
 void io_init(void);
 
 #endif

@@ -373,7 +373,10 @@ static char *reshape(size_t i, size_t len, int flags, void *addr, int fd, uint64
 
 static void *refuse(const char *what)
 {
-	say_once("%s is refused: it would not see the same memory", what);
+	say_once(
+	    "%s is refused: it would not see the same memory; --match NAME takes over files of "
+	    "that name only and leaves this one local",
+	    what);
 	return take_fail(ENOTSUP);
 }
 

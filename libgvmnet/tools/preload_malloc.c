@@ -64,9 +64,9 @@ static int comes_before(void *fn)
 }
 
 /*
- * The loader's and libc's own allocations are that malloc's then, and it may be in the middle of one
- * of its own, with its locks, when it maps memory: the threads of the pager cannot be started there.
- * So its first steps are made here, and the pager is started before the program is.
+ * The loader's and libc's own allocations are that malloc's then, and it may be in the middle of
+ * one of its own, with its locks, when it maps memory: the threads of the pager cannot be started
+ * there. So its first steps are made here, and the pager is started before the program is.
  */
 static int first_steps(void)
 {
@@ -98,9 +98,20 @@ static int mine(void)
 	return preload_inside || !next.malloc;
 }
 
+/* Threads may overwrite each other's: it is for advice. */
+static size_t largest_left;
+
 static int is_large(size_t size)
 {
+	if (size > __atomic_load_n(&largest_left, __ATOMIC_RELAXED) && size < large)
+		__atomic_store_n(&largest_left, size, __ATOMIC_RELAXED);
 	return large && size >= large && size <= PTRDIFF_MAX;
+}
+
+int malloc_left(size_t *largest)
+{
+	*largest = __atomic_load_n(&largest_left, __ATOMIC_RELAXED);
+	return large > 0;
 }
 
 /* ---- blocks that are taken over ------------------------------------------------------------- */

@@ -41,7 +41,8 @@ enum verdict policy_mmap(const struct policy *policy, size_t len, int prot, int 
 		return prot & PROT_WRITE ? TAKE_FILE : no(why, "a read-only mapping of a file");
 	}
 	if (shared)
-		return !policy->shared     ? no(why, "shared; --shared would take it")
+		return !policy->shared
+			   ? no(why, "shared; --shared would take it, if no forked child needs it")
 		       : prot & PROT_WRITE ? TAKE_SHARED
 					   : no(why, "shared and not writable");
 	if (prot == PROT_NONE)

@@ -18,11 +18,15 @@
 #include <unistd.h>
 #include "preload.h"
 
-#define MIB (1024.0 * 1024)
+#define MIB         (1024.0 * 1024)
+#define JEMALLOC    "LD_PRELOAD=libjemalloc.so.2 maps large pieces for such blocks"
+#define LEAST_BLOCK 65536u       /* smaller ones are not worth an option */
+#define LEAST_TOLD  (32.0 * MIB) /* of local memory that the program has beside what is paged */
 
 static struct {
 	char name[64];    /* of the program; libc's points to what a program may write over */
 	_Atomic(int) pid; /* that reports; 0: it has */
+	pid_t session;    /* that it was started in */
 	int first;        /* this is the process that gvm run became */
 	int other;        /* it is not */
 	struct gvm_pager *pager;
@@ -144,6 +148,7 @@ void report_init(void)
 	const char *first = getenv("GVM_RUN_PID");
 
 	keep_name();
+	report.session = getsid(0);
 	report.pid = preload_active ? (int)raw_getpid() : 0;
 	report.first = first && atoi(first) == report.pid;
 	report.other = first && !report.first;
@@ -204,9 +209,8 @@ static void write_stats(FILE *out, struct gvm_pager *pager)
 	const struct gvm_counter *counters = gvm_pager_counters(&count);
 
 	gvm_pager_stats(pager, &stats, &latency);
-	fprintf(out, "{\"program\":\"%s\",\"pid\":%d,\"time\":%lld,\"uptime_s\":%.1f,",
-		report.name, (int)raw_getpid(), (long long)time(NULL),
-		(double)(gvm_now() - report.began) / 1e9);
+	fprintf(out, "{\"program\":\"%s\",\"pid\":%d,\"time\":%lld,\"uptime_s\":%.1f,", report.name,
+		(int)raw_getpid(), (long long)time(NULL), (double)(gvm_now() - report.began) / 1e9);
 	fprintf(out, "\"local_bytes\":%llu,\"mappings\":%llu,\"taken_bytes\":%llu,",
 		(unsigned long long)control_local(), (unsigned long long)report.mappings,
 		(unsigned long long)report.bytes);
@@ -257,6 +261,11 @@ void report_started(struct gvm_pager *pager)
 
 	report.pager = pager;
 	report.began = gvm_now();
+	/* qemu -daemonize: its standard error goes soon, and with it the report */
+	if (report.other && getsid(0) != report.session)
+		say("it goes on in the background, its large mappings are taken over; gvm top "
+		    "shows "
+		    "it");
 	if (!*preload_policy.stats_file)
 		return;
 	if (pthread_create(&thread, NULL, stats_thread, pager))
@@ -267,6 +276,46 @@ void report_started(struct gvm_pager *pager)
 
 /* ---- the end -------------------------------------------------------------------------------- */
 
+/* Bytes that were here at the most, but for pages of files and what was paged. The kernel counts
+ * pages of files as they are now. */
+static uint64_t local_beside(uint64_t paged)
+{
+	char text[128] = "";
+	unsigned long long shared = 0;
+	struct rusage used;
+	int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+
+	if (fd >= 0 && read(fd, text, sizeof text - 1) > 0)
+		sscanf(text, "%*u %*u %llu", &shared);
+	if (fd >= 0)
+		close(fd);
+	if (getrusage(RUSAGE_SELF, &used))
+		return 0;
+	uint64_t most = (uint64_t)used.ru_maxrss * 1024, other = shared * PRELOAD_PAGE + paged;
+	return most > other ? most - other : 0;
+}
+
+static void warn_no_mapping(void)
+{
+	char most[32], block[32];
+	size_t largest;
+	int ours = malloc_left(&largest);
+
+	uint64_t beside = local_beside(0);
+	human(beside, most, sizeof most);
+	human(largest, block, sizeof block);
+	if (ours && largest >= LEAST_BLOCK && (double)beside < LEAST_TOLD)
+		say("WARNING: nothing was taken over: the program mapped nothing that could be, "
+		    "and "
+		    "its largest block of malloc was %s; --min %zuK --malloc %zuK would take it; "
+		    "%s were local",
+		    block, largest / 1024, largest / 1024, most);
+	else
+		say("WARNING: nothing was taken over: the program mapped nothing that could be; "
+		    "%s, mostly small blocks of malloc, were local; " JEMALLOC,
+		    most);
+}
+
 static void warn_nothing(void)
 {
 	char largest[32], min[32];
@@ -274,8 +323,7 @@ static void warn_nothing(void)
 	human(report.largest, largest, sizeof largest);
 	human(preload_policy.min, min, sizeof min);
 	if (!report.largest)
-		say("WARNING: nothing was taken over: the program mapped nothing that could be; "
-		    "all of its memory was local (--malloc takes blocks of malloc)");
+		warn_no_mapping();
 	else if (report.largest < preload_policy.min)
 		say("WARNING: nothing was taken over: the largest mapping was %s, and --min is %s; "
 		    "--min %lluK would take it",
@@ -309,6 +357,12 @@ static void print_report(void)
 	if (report.left)
 		say("left local: a mapping of %s, because it is %s",
 		    human(report.left, size, sizeof size), report.why_left);
+	uint64_t beside = local_beside(control_local_most());
+	if ((double)beside > LEAST_TOLD && beside > control_local_most() / 4)
+		say("beside that at least %s were local that are not taken over: executable "
+		    "memory, "
+		    "and small blocks of malloc; " JEMALLOC,
+		    human(beside, size, sizeof size));
 	if (s.lost_pages || s.unreachable_zeroed || s.unreachable_sigbus)
 		say("LOST: %llu pages lost, %llu read as zeros, %llu ended in SIGBUS",
 		    (unsigned long long)s.lost_pages, (unsigned long long)s.unreachable_zeroed,

@@ -144,9 +144,11 @@ int take_start(void)
 	}
 	if (err) {
 		report_refused();
-		say("the pager cannot be started (%s): large mappings of this program fail now, "
-		    "see the lines above",
-		    strerror(-err));
+		say("the pager cannot be started (%s): large mappings of this program fail now%s",
+		    strerror(-err),
+		    err == -ENOMEM   ? "; is there a limit of addresses (ulimit -v)?"
+		    : err == -EMFILE ? "; raise the limit of descriptors (ulimit -n)"
+				     : ", see the lines above");
 		take.failed = err;
 		return err;
 	}
@@ -362,11 +364,30 @@ static void inherit(int advice)
 	}
 }
 
+/* A program of several processes that share memory works without --shared only. */
+static void warn_shared(void)
+{
+	size_t bytes = 0;
+
+	for (size_t i = 0; i < take.table.count; i++) {
+		const struct seg *seg = &take.table.seg[i];
+		if (seg->source && seg->source->shared && !seg->source->ino)
+			bytes += seg->bytes;
+	}
+	if (bytes)
+		say_once(
+		    "this program forks, and its children have none of the %zu MiB of shared "
+		    "memory that are taken over: an access there is a SIGSEGV; without --shared "
+		    "they have it",
+		    bytes / MIB);
+}
+
 /* 1: the pager rests until take_fork_parent or take_fork_child; 0: there is none; else -errno. */
 int take_fork_prepare(void)
 {
 	if (!take.pager)
 		return 0;
+	warn_shared();
 	uint64_t ends = take_mortal();
 	int err = gvm_pager_fork_prepare(take.pager);
 
