@@ -261,8 +261,10 @@ void report_started(struct gvm_pager *pager)
 
 	report.pager = pager;
 	report.began = gvm_now();
-	/* qemu -daemonize: its standard error goes soon, and with it the report */
-	if (report.other && getsid(0) != report.session)
+	/* qemu -daemonize: its standard error goes soon, and with it the report. Each process of
+	 * postgres leads a session, which is no such thing. */
+	pid_t session = getsid(0);
+	if (report.other && session != report.session && session != raw_getpid())
 		say("it goes on in the background, its large mappings are taken over; gvm top "
 		    "shows "
 		    "it");
