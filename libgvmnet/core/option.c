@@ -362,10 +362,11 @@ static const char *legal_values(const struct gvm_option *o, char *buf, size_t si
 		snprintf(buf, size, "one of %s", o->choices);
 	else if (is_type(o, "provider"))
 		/* without the last, "loop", which is for tests within one process */
-		snprintf(buf, size,
-			 "one of %.*s, optionally followed by \":arguments\", or several with \"+\" "
-			 "between them",
-			 (int)(strrchr(o->choices, '|') - o->choices), o->choices);
+		snprintf(
+		    buf, size,
+		    "one of %.*s, optionally followed by \":arguments\", or several with \"+\" "
+		    "between them",
+		    (int)(strrchr(o->choices, '|') - o->choices), o->choices);
 	else if (is_type(o, "bool"))
 		snprintf(buf, size, "0 or 1");
 	else if (is_type(o, "cpus"))

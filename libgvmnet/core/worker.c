@@ -598,8 +598,8 @@ static void unlisten_to(struct gvm_worker *worker, size_t count)
 	}
 }
 
-/* At one port with all providers; *port 0: the last chooses, whose ports are the scarcest. All of them or none, apart from those
- * that the address is not for. */
+/* At one port with all providers; *port 0: the last chooses, whose ports are the scarcest. All of
+ * them or none, apart from those that the address is not for. */
 static int listen_all(struct gvm_worker *worker, const char *host, unsigned *port)
 {
 	size_t before = worker->listener_count;

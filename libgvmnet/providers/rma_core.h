@@ -41,8 +41,8 @@ void gvm_rma_ops_move(struct rma_ops *list, struct rma_ops *from);
 
 /* What is known of a key of the other side's. */
 struct rma_key {
-	struct rma_node node;           /* first */
-	struct rma_key *older, *newer;  /* of those that are served in software */
+	struct rma_node node;          /* first */
+	struct rma_key *older, *newer; /* of those that are served in software */
 	enum { KEY_ASKED, KEY_HARD, KEY_SOFT, KEY_GOING } state;
 	unsigned under_way;
 	struct rma_ops wait; /* while it is asked or going */

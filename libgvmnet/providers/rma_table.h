@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A table of nodes by 64-bit key: what a connection knows of keys. Keys are drawn at random by whoever
- * offers the memory. The node is a part of what the owner keeps and frees.
+ * A table of nodes by 64-bit key: what a connection knows of keys. Keys are drawn at random by
+ * whoever offers the memory. The node is a part of what the owner keeps and frees.
  */
 #ifndef GVM_PROVIDERS_RMA_TABLE_H
 #define GVM_PROVIDERS_RMA_TABLE_H

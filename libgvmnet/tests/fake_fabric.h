@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A fabric within one thread, for tests of rma.c: cells are copied by hand, reads and writes too, and
- * it does what hardware does when it is at its worst. It checks what rma.c has promised to it: no more
- * cells than buffers, nothing posted to what has ended, all registrations taken back.
+ * A fabric within one thread, for tests of rma.c: cells are copied by hand, reads and writes too,
+ * and it does what hardware does when it is at its worst. It checks what rma.c has promised to it:
+ * no more cells than buffers, nothing posted to what has ended, all registrations taken back.
  */
 #ifndef GVM_TESTS_FAKE_FABRIC_H
 #define GVM_TESTS_FAKE_FABRIC_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What every provider promises to core (provider.h), shown with a minimal host in core's place: order,
- * exactly one completion, back-pressure, sizes, refused keys, the ends of connections, upcalls that
- * shut. PROVIDER_CASES(PROVIDER) is the list of the tests.
+ * What every provider promises to core (provider.h), shown with a minimal host in core's place:
+ * order, exactly one completion, back-pressure, sizes, refused keys, the ends of connections,
+ * upcalls that shut. PROVIDER_CASES(PROVIDER) is the list of the tests.
  */
 #ifndef GVM_TESTS_PROVIDER_CASES_H
 #define GVM_TESTS_PROVIDER_CASES_H

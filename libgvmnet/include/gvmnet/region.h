@@ -29,8 +29,8 @@ struct gvm_region;
 #define GVM_REGION_READONLY  8u
 
 #define GVM_SLAB_BYTES (16u << 20)
-/* A node copies a slab that a clone shares while everybody waits: a few tens of milliseconds for one
- * of this size. */
+/* A node copies a slab that a clone shares while everybody waits: a few tens of milliseconds for
+ * one of this size. */
 #define GVM_SLAB_BYTES_MAX (64u << 20)
 
 struct gvm_region_config {
