@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-# shellcheck shell=bash disable=SC2154 # variables of lib.sh and tap.sh, and of who sources this
+# shellcheck shell=bash disable=SC2034,SC2154 # variables of lib.sh and cluster.sh, and of who sources this
 #
 # vm.sh: what scripts in ci/vm.d have in common. Sourced after tap.sh and cluster.sh.
 #
@@ -151,6 +151,18 @@ be_client() {
 		client_here "$2" "$1"
 		tell client_status "$client_status"
 	fi
+}
+
+# need_node ARGUMENT...: a memory node in machine 0, on its address of the cable. In both machines $conf and $key
+# are then what a program needs to use it.
+need_node() {
+	if in_machine 0; then
+		host=$VM_ADDRESS
+		must "a memory node in machine 0 starts" start_node "$@"
+		cp "$key" "$conf" "$VM_SHARED/"
+	fi
+	meet
+	key=$VM_SHARED/key conf=$VM_SHARED/cluster.conf
 }
 
 # finish_both: the end of a script in two machines. Machine 0 says that all was done when machine 1 says so.
