@@ -48,14 +48,15 @@ tell() {
 	mv "$pair_log.new" "$pair_log.$1"
 }
 
-# limited SECONDS COMMAND: replace this process by COMMAND, a line of shell
-limited() { exec timeout --kill-after=5 "$1" bash -c "$2" </dev/null; }
+# limited SECONDS COMMAND: replace this process by COMMAND, a line of shell. Line by line, what it has printed is
+# there when it is ended.
+limited() { exec timeout --kill-after=5 "$1" stdbuf -oL bash -c "$2" </dev/null; }
 
 # pair DESCRIPTION SECONDS READY SERVER CLIENT: SERVER runs in machine 0 and, as soon as the command READY is
 # true there, CLIENT in machine 1, each for at most SECONDS. ok if both end well. Afterwards the files
 # $pair_log.server and $pair_log.client hold what they printed, in both machines. SERVER and CLIENT are
-# lines of shell. $again_if: a client that prints this is known to have failed by its own fault; both are
-# tried again then, at most twice.
+# lines of shell. $again_if: a client that prints what matches this is known to have failed by its own
+# fault; both are tried again then, at most twice.
 pairs=0
 pair_log=
 again_if=
@@ -99,7 +100,7 @@ both() {
 
 fit_for_another() {
 	[ -n "$again_if" ] && [ "$1" -lt 3 ] && grep -q "$again_if" "$pair_log.client" 2>/dev/null || return 1
-	say "# $again_if: again"
+	say "# $(grep -om 1 "$again_if" "$pair_log.client"): again"
 }
 
 ready_or_gone() { $1 || gone "$2"; }
@@ -136,6 +137,7 @@ verdict() {
 client_here() {
 	client_status=0
 	(limited "$2" "$1") >"$pair_log.client" 2>&1 || client_status=$?
+	[ "$client_status" != 124 ] || say "not done after $2 s" >>"$pair_log.client"
 }
 
 client_there() {
