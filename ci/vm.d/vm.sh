@@ -100,7 +100,8 @@ both() {
 
 fit_for_another() {
 	[ -n "$again_if" ] && [ "$1" -lt 3 ] && grep -q "$again_if" "$pair_log.client" 2>/dev/null || return 1
-	say "# $(grep -om 1 "$again_if" "$pair_log.client"): again"
+	say "# $(grep -om 1 "$again_if" "$pair_log.client"): again; they ended with"
+	tail -qn 4 "$pair_log.client" "$pair_log.server" | cut -c1-100 | sed 's/^/#   /'
 }
 
 ready_or_gone() { $1 || gone "$2"; }
