@@ -77,6 +77,8 @@ enum page_state {
 #define PAGE_EVENT    (1u << 15) /* while it is taken: its emptying has been announced */
 #define PAGE_BUSY     (1u << 14) /* the kernel would not let go of it last time */
 #define PAGE_PUT      (1u << 17) /* a victim that has been written since it was taken */
+#define PAGE_ASIDE    (1u << 18) /* mapped, and would not leave: out of the order of leaving */
+#define PAGE_AGAIN    (1u << 19) /* mapped, has been set aside, and is to be tried once more */
 #define PAGE_UNSURE   (1u << 16) /* clean if it still has the digest that its frame holds */
 
 typedef uint64_t page_word;
@@ -164,14 +166,18 @@ struct slot {
 	uint16_t flags : 6, outlet : 10; /* of a page that is or was dirty */
 };
 
-/* What is on its way to one memory node; nodes whose ids are equal modulo OUTLETS share it. */
+/* What is on its way to one memory node. Only where a shard has to do with more nodes than OUTLETS
+ * do some of them share one. */
 #define OUTLETS 1024u
 struct outlet {
 	struct gvm_link link;   /* among those with something to be written, or under way */
 	struct gvm_queue dirty; /* of slots: to be written */
-	uint32_t putting;
+	uint32_t node, putting;
 	bool seen, listed, away;
 	uint64_t heard_ns; /* when it answered a put last, or the first one was begun */
+	uint64_t hold;     /* no put before: it was full; 0: it was not */
+	uint64_t hold_ns;  /* how long it is left alone; 0: it was not full last time */
+	int told;          /* why a put was refused, as the log has it */
 };
 
 /* A fetch under way. */
@@ -241,8 +247,9 @@ struct call {
 	uint64_t a, b;
 	uint32_t done; /* futex */
 	int status;
-	struct call *next; /* in shard->syncs */
-	uint64_t cursor;   /* sync: next page to look at */
+	struct call *next;        /* in shard->syncs */
+	uint64_t cursor;          /* sync: next page to look at */
+	uint64_t again, again_ns; /* sync: not before, for the page there does not let go */
 	uint32_t phase;
 	struct gvm_region_op op;   /* for calls that end with a region's operation */
 	struct gvm_region *region; /* one that is no range's */
@@ -314,7 +321,7 @@ struct shard {
 	bool started, helper_started;
 	uint32_t helper_asleep, helper_stop; /* atomic */
 	bool stop;
-	int uffd, stage_fd, mem_fd;
+	int uffd, stage_fd, mem_fd, pagemap_fd;
 	struct gvm_watch watch;
 	struct gvm_worker *worker;
 
@@ -325,6 +332,11 @@ struct shard {
 	struct frame *frames;
 	uint32_t frame_limit, frame_used, frame_free;
 	struct gvm_queue mapped; /* of frames, FIFO */
+	struct gvm_queue aside;  /* of frames that would not leave: pinned, or locked */
+	uint64_t aside_at;       /* some of them are not tried again before */
+	uint64_t aside_ns;       /* how long they were left alone last time */
+	uint32_t aside_batch;    /* how many are tried next time */
+	bool aside_let_go;       /* one of the last ones has left */
 
 	struct slot *slots;
 	char **chunks; /* of slots' memory */
@@ -332,15 +344,13 @@ struct shard {
 	/* slots that were freed and may have memory, in the order of it: a ring */
 	uint32_t stale[POOL_MAX], stale_from, stale_count, stale_limit;
 	struct gvm_queue victims; /* of slots, LRU */
-	struct outlet *outlets;   /* by node modulo their number */
+	struct outlet *outlets;   /* by node, modulo their number or in the next free one */
 	uint32_t outlets_seen;
-	struct gvm_queue outbound; /* of outlets */
-	uint32_t dirty;            /* slots to be written */
-	uint32_t stranded;         /* slots with SLOT_STRANDED */
-	uint64_t put_hold;         /* no put before: a node was full */
-	uint64_t put_hold_ns;      /* how long it was full for last time; 0: it was not */
-	int put_told;              /* why a put was refused, as the log has it */
-	struct gvm_timer retry_timer;
+	struct gvm_queue outbound;   /* of outlets */
+	uint32_t dirty;              /* slots to be written */
+	uint32_t stranded;           /* slots with SLOT_STRANDED */
+	struct gvm_timer hold_timer; /* a node that was full is asked again */
+	struct gvm_timer retry_timer, sync_timer;
 
 	struct fetch *fetches; /* DEMANDS single ones, then aheads long ones */
 	uint32_t aheads, demand_free, ahead_free, fetching;
@@ -426,6 +436,8 @@ struct gvm_pager {
 	struct digest_key *digests; /* NULL: no digests, what is writable is dirty */
 	uint64_t budget;            /* frames; atomic */
 	uint64_t used;              /* frames; atomic */
+	uint64_t pinned;            /* frames set aside; atomic */
+	uint64_t pinned_told;       /* how many when the log was told; atomic */
 	uint64_t starving;          /* bit per shard that waits for a frame; atomic */
 	uint32_t prefetch;          /* atomic */
 	uint64_t attached;          /* pages; atomic */
@@ -539,6 +551,8 @@ uint64_t view_stretch(const struct view *view, uint64_t page, uint64_t end, uint
 
 uint32_t frame_get(struct shard *shard);
 void frame_put(struct shard *shard, uint32_t frame);
+/* Out of the queue that it is in. */
+void frame_unlink(struct shard *shard, uint32_t frame);
 int frames_limit(struct shard *shard, uint64_t budget);
 int slots_limit(struct shard *shard, uint64_t budget);
 /* One chunk more, for pages that are stranded. */
@@ -562,7 +576,8 @@ void page_discard(struct view *view, uint64_t page, unsigned state);
 page_word page_unstore(struct view *view, uint64_t page, page_word w);
 void view_purge_note(struct view *view, uint64_t page, uint64_t pages);
 
-/* ---- fault.c, fetch.c, evict.c, writeback.c, prefetch.c, discard.c, helper.c ------------------
+/* ---- fault.c, fetch.c, pinned.c, evict.c, writeback.c, prefetch.c, discard.c, helper.c
+ * ------------------
  */
 
 void fault_serve(struct shard *shard, const struct fault *fault);
@@ -577,6 +592,15 @@ int fetch_demand(struct view *view, uint64_t page, bool write, uint64_t start_ns
 uint32_t fetch_ahead(struct view *view, uint64_t page, uint32_t count);
 void fetch_forget(struct view *view, uint64_t page);
 
+/* The budget, and what it is short of for pages that cannot leave. */
+uint64_t frames_budget(const struct gvm_pager *pager);
+/* A page that is mapped would not leave. */
+void page_set_aside(struct view *view, uint64_t page);
+/* Some of those are tried again, if it is time. */
+void shard_try_aside(struct shard *shard);
+/* All of them are like any other again. */
+void shard_aside_reset(struct shard *shard);
+
 bool shard_evict(struct shard *shard);
 void victim_push(struct shard *shard, uint32_t slot);
 void victim_remove(struct shard *shard, uint32_t slot);
@@ -586,9 +610,13 @@ void dirty_assign(struct view *view, uint64_t page, uint32_t slot);
 void dirty_push(struct shard *shard, uint32_t slot);
 void dirty_remove(struct shard *shard, uint32_t slot);
 void shard_write_back(struct shard *shard);
+void hold_timer(struct gvm_timer *timer);
 void retry_timer(struct gvm_timer *timer);
-/* Take pages out of their mapping, into slots: how many; 0: there are no means now; negative: this
- * one does not let go. */
+void sync_timer(struct gvm_timer *timer);
+/* Take pages out of their mapping, into slots: how many; 0: there are no means now; TAKE_REFUSED:
+ * this one does not let go now; TAKE_STAYS: nor is it likely to soon. */
+#define TAKE_REFUSED (-1)
+#define TAKE_STAYS   (-2)
 int page_take(struct view *view, uint64_t page, uint32_t count, bool give_back);
 bool shard_sync(struct shard *shard);
 void call_sync(struct call *call);

@@ -173,11 +173,67 @@ static void a_full_budget_waits_at_rest(void **state)
 	}
 }
 
+/* A node that is full holds up the puts of nobody else, and what is owed to it is stored when it
+ * has room. */
+static void a_full_node_holds_up_no_other(void **state)
+{
+	EACH_KIND(kind)
+	{
+		struct bed bed = { 0 };
+		struct user user = { .bed = &bed };
+		unsigned owed = LOCAL_N / 2;
+
+		open_two(&bed, kind);
+		fill_scattered(&bed, AWAY, owed);
+		fake.node_full[AWAY] = true;
+		pthread_create(&user.thread, NULL, use_the_other, &user);
+		if (!ends_in_time(&user)) {
+			fake.node_full[AWAY] = false;
+			pthread_join(user.thread, NULL);
+			fail_msg("%s: pages of the other node could not be evicted", kind->name);
+		}
+		assert_int_equal(user.wrong, 0);
+		assert_true(fake.refused > 0);
+		assert_true(fake_stored("r") >= PAGES / 2);
+		check_scattered(&bed, AWAY, owed);
+		fake.node_full[AWAY] = false;
+		assert_int_equal(gvm_pager_sync(bed.range), 0);
+		assert_int_equal(fake_stored("r"), PAGES / 2 + owed);
+		check_scattered(&bed, AWAY, owed);
+		close_bed(&bed);
+	}
+}
+
+/* Two nodes whose ids are as far apart as there are queues: one that is away does not take the
+ * other with it. */
+static void nodes_have_queues_of_their_own(void **state)
+{
+	struct bed bed = { 0 };
+	struct user user = { .bed = &bed };
+
+	fake.node_step = OUTLETS;
+	open_two(&bed, &kinds[0]);
+	assert_int_equal(bed.pager->shard[0].outlets_seen, 2);
+	fill_scattered(&bed, AWAY, LOCAL_N / 2);
+	fake_set_away(AWAY, true);
+	pthread_create(&user.thread, NULL, use_the_other, &user);
+	if (!ends_in_time(&user)) {
+		fake_set_away(AWAY, false);
+		pthread_join(user.thread, NULL);
+		fail_msg("pages of the other node could not be evicted");
+	}
+	assert_int_equal(user.wrong, 0);
+	fake_set_away(AWAY, false);
+	close_bed(&bed);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(eviction_goes_on_without_a_node),
 		cmocka_unit_test(a_full_budget_waits_at_rest),
+		cmocka_unit_test(a_full_node_holds_up_no_other),
+		cmocka_unit_test(nodes_have_queues_of_their_own),
 	};
 
 	return RUN_TESTS(tests);
