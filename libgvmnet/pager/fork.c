@@ -295,6 +295,7 @@ static void forget_regions(struct gvm_pager *pager)
 			struct view *view = &pager->shard[i].views[range->id];
 
 			view->region = NULL;
+			pager_node_forget(view);
 			view->closing = view->paused = true;
 		}
 	}

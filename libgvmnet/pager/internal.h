@@ -41,13 +41,16 @@
 #define PUTS       256u
 #define PUTS_NODE  32u /* of them for one memory node */
 #define DISCARDS   32u
-#define JOBS       64u  /* what the helper thread has to do, per shard */
-#define FAULTS     128u /* faults read and not served yet, per shard; a power of two */
-#define TRACKERS   64u  /* slabs whose faults are followed, per shard; a power of two */
-#define RECHECKS   64u
-#define ROUND      64u  /* pages that eviction takes or drops between two looks at the faults */
-#define ZAP_BATCH  64u  /* free slots that are emptied together */
-#define POOL_MAX   256u /* free slots that keep their memory, for pages that arrive */
+#define JOBS       64u /* what the helper thread has to do, per shard */
+#define DEMANDS_NODE                                                                               \
+	(DEMANDS / 2)   /* of them for one memory node of several, or for all that are away */
+#define PARKED    4096u /* faults that wait for their node to answer others, per shard */
+#define FAULTS    128u  /* faults read and not served yet, per shard; a power of two */
+#define TRACKERS  64u   /* slabs whose faults are followed, per shard; a power of two */
+#define RECHECKS  64u
+#define ROUND     64u  /* pages that eviction takes or drops between two looks at the faults */
+#define ZAP_BATCH 64u  /* free slots that are emptied together */
+#define POOL_MAX  256u /* free slots that keep their memory, for pages that arrive */
 
 /* ---- a page's word ------------------------------------------------------------------------- */
 
@@ -168,12 +171,14 @@ struct slot {
 
 /* What is on its way to one memory node. Only where a shard has to do with more nodes than OUTLETS
  * do some of them share one. */
-#define OUTLETS 1024u
+#define OUTLETS   1024u
+#define NO_OUTLET UINT16_MAX
 struct outlet {
 	struct gvm_link link;   /* among those with something to be written, or under way */
 	struct gvm_queue dirty; /* of slots: to be written */
 	uint32_t node, putting;
-	bool seen, listed, away;
+	uint32_t demands; /* fetches for faults under way */
+	bool seen, listed, away, parked;
 	uint64_t heard_ns; /* when it answered a put last, or the first one was begun */
 	uint64_t hold;     /* no put before: it was full; 0: it was not */
 	uint64_t hold_ns;  /* how long it is left alone; 0: it was not full last time */
@@ -188,6 +193,7 @@ struct fetch {
 	uint64_t page;
 	uint32_t count, number, next_free;
 	bool demand;       /* posted for a fault, not by prefetch */
+	uint16_t outlet;   /* of a demand, where there are several nodes; else NO_OUTLET */
 	bool hurried;      /* its node was away when it was posted */
 	uint64_t start_ns; /* of the first fault that waits for it; 0: none */
 };
@@ -273,6 +279,7 @@ struct view {
 	uint32_t turn, taking;
 	uint32_t purging; /* discards that the region has not answered yet */
 	int put_err;      /* a put has failed for good since sync began */
+	uint8_t *away;    /* bit per node that it has said to be away; NULL: none ever */
 	bool used, whole, anon;
 	bool closing;                  /* no fault is answered, no operation begun */
 	bool paused;                   /* no page is taken */
@@ -368,6 +375,10 @@ struct shard {
 	uint32_t fault_head, fault_tail;
 	struct fault *waits; /* ring: wait for a frame */
 	uint32_t wait_head, wait_tail;
+	struct fault *parked; /* wait for their node to answer others */
+	uint32_t parked_count;
+	uint32_t demands; /* fetches for faults under way, where there are several nodes */
+	bool unpark;      /* they are to look again */
 	struct tracker *trackers;
 	struct ahead ahead_queue[16];
 	uint32_t ahead_count;
@@ -443,7 +454,8 @@ struct gvm_pager {
 	uint64_t attached;          /* pages; atomic */
 	uint64_t metadata;          /* bytes; atomic */
 	uint64_t map_bytes;
-	uint8_t *nodes; /* what each node was last heard to be; atomic */
+	uint8_t *nodes;       /* what each node was last heard to be; atomic */
+	uint32_t *nodes_said; /* how many views say that it is away; atomic */
 	uint64_t nodes_away;
 	uint64_t forks;
 	uint32_t parked; /* futex: the shards' threads stand still */
@@ -509,6 +521,8 @@ int pager_call_all(struct gvm_pager *pager, void (*fn)(struct call *call), struc
 		   uint64_t a, uint64_t b);
 void call_done(struct call *call, int status);
 void pager_node_state(void *arg, unsigned node, int why);
+/* Its region is closed: what it has said of nodes is void. */
+void pager_node_forget(struct view *view);
 
 /* ---- shard.c ------------------------------------------------------------------------------- */
 
@@ -588,7 +602,10 @@ int page_install_zero(struct view *view, uint64_t page, bool write);
 void page_poison(struct view *view, uint64_t page);
 void victim_back(struct view *view, uint64_t page, bool write);
 
+/* -EAGAIN: there is no place; -EBUSY: its node has all of those that it may have. */
 int fetch_demand(struct view *view, uint64_t page, bool write, uint64_t start_ns);
+void fault_park(struct shard *shard, const struct fault *fault);
+void shard_unpark(struct shard *shard);
 uint32_t fetch_ahead(struct view *view, uint64_t page, uint32_t count);
 void fetch_forget(struct view *view, uint64_t page);
 
@@ -606,6 +623,7 @@ void victim_push(struct shard *shard, uint32_t slot);
 void victim_remove(struct shard *shard, uint32_t slot);
 void outlets_reset(struct shard *shard);
 void outlets_note(struct view *view);
+uint16_t outlet_note(struct shard *shard, unsigned node);
 void dirty_assign(struct view *view, uint64_t page, uint32_t slot);
 void dirty_push(struct shard *shard, uint32_t slot);
 void dirty_remove(struct shard *shard, uint32_t slot);

@@ -254,6 +254,8 @@ static bool round_of(struct shard *shard)
 		more |= shard_sync(shard);
 	if (shard->settling && shard->populating)
 		feed_helper(shard);
+	if (shard->unpark)
+		shard_unpark(shard);
 	if (shard->wait_head != shard->wait_tail && frames_left(shard) > 0 &&
 	    shard->demand_free != GVM_NIL)
 		shard_wake_waits(shard);
@@ -363,12 +365,13 @@ static int alloc_records(struct shard *shard, uint64_t budget)
 	shard->jobs = mem_map(JOBS * sizeof(*shard->jobs));
 	shard->faults = mem_map(FAULTS * sizeof(*shard->faults));
 	shard->waits = mem_map(FAULTS * sizeof(*shard->waits));
+	shard->parked = mem_map(PARKED * sizeof(*shard->parked));
 	shard->trackers = mem_map(TRACKERS * sizeof(*shard->trackers));
 	shard->zero = mem_map(PAGE);
 	buf = mem_map(buffers_bytes(shard));
 	if (!shard->views || !shard->pieces || !shard->fetches || !shard->puts || !shard->outlets ||
-	    !shard->purges || !shard->jobs || !shard->faults || !shard->waits || !shard->trackers ||
-	    !shard->zero || !buf)
+	    !shard->purges || !shard->jobs || !shard->faults || !shard->waits || !shard->parked ||
+	    !shard->trackers || !shard->zero || !buf)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < DEMANDS + shard->aheads; i++) {
 		shard->fetches[i].buf = buf;
@@ -469,6 +472,8 @@ int shard_renew(struct shard *shard)
 	shard->syncs = NULL;
 	shard->fault_tail = shard->fault_head;
 	shard->wait_tail = shard->wait_head;
+	shard->parked_count = 0;
+	shard->unpark = false;
 	shard->ahead_count = 0;
 	shard->recheck_timer.place = shard->retry_timer.place = shard->hold_timer.place = 0;
 	shard->sync_timer.place = 0;
@@ -513,6 +518,7 @@ void shard_close(struct shard *shard)
 	mem_unmap(shard->jobs, JOBS * sizeof(*shard->jobs));
 	mem_unmap(shard->faults, FAULTS * sizeof(*shard->faults));
 	mem_unmap(shard->waits, FAULTS * sizeof(*shard->waits));
+	mem_unmap(shard->parked, PARKED * sizeof(*shard->parked));
 	mem_unmap(shard->trackers, TRACKERS * sizeof(*shard->trackers));
 	mem_unmap(shard->zero, PAGE);
 }

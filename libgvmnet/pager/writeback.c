@@ -48,7 +48,7 @@ static void relist(struct shard *shard, struct outlet *outlet)
 	outlet->listed = want;
 }
 
-static uint16_t outlet_note(struct shard *shard, unsigned node)
+uint16_t outlet_note(struct shard *shard, unsigned node)
 {
 	uint16_t number = node % OUTLETS;
 	struct outlet *outlet = &shard->outlets[number];
