@@ -19,7 +19,8 @@
 #define STAY     64u          /* mapped pages that are left where nearly all is stranded */
 #define IDLE_NS  100000000ull /* nor is anything looked at when only an absent node can help */
 
-#define TAKE_REFUSED (-1) /* not this page, not now; 0: not now for want of means */
+#define SYNC_FIRST_NS 1000000ull /* a sync does not ask again for a page before; doubles */
+#define SYNC_LAST_NS  64000000ull
 
 /* ---- taking -------------------------------------------------------------------------------- */
 
@@ -69,19 +70,18 @@ static void unlink_frame(struct view *view, uint64_t page)
 	struct shard *shard = view->shard;
 	uint32_t i = page_index(view->table[page]);
 
-	gvm_queue_remove(&shard->mapped, shard->frames, sizeof(struct frame), i);
+	frame_unlink(shard, i);
 	frame_put(shard, i);
 }
 
 /* Does a page that is in its slot hold what was fetched? Nobody can write to it any more. */
-static void judge(struct view *view, uint64_t page, uint32_t slot)
+static void judge(struct view *view, uint64_t page, uint32_t slot, const struct digest *digest)
 {
 	struct shard *shard = view->shard;
 	page_word w = view->table[page];
-	const struct frame *frame = &shard->frames[page_index(w)];
 
 	if ((w & (PAGE_UNSURE | PAGE_DIRTY)) == PAGE_UNSURE &&
-	    !digest_matches(shard->pager->digests, slot_mem(shard, slot), &frame->digest)) {
+	    !digest_matches(shard->pager->digests, slot_mem(shard, slot), digest)) {
 		if (w & PAGE_AHEAD)
 			prefetch_outcome(view, page, true);
 		w = (w | PAGE_DIRTY) & ~(page_word)PAGE_AHEAD;
@@ -91,7 +91,7 @@ static void judge(struct view *view, uint64_t page, uint32_t slot)
 
 static void took(struct view *view, uint64_t page, uint32_t slot, bool give_back)
 {
-	judge(view, page, slot);
+	judge(view, page, slot, &view->shard->frames[page_index(view->table[page])].digest);
 	unlink_frame(view, page);
 	settle_victim(view, page, slot, give_back);
 }
@@ -113,33 +113,6 @@ static bool is_gone(struct view *view, uint64_t page)
 	return mincore((void *)view_addr(view, page), PAGE, &present) == 0 && !(present & 1);
 }
 
-static int refuse(struct view *view, uint64_t page, int err)
-{
-	struct job *job;
-
-	if (err == -ENOENT && is_gone(view, page)) { /* discarded */
-		page_discard(view, page, PAGE_NONE);
-		return 1;
-	}
-	/*
-	 * Busy: pinned by a transfer of the kernel's, which ends, or shared with a child by a
-	 * fork of the program's own, which may not. The second time the kernel is asked to unshare
-	 * it, as a write would.
-	 */
-	if (err != -EBUSY)
-		return TAKE_REFUSED;
-	if ((view->table[page] & PAGE_BUSY) && (job = job_get(view->shard)) != NULL) {
-		job->view = view;
-		job->kind = JOB_POPULATE;
-		job->page = page;
-		job->count = 1;
-		job->addr = view_addr(view, page);
-		job_post(job);
-	}
-	view->table[page] ^= PAGE_BUSY;
-	return TAKE_REFUSED;
-}
-
 static int take_helped(struct view *view, uint64_t page, uint32_t count, bool give_back)
 {
 	struct shard *shard = view->shard;
@@ -156,7 +129,7 @@ static int take_helped(struct view *view, uint64_t page, uint32_t count, bool gi
 		give_slots_back(shard, first, 0, n);
 		job->next_free = shard->job_free;
 		shard->job_free = job->number;
-		return n == 0 || err == -EAGAIN ? 0 : TAKE_REFUSED;
+		return n == 0 || err == -EAGAIN ? 0 : TAKE_STAYS;
 	}
 	job->view = view;
 	job->kind = JOB_TAKE;
@@ -167,18 +140,79 @@ static int take_helped(struct view *view, uint64_t page, uint32_t count, bool gi
 	for (uint32_t k = 0; k < n; k++) {
 		page_word w = view->table[page + k];
 
-		if (w & PAGE_UNSURE)
-			w |= PAGE_DIRTY;
+		/* what it is to be judged by lies in the slot meanwhile, which is in no queue */
+		memcpy(&shard->slots[first + k].link, &shard->frames[page_index(w)].digest,
+		       sizeof(struct digest));
 		unlink_frame(view, page + k);
-		view->table[page + k] = page_make(PAGE_TAKING,
-						  (w & (PAGE_KEEP | PAGE_DIRTY | PAGE_AHEAD)) |
-						      (give_back ? PAGE_RETURN : 0),
-						  job->number);
+		view->table[page + k] =
+		    page_make(PAGE_TAKING,
+			      (w & (PAGE_KEEP | PAGE_DIRTY | PAGE_AHEAD | PAGE_UNSURE)) |
+				  (give_back ? PAGE_RETURN : 0),
+			      job->number);
 	}
 	view->taking += n;
 	shard->taking += n;
 	job_post(job);
 	return (int)n;
+}
+
+/*
+ * How many of the pages from this one on are shared with a child, or, if this one is not, how many
+ * are not: the kernel tells whether a page is mapped here only.
+ */
+static uint32_t shared_run(struct view *view, uint64_t page, uint32_t count, bool *shared)
+{
+	const uint64_t here = 1ull << 63, mine = 1ull << 56;
+	uint64_t maps[ROUND], at = view_addr(view, page) / PAGE * sizeof(*maps);
+	ssize_t got = pread(view->shard->pagemap_fd, maps, count * sizeof(*maps), (off_t)at);
+	uint32_t n = 1;
+
+	*shared = got > 0 && (maps[0] & (here | mine)) == here;
+	while (n < count && (size_t)got > n * sizeof(*maps) && (maps[n] & here) &&
+	       !(maps[n] & mine) == *shared)
+		n++;
+	return n;
+}
+
+/* Have the kernel unshare pages, as a write would. */
+static int have_unshared(struct view *view, uint64_t page, uint32_t count)
+{
+	struct job *job = job_get(view->shard);
+
+	if (!job)
+		return TAKE_REFUSED;
+	job->view = view;
+	job->kind = JOB_POPULATE;
+	job->page = page;
+	job->count = count;
+	job->addr = view_addr(view, page);
+	job_post(job);
+	for (uint32_t k = 0; k < count; k++)
+		view->table[page + k] |= PAGE_BUSY;
+	return TAKE_REFUSED;
+}
+
+/*
+ * Busy: shared with a child, by a fork. Nobody can have pinned such a page, for the kernel gives
+ * each side its own then: so the helper copies them. Or, if it is mapped here only, the child has
+ * gone, and the kernel has to be told that it is ours now. Or it is pinned by a transfer of the
+ * kernel's. That is seen when it still does not leave after the helper has asked for it.
+ */
+static int take_busy(struct view *view, uint64_t page, uint32_t count, bool give_back)
+{
+	struct shard *shard = view->shard;
+	bool shared;
+	uint32_t n;
+
+	n = shared_run(view, page, count, &shared);
+	if (shared)
+		return take_helped(view, page, n, give_back);
+	if (!(view->table[page] & PAGE_BUSY))
+		return have_unshared(view, page, n);
+	if (shard->populating)
+		return TAKE_REFUSED;
+	view->table[page] &= ~(page_word)PAGE_BUSY;
+	return TAKE_STAYS;
 }
 
 /*
@@ -219,7 +253,13 @@ static int take_move(struct view *view, uint64_t page, uint32_t count, bool give
 	/* not writable now, or locked: the kernel moves only pages that may be written */
 	if (err == -EINVAL)
 		return take_helped(view, page, 1, give_back);
-	return refuse(view, page, err);
+	if (err == -EBUSY)
+		return take_busy(view, page, count, give_back);
+	if (err == -ENOENT && is_gone(view, page)) { /* discarded */
+		page_discard(view, page, PAGE_NONE);
+		return 1;
+	}
+	return err == -EAGAIN || err == -ENOENT ? TAKE_REFUSED : TAKE_STAYS;
 }
 
 static int take_shared(struct view *view, uint64_t page, uint32_t count, bool give_back)
@@ -236,7 +276,7 @@ static int take_shared(struct view *view, uint64_t page, uint32_t count, bool gi
 	err = mem_protect(shard->uffd, addr, (uint64_t)n * PAGE, true);
 	if (err) {
 		give_slots_back(shard, first, 0, n);
-		return err == -EAGAIN ? 0 : TAKE_REFUSED;
+		return err == -EAGAIN ? 0 : TAKE_STAYS;
 	}
 	got = pread(range->memfd, slot_mem(shard, first), (size_t)n * PAGE, (off_t)at);
 	for (uint32_t k = 0; k < n; k++)
@@ -247,7 +287,7 @@ static int take_shared(struct view *view, uint64_t page, uint32_t count, bool gi
 			view->table[page + k] |= PAGE_DIRTY;
 		mem_protect(shard->uffd, addr, (uint64_t)n * PAGE, false);
 		give_slots_back(shard, first, 0, n);
-		return TAKE_REFUSED;
+		return TAKE_STAYS;
 	}
 	for (uint32_t k = 0; k < n; k++)
 		took(view, page + k, first + k, give_back);
@@ -261,6 +301,8 @@ static void untake(struct view *view, uint64_t page)
 	uint64_t addr = view_addr(view, page);
 
 	page_set_mapped(view, page, (w & (PAGE_KEEP | PAGE_REMOVED)) | PAGE_DIRTY);
+	page_set_aside(view, page);
+	view->shard->aside_let_go = false;
 	/* whose announcement that was is not known: whether the page goes is seen later */
 	if (w & (PAGE_EVENT | PAGE_REMOVED)) {
 		view->table[page] |= PAGE_REMOVED;
@@ -279,6 +321,7 @@ static void take_page_done(struct job *job, uint32_t k)
 	uint64_t page = job->page + k;
 	uint32_t i = job->slot + k;
 	page_word w = view->table[page];
+	struct digest digest;
 
 	view->taking--;
 	shard->taking--;
@@ -289,11 +332,14 @@ static void take_page_done(struct job *job, uint32_t k)
 		frames_release(shard, 1);
 		return;
 	}
-	if (job->status) {
+	/* of several mappings it may have emptied some before one of them refused */
+	if (job->status && !((w & PAGE_EVENT) && is_gone(view, page))) {
 		slot_put(shard, i);
 		untake(view, page);
 		return;
 	}
+	memcpy(&digest, &shard->slots[i].link, sizeof(digest));
+	judge(view, page, i, &digest);
 	settle_victim(view, page, i, w & PAGE_RETURN);
 	if (!(w & PAGE_WANTED))
 		return;
@@ -371,11 +417,16 @@ static int take_oldest(struct shard *shard)
 	uint32_t i = shard->mapped.tail;
 	const struct frame *frame = &shard->frames[i];
 	struct view *view = &shard->views[frame->range];
+	int done;
 
 	if (view->closing || view->paused || !can_take(view, frame->page) ||
-	    !view_addr(view, frame->page))
+	    !view_addr(view, frame->page) ||
+	    ((view->table[frame->page] & PAGE_BUSY) && shard->populating))
 		return TAKE_REFUSED;
-	return page_take(view, frame->page, run_from(shard, i), false);
+	done = page_take(view, frame->page, run_from(shard, i), false);
+	if (done == TAKE_STAYS)
+		page_set_aside(view, frame->page);
+	return done;
 }
 
 static void rotate_oldest(struct shard *shard)
@@ -425,7 +476,8 @@ static bool mine_to_give(const struct shard *shard)
 	const struct gvm_pager *pager = shard->pager;
 	uint64_t budget = __atomic_load_n(&pager->budget, __ATOMIC_RELAXED);
 
-	return pager->shards == 1 || shard->used > budget / pager->shards / 2 ||
+	return pager->shards == 1 ||
+	       shard->used - shard->aside.count > budget / pager->shards / 2 ||
 	       shard->wait_head != shard->wait_tail;
 }
 
@@ -459,10 +511,14 @@ static void nothing_to_evict(struct shard *shard)
 {
 	/* a node that is back wakes the shard by itself */
 	uint64_t again = shard->stranded && !shard->stuck ? IDLE_NS : RETRY_NS;
+	uint64_t now = gvm_now();
 	bool ask = shard->pager->shards > 1 || shard->populating;
 
+	/* all that there is has been set aside */
+	if (shard->mapped.count == 0 && shard->aside.count && shard->aside_at > now + again)
+		again = shard->aside_at - now < IDLE_NS ? shard->aside_at - now : IDLE_NS;
 	if (shard->retry_timer.place == 0)
-		gvm_timer_set(shard->worker, &shard->retry_timer, gvm_now() + again);
+		gvm_timer_set(shard->worker, &shard->retry_timer, now + again);
 	if (shard->wait_head == shard->wait_tail || can_try(shard))
 		return;
 	if (will_change(shard) && !shard->stranded)
@@ -492,7 +548,7 @@ static void nothing_to_evict(struct shard *shard)
 bool shard_evict(struct shard *shard)
 {
 	struct gvm_pager *pager = shard->pager;
-	uint64_t budget = __atomic_load_n(&pager->budget, __ATOMIC_RELAXED);
+	uint64_t budget = frames_budget(pager);
 	int64_t room = prefetch_room(shard, budget);
 	uint32_t want, coming;
 	int done = 0;
@@ -506,12 +562,13 @@ bool shard_evict(struct shard *shard)
 		shard->evicting = false;
 		return false;
 	}
+	shard_try_aside(shard);
 	for (unsigned i = 0; i < ROUND && more; i += done > 0 ? (unsigned)done : 1) {
 		if (frames_left(shard) >= gvm_policy_high(budget) + room) {
 			shard->evicting = false;
 			break;
 		}
-		want = gvm_policy_victims(shard->used - shard->stranded);
+		want = gvm_policy_victims(shard->used - shard->stranded - shard->aside.count);
 		done = 0;
 		/* what the helper is about is as good as taken: no fault need wait for its end */
 		coming = shard->victims.count + shard->taking;
@@ -522,9 +579,9 @@ bool shard_evict(struct shard *shard)
 			 */
 			done = take_oldest(shard);
 			more = done != 0;
-			if (done < 0)
+			if (done == TAKE_REFUSED)
 				rotate_oldest(shard);
-			shard->stuck = done < 0 ? shard->stuck + 1 : 0;
+			shard->stuck = done < 0 ? shard->stuck + (done == TAKE_REFUSED) : 0;
 		} else if (!drop_victim(shard)) {
 			more = false;
 		}
@@ -540,8 +597,6 @@ void retry_timer(struct gvm_timer *timer)
 {
 	struct shard *shard = (struct shard *)((char *)timer - offsetof(struct shard, retry_timer));
 
-	if (shard->put_hold && gvm_now() < shard->put_hold)
-		gvm_timer_set(shard->worker, timer, shard->put_hold);
 	if (shard->asked)
 		nothing_to_evict(shard);
 	shard->asked = false;
@@ -550,11 +605,19 @@ void retry_timer(struct gvm_timer *timer)
 
 /* ---- sync ---------------------------------------------------------------------------------- */
 
-/* Take every dirty page from the cursor on, as far as there is room. True: the pass is over. */
-static bool sync_pass(struct view *view, struct call *call)
+enum pass {
+	PASS_OVER,
+	PASS_MORE,  /* it has looked at enough for once */
+	PASS_WAIT,  /* there are no means now, or the page is being written */
+	PASS_STAYS, /* the page there does not let go */
+};
+
+/* Take every dirty page from the cursor on, as far as there is room. */
+static enum pass sync_pass(struct view *view, struct call *call)
 {
 	uint64_t end = view->pages, until;
 	unsigned looked = 0;
+	int done;
 
 	while (call->cursor < end) {
 		call->cursor = view_stretch(view, call->cursor, end, &until);
@@ -562,17 +625,48 @@ static bool sync_pass(struct view *view, struct call *call)
 			page_word w = view->table[call->cursor];
 
 			if (++looked > 65536)
-				return false;
+				return PASS_MORE;
 			if (page_state(w) != PAGE_MAPPED || !(w & (PAGE_DIRTY | PAGE_UNSURE)))
 				continue;
 			if (!view_addr(view, call->cursor))
 				continue;
-			if ((w & PAGE_WRITING) ||
-			    page_take(view, call->cursor, 1, call->a != 0) <= 0)
-				return false;
+			done =
+			    w & PAGE_WRITING ? 0 : page_take(view, call->cursor, 1, call->a != 0);
+			if (done <= 0)
+				return done ? PASS_STAYS : PASS_WAIT;
+			call->again_ns = 0;
 		}
 	}
-	return true;
+	return PASS_OVER;
+}
+
+/* As sync_pass; but a page that does not let go is not asked again and again. */
+static enum pass sync_some(struct view *view, struct call *call)
+{
+	struct shard *shard = view->shard;
+	uint64_t now = gvm_now();
+	enum pass pass = PASS_STAYS;
+
+	if (call->again <= now) {
+		pass = sync_pass(view, call);
+		/* a completion brings the shard back here */
+		if (pass == PASS_OVER || pass == PASS_MORE ||
+		    (pass == PASS_WAIT && (shard->putting || shard->taking)))
+			return pass;
+		call->again_ns = call->again_ns ? 2 * call->again_ns : SYNC_FIRST_NS;
+		if (call->again_ns > SYNC_LAST_NS)
+			call->again_ns = SYNC_LAST_NS;
+		call->again = now + call->again_ns;
+	}
+	if (shard->sync_timer.place == 0 || shard->sync_timer.when > call->again)
+		gvm_timer_set(shard->worker, &shard->sync_timer, call->again);
+	return pass;
+}
+
+/* It is enough that the shard wakes. */
+void sync_timer(struct gvm_timer *timer)
+{
+	(void)timer;
 }
 
 /* Returns whether some sync can go on at once. */
@@ -584,12 +678,12 @@ bool shard_sync(struct shard *shard)
 	while (*at) {
 		struct call *call = *at;
 		struct view *view = &shard->views[call->range->id];
-		bool over = sync_pass(view, call);
+		enum pass pass = sync_some(view, call);
 
 		shard_write_back(shard);
 		/* what was dirty is on its way: wait for those puts, not for the ones after them */
-		if (over && call->phase == 0 && view->dirty == 0 && view->taking == 0 &&
-		    view->writing[!view->turn] == 0) {
+		if (pass == PASS_OVER && call->phase == 0 && view->dirty == 0 &&
+		    view->taking == 0 && view->writing[!view->turn] == 0) {
 			view->turn = !view->turn;
 			call->phase = 1;
 		}
@@ -599,9 +693,7 @@ bool shard_sync(struct shard *shard)
 			call_done(call, view->put_err);
 			continue;
 		}
-		/* with nothing under way no completion would bring the shard back here */
-		more |= !over && view->writing[0] + view->writing[1] == 0 && view->taking == 0 &&
-			!shard->put_hold;
+		more |= pass == PASS_MORE;
 		at = &call->next;
 	}
 	return more;
@@ -614,6 +706,7 @@ void call_sync(struct call *call)
 
 	shard->views[call->range->id].put_err = 0;
 	call->cursor = 0;
+	call->again = call->again_ns = 0;
 	call->phase = 0;
 	call->next = shard->syncs;
 	shard->syncs = call;

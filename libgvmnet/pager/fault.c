@@ -187,6 +187,33 @@ static void wait_for_frame(struct shard *shard, const struct fault *fault)
 	__atomic_fetch_or(&shard->pager->starving, 1ull << shard->number, __ATOMIC_SEQ_CST);
 }
 
+/* Its node has all the places of fetches that it may have while it does not answer. */
+void fault_park(struct shard *shard, const struct fault *fault)
+{
+	if (shard->parked_count == PARKED) {
+		wait_for_frame(shard, fault);
+		return;
+	}
+	shard->parked[shard->parked_count] = *fault;
+	shard->parked[shard->parked_count++].flags |= FAULT_AGAIN;
+}
+
+/* The node may have places again: they look once more, those that came first before the others. */
+void shard_unpark(struct shard *shard)
+{
+	uint32_t n = shard->parked_count;
+
+	shard->unpark = false;
+	/* in place: what is parked again goes to the end of what has been looked at */
+	shard->parked_count = 0;
+	for (uint32_t i = 0; i < n; i++) {
+		struct fault fault = shard->parked[i];
+
+		fault_serve(shard, &fault);
+	}
+	gvm_worker_flush(shard->worker);
+}
+
 static void fault_none(struct view *view, uint64_t page, const struct fault *fault)
 {
 	struct shard *shard = view->shard;
@@ -206,7 +233,10 @@ static void fault_none(struct view *view, uint64_t page, const struct fault *fau
 		err = fetch_demand(view, page, write, fault->start_ns);
 		if (err) {
 			frames_release(shard, 1);
-			wait_for_frame(shard, fault);
+			if (err == -EBUSY)
+				fault_park(shard, fault);
+			else
+				wait_for_frame(shard, fault);
 			return;
 		}
 		STAT_ADD(shard, faults_remote, 1);

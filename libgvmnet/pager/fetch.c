@@ -85,20 +85,75 @@ static int post(struct view *view, struct fetch *fetch, uint64_t page, uint32_t 
 	return 0;
 }
 
+static bool is_away(const struct view *view, uint64_t page)
+{
+	return view->shard->outlets_seen > 1 &&
+	       view->shard->pager->store->away_since(view->region, page) != 0;
+}
+
+/*
+ * May the page's node have one more place? One that does not answer keeps what it has for as long,
+ * so none of several gets all of them, and those that are known to be away none of the last half.
+ */
+static bool claim(struct view *view, uint64_t page, uint16_t *number)
+{
+	struct shard *shard = view->shard;
+	struct outlet *outlet;
+
+	*number = NO_OUTLET;
+	if (shard->outlets_seen < 2)
+		return true;
+	*number = outlet_note(shard, shard->pager->store->node(view->region, page));
+	outlet = &shard->outlets[*number];
+	if (outlet->demands < DEMANDS_NODE &&
+	    (shard->demands < DEMANDS_NODE || !is_away(view, page)))
+		return true;
+	outlet->parked = true;
+	return false;
+}
+
+static void account(struct shard *shard, uint16_t number, int n)
+{
+	if (number == NO_OUTLET)
+		return;
+	shard->outlets[number].demands += (uint32_t)n;
+	shard->demands += (uint32_t)n;
+}
+
+/* Those that wait for its node, or for one that had to stand back, may go on. */
+static void give_back(struct shard *shard, const struct fetch *fetch)
+{
+	struct outlet *outlet;
+
+	if (!fetch->demand || fetch->outlet == NO_OUTLET)
+		return;
+	outlet = &shard->outlets[fetch->outlet];
+	account(shard, fetch->outlet, -1);
+	if (shard->parked_count && (outlet->parked || shard->demands < DEMANDS_NODE))
+		shard->unpark = true;
+	outlet->parked = false;
+}
+
 int fetch_demand(struct view *view, uint64_t page, bool write, uint64_t start_ns)
 {
 	struct shard *shard = view->shard;
-	struct fetch *fetch = take(shard, &shard->demand_free);
 	page_word w = view->table[page];
+	struct fetch *fetch;
+	uint16_t outlet;
 	int err;
 
+	if (!claim(view, page, &outlet))
+		return -EBUSY;
+	fetch = take(shard, &shard->demand_free);
 	if (!fetch)
 		return -EAGAIN;
+	fetch->outlet = outlet;
 	fetch->start_ns = start_ns;
 	fetch->demand = true;
 	err = post(view, fetch, page, 1);
 	if (err)
-		return err;
+		return err == -EBUSY ? -EAGAIN : err;
+	account(shard, outlet, 1);
 	view->table[page] =
 	    page_make(PAGE_FETCHING, (w & PAGE_KEEP) | PAGE_WANTED | (write ? PAGE_WANTED_W : 0),
 		      fetch->number);
@@ -111,8 +166,12 @@ uint32_t fetch_ahead(struct view *view, uint64_t page, uint32_t count)
 {
 	struct shard *shard = view->shard;
 	/* the last few single places are kept for faults */
-	struct fetch *fetch = count > 1 ? take(shard, &shard->ahead_free) : NULL;
+	struct fetch *fetch = NULL;
 
+	if (is_away(view, page)) /* it would keep the place */
+		return 0;
+	if (count > 1)
+		fetch = take(shard, &shard->ahead_free);
 	if (!fetch && shard->fetching < DEMANDS / 2) {
 		fetch = take(shard, &shard->demand_free);
 		count = 1;
@@ -393,6 +452,7 @@ static void fetch_done(struct gvm_region_op *op, int status)
 		gvm_hist_add(&shard->latency.remote, gvm_now() - fetch->start_ns);
 	frames_release(shard, fetch->count - here);
 	shard->fetching--;
+	give_back(shard, fetch);
 	shard_free_fetch(shard, fetch);
 	if (--view->busy == 0)
 		view_idle(view);

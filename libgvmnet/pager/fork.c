@@ -230,9 +230,41 @@ static int open_clone(struct gvm_range *range)
 	return err;
 }
 
+/* Is it known to be clean for as long as nobody can write to it? */
+static bool is_guarded(page_word w)
+{
+	return page_state(w) == PAGE_MAPPED && !(w & (PAGE_DIRTY | PAGE_UNSURE));
+}
+
+/* Pages that are not here may go along with those that are protected; they have nothing to protect.
+ */
+static int protect_again(struct view *view, const struct part *part)
+{
+	const page_word *table = view->table + part->first;
+	uint64_t from = 0, end, p;
+	int err = 0;
+
+	for (; from < part->pages && !err; from = p) {
+		if (!is_guarded(table[from])) {
+			p = from + 1;
+			continue;
+		}
+		for (p = end = from + 1; p < part->pages; p++) {
+			if (is_guarded(table[p]))
+				end = p + 1;
+			else if (page_state(table[p]) == PAGE_MAPPED)
+				break;
+		}
+		err = mem_protect(view->shard->uffd, part->addr + from * PAGE, (end - from) * PAGE,
+				  true);
+	}
+	return err;
+}
+
 /*
- * The kernel has dropped registration and write-protection in the child. All pages are protected
- * again: a dirty one then only costs a fault too many, a clean one is known to be clean.
+ * The kernel has dropped registration and write-protection in the child. The pages that are clean
+ * are protected again, to be known to be clean; not those that are dirty or are judged by their
+ * digest, for each would cost a fault.
  */
 static int register_again(struct gvm_range *range)
 {
@@ -249,7 +281,7 @@ static int register_again(struct gvm_range *range)
 		err = mem_register(uffd, part->addr, part->pages * PAGE,
 				   UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
 		if (!err)
-			err = mem_protect(uffd, part->addr, part->pages * PAGE, true);
+			err = protect_again(&pager->shard[part->shard].views[range->id], part);
 	}
 	parts_free(&parts);
 	return err;
@@ -263,6 +295,7 @@ static void forget_regions(struct gvm_pager *pager)
 			struct view *view = &pager->shard[i].views[range->id];
 
 			view->region = NULL;
+			pager_node_forget(view);
 			view->closing = view->paused = true;
 		}
 	}

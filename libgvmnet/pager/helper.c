@@ -156,7 +156,10 @@ static int work(struct shard *shard, struct job *job)
 		__atomic_store_n(&job->copied, 1, __ATOMIC_SEQ_CST);
 		return empty(job);
 	case JOB_POPULATE:
-		return sys_madvise((void *)job->addr, PAGE, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
+		return sys_madvise((void *)job->addr, job->count * (uint64_t)PAGE,
+				   MADV_POPULATE_WRITE) < 0
+			   ? -errno
+			   : 0;
 	case JOB_COVER:
 		return cover(shard, job);
 	case JOB_HEAL:

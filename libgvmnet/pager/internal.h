@@ -41,13 +41,16 @@
 #define PUTS       256u
 #define PUTS_NODE  32u /* of them for one memory node */
 #define DISCARDS   32u
-#define JOBS       64u  /* what the helper thread has to do, per shard */
-#define FAULTS     128u /* faults read and not served yet, per shard; a power of two */
-#define TRACKERS   64u  /* slabs whose faults are followed, per shard; a power of two */
-#define RECHECKS   64u
-#define ROUND      64u  /* pages that eviction takes or drops between two looks at the faults */
-#define ZAP_BATCH  64u  /* free slots that are emptied together */
-#define POOL_MAX   256u /* free slots that keep their memory, for pages that arrive */
+#define JOBS       64u /* what the helper thread has to do, per shard */
+#define DEMANDS_NODE                                                                               \
+	(DEMANDS / 2)   /* of them for one memory node of several, or for all that are away */
+#define PARKED    4096u /* faults that wait for their node to answer others, per shard */
+#define FAULTS    128u  /* faults read and not served yet, per shard; a power of two */
+#define TRACKERS  64u   /* slabs whose faults are followed, per shard; a power of two */
+#define RECHECKS  64u
+#define ROUND     64u  /* pages that eviction takes or drops between two looks at the faults */
+#define ZAP_BATCH 64u  /* free slots that are emptied together */
+#define POOL_MAX  256u /* free slots that keep their memory, for pages that arrive */
 
 /* ---- a page's word ------------------------------------------------------------------------- */
 
@@ -77,6 +80,8 @@ enum page_state {
 #define PAGE_EVENT    (1u << 15) /* while it is taken: its emptying has been announced */
 #define PAGE_BUSY     (1u << 14) /* the kernel would not let go of it last time */
 #define PAGE_PUT      (1u << 17) /* a victim that has been written since it was taken */
+#define PAGE_ASIDE    (1u << 18) /* mapped, and would not leave: out of the order of leaving */
+#define PAGE_AGAIN    (1u << 19) /* mapped, has been set aside, and is to be tried once more */
 #define PAGE_UNSURE   (1u << 16) /* clean if it still has the digest that its frame holds */
 
 typedef uint64_t page_word;
@@ -164,14 +169,20 @@ struct slot {
 	uint16_t flags : 6, outlet : 10; /* of a page that is or was dirty */
 };
 
-/* What is on its way to one memory node; nodes whose ids are equal modulo OUTLETS share it. */
-#define OUTLETS 1024u
+/* What is on its way to one memory node. Only where a shard has to do with more nodes than OUTLETS
+ * do some of them share one. */
+#define OUTLETS   1024u
+#define NO_OUTLET UINT16_MAX
 struct outlet {
 	struct gvm_link link;   /* among those with something to be written, or under way */
 	struct gvm_queue dirty; /* of slots: to be written */
-	uint32_t putting;
-	bool seen, listed, away;
+	uint32_t node, putting;
+	uint32_t demands; /* fetches for faults under way */
+	bool seen, listed, away, parked;
 	uint64_t heard_ns; /* when it answered a put last, or the first one was begun */
+	uint64_t hold;     /* no put before: it was full; 0: it was not */
+	uint64_t hold_ns;  /* how long it is left alone; 0: it was not full last time */
+	int told;          /* why a put was refused, as the log has it */
 };
 
 /* A fetch under way. */
@@ -182,6 +193,7 @@ struct fetch {
 	uint64_t page;
 	uint32_t count, number, next_free;
 	bool demand;       /* posted for a fault, not by prefetch */
+	uint16_t outlet;   /* of a demand, where there are several nodes; else NO_OUTLET */
 	bool hurried;      /* its node was away when it was posted */
 	uint64_t start_ns; /* of the first fault that waits for it; 0: none */
 };
@@ -241,8 +253,9 @@ struct call {
 	uint64_t a, b;
 	uint32_t done; /* futex */
 	int status;
-	struct call *next; /* in shard->syncs */
-	uint64_t cursor;   /* sync: next page to look at */
+	struct call *next;        /* in shard->syncs */
+	uint64_t cursor;          /* sync: next page to look at */
+	uint64_t again, again_ns; /* sync: not before, for the page there does not let go */
 	uint32_t phase;
 	struct gvm_region_op op;   /* for calls that end with a region's operation */
 	struct gvm_region *region; /* one that is no range's */
@@ -266,6 +279,7 @@ struct view {
 	uint32_t turn, taking;
 	uint32_t purging; /* discards that the region has not answered yet */
 	int put_err;      /* a put has failed for good since sync began */
+	uint8_t *away;    /* bit per node that it has said to be away; NULL: none ever */
 	bool used, whole, anon;
 	bool closing;                  /* no fault is answered, no operation begun */
 	bool paused;                   /* no page is taken */
@@ -314,7 +328,7 @@ struct shard {
 	bool started, helper_started;
 	uint32_t helper_asleep, helper_stop; /* atomic */
 	bool stop;
-	int uffd, stage_fd, mem_fd;
+	int uffd, stage_fd, mem_fd, pagemap_fd;
 	struct gvm_watch watch;
 	struct gvm_worker *worker;
 
@@ -325,6 +339,11 @@ struct shard {
 	struct frame *frames;
 	uint32_t frame_limit, frame_used, frame_free;
 	struct gvm_queue mapped; /* of frames, FIFO */
+	struct gvm_queue aside;  /* of frames that would not leave: pinned, or locked */
+	uint64_t aside_at;       /* some of them are not tried again before */
+	uint64_t aside_ns;       /* how long they were left alone last time */
+	uint32_t aside_batch;    /* how many are tried next time */
+	bool aside_let_go;       /* one of the last ones has left */
 
 	struct slot *slots;
 	char **chunks; /* of slots' memory */
@@ -332,15 +351,13 @@ struct shard {
 	/* slots that were freed and may have memory, in the order of it: a ring */
 	uint32_t stale[POOL_MAX], stale_from, stale_count, stale_limit;
 	struct gvm_queue victims; /* of slots, LRU */
-	struct outlet *outlets;   /* by node modulo their number */
+	struct outlet *outlets;   /* by node, modulo their number or in the next free one */
 	uint32_t outlets_seen;
-	struct gvm_queue outbound; /* of outlets */
-	uint32_t dirty;            /* slots to be written */
-	uint32_t stranded;         /* slots with SLOT_STRANDED */
-	uint64_t put_hold;         /* no put before: a node was full */
-	uint64_t put_hold_ns;      /* how long it was full for last time; 0: it was not */
-	int put_told;              /* why a put was refused, as the log has it */
-	struct gvm_timer retry_timer;
+	struct gvm_queue outbound;   /* of outlets */
+	uint32_t dirty;              /* slots to be written */
+	uint32_t stranded;           /* slots with SLOT_STRANDED */
+	struct gvm_timer hold_timer; /* a node that was full is asked again */
+	struct gvm_timer retry_timer, sync_timer;
 
 	struct fetch *fetches; /* DEMANDS single ones, then aheads long ones */
 	uint32_t aheads, demand_free, ahead_free, fetching;
@@ -358,6 +375,10 @@ struct shard {
 	uint32_t fault_head, fault_tail;
 	struct fault *waits; /* ring: wait for a frame */
 	uint32_t wait_head, wait_tail;
+	struct fault *parked; /* wait for their node to answer others */
+	uint32_t parked_count;
+	uint32_t demands; /* fetches for faults under way, where there are several nodes */
+	bool unpark;      /* they are to look again */
 	struct tracker *trackers;
 	struct ahead ahead_queue[16];
 	uint32_t ahead_count;
@@ -426,12 +447,15 @@ struct gvm_pager {
 	struct digest_key *digests; /* NULL: no digests, what is writable is dirty */
 	uint64_t budget;            /* frames; atomic */
 	uint64_t used;              /* frames; atomic */
+	uint64_t pinned;            /* frames set aside; atomic */
+	uint64_t pinned_told;       /* how many when the log was told; atomic */
 	uint64_t starving;          /* bit per shard that waits for a frame; atomic */
 	uint32_t prefetch;          /* atomic */
 	uint64_t attached;          /* pages; atomic */
 	uint64_t metadata;          /* bytes; atomic */
 	uint64_t map_bytes;
-	uint8_t *nodes; /* what each node was last heard to be; atomic */
+	uint8_t *nodes;       /* what each node was last heard to be; atomic */
+	uint32_t *nodes_said; /* how many views say that it is away; atomic */
 	uint64_t nodes_away;
 	uint64_t forks;
 	uint32_t parked; /* futex: the shards' threads stand still */
@@ -497,6 +521,8 @@ int pager_call_all(struct gvm_pager *pager, void (*fn)(struct call *call), struc
 		   uint64_t a, uint64_t b);
 void call_done(struct call *call, int status);
 void pager_node_state(void *arg, unsigned node, int why);
+/* Its region is closed: what it has said of nodes is void. */
+void pager_node_forget(struct view *view);
 
 /* ---- shard.c ------------------------------------------------------------------------------- */
 
@@ -539,6 +565,8 @@ uint64_t view_stretch(const struct view *view, uint64_t page, uint64_t end, uint
 
 uint32_t frame_get(struct shard *shard);
 void frame_put(struct shard *shard, uint32_t frame);
+/* Out of the queue that it is in. */
+void frame_unlink(struct shard *shard, uint32_t frame);
 int frames_limit(struct shard *shard, uint64_t budget);
 int slots_limit(struct shard *shard, uint64_t budget);
 /* One chunk more, for pages that are stranded. */
@@ -562,7 +590,8 @@ void page_discard(struct view *view, uint64_t page, unsigned state);
 page_word page_unstore(struct view *view, uint64_t page, page_word w);
 void view_purge_note(struct view *view, uint64_t page, uint64_t pages);
 
-/* ---- fault.c, fetch.c, evict.c, writeback.c, prefetch.c, discard.c, helper.c ------------------
+/* ---- fault.c, fetch.c, pinned.c, evict.c, writeback.c, prefetch.c, discard.c, helper.c
+ * ------------------
  */
 
 void fault_serve(struct shard *shard, const struct fault *fault);
@@ -573,22 +602,39 @@ int page_install_zero(struct view *view, uint64_t page, bool write);
 void page_poison(struct view *view, uint64_t page);
 void victim_back(struct view *view, uint64_t page, bool write);
 
+/* -EAGAIN: there is no place; -EBUSY: its node has all of those that it may have. */
 int fetch_demand(struct view *view, uint64_t page, bool write, uint64_t start_ns);
+void fault_park(struct shard *shard, const struct fault *fault);
+void shard_unpark(struct shard *shard);
 uint32_t fetch_ahead(struct view *view, uint64_t page, uint32_t count);
 void fetch_forget(struct view *view, uint64_t page);
+
+/* The budget, and what it is short of for pages that cannot leave. */
+uint64_t frames_budget(const struct gvm_pager *pager);
+/* A page that is mapped would not leave. */
+void page_set_aside(struct view *view, uint64_t page);
+/* Some of those are tried again, if it is time. */
+void shard_try_aside(struct shard *shard);
+/* All of them are like any other again. */
+void shard_aside_reset(struct shard *shard);
 
 bool shard_evict(struct shard *shard);
 void victim_push(struct shard *shard, uint32_t slot);
 void victim_remove(struct shard *shard, uint32_t slot);
 void outlets_reset(struct shard *shard);
 void outlets_note(struct view *view);
+uint16_t outlet_note(struct shard *shard, unsigned node);
 void dirty_assign(struct view *view, uint64_t page, uint32_t slot);
 void dirty_push(struct shard *shard, uint32_t slot);
 void dirty_remove(struct shard *shard, uint32_t slot);
 void shard_write_back(struct shard *shard);
+void hold_timer(struct gvm_timer *timer);
 void retry_timer(struct gvm_timer *timer);
-/* Take pages out of their mapping, into slots: how many; 0: there are no means now; negative: this
- * one does not let go. */
+void sync_timer(struct gvm_timer *timer);
+/* Take pages out of their mapping, into slots: how many; 0: there are no means now; TAKE_REFUSED:
+ * this one does not let go now; TAKE_STAYS: nor is it likely to soon. */
+#define TAKE_REFUSED (-1)
+#define TAKE_STAYS   (-2)
 int page_take(struct view *view, uint64_t page, uint32_t count, bool give_back);
 bool shard_sync(struct shard *shard);
 void call_sync(struct call *call);

@@ -117,6 +117,50 @@ int pager_call_all(struct gvm_pager *pager, void (*fn)(struct call *call), struc
 
 enum { NODE_HERE, NODE_AWAY, NODE_LOST };
 
+static bool away_bit(const struct view *view, unsigned node)
+{
+	return view->away && (view->away[node / 8] >> node % 8 & 1);
+}
+
+/* Whether this view says that the node is away, so that it can be taken back. */
+static void note_away(struct view *view, unsigned node, bool away)
+{
+	uint32_t *said = &view->shard->pager->nodes_said[node];
+
+	if (away_bit(view, node) == away)
+		return;
+	if (!view->away)
+		view->away = mem_map(GVM_MAX_NODES / 8);
+	if (!view->away)
+		return;
+	view->away[node / 8] ^= (uint8_t)(1u << node % 8);
+	if (away)
+		__atomic_add_fetch(said, 1, __ATOMIC_SEQ_CST);
+	else
+		__atomic_sub_fetch(said, 1, __ATOMIC_SEQ_CST);
+}
+
+/* Nobody says any more that it is away, and nobody will say that it is back. */
+static void unsay(struct gvm_pager *pager, unsigned node)
+{
+	uint8_t away = NODE_AWAY;
+
+	if (__atomic_sub_fetch(&pager->nodes_said[node], 1, __ATOMIC_SEQ_CST))
+		return;
+	if (__atomic_compare_exchange_n(&pager->nodes[node], &away, NODE_HERE, false,
+					__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		__atomic_sub_fetch(&pager->nodes_away, 1, __ATOMIC_RELAXED);
+}
+
+void pager_node_forget(struct view *view)
+{
+	for (unsigned node = 0; view->away && node < GVM_MAX_NODES; node++)
+		if (away_bit(view, node))
+			unsay(view->shard->pager, node);
+	mem_unmap(view->away, GVM_MAX_NODES / 8);
+	view->away = NULL;
+}
+
 /* Each view of each region tells; the user is told once per change. */
 void pager_node_state(void *arg, unsigned node, int why)
 {
@@ -128,6 +172,7 @@ void pager_node_state(void *arg, unsigned node, int why)
 		view->shard->heal_wanted = true;
 	if (node >= GVM_MAX_NODES)
 		return;
+	note_away(view, node, now == NODE_AWAY);
 	old = __atomic_exchange_n(&pager->nodes[node], now, __ATOMIC_SEQ_CST);
 	if (old == now)
 		return;
@@ -200,6 +245,7 @@ static void pager_free(struct gvm_pager *pager)
 {
 	mem_unmap(pager->ranges, RANGES_MAX * sizeof(*pager->ranges));
 	mem_unmap(pager->nodes, GVM_MAX_NODES);
+	mem_unmap(pager->nodes_said, GVM_MAX_NODES * sizeof(*pager->nodes_said));
 	mem_unmap(pager->digests, sizeof(*pager->digests));
 	if (pager->empty_fd >= 0)
 		close(pager->empty_fd);
@@ -249,7 +295,8 @@ static struct gvm_pager *pager_alloc(struct gvm_net *net, const struct gvm_pager
 	pager->shard = mem_map(pager->shards * sizeof(*pager->shard));
 	pager->ranges = mem_map(RANGES_MAX * sizeof(*pager->ranges));
 	pager->nodes = mem_map(GVM_MAX_NODES);
-	if (!pager->shard || !pager->ranges || !pager->nodes) {
+	pager->nodes_said = mem_map(GVM_MAX_NODES * sizeof(*pager->nodes_said));
+	if (!pager->shard || !pager->ranges || !pager->nodes || !pager->nodes_said) {
 		pager_free(pager);
 		return NULL;
 	}

@@ -52,6 +52,21 @@ static inline void gvm_queue_push(struct gvm_queue *queue, void *base, size_t si
 	__atomic_store_n(&queue->count, queue->count + 1, __ATOMIC_RELAXED);
 }
 
+/* As the next to go. */
+static inline void gvm_queue_push_last(struct gvm_queue *queue, void *base, size_t size, uint32_t i)
+{
+	struct gvm_link *link = gvm_link_at(base, size, i);
+
+	link->next = GVM_NIL;
+	link->prev = queue->tail;
+	if (queue->tail != GVM_NIL)
+		gvm_link_at(base, size, queue->tail)->next = i;
+	else
+		queue->head = i;
+	queue->tail = i;
+	__atomic_store_n(&queue->count, queue->count + 1, __ATOMIC_RELAXED);
+}
+
 static inline void gvm_queue_remove(struct gvm_queue *queue, void *base, size_t size, uint32_t i)
 {
 	struct gvm_link *link = gvm_link_at(base, size, i);

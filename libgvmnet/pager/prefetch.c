@@ -268,7 +268,7 @@ static uint32_t places(const struct shard *shard, int32_t stride)
  */
 static uint32_t room_for(const struct shard *shard, const struct ahead *ahead)
 {
-	uint64_t budget = __atomic_load_n(&shard->pager->budget, __ATOMIC_RELAXED);
+	uint64_t budget = frames_budget(shard->pager);
 	int64_t room = frames_left(shard) - (ahead->stands ? 0 : gvm_policy_low(budget) / 4);
 
 	if (room > (int64_t)(budget / 8))

@@ -106,6 +106,7 @@ void call_reopen(struct call *call)
 	if (view->region)
 		call->shard->pager->store->close(view->region);
 	view->region = NULL;
+	pager_node_forget(view);
 	open_region(call, view, (uint32_t)call->a);
 }
 
@@ -128,6 +129,8 @@ static void call_close(struct call *call)
 	struct view *view = &call->shard->views[call->range->id];
 	struct gvm_region *region = view->region;
 
+	if (view->shard)
+		pager_node_forget(view);
 	memset(view, 0, sizeof(*view));
 	if (region)
 		release(call, region);

@@ -23,8 +23,7 @@ int64_t frames_left(const struct shard *shard)
 {
 	const struct gvm_pager *pager = shard->pager;
 
-	return (int64_t)(__atomic_load_n(&pager->budget, __ATOMIC_RELAXED) -
-			 __atomic_load_n(&pager->used, __ATOMIC_RELAXED));
+	return (int64_t)(frames_budget(pager) - __atomic_load_n(&pager->used, __ATOMIC_RELAXED));
 }
 
 static void account(struct shard *shard, int64_t n)
@@ -35,7 +34,7 @@ static void account(struct shard *shard, int64_t n)
 bool frames_reserve(struct shard *shard, uint32_t n)
 {
 	struct gvm_pager *pager = shard->pager;
-	uint64_t budget = __atomic_load_n(&pager->budget, __ATOMIC_RELAXED);
+	uint64_t budget = frames_budget(pager);
 
 	if (__atomic_add_fetch(&pager->used, n, __ATOMIC_SEQ_CST) > budget && !shard->spare) {
 		__atomic_sub_fetch(&pager->used, n, __ATOMIC_SEQ_CST);
@@ -73,8 +72,7 @@ static void poked(struct gvm_task *task)
 	struct shard *shard = (struct shard *)((char *)task - offsetof(struct shard, poke));
 
 	__atomic_store_n(&shard->poked, 0, __ATOMIC_SEQ_CST);
-	if (frames_left(shard) <
-	    (int64_t)gvm_policy_high(__atomic_load_n(&shard->pager->budget, __ATOMIC_RELAXED)))
+	if (frames_left(shard) < (int64_t)gvm_policy_high(frames_budget(shard->pager)))
 		shard->evicting = true;
 	shard_wake_waits(shard);
 }
@@ -256,6 +254,8 @@ static bool round_of(struct shard *shard)
 		more |= shard_sync(shard);
 	if (shard->settling && shard->populating)
 		feed_helper(shard);
+	if (shard->unpark)
+		shard_unpark(shard);
 	if (shard->wait_head != shard->wait_tail && frames_left(shard) > 0 &&
 	    shard->demand_free != GVM_NIL)
 		shard_wake_waits(shard);
@@ -365,12 +365,13 @@ static int alloc_records(struct shard *shard, uint64_t budget)
 	shard->jobs = mem_map(JOBS * sizeof(*shard->jobs));
 	shard->faults = mem_map(FAULTS * sizeof(*shard->faults));
 	shard->waits = mem_map(FAULTS * sizeof(*shard->waits));
+	shard->parked = mem_map(PARKED * sizeof(*shard->parked));
 	shard->trackers = mem_map(TRACKERS * sizeof(*shard->trackers));
 	shard->zero = mem_map(PAGE);
 	buf = mem_map(buffers_bytes(shard));
 	if (!shard->views || !shard->pieces || !shard->fetches || !shard->puts || !shard->outlets ||
-	    !shard->purges || !shard->jobs || !shard->faults || !shard->waits || !shard->trackers ||
-	    !shard->zero || !buf)
+	    !shard->purges || !shard->jobs || !shard->faults || !shard->waits || !shard->parked ||
+	    !shard->trackers || !shard->zero || !buf)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < DEMANDS + shard->aheads; i++) {
 		shard->fetches[i].buf = buf;
@@ -395,6 +396,8 @@ static int open_fds(struct shard *shard)
 		return -errno;
 	if (!mem_has_move(features))
 		return 0;
+	/* without it pages are unshared before they are moved */
+	shard->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	return mem_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP, &features, &shard->stage_fd);
 }
 
@@ -418,14 +421,17 @@ int shard_open(struct gvm_pager *pager, unsigned number, struct shard *shard)
 
 	shard->pager = pager;
 	shard->number = number;
-	shard->uffd = shard->stage_fd = shard->mem_fd = -1;
+	shard->uffd = shard->stage_fd = shard->mem_fd = shard->pagemap_fd = -1;
 	shard->frame_free = GVM_NIL;
 	gvm_queue_init(&shard->mapped);
+	gvm_queue_init(&shard->aside);
 	gvm_queue_init(&shard->victims);
 	gvm_queue_init(&shard->outbound);
 	shard->poke.fn = poked;
 	shard->recheck_timer.fn = recheck_timer;
 	shard->retry_timer.fn = retry_timer;
+	shard->hold_timer.fn = hold_timer;
+	shard->sync_timer.fn = sync_timer;
 	err = open_fds(shard);
 	if (err)
 		return err;
@@ -458,16 +464,20 @@ int shard_renew(struct shard *shard)
 	close_fd(shard->uffd);
 	close_fd(shard->stage_fd);
 	close_fd(shard->mem_fd);
-	shard->uffd = shard->stage_fd = shard->mem_fd = -1;
+	close_fd(shard->pagemap_fd);
+	shard->uffd = shard->stage_fd = shard->mem_fd = shard->pagemap_fd = -1;
 	shard->worker = NULL;
 	shard->started = shard->helper_started = shard->resting = shard->settling = false;
 	shard->rest = NULL;
 	shard->syncs = NULL;
 	shard->fault_tail = shard->fault_head;
 	shard->wait_tail = shard->wait_head;
+	shard->parked_count = 0;
+	shard->unpark = false;
 	shard->ahead_count = 0;
-	shard->recheck_timer.place = shard->retry_timer.place = 0;
-	shard->put_hold = shard->put_hold_ns = 0;
+	shard->recheck_timer.place = shard->retry_timer.place = shard->hold_timer.place = 0;
+	shard->sync_timer.place = 0;
+	shard_aside_reset(shard);
 	shard->poked = 0;
 	shard->evicting = shard->dirty > 0;
 	outlets_reset(shard);
@@ -493,6 +503,7 @@ void shard_close(struct shard *shard)
 		mem_unmap(shard->chunks[i], 1024ull * PAGE);
 	close_fd(shard->stage_fd);
 	close_fd(shard->mem_fd);
+	close_fd(shard->pagemap_fd);
 	mem_unmap(shard->chunks, 65536 * sizeof(*shard->chunks));
 	mem_unmap(shard->slots, shard->slot_limit * sizeof(*shard->slots));
 	mem_unmap(shard->frames, shard->frame_limit * sizeof(*shard->frames));
@@ -507,6 +518,7 @@ void shard_close(struct shard *shard)
 	mem_unmap(shard->jobs, JOBS * sizeof(*shard->jobs));
 	mem_unmap(shard->faults, FAULTS * sizeof(*shard->faults));
 	mem_unmap(shard->waits, FAULTS * sizeof(*shard->waits));
+	mem_unmap(shard->parked, PARKED * sizeof(*shard->parked));
 	mem_unmap(shard->trackers, TRACKERS * sizeof(*shard->trackers));
 	mem_unmap(shard->zero, PAGE);
 }

@@ -96,7 +96,8 @@ void gvm_pager_stats(struct gvm_pager *pager, struct gvm_pager_stats *stats,
 
 		add_shard(stats, shard);
 		stats->metadata_bytes += shard_metadata(shard);
-		stats->resident_pages += __atomic_load_n(&shard->mapped.count, __ATOMIC_RELAXED);
+		stats->resident_pages += __atomic_load_n(&shard->mapped.count, __ATOMIC_RELAXED) +
+					 __atomic_load_n(&shard->aside.count, __ATOMIC_RELAXED);
 		stats->dirty_pages += __atomic_load_n(&shard->dirty, __ATOMIC_RELAXED);
 		if (!latency)
 			continue;

@@ -457,7 +457,7 @@ static void drop_frame(struct view *view, uint32_t i)
 {
 	struct shard *shard = view->shard;
 
-	gvm_queue_remove(&shard->mapped, shard->frames, sizeof(struct frame), i);
+	frame_unlink(shard, i);
 	frame_put(shard, i);
 }
 

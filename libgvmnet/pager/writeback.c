@@ -8,7 +8,8 @@
  * dirty victims are then stranded: still here and still to be written, but out of the order in
  * which victims leave, so that eviction neither counts them nor meets them again. So pages of other
  * nodes leave as ever. Nothing is looked at meanwhile but one page a node. Where there is but one
- * node nothing could leave in their place, and they stay where they are.
+ * node nothing could leave in their place, and they stay where they are. A node that is full is
+ * left alone for a while, and counts as away meanwhile.
  */
 #include "internal.h"
 
@@ -47,13 +48,18 @@ static void relist(struct shard *shard, struct outlet *outlet)
 	outlet->listed = want;
 }
 
-static uint16_t outlet_note(struct shard *shard, unsigned node)
+uint16_t outlet_note(struct shard *shard, unsigned node)
 {
 	uint16_t number = node % OUTLETS;
 	struct outlet *outlet = &shard->outlets[number];
 
+	for (uint32_t n = 0; n < OUTLETS && outlet->seen && outlet->node != node; n++) {
+		number = (number + 1) % OUTLETS;
+		outlet = &shard->outlets[number];
+	}
 	if (!outlet->seen) {
 		gvm_queue_init(&outlet->dirty);
+		outlet->node = node;
 		__atomic_store_n(&shard->outlets_seen, shard->outlets_seen + 1, __ATOMIC_RELAXED);
 	}
 	outlet->seen = true;
@@ -170,20 +176,29 @@ static const struct slot *waiting_for(const struct shard *shard, const struct ou
 static bool is_away(const struct shard *shard, const struct outlet *outlet)
 {
 	const struct slot *slot;
+	const struct view *view;
 
 	if (shard->outlets_seen < 2)
 		return false;
 	if (outlet->putting && gvm_now() - outlet->heard_ns > LATE_NS)
 		return true;
 	slot = waiting_for(shard, outlet);
-	return shard->pager->store->away_since(shard->views[slot->range].region, slot->page) != 0;
+	view = &shard->views[slot->range];
+	if (!view->region) /* it is closing: its pages are forgotten in a moment */
+		return outlet->away;
+	return shard->pager->store->away_since(view->region, slot->page) != 0;
 }
 
 void outlets_reset(struct shard *shard)
 {
-	for (uint32_t i = 0; i < OUTLETS; i++)
-		if (shard->outlets[i].away)
-			shard->outlets[i].away = false;
+	for (uint32_t i = 0; i < OUTLETS; i++) {
+		struct outlet *outlet = &shard->outlets[i];
+
+		if (outlet->away || outlet->hold_ns) {
+			outlet->away = false;
+			outlet->hold = outlet->hold_ns = 0;
+		}
+	}
 }
 
 /* ---- puts ---------------------------------------------------------------------------------- */
@@ -232,28 +247,44 @@ static void put_page_done(struct put *put, uint32_t k, int status)
 	}
 }
 
-/* The store is full, or otherwise unwilling: again in a while, by the timer. */
-static void hold_puts(struct shard *shard)
+static void wake_for(struct shard *shard, const struct outlet *outlet)
 {
-	if (shard->put_hold) /* of the same turn */
+	if (shard->hold_timer.place == 0 || shard->hold_timer.when > outlet->hold)
+		gvm_timer_set(shard->worker, &shard->hold_timer, outlet->hold);
+}
+
+/* The node is full, or otherwise unwilling: again in a while, by the timer. */
+static void hold_puts(struct shard *shard, struct outlet *outlet)
+{
+	if (outlet->hold) /* of the same turn */
 		return;
-	shard->put_hold_ns = shard->put_hold_ns ? 2 * shard->put_hold_ns : HOLD_NS;
-	if (shard->put_hold_ns > HOLD_MAX)
-		shard->put_hold_ns = HOLD_MAX;
-	shard->put_hold = gvm_now() + shard->put_hold_ns;
-	if (shard->retry_timer.place == 0)
-		gvm_timer_set(shard->worker, &shard->retry_timer, shard->put_hold);
+	outlet->hold_ns = outlet->hold_ns ? 2 * outlet->hold_ns : HOLD_NS;
+	if (outlet->hold_ns > HOLD_MAX)
+		outlet->hold_ns = HOLD_MAX;
+	outlet->hold = gvm_now() + outlet->hold_ns;
+	wake_for(shard, outlet);
+}
+
+static bool is_held(struct shard *shard, struct outlet *outlet)
+{
+	if (!outlet->hold)
+		return false;
+	if (gvm_now() >= outlet->hold) {
+		outlet->hold = 0;
+		return false;
+	}
+	wake_for(shard, outlet);
+	return true;
 }
 
 /* Tried again and again, so told once, until a put succeeds or fails otherwise. */
-static void tell_refused(const struct put *put, int status)
+static void tell_refused(struct outlet *outlet, const struct put *put, int status)
 {
-	struct shard *shard = put->view->shard;
 	static struct gvm_log_limit limit;
 
-	if (shard->put_told == status)
+	if (outlet->told == status)
 		return;
-	shard->put_told = status;
+	outlet->told = status;
 	gvm_log_limited(&limit, GVM_LOG_ERROR,
 			"%u pages of %s from %llu on could not be stored%s: %s", put->count,
 			put->view->range->name, (unsigned long long)put->page,
@@ -271,14 +302,14 @@ static void put_done(struct gvm_region_op *op, int status)
 	outlet->putting--;
 	outlet->heard_ns = gvm_now();
 	if (status && status != -EIO && status != -ECANCELED)
-		hold_puts(shard);
+		hold_puts(shard, outlet);
 	if (status)
 		view->put_err = status;
 	if (status && status != -ECANCELED)
-		tell_refused(put, status);
+		tell_refused(outlet, put, status);
 	if (status == 0) {
-		shard->put_hold_ns = 0;
-		shard->put_told = 0;
+		outlet->hold_ns = 0;
+		outlet->told = 0;
 		STAT_ADD(shard, written_pages, put->count);
 		STAT_ADD(shard, written_bytes, (uint64_t)put->count * PAGE);
 	}
@@ -369,22 +400,30 @@ static void write_out(struct shard *shard, struct outlet *outlet)
 
 void shard_write_back(struct shard *shard)
 {
-	if (shard->outbound.count == 0 || (shard->put_hold && gvm_now() < shard->put_hold))
+	if (shard->outbound.count == 0)
 		return;
-	shard->put_hold = 0;
 	/* each node once, and in turn, so that all get their share of the places */
 	for (uint32_t n = shard->outbound.count; n > 0; n--) {
 		uint32_t i = shard->outbound.tail;
 		struct outlet *outlet = &shard->outlets[i];
-		bool away = is_away(shard, outlet);
+		bool held = is_held(shard, outlet),
+		     away = held ? shard->outlets_seen > 1 : is_away(shard, outlet);
 
 		gvm_queue_remove(&shard->outbound, shard->outlets, sizeof(*outlet), i);
 		gvm_queue_push(&shard->outbound, shard->outlets, sizeof(*outlet), i);
 		if (away && !outlet->away)
 			set_away(shard, outlet);
 		outlet->away = away;
-		if (!away)
+		if (!away && !held)
 			write_out(shard, outlet);
 	}
 	gvm_worker_flush(shard->worker);
+}
+
+void hold_timer(struct gvm_timer *timer)
+{
+	struct shard *shard = (struct shard *)((char *)timer - offsetof(struct shard, hold_timer));
+
+	if (!shard->settling && !shard->resting)
+		shard_write_back(shard);
 }

@@ -40,7 +40,9 @@ static struct {
 	_Atomic unsigned refused; /* puts that did */
 	_Atomic uint64_t away_since;
 	_Atomic unsigned nodes;        /* slabs lie on nodes 0 to nodes - 1 in turn; 0: on one */
+	_Atomic unsigned node_step;    /* their ids are multiples of it; 0: of 1 */
 	_Atomic uint64_t node_away[2]; /* since when; nothing of theirs completes */
+	_Atomic bool node_full[2];     /* puts fail with -ENOSPC */
 	_Atomic uint64_t away_asked;   /* how often the pager has asked */
 	_Atomic uint64_t fetches, puts, discards, fetched, put, discarded;
 	struct gvm_region *open;
@@ -117,7 +119,8 @@ static void fake_reset(void)
 			fake_drop(&fake.data[i]);
 	fake.stall = fake.lost = fake.full = false;
 	fake.latency_ns = fake.away_since = 0;
-	fake.nodes = 0;
+	fake.nodes = fake.node_step = 0;
+	fake.node_full[0] = fake.node_full[1] = false;
 	fake.node_away[0] = fake.node_away[1] = fake.away_asked = 0;
 	fake.fetches = fake.puts = fake.discards = fake.fetched = fake.put = fake.discarded = 0;
 }
@@ -157,13 +160,23 @@ static void fake_serve(struct fake_data *d, struct gvm_region_op *op)
 	}
 }
 
-static int fake_outcome(const struct gvm_region_op *op)
+static unsigned fake_nth(const struct gvm_region *r, uint64_t page)
+{
+	return fake.nodes ? (unsigned)(page / (r->data->slab_bytes / PAGE)) % fake.nodes : 0;
+}
+
+static unsigned fake_node(const struct gvm_region *r, uint64_t page)
+{
+	return fake_nth(r, page) * (fake.node_step ? fake.node_step : 1);
+}
+
+static int fake_outcome(const struct gvm_region *r, const struct gvm_region_op *op)
 {
 	if (op->kind == FAKE_CONTROL)
 		return op->failure;
 	if (fake.lost)
 		return -EIO;
-	if (fake.full && op->kind == FAKE_PUT) {
+	if (op->kind == FAKE_PUT && (fake.full || fake.node_full[fake_nth(r, op->page)])) {
 		fake.refused++;
 		return -ENOSPC;
 	}
@@ -195,14 +208,9 @@ static void fake_complete(struct gvm_region *r, struct gvm_region_op *op, int st
 	op->done(op, status);
 }
 
-static unsigned fake_node(const struct gvm_region *r, uint64_t page)
-{
-	return fake.nodes ? (unsigned)(page / (r->data->slab_bytes / PAGE)) % fake.nodes : 0;
-}
-
 static bool fake_stuck(const struct gvm_region *r, const struct gvm_region_op *op)
 {
-	return fake.stall || (op->kind != FAKE_CONTROL && fake.node_away[fake_node(r, op->page)]);
+	return fake.stall || (op->kind != FAKE_CONTROL && fake.node_away[fake_nth(r, op->page)]);
 }
 
 static void fake_arm(struct gvm_region *r)
@@ -249,7 +257,7 @@ static void fake_timer(struct gvm_timer *timer)
 	for (op = r->first; op; op = next) {
 		next = op->next;
 		if (!fake_stuck(r, op) && op->at <= now) {
-			fake_complete(r, op, fake_outcome(op));
+			fake_complete(r, op, fake_outcome(r, op));
 			next = r->first; /* done may have posted or closed anything */
 		} else if (op->deadline_ns && op->deadline_ns <= now) {
 			fake_complete(r, op, -ETIMEDOUT);
@@ -369,7 +377,7 @@ static int fake_has_storage(const struct gvm_region *r, uint64_t page)
 
 static uint64_t fake_away_since(const struct gvm_region *r, uint64_t page)
 {
-	uint64_t since = fake.node_away[fake_node(r, page)];
+	uint64_t since = fake.node_away[fake_nth(r, page)];
 
 	fake.away_asked++;
 	return since ? since : fake.away_since;

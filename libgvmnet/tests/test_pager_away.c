@@ -173,11 +173,164 @@ static void a_full_budget_waits_at_rest(void **state)
 	}
 }
 
+/* A node that is full holds up the puts of nobody else, and what is owed to it is stored when it
+ * has room. */
+static void a_full_node_holds_up_no_other(void **state)
+{
+	EACH_KIND(kind)
+	{
+		struct bed bed = { 0 };
+		struct user user = { .bed = &bed };
+		unsigned owed = LOCAL_N / 2;
+
+		open_two(&bed, kind);
+		fill_scattered(&bed, AWAY, owed);
+		fake.node_full[AWAY] = true;
+		pthread_create(&user.thread, NULL, use_the_other, &user);
+		if (!ends_in_time(&user)) {
+			fake.node_full[AWAY] = false;
+			pthread_join(user.thread, NULL);
+			fail_msg("%s: pages of the other node could not be evicted", kind->name);
+		}
+		assert_int_equal(user.wrong, 0);
+		assert_true(fake.refused > 0);
+		assert_true(fake_stored("r") >= PAGES / 2);
+		check_scattered(&bed, AWAY, owed);
+		fake.node_full[AWAY] = false;
+		assert_int_equal(gvm_pager_sync(bed.range), 0);
+		assert_int_equal(fake_stored("r"), PAGES / 2 + owed);
+		check_scattered(&bed, AWAY, owed);
+		close_bed(&bed);
+	}
+}
+
+/* Two nodes whose ids are as far apart as there are queues: one that is away does not take the
+ * other with it. */
+static void nodes_have_queues_of_their_own(void **state)
+{
+	struct bed bed = { 0 };
+	struct user user = { .bed = &bed };
+
+	fake.node_step = OUTLETS;
+	open_two(&bed, &kinds[0]);
+	assert_int_equal(bed.pager->shard[0].outlets_seen, 2);
+	fill_scattered(&bed, AWAY, LOCAL_N / 2);
+	fake_set_away(AWAY, true);
+	pthread_create(&user.thread, NULL, use_the_other, &user);
+	if (!ends_in_time(&user)) {
+		fake_set_away(AWAY, false);
+		pthread_join(user.thread, NULL);
+		fail_msg("pages of the other node could not be evicted");
+	}
+	assert_int_equal(user.wrong, 0);
+	fake_set_away(AWAY, false);
+	close_bed(&bed);
+}
+
+#define MANY (2 * DEMANDS)
+
+struct waiter {
+	struct bed *bed;
+	uint64_t page;
+	bool right;
+	pthread_t thread;
+};
+
+static void *wait_for_page(void *arg)
+{
+	struct waiter *waiter = arg;
+
+	waiter->right = page_is(waiter->bed->mem, waiter->page, 3);
+	return NULL;
+}
+
+static void *read_the_other(void *arg)
+{
+	struct user *user = arg;
+
+	for (uint64_t p = 0; p < PAGES; p++)
+		if (is_on(p, HERE))
+			user->wrong += !page_is(user->bed->mem, p, 3);
+	user->ended = true;
+	return NULL;
+}
+
+/* More threads than there are places for fetches wait for the absent node: others do not wait with
+ * them. */
+static void many_waiters_take_not_all_places(void **state)
+{
+	EACH_KIND(kind)
+	{
+		static struct waiter waiters[MANY];
+		struct bed bed = { 0 };
+		struct user user = { .bed = &bed };
+		uint64_t before, page = 0;
+		bool in_time;
+
+		open_two(&bed, kind);
+		for (uint64_t p = 0; p < PAGES; p++)
+			fill_page(bed.mem, p, 3);
+		for (uint64_t p = PAGES / 2; p < PAGES; p++)
+			assert_page(bed.mem, p, 3);
+		assert_int_equal(gvm_pager_sync(bed.range), 0);
+		fake_set_away(AWAY, true);
+		before = stats_of(&bed).faults;
+		for (unsigned i = 0; i < MANY; i++) {
+			while (!is_on(page, AWAY))
+				page++;
+			waiters[i] = (struct waiter){ .bed = &bed, .page = page++ };
+			pthread_create(&waiters[i].thread, NULL, wait_for_page, &waiters[i]);
+		}
+		assert_true(AWAITED(stats_of(&bed).faults - before >= MANY));
+		pthread_create(&user.thread, NULL, read_the_other, &user);
+		in_time = ends_in_time(&user);
+		fake_set_away(AWAY, false);
+		for (unsigned i = 0; i < MANY; i++) {
+			pthread_join(waiters[i].thread, NULL);
+			assert_true(waiters[i].right);
+		}
+		if (!in_time) {
+			pthread_join(user.thread, NULL);
+			fail_msg("%s: pages of the other node waited too", kind->name);
+		}
+		assert_int_equal(user.wrong, 0);
+		close_bed(&bed);
+	}
+}
+
+/* Who has said that a node is away and has gone cannot say that it is back. */
+static void an_absent_node_is_forgotten_with_who_said_so(void **state)
+{
+	struct gvm_range *others[2];
+	struct view *views[2];
+	struct bed bed = { 0 };
+
+	open_bed(&bed, &kinds[0], 64 * PAGE);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(gvm_pager_attach(bed.pager, i ? "b" : "a", NULL, 64 * PAGE, -1, 0,
+						  GVM_ATTACH_ANON, &others[i]),
+				 0);
+		views[i] = &bed.pager->shard[0].views[others[i]->id];
+		pager_node_state(views[i], 7, -EHOSTUNREACH);
+	}
+	pager_node_state(views[0], 8, -EHOSTUNREACH);
+	assert_int_equal(stats_of(&bed).nodes_away, 2);
+	assert_int_equal(gvm_pager_detach(others[0]), 0);
+	assert_int_equal(stats_of(&bed).nodes_away, 1);
+	assert_int_equal(gvm_pager_detach(others[1]), 0);
+	assert_int_equal(stats_of(&bed).nodes_away, 0);
+	close_bed(&bed);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(eviction_goes_on_without_a_node),
 		cmocka_unit_test(a_full_budget_waits_at_rest),
+		cmocka_unit_test(a_full_node_holds_up_no_other),
+		cmocka_unit_test(many_waiters_take_not_all_places),
+		cmocka_unit_test(an_absent_node_is_forgotten_with_who_said_so),
+		cmocka_unit_test(nodes_have_queues_of_their_own),
 	};
 
 	return RUN_TESTS(tests);

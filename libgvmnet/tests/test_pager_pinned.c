@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Pages that do not let go: pinned as buffers of io_uring, or locked. The others come and go at the
+ * price that they always have, the log says what it is, a sync waits at rest, and what lets go
+ * again leaves.
+ */
+#include <linux/io_uring.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include "pager_rig.h"
+
+#define LOCAL   (4 * MIB)
+#define LOCAL_N (LOCAL / PAGE)
+#define PAGES   (4 * LOCAL_N)
+
+/* ---- pinning ------------------------------------------------------------------------------- */
+
+static int ring_open(void)
+{
+	struct io_uring_params params = { 0 };
+
+	return (int)syscall(SYS_io_uring_setup, 2, &params);
+}
+
+/* The pages become buffers of a ring's; they are let go when it is closed. -1: it cannot be done
+ * here. */
+static int pin(char *mem, uint64_t pages)
+{
+	struct iovec iov = { mem, pages * PAGE };
+	int ring = ring_open();
+
+	if (ring < 0)
+		return -1;
+	if (syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &iov, 1) < 0) {
+		close(ring);
+		return -1;
+	}
+	return ring;
+}
+
+static void unpin(int ring)
+{
+	syscall(SYS_io_uring_register, ring, IORING_UNREGISTER_BUFFERS, NULL, 0);
+	close(ring);
+}
+
+/* Pages that the kernel moves are those that a pin is seen of. */
+static const struct kind *const moved[] = { &kinds[0], &kinds[4], &kinds[5] };
+
+static void open_large(struct bed *bed, const struct kind *kind)
+{
+	gvm_pager_config_init(&bed->config);
+	bed->config.local_bytes = LOCAL;
+	bed->config.slab_bytes = 256 * 1024;
+	bed->config.prefetch_pages = 0;
+	open_bed(bed, kind, PAGES * PAGE);
+	gvm_pager_set_prefetch(bed->pager, 0);
+	for (uint64_t p = 0; p < PAGES; p++)
+		fill_page(bed->mem, p, 3);
+}
+
+static uint64_t aside(const struct bed *bed)
+{
+	return __atomic_load_n(&bed->pager->pinned, __ATOMIC_RELAXED);
+}
+
+static uint64_t cpu_ns(struct bed *bed)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < bed->pager->shards; i++) {
+		struct timespec t;
+		clockid_t clock;
+
+		assert_int_equal(pthread_getcpuclockid(bed->pager->shard[i].thread, &clock), 0);
+		clock_gettime(clock, &t);
+		sum += (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+	}
+	return sum;
+}
+
+/* ---- what the log says --------------------------------------------------------------------- */
+
+static atomic_uint told;
+
+static void count_told(enum gvm_log_level level, const char *line)
+{
+	if (strstr(line, "pinned by the kernel or locked"))
+		told++;
+}
+
+/* ---- tests --------------------------------------------------------------------------------- */
+
+/* As much as may be here is pinned: the rest goes through what there is beside, and does not crawl.
+ */
+static void pinned_pages_are_not_in_the_way(void **state)
+{
+	for (unsigned k = 0; k < sizeof(moved) / sizeof(moved[0]); k++) {
+		struct bed bed = { 0 };
+		uint64_t rest = PAGES - LOCAL_N, before, faults;
+		int ring;
+
+		told = 0;
+		gvm_log_set(count_told);
+		open_large(&bed, moved[k]);
+		ring = pin(bed.mem, LOCAL_N);
+		if (ring < 0) {
+			close_bed(&bed);
+			gvm_log_set(NULL);
+			skip();
+		}
+		/* until it is known which they are */
+		for (unsigned i = 0; i < 3; i++)
+			for (uint64_t p = LOCAL_N; p < PAGES; p++)
+				assert_page(bed.mem, p, 3);
+		before = cpu_ns(&bed);
+		faults = stats_of(&bed).faults;
+		for (unsigned i = 0; i < 3; i++)
+			for (uint64_t p = LOCAL_N; p < PAGES; p++)
+				fill_page(bed.mem, p, 3 + i);
+		faults = stats_of(&bed).faults - faults;
+		assert_true(faults >= 2 * rest);
+		/* a look through all that is pinned takes a millisecond */
+		if ((cpu_ns(&bed) - before) / faults > 200000)
+			fail_msg("%s: %llu ns a fault", moved[k]->name,
+				 (unsigned long long)((cpu_ns(&bed) - before) / faults));
+		assert_true(aside(&bed) <= LOCAL_N);
+		assert_true(aside(&bed) >= LOCAL_N * 3 / 4);
+		assert_true(stats_of(&bed).local_pages <= LOCAL_N + LOCAL_N / 8 + 64);
+		assert_true(stats_of(&bed).resident_pages >= LOCAL_N * 3 / 4);
+		assert_in_range(told, 1, 3);
+		unpin(ring);
+		/* what has been let go leaves again */
+		for (unsigned i = 0; i < 1000 && aside(&bed); i++)
+			for (uint64_t p = LOCAL_N; p < PAGES; p++)
+				assert_page(bed.mem, p, 5);
+		assert_int_equal(aside(&bed), 0);
+		assert_true(stats_of(&bed).local_pages <= LOCAL_N);
+		for (uint64_t p = 0; p < LOCAL_N; p++)
+			assert_page(bed.mem, p, 3);
+		gvm_log_set(NULL);
+		close_bed(&bed);
+	}
+}
+
+/* The same with pages that are locked, which the helper finds out; they can be discarded and used.
+ */
+static void locked_pages_are_not_in_the_way(void **state)
+{
+	for (unsigned k = 0; k < 2; k++) {
+		struct bed bed = { 0 };
+
+		open_large(&bed, &kinds[k]);
+		if (mlock(bed.mem, LOCAL)) {
+			close_bed(&bed);
+			skip();
+		}
+		for (unsigned i = 0; i < 4; i++)
+			for (uint64_t p = LOCAL_N; p < PAGES; p++)
+				assert_page(bed.mem, p, 3);
+		assert_true(aside(&bed) >= LOCAL_N / 2);
+		assert_true(stats_of(&bed).local_pages <= LOCAL_N + LOCAL_N / 8 + 64);
+		for (uint64_t p = 0; p < LOCAL_N; p++)
+			assert_page(bed.mem, p, 3);
+		assert_int_equal(munlock(bed.mem, LOCAL), 0);
+		assert_int_equal(gvm_pager_discard(bed.range, 0, LOCAL), 0);
+		/* but for neighbours that were to leave together with some that were locked */
+		assert_true(aside(&bed) <= RUN_MAX);
+		assert_true(page_zero(bed.mem, 0));
+		close_bed(&bed);
+	}
+}
+
+/* Of a run that leaves together the second half is locked: nothing of the first is lost. */
+static void half_a_run_that_leaves_is_not_lost(void **state)
+{
+	struct bed bed = { 0 };
+
+	open_large(&bed, &kinds[1]);
+	for (uint64_t p = 16; p < PAGES; p += 32)
+		if (mlock(bed.mem + p * PAGE, 4 * PAGE)) {
+			close_bed(&bed);
+			skip();
+		}
+	for (unsigned i = 0; i < 3; i++)
+		for (uint64_t p = 0; p < PAGES; p++) {
+			assert_page(bed.mem, p, 3 + i);
+			fill_page(bed.mem, p, 4 + i);
+		}
+	munlock(bed.mem, PAGES * PAGE);
+	for (uint64_t p = 0; p < PAGES; p++)
+		assert_page(bed.mem, p, 6);
+	close_bed(&bed);
+}
+
+static atomic_bool synced;
+
+static void *sync_it(void *arg)
+{
+	struct bed *bed = arg;
+
+	assert_int_equal(gvm_pager_sync(bed->range), 0);
+	synced = true;
+	return NULL;
+}
+
+/* A sync waits for a page that is pinned, without looking at it all the time, and then stores it.
+ */
+static void a_sync_waits_at_rest(void **state)
+{
+	const struct timespec look = { .tv_nsec = 400000000 };
+	struct bed bed = { 0 };
+	pthread_t thread;
+	uint64_t cpu;
+	int ring;
+
+	open_bed(&bed, &kinds[0], 64 * PAGE);
+	for (uint64_t p = 0; p < 64; p++)
+		fill_page(bed.mem, p, 3);
+	ring = pin(bed.mem + 5 * PAGE, 1);
+	if (ring < 0) {
+		close_bed(&bed);
+		skip();
+	}
+	synced = false;
+	pthread_create(&thread, NULL, sync_it, &bed);
+	assert_true(AWAITED(fake_stored("r") == 5));
+	/* a time in which nothing happens has no event at its end */
+	nanosleep(&look, NULL);
+	cpu = cpu_ns(&bed);
+	nanosleep(&look, NULL);
+	assert_false(synced);
+	assert_true(cpu_ns(&bed) - cpu < (uint64_t)look.tv_nsec / 20);
+	fill_page(bed.mem, 5, 4);
+	unpin(ring);
+	pthread_join(thread, NULL);
+	assert_int_equal(fake_stored("r"), 64);
+	for (uint64_t p = 0; p < 64; p++)
+		assert_page(bed.mem, p, p == 5 ? 4 : 3);
+	close_bed(&bed);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(pinned_pages_are_not_in_the_way),
+		cmocka_unit_test(locked_pages_are_not_in_the_way),
+		cmocka_unit_test(half_a_run_that_leaves_is_not_lost),
+		cmocka_unit_test(a_sync_waits_at_rest),
+	};
+
+	return RUN_TESTS(tests);
+}
