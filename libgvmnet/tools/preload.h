@@ -10,6 +10,7 @@
  *   preload_stdio.c   streams, which must not lie in paged memory
  *   preload_send.c    descriptors sent to other processes
  *   preload_io.c      read, write and their kin on files whose mappings are paged
+ *   preload_fd.c      descriptors of this library's, which the program must not close
  *   preload_take.c    the one lock, the pager, and what the next three share
  *   preload_anon.c    private anonymous memory, pools of it
  *   preload_file.c    shared memory and files: taking them over
@@ -31,6 +32,7 @@
 
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/types.h>
@@ -55,6 +57,25 @@ int raw_mlockall(int flags);
 int raw_fallocate(int fd, int mode, off_t off, off_t len);
 void raw_exit(int code) __attribute__((noreturn));
 pid_t raw_getpid(void);
+
+/* ---- descriptors ---------------------------------------------------------------------------- */
+
+/* Note one that this library has just opened, moved out of the way of low numbers: the number that
+ * it has now. Errors (below 0) pass, with errno. */
+int fd_own(int fd);
+/* It is no longer ours. Before it is closed. */
+void fd_forget(int fd);
+/* Is that number ours, and the caller the program? */
+int fd_keeps(int fd);
+/* Has the program closed none of them past the C library? */
+int fd_all_there(void);
+/* The pager has started: keep its userfaultfds from being released. */
+void fd_keep(void);
+void fd_fork_child(void);
+/* This thread of the program has a table of descriptors of its own. */
+extern __thread int fd_apart __attribute__((tls_model("initial-exec")));
+/* Threads of this library's. */
+extern _Atomic(int) fd_threads;
 
 /* ---- private heap --------------------------------------------------------------------------- */
 void *heap_alloc(size_t size);

@@ -94,9 +94,7 @@ static void keep_stderr(void)
 		return;
 	report.err_dev = st.st_dev;
 	report.err_ino = st.st_ino;
-	report.err_fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 200);
-	if (report.err_fd < 0)
-		report.err_fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+	report.err_fd = fd_own(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3));
 }
 
 /* "1.0 GiB" */
@@ -224,6 +222,28 @@ static void write_stats(FILE *out, struct gvm_pager *pager)
 	fputs("}\n", out);
 }
 
+/* Not by a stream: its descriptor would be one that the program can close, and reuse. */
+static int write_file(const char *name, struct gvm_pager *pager)
+{
+	char *text = NULL;
+	size_t len = 0, done = 0;
+	FILE *out = open_memstream(&text, &len);
+
+	if (!out)
+		return 0;
+	write_stats(out, pager);
+	int ok = !fclose(out), fd = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	while (ok && fd >= 0 && done < len) {
+		ssize_t n = write(fd, text + done, len - done);
+		ok = n > 0;
+		done += ok ? (size_t)n : 0;
+	}
+	if (fd >= 0)
+		ok = !close(fd) && ok;
+	free(text);
+	return ok && fd >= 0;
+}
+
 /* The whole file or none of it: readers never see a half. */
 static void renew_file(struct gvm_pager *pager)
 {
@@ -233,10 +253,7 @@ static void renew_file(struct gvm_pager *pager)
 
 	if (len >= (int)sizeof temp)
 		return;
-	FILE *out = fopen(temp, "we");
-	if (out)
-		write_stats(out, pager);
-	if (!out || fclose(out) || rename(temp, preload_policy.stats_file)) {
+	if (!write_file(temp, pager) || rename(temp, preload_policy.stats_file)) {
 		say_once("the statistics file %s cannot be renewed: %s (the program goes on)",
 			 preload_policy.stats_file, strerror(errno));
 		unlink(temp);
