@@ -717,6 +717,21 @@ static void not_taken(void)
 	CHECK(mmap(NULL, size, RW, MAP_SHARED, -1, 0) == MAP_FAILED && errno == EBADF);
 }
 
+/* As QEMU maps its guest's memory with share=off of a file, and with share=on of none; beside a little
+ * that is taken over. */
+static void left_alone(void)
+{
+	int fd = memfd_create("guest-ram", MFD_CLOEXEC);
+
+	CHECK(fd >= 0 && !ftruncate(fd, 10 * (off_t)size));
+	for (int i = 0; i < 2; i++)
+		CHECK(mmap(NULL, 10 * size, RW, MAP_PRIVATE, fd, 0) != MAP_FAILED);
+	CHECK(mmap(NULL, size + MIB, RW | PROT_EXEC, ANON, -1, 0) != MAP_FAILED);
+	if (getenv("LEFT_SHARED"))
+		CHECK(mmap(NULL, size, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0) != MAP_FAILED);
+	fill(map(size / 2), size / 2, 1);
+}
+
 /* Give a descriptor to another process. */
 static ssize_t send_fd(int fd)
 {
@@ -865,6 +880,7 @@ static const struct {
 	{ "plugin", plugin },
 	{ "daemon", daemonised },
 	{ "not_taken", not_taken },
+	{ "left_alone", left_alone },
 	{ "memfd", memfd },
 	{ "file_io", file_io },
 	{ "file_size", file_size },

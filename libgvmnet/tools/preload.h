@@ -155,6 +155,7 @@ uintptr_t table_fit(const struct table *table, size_t bytes, size_t align);
 
 struct policy {
 	uint64_t min;        /* bytes of the smallest mapping taken */
+	uint64_t local;      /* bytes of the budget at the start */
 	uint64_t malloc_min; /* of the smallest malloc block; 0: off */
 	const char *match; /* patterns of file names, comma between; "": nameless ones in memory */
 	int shared;        /* take shared anonymous memory */
@@ -260,8 +261,11 @@ void report_init(void);
 const char *report_name(void);
 void report_started(struct gvm_pager *pager);
 void report_took(const struct source *source, uintptr_t base, size_t bytes, int piece);
-/* A mapping that was not taken, for the warning at the end. */
+/* A mapping that was not taken, for the warning at the end; one that is larger than the local budget
+ * is told at once. why stays where it is. */
 void report_passed(size_t bytes, const char *why);
+/* The same where a line has been said, or the kernel can put it away. */
+void report_passed_quietly(size_t bytes, const char *why);
 /* One that should have been taken and could not be. */
 void report_refused(void);
 /* paged: there was a pager when the process forked. 0: it had taken nothing over yet, so that the
