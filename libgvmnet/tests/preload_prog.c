@@ -724,8 +724,12 @@ static void left_alone(void)
 	int fd = memfd_create("guest-ram", MFD_CLOEXEC);
 
 	CHECK(fd >= 0 && !ftruncate(fd, 10 * (off_t)size));
-	for (int i = 0; i < 2; i++)
-		CHECK(mmap(NULL, 10 * size, RW, MAP_PRIVATE, fd, 0) != MAP_FAILED);
+	for (int i = 0; i < 2; i++) {
+		/* over a reservation, as QEMU does */
+		char *at = mmap(NULL, 10 * size, PROT_NONE, ANON | MAP_NORESERVE, -1, 0);
+		CHECK(at != MAP_FAILED);
+		CHECK(mmap(at, 10 * size, RW, MAP_PRIVATE | MAP_FIXED, fd, 0) == at);
+	}
 	CHECK(mmap(NULL, size + MIB, RW | PROT_EXEC, ANON, -1, 0) != MAP_FAILED);
 	if (getenv("LEFT_SHARED"))
 		CHECK(mmap(NULL, size, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0) != MAP_FAILED);
