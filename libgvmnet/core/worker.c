@@ -137,8 +137,9 @@ static void wake_sleeper(struct gvm_worker *worker)
 	int saved = errno;
 
 	if (atomic_load(&worker->sleeping) && atomic_exchange(&worker->sleeping, 0))
-		while (write(worker->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-			;
+		while (write(worker->wake_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+			if (errno != EINTR)
+				gvm_fd_lost("eventfd");
 	errno = saved;
 }
 
@@ -277,11 +278,19 @@ static int dispatch(struct gvm_worker *worker, int count)
 	return served;
 }
 
+/* Without its epoll set a worker would go round for ever and hear of nothing. */
+static int waited(int count)
+{
+	if (count < 0 && (errno == EBADF || errno == EINVAL))
+		gvm_fd_lost("epoll");
+	return count;
+}
+
 /* The system call itself: no point of cancellation, and nobody's who has put a name over it. */
 static int sys_epoll_wait(struct gvm_worker *worker, int ms)
 {
-	return (int)syscall(SYS_epoll_pwait, worker->epoll_fd, worker->batch, GVM_BATCH, ms, NULL,
-			    0);
+	return waited((int)syscall(SYS_epoll_pwait, worker->epoll_fd, worker->batch, GVM_BATCH, ms,
+				   NULL, 0));
 }
 
 static int poll_now(struct gvm_worker *worker)
@@ -436,7 +445,7 @@ static int epoll_sleep(struct gvm_worker *worker, uint64_t ns)
 		worker->no_pwait2 = 1;
 		return epoll_sleep_ms(worker, ns);
 	}
-	return count;
+	return waited(count);
 }
 
 static int set_alarm(struct gvm_worker *worker, uint64_t when)
@@ -444,8 +453,11 @@ static int set_alarm(struct gvm_worker *worker, uint64_t when)
 	struct itimerspec spec = { .it_value = { .tv_sec = (time_t)(when / NS_PER_S),
 						 .tv_nsec = (long)(when % NS_PER_S) } };
 
-	if (timerfd_settime(worker->alarm_fd, TFD_TIMER_ABSTIME, &spec, NULL) < 0)
+	if (timerfd_settime(worker->alarm_fd, TFD_TIMER_ABSTIME, &spec, NULL) < 0) {
+		if (errno == EBADF)
+			gvm_fd_lost("timerfd");
 		return -errno;
+	}
 	worker->alarm = when;
 	return 0;
 }

@@ -291,6 +291,7 @@ static int register_again(struct gvm_range *range)
 static void forget_regions(struct gvm_pager *pager)
 {
 	for (struct gvm_range *range = pager->list; range; range = range->next) {
+		range->leaving = NULL;
 		for (unsigned i = 0; i < pager->shards; i++) {
 			struct view *view = &pager->shard[i].views[range->id];
 

@@ -102,6 +102,8 @@ static int copy_out(struct shard *shard, struct job *job)
 		ssize_t got =
 		    pread(shard->mem_fd, to + done, bytes - done, (off_t)(job->addr + done));
 
+		if (got < 0 && errno == EBADF)
+			gvm_fd_lost("/proc/self/mem");
 		if (got <= 0)
 			return got < 0 ? -errno : -EFAULT;
 		done += (size_t)got;

@@ -26,6 +26,7 @@
 #include <gvmnet/gvmnet.h>
 #include <gvmnet/pager.h>
 #include <gvmnet/region.h>
+#include "core/core.h"
 #include "digest.h"
 #include "policy.h"
 #include "trend.h"
@@ -517,6 +518,9 @@ bool mem_has_poison(uint64_t features);
 
 /* Run fn on every shard (or the one given) and wait; the first failure. */
 int pager_call(struct shard *shard, void (*fn)(struct call *call), struct call *call);
+/* The same until then (gvm_now): -ETIMEDOUT; what fn would write to call is lost. */
+int pager_call_until(struct shard *shard, void (*fn)(struct call *call), const struct call *call,
+		     uint64_t until);
 int pager_call_all(struct gvm_pager *pager, void (*fn)(struct call *call), struct gvm_range *range,
 		   uint64_t a, uint64_t b);
 void call_done(struct call *call, int status);

@@ -48,6 +48,16 @@ void mem_unmap(void *base, uint64_t bytes)
 		sys_munmap(base, bytes);
 }
 
+/* Without it the kernel would give zeros for pages that are away. */
+static int request(int uffd, unsigned long what, void *arg)
+{
+	int r = ioctl(uffd, what, arg);
+
+	if (r < 0 && (errno == EBADF || errno == ENOTTY))
+		gvm_fd_lost("userfaultfd");
+	return r;
+}
+
 static int open_fd(void)
 {
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK), dev, err;
@@ -70,7 +80,7 @@ static int open_fd(void)
 static int open_api(uint64_t want, uint64_t *features)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = want };
-	int fd = open_fd(), err;
+	int fd = gvm_own_fd(open_fd()), err;
 
 	if (fd < 0)
 		return fd;
@@ -138,14 +148,14 @@ int mem_register(int uffd, uint64_t addr, uint64_t len, uint64_t mode)
 {
 	struct uffdio_register r = { .range = { addr, len }, .mode = mode };
 
-	return ioctl(uffd, UFFDIO_REGISTER, &r) < 0 ? -errno : 0;
+	return request(uffd, UFFDIO_REGISTER, &r) < 0 ? -errno : 0;
 }
 
 void mem_unregister(int uffd, uint64_t addr, uint64_t len)
 {
 	struct uffdio_range r = { addr, len };
 
-	ioctl(uffd, UFFDIO_UNREGISTER, &r);
+	request(uffd, UFFDIO_UNREGISTER, &r);
 }
 
 static int outcome(int r, int64_t did, uint64_t *done)
@@ -159,7 +169,7 @@ int mem_copy(int uffd, uint64_t to, const void *from, uint64_t len, bool wp, uin
 	struct uffdio_copy r = {
 		.dst = to, .src = (uintptr_t)from, .len = len, .mode = wp ? UFFDIO_COPY_MODE_WP : 0
 	};
-	int got = ioctl(uffd, UFFDIO_COPY, &r);
+	int got = request(uffd, UFFDIO_COPY, &r);
 
 	return outcome(got, r.copy, done);
 }
@@ -167,7 +177,7 @@ int mem_copy(int uffd, uint64_t to, const void *from, uint64_t len, bool wp, uin
 int mem_zero(int uffd, uint64_t to, uint64_t len, uint64_t *done)
 {
 	struct uffdio_zeropage r = { .range = { to, len } };
-	int got = ioctl(uffd, UFFDIO_ZEROPAGE, &r);
+	int got = request(uffd, UFFDIO_ZEROPAGE, &r);
 
 	return outcome(got, r.zeropage, done);
 }
@@ -175,7 +185,7 @@ int mem_zero(int uffd, uint64_t to, uint64_t len, uint64_t *done)
 int mem_move(int uffd, uint64_t to, uint64_t from, uint64_t len, uint64_t *done)
 {
 	struct move_request r = { .to = to, .from = from, .len = len };
-	int got = ioctl(uffd, REQUEST_MOVE, &r);
+	int got = request(uffd, REQUEST_MOVE, &r);
 
 	return outcome(got, r.moved, done);
 }
@@ -185,21 +195,21 @@ int mem_protect(int uffd, uint64_t addr, uint64_t len, bool on)
 	struct uffdio_writeprotect r = { .range = { addr, len },
 					 .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0 };
 
-	return ioctl(uffd, UFFDIO_WRITEPROTECT, &r) < 0 ? -errno : 0;
+	return request(uffd, UFFDIO_WRITEPROTECT, &r) < 0 ? -errno : 0;
 }
 
 int mem_poison(int uffd, uint64_t addr, uint64_t len)
 {
 	struct poison_request r = { .range = { addr, len } };
 
-	return ioctl(uffd, REQUEST_POISON, &r) < 0 ? -errno : 0;
+	return request(uffd, REQUEST_POISON, &r) < 0 ? -errno : 0;
 }
 
 void mem_wake(int uffd, uint64_t addr, uint64_t len)
 {
 	struct uffdio_range r = { addr, len };
 
-	ioctl(uffd, UFFDIO_WAKE, &r);
+	request(uffd, UFFDIO_WAKE, &r);
 }
 
 bool mem_is_zero(const void *page)

@@ -87,6 +87,38 @@ int pager_call(struct shard *shard, void (*fn)(struct call *call), struct call *
 	return err;
 }
 
+static bool call_wait_until(struct call *call, uint64_t until)
+{
+	while (!__atomic_load_n(&call->done, __ATOMIC_SEQ_CST)) {
+		uint64_t now = gvm_now();
+		struct timespec left = { .tv_sec = (time_t)((until - now) / 1000000000),
+					 .tv_nsec = (long)((until - now) % 1000000000) };
+
+		if (now >= until)
+			return false;
+		syscall(SYS_futex, &call->done, FUTEX_WAIT_PRIVATE, 0, &left, NULL, 0);
+	}
+	return true;
+}
+
+/* A call that is late keeps its memory: the shard may answer yet. */
+int pager_call_until(struct shard *shard, void (*fn)(struct call *call), const struct call *call,
+		     uint64_t until)
+{
+	struct call *safe = mem_map(sizeof(*safe));
+	int err;
+
+	if (!safe)
+		return -ENOMEM;
+	*safe = *call;
+	call_post(shard, fn, safe);
+	if (!call_wait_until(safe, until))
+		return -ETIMEDOUT;
+	err = safe->status;
+	mem_unmap(safe, sizeof(*safe));
+	return err;
+}
+
 int pager_call_all(struct gvm_pager *pager, void (*fn)(struct call *call), struct gvm_range *range,
 		   uint64_t a, uint64_t b)
 {

@@ -369,7 +369,7 @@ static void unmap_parts(const struct parts *parts)
 
 static int adopt_memfd(struct gvm_range *range, int memfd, uint64_t offset)
 {
-	range->memfd = fcntl(memfd, F_DUPFD_CLOEXEC, 3);
+	range->memfd = gvm_own_fd(fcntl(memfd, F_DUPFD_CLOEXEC, 3));
 	if (range->memfd < 0)
 		return -errno;
 	range->offset = offset;
@@ -786,6 +786,8 @@ static void call_leave(struct call *call)
 	for (struct gvm_range *range = pager->list; range; range = range->next) {
 		struct view *view = &call->shard->views[range->id];
 
+		if (range->leaving) /* an earlier one was late */
+			continue;
 		if (!view->region || range->flags & (GVM_ATTACH_SAVE | GVM_ATTACH_KEEP))
 			continue;
 		range->leave.done = left;
@@ -794,6 +796,8 @@ static void call_leave(struct call *call)
 		if (!(call->b ? pager->store->stay : pager->store->leave)(view->region,
 									  &range->leave))
 			call->a++;
+		else
+			range->leaving = NULL;
 	}
 	gvm_worker_flush(call->shard->worker);
 	leave_answered(call);
@@ -803,13 +807,13 @@ static void call_leave(struct call *call)
 static void leave_or_stay(struct gvm_pager *pager, int stay)
 {
 	struct call call = { .b = (uint64_t)stay };
-	struct timespec until;
+	uint64_t end = gvm_now() + LEAVE_NS;
+	struct timespec until = { .tv_sec = (time_t)(end / 1000000000),
+				  .tv_nsec = (long)(end % 1000000000) };
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += LEAVE_NS / 1000000000;
 	if (pthread_mutex_clocklock(&pager->control, CLOCK_MONOTONIC, &until))
 		return;
-	pager_call(&pager->shard[0], call_leave, &call);
+	pager_call_until(&pager->shard[0], call_leave, &call, end);
 	pthread_mutex_unlock(&pager->control);
 }
 

@@ -139,8 +139,11 @@ int shard_read(struct shard *shard)
 		uint64_t now;
 
 		got = sys_read(shard->uffd, msgs, sizeof(msgs));
-		if (got < (ssize_t)sizeof(msgs[0]))
+		if (got < (ssize_t)sizeof(msgs[0])) {
+			if (got >= 0 || errno == EBADF)
+				gvm_fd_lost("userfaultfd");
 			break;
+		}
 		now = gvm_now();
 		for (unsigned i = 0; i < (size_t)got / sizeof(msgs[0]); i++)
 			take_message(shard, &msgs[i], now);

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #include <gvmnet/cluster.h>
@@ -53,6 +54,14 @@ static void must(int ok, const char *what)
 		return;
 	record("BROKEN %s\n", what);
 	abort();
+}
+
+/* One that the pager has, which no program may close. */
+static int descriptor = -1;
+
+static void must_be_open(void)
+{
+	must(descriptor >= 0 && fcntl(descriptor, F_GETFD) >= 0, "a descriptor is closed");
 }
 
 static void inside(const struct gvm_range *range, uint64_t offset, uint64_t bytes)
@@ -123,6 +132,7 @@ const struct gvm_counter *gvm_pager_counters(size_t *count)
 void gvm_pager_stats(struct gvm_pager *pager, struct gvm_pager_stats *stats,
 		     struct gvm_pager_latency *latency)
 {
+	must_be_open();
 	memset(stats, 0, sizeof *stats);
 	if (latency)
 		memset(latency, 0, sizeof *latency);
@@ -140,6 +150,8 @@ int gvm_pager_open(struct gvm_net *net, const struct gvm_pager_config *config,
 	if (fails("open"))
 		return -EPERM;
 	*pager = malloc(1);
+	descriptor = eventfd(0, EFD_CLOEXEC);
+	must(descriptor >= 0, "eventfd");
 	return 0;
 }
 
@@ -148,6 +160,7 @@ int gvm_pager_attach(struct gvm_pager *pager, const char *name, void *base, uint
 {
 	int shared = memfd >= 0;
 
+	must_be_open();
 	record("attach %s %llu %s\n", name, (unsigned long long)bytes, shared ? "shared" : "anon");
 	if (fails("attach"))
 		return -ENOSPC;
@@ -215,6 +228,7 @@ void gvm_range_set_fork(struct gvm_range *range, int follow)
 
 void gvm_pager_leave(struct gvm_pager *pager)
 {
+	must_be_open();
 	record("leave\n");
 }
 

@@ -717,6 +717,25 @@ static void not_taken(void)
 	CHECK(mmap(NULL, size, RW, MAP_SHARED, -1, 0) == MAP_FAILED && errno == EBADF);
 }
 
+/* As QEMU maps its guest's memory with share=off of a file, and with share=on of none; beside a little
+ * that is taken over. */
+static void left_alone(void)
+{
+	int fd = memfd_create("guest-ram", MFD_CLOEXEC);
+
+	CHECK(fd >= 0 && !ftruncate(fd, 10 * (off_t)size));
+	for (int i = 0; i < 2; i++) {
+		/* over a reservation, as QEMU does */
+		char *at = mmap(NULL, 10 * size, PROT_NONE, ANON | MAP_NORESERVE, -1, 0);
+		CHECK(at != MAP_FAILED);
+		CHECK(mmap(at, 10 * size, RW, MAP_PRIVATE | MAP_FIXED, fd, 0) == at);
+	}
+	CHECK(mmap(NULL, size + MIB, RW | PROT_EXEC, ANON, -1, 0) != MAP_FAILED);
+	if (getenv("LEFT_SHARED"))
+		CHECK(mmap(NULL, size, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0) != MAP_FAILED);
+	fill(map(size / 2), size / 2, 1);
+}
+
 /* Give a descriptor to another process. */
 static ssize_t send_fd(int fd)
 {
@@ -865,6 +884,7 @@ static const struct {
 	{ "plugin", plugin },
 	{ "daemon", daemonised },
 	{ "not_taken", not_taken },
+	{ "left_alone", left_alone },
 	{ "memfd", memfd },
 	{ "file_io", file_io },
 	{ "file_size", file_size },
@@ -872,6 +892,19 @@ static const struct {
 	{ "file_fork", file_fork },
 	{ "file_stream", file_stream },
 	{ "file_threads", file_threads },
+	{ "fd_closefrom", fd_closefrom },
+	{ "fd_loop", fd_loop },
+	{ "fd_ranges", fd_ranges },
+	{ "fd_dup2", fd_dup2 },
+	{ "fd_own_numbers", fd_own_numbers },
+	{ "fd_fork_exec", fd_fork_exec },
+	{ "fd_fork_on", fd_fork_on },
+	{ "fd_spawn", fd_spawn },
+	{ "fd_threads", fd_threads },
+	{ "fd_pipe", fd_pipe },
+	{ "fd_raw", fd_raw },
+	{ "fd_raw_fork", fd_raw_fork },
+	{ "fd_raw_exec", fd_raw_exec },
 	{ "data", data },
 	{ "signals", signals },
 	{ "stack_threads", stack_threads },

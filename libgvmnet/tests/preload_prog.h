@@ -46,6 +46,21 @@ void file_fork(void);
 void file_stream(void);
 void file_threads(void);
 
+/* preload_prog_fd.c: descriptors that the program did not open */
+void fd_closefrom(void);
+void fd_loop(void);
+void fd_ranges(void);
+void fd_dup2(void);
+void fd_own_numbers(void);
+void fd_fork_exec(void);
+void fd_fork_on(void);
+void fd_spawn(void);
+void fd_threads(void);
+void fd_pipe(void);
+void fd_raw(void);
+void fd_raw_fork(void);
+void fd_raw_exec(void);
+
 /* preload_prog_stack.c: stacks that are paged memory */
 void stack_threads(void);
 void signal_stack(void);

@@ -146,6 +146,39 @@ static void nothing_taken_is_a_loud_warning(void **state)
 	SAID("WARNING: nothing was taken over");
 }
 
+static void what_is_left_alone_and_large_is_told(void **state)
+{
+	const char *little[] = { "GVM_LOCAL=4194304", "LEFT_SHARED=1", NULL };
+	const char *much[] = { "GVM_LOCAL=134217728", NULL };
+
+	assert_int_equal(run("left_alone", little), 0);
+	SAID("a mapping of 80.0 MiB is left in local memory, more than --local (4.0 MiB): it is a "
+	     "private mapping of a file; a shared one");
+	SAID("more than --local (4.0 MiB): it is shared and anonymous; --shared would take it");
+	assert_int_equal(count(errors, "is left in local memory"), 2);
+	/* it fits the budget, but it is most of what the program has */
+	assert_int_equal(run("left_alone", much), 0);
+	assert_int_equal(count(errors, "is left in local memory"), 0);
+	SAID("left local: a mapping of 80.0 MiB, more than all that was taken over, because it is a "
+	     "private mapping of a file");
+	assert_int_equal(run("fill", little), 0);
+	assert_null(strstr(errors, "left"));
+}
+
+/* Programs that close what they did not open; the pager's descriptor is looked at in each call. */
+static void descriptors_of_the_pager_stay_open(void **state)
+{
+	static const char *const scenarios[] = { "fd_closefrom", "fd_loop",    "fd_ranges",
+						 "fd_dup2",	 "fd_fork_on", "fd_fork_exec",
+						 "fd_spawn",	 "fd_threads", "fd_pipe",
+						 "fd_own_numbers" };
+
+	for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++) {
+		RUNS(scenarios[i]);
+		MADE("attach");
+	}
+}
+
 /* gcc, make: what they start may page, and tells so itself. */
 static void who_starts_others_is_not_warned(void **state)
 {
@@ -534,6 +567,8 @@ int main(void)
 		cmocka_unit_test(a_mapping_is_taken_and_reported),
 		cmocka_unit_test(without_a_cluster_nothing_happens),
 		cmocka_unit_test(nothing_taken_is_a_loud_warning),
+		cmocka_unit_test(what_is_left_alone_and_large_is_told),
+		cmocka_unit_test(descriptors_of_the_pager_stay_open),
 		cmocka_unit_test(who_starts_others_is_not_warned),
 		cmocka_unit_test(many_threads),
 		cmocka_unit_test(a_fork_is_followed),

@@ -10,6 +10,7 @@
  *   preload_stdio.c   streams, which must not lie in paged memory
  *   preload_send.c    descriptors sent to other processes
  *   preload_io.c      read, write and their kin on files whose mappings are paged
+ *   preload_fd.c      descriptors of this library's, which the program must not close
  *   preload_take.c    the one lock, the pager, and what the next three share
  *   preload_anon.c    private anonymous memory, pools of it
  *   preload_file.c    shared memory and files: taking them over
@@ -31,6 +32,7 @@
 
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/types.h>
@@ -55,6 +57,25 @@ int raw_mlockall(int flags);
 int raw_fallocate(int fd, int mode, off_t off, off_t len);
 void raw_exit(int code) __attribute__((noreturn));
 pid_t raw_getpid(void);
+
+/* ---- descriptors ---------------------------------------------------------------------------- */
+
+/* Note one that this library has just opened, moved out of the way of low numbers: the number that
+ * it has now. Errors (below 0) pass, with errno. */
+int fd_own(int fd);
+/* It is no longer ours. Before it is closed. */
+void fd_forget(int fd);
+/* Is that number ours, and the caller the program? */
+int fd_keeps(int fd);
+/* Has the program closed none of them past the C library? */
+int fd_all_there(void);
+/* The pager has started: keep its userfaultfds from being released. */
+void fd_keep(void);
+void fd_fork_child(void);
+/* This thread of the program has a table of descriptors of its own. */
+extern __thread int fd_apart __attribute__((tls_model("initial-exec")));
+/* Threads of this library's. */
+extern _Atomic(int) fd_threads;
 
 /* ---- private heap --------------------------------------------------------------------------- */
 void *heap_alloc(size_t size);
@@ -134,6 +155,7 @@ uintptr_t table_fit(const struct table *table, size_t bytes, size_t align);
 
 struct policy {
 	uint64_t min;        /* bytes of the smallest mapping taken */
+	uint64_t local;      /* bytes of the budget at the start */
 	uint64_t malloc_min; /* of the smallest malloc block; 0: off */
 	const char *match; /* patterns of file names, comma between; "": nameless ones in memory */
 	int shared;        /* take shared anonymous memory */
@@ -239,8 +261,11 @@ void report_init(void);
 const char *report_name(void);
 void report_started(struct gvm_pager *pager);
 void report_took(const struct source *source, uintptr_t base, size_t bytes, int piece);
-/* A mapping that was not taken, for the warning at the end. */
+/* A mapping that was not taken, for the warning at the end; one that is larger than the local budget
+ * is told at once. why stays where it is. */
 void report_passed(size_t bytes, const char *why);
+/* The same where a line has been said, or the kernel can put it away. */
+void report_passed_quietly(size_t bytes, const char *why);
 /* One that should have been taken and could not be. */
 void report_refused(void);
 /* paged: there was a pager when the process forked. 0: it had taken nothing over yet, so that the

@@ -18,8 +18,7 @@
 #include "preload.h"
 #include "tools/control.h"
 
-#define ASK_MS   1000 /* a client that connects and is silent is not waited for longer */
-#define FD_FLOOR 200  /* out of the way of programs that expect the low numbers */
+#define ASK_MS 1000 /* a client that connects and is silent is not waited for longer */
 
 static struct {
 	struct gvm_pager *pager;
@@ -214,16 +213,11 @@ static int listen_in(int dir)
 {
 	struct sockaddr_un address;
 	socklen_t len = control_address(&address, dir, (int)control.pid);
-	int low = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct stat st;
 
-	if (low < 0)
-		return -errno;
-	int fd = fcntl(low, F_DUPFD_CLOEXEC, FD_FLOOR);
 	if (fd < 0)
-		fd = low;
-	else
-		close(low);
+		return -errno;
 	unlink(address.sun_path); /* of an earlier process with this id, or program of this one */
 	if (fchmod(fd, 0600) || bind(fd, (struct sockaddr *)&address, len) || listen(fd, 16) ||
 	    fstat(fd, &st)) {

@@ -13,6 +13,7 @@
 #include <sched.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <utmp.h>
 #include "preload.h"
@@ -183,7 +184,7 @@ PRELOAD_EXPORT int daemon(int nochdir, int noclose)
 		return -1;
 	if (noclose)
 		return 0;
-	int fd = open("/dev/null", O_RDWR);
+	int fd = (int)syscall(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR); /* not ours */
 	if (fd < 0)
 		return -1;
 	for (int to = 0; to < 3; to++)

@@ -215,7 +215,7 @@ static ssize_t paged_io(int fd, const struct iovec *iov, int count, off_t off, i
 	take_lock(&guard);
 	ssize_t n = locked_io(&io, iov, count, off);
 	if (io.scratch >= 0)
-		next.close(io.scratch);
+		(void)close(io.scratch); /* as this library */
 	take_unlock(&guard);
 	if (n >= 0)
 		return n;
@@ -408,6 +408,8 @@ PRELOAD_EXPORT int fcntl(int fd, int command, ...)
 	va_start(ap, command);
 	void *arg = va_arg(ap, void *);
 	va_end(ap);
+	if (command == F_SETFD && fd_keeps(fd))
+		return 0; /* no other program inherits ours */
 	if (command == F_ADD_SEALS && (uintptr_t)arg & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE) &&
 	    known(fd)) {
 		say_once("a file whose mapping is paged is not sealed against writing");
@@ -422,6 +424,13 @@ PRELOAD_EXPORT int fcntl64(int fd, int command, ...) __attribute__((alias("fcntl
 PRELOAD_EXPORT int close(int fd)
 {
 	struct take_guard guard;
+
+	if (fd_keeps(fd)) {
+		errno = EBADF; /* the program did not open it */
+		return -1;
+	}
+	if (preload_inside)
+		fd_forget(fd);
 	int release = !preload_inside && take_has_parked() && take_may_know(fd);
 	int err = NEXT(close, fd);
 

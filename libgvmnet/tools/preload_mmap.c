@@ -84,6 +84,13 @@ PRELOAD_EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, o
 	}
 	if (file && fcntl(fd, F_GETFD) < 0)
 		return raw_mmap(addr, len, prot, flags, fd, off);
+	if (verdict == TAKE_NO && !plain(prot, flags)) /* over a reservation, as QEMU does */
+		report_passed(prot & PROT_WRITE ? len : 0, why);
+	if (fd_apart && (verdict == TAKE_FILE || verdict == TAKE_SHARED)) {
+		/* the pager's threads could not use its descriptors */
+		report_passed(len, "of a thread with descriptors of its own (unshare)");
+		return raw_mmap(addr, len, prot, flags, fd, off);
+	}
 	take_lock(&guard);
 	void *p = map_locked(addr, whole(len), prot, flags, fd, off, verdict);
 	take_unlock(&guard);

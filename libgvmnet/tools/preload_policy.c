@@ -37,12 +37,15 @@ enum verdict policy_mmap(const struct policy *policy, size_t len, int prot, int 
 		return no(why, "executable");
 	if (!(flags & MAP_ANONYMOUS)) {
 		if (!shared)
-			return no(why, "a private mapping of a file");
+			return no(why, "a private mapping of a file; a shared one of a memfd is taken "
+				       "over, and anonymous memory (QEMU: memory-backend-memfd with "
+				       "share=on, or memory-backend-ram with share=off)");
 		return prot & PROT_WRITE ? TAKE_FILE : no(why, "a read-only mapping of a file");
 	}
 	if (shared)
 		return !policy->shared
-			   ? no(why, "shared; --shared would take it, if no forked child needs it")
+			   ? no(why, "shared and anonymous; --shared would take it, if no "
+					    "forked child needs it")
 		       : prot & PROT_WRITE ? TAKE_SHARED
 					   : no(why, "shared and not writable");
 	if (prot == PROT_NONE)
@@ -90,6 +93,7 @@ void policy_stats_file(struct policy *policy)
 void policy_read(struct policy *policy)
 {
 	policy->min = gvm_option_number("GVM_RUN_MIN");
+	policy->local = gvm_option_number("GVM_LOCAL");
 	policy->malloc_min = gvm_option_number("GVM_RUN_MALLOC");
 	policy->match = gvm_option_text("GVM_RUN_MATCH");
 	policy->shared = gvm_option_number("GVM_RUN_SHARED") != 0;

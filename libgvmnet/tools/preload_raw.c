@@ -149,7 +149,9 @@ static void *thread_main(void *arg)
 
 	preload_inside = 1;
 	heap_free(arg);
-	return start.fn(start.arg);
+	void *result = start.fn(start.arg);
+	fd_threads--;
+	return result;
 }
 
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *),
@@ -168,10 +170,13 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	preload_inside++;
+	fd_threads++;
 	int err = __real_pthread_create(thread, attr, thread_main, start);
 	preload_inside--;
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (err)
+	if (err) {
+		fd_threads--;
 		heap_free(start);
+	}
 	return err;
 }

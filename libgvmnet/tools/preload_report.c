@@ -34,6 +34,8 @@ static struct {
 	_Atomic(uint64_t) bytes;   /* of ranges */
 	_Atomic(uint64_t) largest; /* mapping that was not taken */
 	const char *_Atomic why;
+	_Atomic(uint64_t) largest_data; /* the same of those that are no code and no stack */
+	const char *_Atomic why_data;
 	_Atomic(uint64_t) left; /* the same of those that an option would have taken */
 	const char *_Atomic why_left;
 	_Atomic(int) refused; /* a mapping failed: that was said */
@@ -94,9 +96,7 @@ static void keep_stderr(void)
 		return;
 	report.err_dev = st.st_dev;
 	report.err_ino = st.st_ino;
-	report.err_fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 200);
-	if (report.err_fd < 0)
-		report.err_fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+	report.err_fd = fd_own(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3));
 }
 
 /* "1.0 GiB" */
@@ -158,11 +158,49 @@ void report_init(void)
 	keep_stderr();
 }
 
+/* Is that memory of the kind that programs keep their data in? Code is mapped large and used little,
+ * stacks alike. */
+static int is_data(const char *why)
+{
+	return !strstr(why, "executable") && !strstr(why, "a stack");
+}
+
+/* A few reasons, each once: a program may map again and again. */
+static void say_left(size_t bytes, const char *why)
+{
+	static const char *_Atomic said[8];
+	char size[32], budget[32];
+
+	for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
+		const char *none = NULL;
+		if (atomic_compare_exchange_strong(&said[i], &none, why)) {
+			say("a mapping of %s is left in local memory, more than --local (%s): it "
+			    "is %s",
+			    human(bytes, size, sizeof size),
+			    human(preload_policy.local, budget, sizeof budget), why);
+			return;
+		}
+		if (none == why)
+			return;
+	}
+}
+
 void report_passed(size_t bytes, const char *why)
+{
+	report_passed_quietly(bytes, why);
+	if (bytes > preload_policy.local && bytes >= preload_policy.min && why && is_data(why))
+		say_left(bytes, why);
+}
+
+void report_passed_quietly(size_t bytes, const char *why)
 {
 	if (bytes > report.largest && why) {
 		report.largest = bytes;
 		report.why = why;
+	}
+	if (bytes > report.largest_data && why && is_data(why)) {
+		report.largest_data = bytes;
+		report.why_data = why;
 	}
 	if (bytes >= preload_policy.min && bytes > report.left && why && strstr(why, "--")) {
 		report.left = bytes;
@@ -224,6 +262,28 @@ static void write_stats(FILE *out, struct gvm_pager *pager)
 	fputs("}\n", out);
 }
 
+/* Not by a stream: its descriptor would be one that the program can close, and reuse. */
+static int write_file(const char *name, struct gvm_pager *pager)
+{
+	char *text = NULL;
+	size_t len = 0, done = 0;
+	FILE *out = open_memstream(&text, &len);
+
+	if (!out)
+		return 0;
+	write_stats(out, pager);
+	int ok = !fclose(out), fd = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	while (ok && fd >= 0 && done < len) {
+		ssize_t n = write(fd, text + done, len - done);
+		ok = n > 0;
+		done += ok ? (size_t)n : 0;
+	}
+	if (fd >= 0)
+		ok = !close(fd) && ok;
+	free(text);
+	return ok && fd >= 0;
+}
+
 /* The whole file or none of it: readers never see a half. */
 static void renew_file(struct gvm_pager *pager)
 {
@@ -233,10 +293,7 @@ static void renew_file(struct gvm_pager *pager)
 
 	if (len >= (int)sizeof temp)
 		return;
-	FILE *out = fopen(temp, "we");
-	if (out)
-		write_stats(out, pager);
-	if (!out || fclose(out) || rename(temp, preload_policy.stats_file)) {
+	if (!write_file(temp, pager) || rename(temp, preload_policy.stats_file)) {
 		say_once("the statistics file %s cannot be renewed: %s (the program goes on)",
 			 preload_policy.stats_file, strerror(errno));
 		unlink(temp);
@@ -359,6 +416,10 @@ static void print_report(void)
 	if (report.left)
 		say("left local: a mapping of %s, because it is %s",
 		    human(report.left, size, sizeof size), report.why_left);
+	else if (report.largest_data > report.bytes)
+		say("left local: a mapping of %s, more than all that was taken over, because it is "
+		    "%s",
+		    human(report.largest_data, size, sizeof size), report.why_data);
 	uint64_t beside = local_beside(control_local_most());
 	if ((double)beside > LEAST_TOLD && beside > control_local_most() / 4)
 		say("beside that at least %s were local that are not taken over: executable "

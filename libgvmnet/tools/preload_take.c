@@ -153,6 +153,7 @@ int take_start(void)
 		return err;
 	}
 	take.pid = raw_getpid();
+	fd_keep();
 	control_start(take.pager);
 	report_started(take.pager);
 	return 0;
@@ -331,7 +332,7 @@ static void tell_pager(void (*tell)(struct gvm_pager *pager))
 {
 	uint64_t all = ~0ull, mask;
 
-	if (!take.pager || take.pid != raw_getpid())
+	if (!take.pager || take.pid != raw_getpid() || !fd_all_there())
 		return;
 	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &mask, sizeof all);
 	tell(take.pager);
@@ -410,6 +411,7 @@ void take_fork_child(int prepared)
 	pthread_mutex_init(&take.lock, NULL);
 	pthread_mutex_lock(&take.lock);
 	heap_fork_child();
+	fd_fork_child();
 	take.pid = raw_getpid();
 	int same = report_fork_child(prepared > 0);
 	control_fork_child();
@@ -434,6 +436,7 @@ void take_fork_child(int prepared)
 		i++;
 	}
 	inherit(MADV_DONTFORK);
+	fd_keep();
 	control_start(take.pager);
 	if (!same)
 		report_started(take.pager);
