@@ -126,24 +126,35 @@ static int cover(struct shard *shard, const struct job *job)
 	return p == MAP_FAILED ? -errno : 0;
 }
 
-/* As it was before it was covered. */
+/*
+ * As it was before it was covered. It is mapped and registered elsewhere and moved there in one step:
+ * a page that was mapped first and registered then could be read as zeros in between. The shard is
+ * told of the move, which concerns none of its pages.
+ */
 static int uncover(struct shard *shard, const struct job *job)
 {
 	const struct gvm_range *range = job->view->range;
-	void *at = (void *)job->addr, *p;
+	void *p;
+	int err;
 
 	if (shard->pager->poison)
 		return empty(job);
 	if (range->anon)
-		p = sys_mmap(at, PAGE, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+		p = sys_mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	else
-		p = sys_mmap(at, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, range->memfd,
+		p = sys_mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, range->memfd,
 			     (off_t)(range->offset + job->page * PAGE));
 	if (p == MAP_FAILED)
 		return -errno;
-	return mem_register(shard->uffd, job->addr, PAGE,
-			    UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
+	err = mem_register(shard->uffd, (uint64_t)(uintptr_t)p, PAGE,
+			   UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
+	if (!err && sys_mremap(p, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)job->addr) ==
+			MAP_FAILED)
+		err = -errno;
+	if (err)
+		sys_munmap(p, PAGE);
+	return err;
 }
 
 static int work(struct shard *shard, struct job *job)

@@ -105,6 +105,30 @@ static void sigbus_fails_loudly_and_heals(void **state)
 	}
 }
 
+/* A page heals under the eyes of a thread that asks for it over and over: it fails, or is right. */
+static void healing_shows_nothing_else(void **state)
+{
+	EACH_KIND(kind)
+	{
+		struct bed bed = { 0 };
+
+		gvm_pager_config_init(&bed.config);
+		bed.config.local_bytes = BUDGET;
+		bed.config.unreachable = GVM_UNREACHABLE_SIGBUS;
+		bed.config.unreachable_ms = 1;
+		bed.config.prefetch_pages = 0;
+		fill_and_store(&bed, kind, 4 * BUDGET / PAGE);
+		for (uint64_t p = 0; p < 50; p++) {
+			fake.stall = true;
+			assert_true(touch_is_fatal(bed.mem + p * PAGE));
+			fake.stall = false;
+			assert_true(heals(bed.mem + p * PAGE));
+			assert_page(bed.mem, p, 9);
+		}
+		close_bed(&bed);
+	}
+}
+
 /* zero: the access reads zeros, which are counted, and are not stored over the true contents. */
 static void zero_is_told_and_does_not_spread(void **state)
 {
@@ -299,6 +323,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(stall_waits_for_the_store),
 		cmocka_unit_test(sigbus_fails_loudly_and_heals),
+		cmocka_unit_test(healing_shows_nothing_else),
 		cmocka_unit_test(zero_is_told_and_does_not_spread),
 		cmocka_unit_test(long_away_is_answered_at_once),
 		cmocka_unit_test(a_slow_node_is_not_an_absent_one),
