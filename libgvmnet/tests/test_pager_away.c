@@ -137,6 +137,19 @@ static uint64_t cpu_ns(struct bed *bed)
 	return sum;
 }
 
+/* Whether next to nothing was done in a while. A time in which nothing happens has no event at its
+ * end. */
+static bool rests(struct bed *bed)
+{
+	const struct timespec look = { .tv_nsec = 400000000 };
+	uint64_t asked = fake.away_asked, rounds = rounds_so_far(), cpu = cpu_ns(bed);
+
+	nanosleep(&look, NULL);
+	return fake.away_asked - asked < 40 * bed->pager->shards &&
+	       rounds_so_far() - rounds < 40 * bed->pager->shards &&
+	       cpu_ns(bed) - cpu < (uint64_t)look.tv_nsec / 20;
+}
+
 /* All there is room for is owed to the absent node: who needs a frame waits, and nothing spins. */
 static void a_full_budget_waits_at_rest(void **state)
 {
@@ -144,8 +157,6 @@ static void a_full_budget_waits_at_rest(void **state)
 	{
 		struct bed bed = { 0 };
 		struct user user = { .bed = &bed };
-		const struct timespec look = { .tv_nsec = 400000000 };
-		uint64_t asked, rounds, cpu;
 
 		open_two(&bed, kind);
 		/* so that both nodes are known */
@@ -156,16 +167,11 @@ static void a_full_budget_waits_at_rest(void **state)
 		pthread_create(&user.thread, NULL, owe_all, &user);
 		assert_true(AWAITED(stats_of(&bed).dirty_pages >= LOCAL_N * 3 / 4 &&
 				    __atomic_load_n(&bed.pager->starving, __ATOMIC_RELAXED)));
-		/* a time in which nothing happens has no event at its end */
-		nanosleep(&look, NULL);
-		asked = fake.away_asked;
-		rounds = rounds_so_far();
-		cpu = cpu_ns(&bed);
-		nanosleep(&look, NULL);
+		/* a slow machine is longer about what there was to do before */
+		for (int tries = 0; tries < 50 && !rests(&bed); tries++)
+			;
+		assert_true(rests(&bed));
 		assert_false(user.ended);
-		assert_true(fake.away_asked - asked < 40 * bed.pager->shards);
-		assert_true(rounds_so_far() - rounds < 40 * bed.pager->shards);
-		assert_true(cpu_ns(&bed) - cpu < (uint64_t)look.tv_nsec / 20);
 		fake_set_away(AWAY, false);
 		assert_true(ends_in_time(&user));
 		check_scattered(&bed, AWAY, PAGES);
