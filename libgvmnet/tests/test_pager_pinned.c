@@ -9,7 +9,7 @@
 #include <sys/uio.h>
 #include "pager_rig.h"
 
-#define LOCAL   (4 * MIB)
+#define LOCAL   (8 * MIB)
 #define LOCAL_N (LOCAL / PAGE)
 #define PAGES   (4 * LOCAL_N)
 
@@ -131,8 +131,8 @@ static void pinned_pages_are_not_in_the_way(void **state)
 				fill_page(bed.mem, p, 3 + i);
 		faults = stats_of(&bed).faults - faults;
 		assert_true(faults >= 2 * rest);
-		/* a look through all that is pinned takes a millisecond */
-		if ((cpu_ns(&bed) - before) / faults > 200000)
+		/* a look through all that is pinned takes several times as long */
+		if (bed.pager->shards == 1 && (cpu_ns(&bed) - before) / faults > 75000)
 			fail_msg("%s: %llu ns a fault", moved[k]->name,
 				 (unsigned long long)((cpu_ns(&bed) - before) / faults));
 		assert_true(aside(&bed) <= LOCAL_N);
