@@ -194,8 +194,8 @@ struct fetch {
 	uint64_t page;
 	uint32_t count, number, next_free;
 	bool demand;       /* posted for a fault, not by prefetch */
-	uint16_t outlet;   /* of a demand, where there are several nodes; else NO_OUTLET */
 	bool hurried;      /* its node was away when it was posted */
+	uint16_t outlet;   /* of a demand, where there are several nodes; else NO_OUTLET */
 	uint64_t start_ns; /* of the first fault that waits for it; 0: none */
 };
 

@@ -9,7 +9,7 @@
 #include <sys/uio.h>
 #include "pager_rig.h"
 
-#define LOCAL   (4 * MIB)
+#define LOCAL   (8 * MIB)
 #define LOCAL_N (LOCAL / PAGE)
 #define PAGES   (4 * LOCAL_N)
 
@@ -42,6 +42,17 @@ static void unpin(int ring)
 {
 	syscall(SYS_io_uring_register, ring, IORING_UNREGISTER_BUFFERS, NULL, 0);
 	close(ring);
+}
+
+/* The system calls themselves: for the sanitizers' C library these do nothing. */
+static bool lock(char *mem, uint64_t bytes)
+{
+	return syscall(SYS_mlock, mem, bytes) == 0;
+}
+
+static void unlock(char *mem, uint64_t bytes)
+{
+	assert_int_equal(syscall(SYS_munlock, mem, bytes), 0);
 }
 
 /* Pages that the kernel moves are those that a pin is seen of. */
@@ -120,8 +131,8 @@ static void pinned_pages_are_not_in_the_way(void **state)
 				fill_page(bed.mem, p, 3 + i);
 		faults = stats_of(&bed).faults - faults;
 		assert_true(faults >= 2 * rest);
-		/* a look through all that is pinned takes a millisecond */
-		if ((cpu_ns(&bed) - before) / faults > 200000)
+		/* a look through all that is pinned takes several times as long */
+		if (bed.pager->shards == 1 && (cpu_ns(&bed) - before) / faults > 75000)
 			fail_msg("%s: %llu ns a fault", moved[k]->name,
 				 (unsigned long long)((cpu_ns(&bed) - before) / faults));
 		assert_true(aside(&bed) <= LOCAL_N);
@@ -151,7 +162,7 @@ static void locked_pages_are_not_in_the_way(void **state)
 		struct bed bed = { 0 };
 
 		open_large(&bed, &kinds[k]);
-		if (mlock(bed.mem, LOCAL)) {
+		if (!lock(bed.mem, LOCAL)) {
 			close_bed(&bed);
 			skip();
 		}
@@ -162,7 +173,7 @@ static void locked_pages_are_not_in_the_way(void **state)
 		assert_true(stats_of(&bed).local_pages <= LOCAL_N + LOCAL_N / 8 + 64);
 		for (uint64_t p = 0; p < LOCAL_N; p++)
 			assert_page(bed.mem, p, 3);
-		assert_int_equal(munlock(bed.mem, LOCAL), 0);
+		unlock(bed.mem, LOCAL);
 		assert_int_equal(gvm_pager_discard(bed.range, 0, LOCAL), 0);
 		/* but for neighbours that were to leave together with some that were locked */
 		assert_true(aside(&bed) <= RUN_MAX);
@@ -178,7 +189,7 @@ static void half_a_run_that_leaves_is_not_lost(void **state)
 
 	open_large(&bed, &kinds[1]);
 	for (uint64_t p = 16; p < PAGES; p += 32)
-		if (mlock(bed.mem + p * PAGE, 4 * PAGE)) {
+		if (!lock(bed.mem + p * PAGE, 4 * PAGE)) {
 			close_bed(&bed);
 			skip();
 		}
@@ -187,7 +198,7 @@ static void half_a_run_that_leaves_is_not_lost(void **state)
 			assert_page(bed.mem, p, 3 + i);
 			fill_page(bed.mem, p, 4 + i);
 		}
-	munlock(bed.mem, PAGES * PAGE);
+	unlock(bed.mem, PAGES * PAGE);
 	for (uint64_t p = 0; p < PAGES; p++)
 		assert_page(bed.mem, p, 6);
 	close_bed(&bed);
