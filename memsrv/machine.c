@@ -25,11 +25,12 @@ int machine_raise_file_limit(void)
 	if (files.rlim_max >= FILES_FEW)
 		return 0;
 	int few = files.rlim_max < FILES_LEAST;
-	gvm_log(few ? GVM_LOG_ERROR : GVM_LOG_WARN,
-		"it may have %u descriptors only, and each connection takes one: raise the limit "
-		"(ulimit -Hn as root, or LimitNOFILE= of the service) to 65536, as long as there is "
-		"no reason against it",
-		(unsigned)files.rlim_max);
+	gvm_log(
+	    few ? GVM_LOG_ERROR : GVM_LOG_WARN,
+	    "it may have %u descriptors only, and each connection takes one: raise the limit "
+	    "(ulimit -Hn as root, or LimitNOFILE= of the service) to 65536, as long as there is "
+	    "no reason against it",
+	    (unsigned)files.rlim_max);
 	return few ? -EMFILE : 0;
 }
 

@@ -48,7 +48,8 @@ static void take_out(struct metrics *m, struct visitor *v)
 	m->visitors--;
 }
 
-/* The server closes it when it reads the end. If all are being answered, the slowest reader goes. */
+/* The server closes it when it reads the end. If all are being answered, the slowest reader goes.
+ */
 static void send_one_away(struct metrics *m)
 {
 	struct visitor *v = m->first;
@@ -248,12 +249,11 @@ int metrics_open(struct service *service, struct address *at, struct metrics **m
 		free(m);
 		return fd;
 	}
-	m->daemon = MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL, 0, NULL, NULL,
-				     on_request, m, MHD_OPTION_LISTEN_SOCKET, fd,
-				     MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS,
-				     MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S,
-				     MHD_OPTION_NOTIFY_CONNECTION, on_connection, m,
-				     MHD_OPTION_NOTIFY_COMPLETED, on_answered, m, MHD_OPTION_END);
+	m->daemon = MHD_start_daemon(
+	    MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL, 0, NULL, NULL, on_request, m,
+	    MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS,
+	    MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S, MHD_OPTION_NOTIFY_CONNECTION, on_connection, m,
+	    MHD_OPTION_NOTIFY_COMPLETED, on_answered, m, MHD_OPTION_END);
 	if (!m->daemon) {
 		gvm_log(GVM_LOG_ERROR, "--metrics: cannot start the HTTP server");
 		close(fd);

@@ -2,12 +2,12 @@
 /*
  * Descriptors of this library's, the pager's and the transport's, in the program's table. A program
  * may close what it does not know (closefrom, loops of close), and a userfaultfd that is closed
- * lets pages that are away read as zeros. So each number is noted here as soon as it is open, out of
- * the way of the low ones, and the program's calls pass it by. Any thread, any signal handler.
+ * lets pages that are away read as zeros. So each number is noted here as soon as it is open, out
+ * of the way of the low ones, and the program's calls pass it by. Any thread, any signal handler.
  *
  * A program that makes the system calls itself is not seen. Against it a thread, the keeper, holds
- * the userfaultfds in a table of its own: the kernel goes on to ask, the pager finds that its number
- * is gone, and ends the process before any page is wrong.
+ * the userfaultfds in a table of its own: the kernel goes on to ask, the pager finds that its
+ * number is gone, and ends the process before any page is wrong.
  *
  * Between the call that opens a descriptor and the note of it lies a microsecond; close() waits for
  * that to be over.
@@ -322,8 +322,8 @@ static void find_uffds(void)
 static void *keeper_main(void *arg)
 {
 	/* one call makes the table this thread's own: unshare is not allowed everywhere */
-	int apart = !sys_close_range(keeper.fd[keeper.count - 1] + 1, UINT_MAX,
-				     CLOSE_RANGE_UNSHARE);
+	int apart =
+	    !sys_close_range(keeper.fd[keeper.count - 1] + 1, UINT_MAX, CLOSE_RANGE_UNSHARE);
 
 	for (unsigned i = 0, from = 0; apart && i < keeper.count; from = keeper.fd[i++] + 1)
 		if (keeper.fd[i] > from)
@@ -364,7 +364,8 @@ void fd_fork_child(void)
 void __wrap_gvm_fd_lost(const char *what) __attribute__((noreturn));
 void __wrap_gvm_fd_lost(const char *what)
 {
-	say("this process ends: it closed a descriptor of the pager's (%s) by a bare system call, and "
+	say("this process ends: it closed a descriptor of the pager's (%s) by a bare system call, "
+	    "and "
 	    "its memory could not be had any more; it must leave numbers that it did not open, or "
 	    "close them by the C library's close, close_range or closefrom",
 	    what);
