@@ -303,6 +303,7 @@ static struct {
 	unsigned fd[KEPT]; /* ascending */
 	unsigned count;
 	uint32_t ready;
+	_Atomic(int) holds;
 } keeper;
 
 static void find_uffds(void)
@@ -329,6 +330,7 @@ static void *keeper_main(void *arg)
 		if (keeper.fd[i] > from)
 			sys_close_range(from, keeper.fd[i] - 1, 0);
 	prctl(PR_SET_NAME, "gvm-keeper");
+	keeper.holds = apart;
 	__atomic_store_n(&keeper.ready, 1, __ATOMIC_SEQ_CST);
 	syscall(SYS_futex, &keeper.ready, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 	while (apart)
@@ -359,11 +361,18 @@ void fd_fork_child(void)
 {
 	opening = 0;
 	fd_threads = 0;
+	keeper.holds = 0;
 }
 
 void __wrap_gvm_fd_lost(const char *what) __attribute__((noreturn));
 void __wrap_gvm_fd_lost(const char *what)
 {
+	const struct timespec most = { .tv_nsec = 500000000 };
+
+	/* Who has closed all may be about to become another program. Nobody reads a wrong page
+	 * meanwhile: who needs one waits. */
+	if (keeper.holds)
+		nanosleep(&most, NULL);
 	say("this process ends: it closed a descriptor of the pager's (%s) by a bare system call, "
 	    "and "
 	    "its memory could not be had any more; it must leave numbers that it did not open, or "
