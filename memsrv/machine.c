@@ -11,14 +11,27 @@
 
 #include <gvmnet/gvmnet.h>
 
-void machine_raise_file_limit(void)
+#define FILES_LEAST 32  /* fewer do not do for the node itself */
+#define FILES_FEW   256 /* it works, for some dozen clients */
+
+int machine_raise_file_limit(void)
 {
 	struct rlimit files;
 
 	if (getrlimit(RLIMIT_NOFILE, &files))
-		return;
+		return 0;
 	files.rlim_cur = files.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &files);
+	if (files.rlim_max >= FILES_FEW)
+		return 0;
+	int few = files.rlim_max < FILES_LEAST;
+	gvm_log(
+	    few ? GVM_LOG_ERROR : GVM_LOG_WARN,
+	    "it may have %u descriptors only, and each connection takes one: raise the limit "
+	    "(ulimit -Hn as root, or LimitNOFILE= of the service) to 65536, as long as there is "
+	    "no reason against it",
+	    (unsigned)files.rlim_max);
+	return few ? -EMFILE : 0;
 }
 
 /* ---- control groups ------------------------------------------------------------------------ */

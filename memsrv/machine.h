@@ -5,8 +5,9 @@
 
 #include <stdint.h>
 
-/* As many descriptors as it may have. */
-void machine_raise_file_limit(void);
+/* As many descriptors as it may have, with a warning if they are few. -EMFILE, with a line: too few
+ * to start with. */
+int machine_raise_file_limit(void);
 /* The least that a control group of this process, or one that it is in, may have, of version 1 or
  * 2; UINT64_MAX: no bound, or none to be seen. root: where /proc and /sys are, "" but in tests. */
 uint64_t machine_group_limit(const char *root);

@@ -10,14 +10,103 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define CONNECTIONS 64u
-#define IDLE_S      10u
+#define CONNECTIONS 256u /* the server takes no more, and takes none away */
+#define VISITORS    64u  /* beyond that the one that has been silent for longest gives way */
+#define IDLE_S      5u   /* without a byte either way */
 #define REGIONS     1000u
 
+/* A connection. */
+struct visitor {
+	struct visitor *before, *after;
+	struct MHD_Connection *connection;
+	int busy; /* it has asked and is being answered */
+};
+
+/* The list is the server's thread's, which is one. */
 struct metrics {
 	struct MHD_Daemon *daemon;
 	struct service *service;
+	struct visitor *first, *last; /* in the order in which they came, or were answered last */
+	unsigned visitors;
 };
+
+/* ---- who gives way ------------------------------------------------------------------------- */
+
+static void append(struct metrics *m, struct visitor *v)
+{
+	v->before = m->last;
+	v->after = NULL;
+	*(m->last ? &m->last->after : &m->first) = v;
+	m->last = v;
+	m->visitors++;
+}
+
+static void take_out(struct metrics *m, struct visitor *v)
+{
+	*(v->before ? &v->before->after : &m->first) = v->after;
+	*(v->after ? &v->after->before : &m->last) = v->before;
+	m->visitors--;
+}
+
+/* The server closes it when it reads the end. If all are being answered, the slowest reader goes.
+ */
+static void send_one_away(struct metrics *m)
+{
+	struct visitor *v = m->first;
+	const union MHD_ConnectionInfo *info;
+
+	while (v && v->busy)
+		v = v->after;
+	v = v ? v : m->first;
+	info = MHD_get_connection_info(v->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+	if (info)
+		shutdown(info->connect_fd, SHUT_RDWR);
+	take_out(m, v);
+	v->connection = NULL; /* it is in the list no more */
+}
+
+static void on_connection(void *arg, struct MHD_Connection *c, void **context,
+			  enum MHD_ConnectionNotificationCode what)
+{
+	struct metrics *m = arg;
+	struct visitor *v = *context;
+
+	if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+		*context = v = calloc(1, sizeof(*v));
+		if (!v)
+			return;
+		v->connection = c;
+		append(m, v);
+		if (m->visitors > VISITORS)
+			send_one_away(m);
+	} else if (v) {
+		if (v->connection)
+			take_out(m, v);
+		free(v);
+		*context = NULL;
+	}
+}
+
+static void set_busy(struct metrics *m, struct MHD_Connection *c, int busy)
+{
+	const union MHD_ConnectionInfo *info =
+	    MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+	struct visitor *v = info ? info->socket_context : NULL;
+
+	if (!v || !v->connection)
+		return;
+	v->busy = busy;
+	take_out(m, v);
+	append(m, v);
+}
+
+static void on_answered(void *arg, struct MHD_Connection *c, void **state,
+			enum MHD_RequestTerminationCode how)
+{
+	set_busy(arg, c, 0);
+}
+
+/* ---- pages --------------------------------------------------------------------------------- */
 
 static void page_health(struct service *service, FILE *out)
 {
@@ -87,6 +176,7 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const cha
 				  const char *method, const char *version, const char *upload,
 				  size_t *upload_len, void **state)
 {
+	set_busy(arg, c, 1);
 	if (strcmp(method, MHD_HTTP_METHOD_GET) && strcmp(method, MHD_HTTP_METHOD_HEAD))
 		return plain(c, MHD_HTTP_METHOD_NOT_ALLOWED, "only GET and HEAD\n");
 	for (size_t i = 0; i < sizeof(pages) / sizeof(pages[0]); i++)
@@ -159,10 +249,11 @@ int metrics_open(struct service *service, struct address *at, struct metrics **m
 		free(m);
 		return fd;
 	}
-	m->daemon = MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL, 0, NULL, NULL,
-				     on_request, m, MHD_OPTION_LISTEN_SOCKET, fd,
-				     MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS,
-				     MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S, MHD_OPTION_END);
+	m->daemon = MHD_start_daemon(
+	    MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL, 0, NULL, NULL, on_request, m,
+	    MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS,
+	    MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S, MHD_OPTION_NOTIFY_CONNECTION, on_connection, m,
+	    MHD_OPTION_NOTIFY_COMPLETED, on_answered, m, MHD_OPTION_END);
 	if (!m->daemon) {
 		gvm_log(GVM_LOG_ERROR, "--metrics: cannot start the HTTP server");
 		close(fd);

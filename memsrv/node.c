@@ -390,8 +390,8 @@ enum node_exit node_run(struct settings *settings)
 
 	take_signals(&n);
 	explain_sigbus(settings);
-	machine_raise_file_limit();
-	if (machine_check_memory(settings->memory, settings->image != NULL))
+	if (machine_raise_file_limit() ||
+	    machine_check_memory(settings->memory, settings->image != NULL))
 		return NODE_USAGE;
 	status = open_all(&n);
 	if (status == NODE_OK) {

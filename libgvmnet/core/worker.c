@@ -289,8 +289,8 @@ static int waited(int count)
 /* The system call itself: no point of cancellation, and nobody's who has put a name over it. */
 static int sys_epoll_wait(struct gvm_worker *worker, int ms)
 {
-	return waited((int)syscall(SYS_epoll_pwait, worker->epoll_fd, worker->batch, GVM_BATCH, ms,
-				   NULL, 0));
+	return waited(
+	    (int)syscall(SYS_epoll_pwait, worker->epoll_fd, worker->batch, GVM_BATCH, ms, NULL, 0));
 }
 
 static int poll_now(struct gvm_worker *worker)

@@ -717,8 +717,8 @@ static void not_taken(void)
 	CHECK(mmap(NULL, size, RW, MAP_SHARED, -1, 0) == MAP_FAILED && errno == EBADF);
 }
 
-/* As QEMU maps its guest's memory with share=off of a file, and with share=on of none; beside a little
- * that is taken over. */
+/* As QEMU maps its guest's memory with share=off of a file, and with share=on of none; beside a
+ * little that is taken over. */
 static void left_alone(void)
 {
 	int fd = memfd_create("guest-ram", MFD_CLOEXEC);

@@ -77,8 +77,8 @@ void fd_ranges(void)
 		CHECK(!close_range(3, ~0u, (int)flags));
 		int cloexec = (flags & CLOSE_RANGE_CLOEXEC) != 0;
 		CHECK(is_open(low) == cloexec && is_open(high) == cloexec);
-		CHECK(!cloexec || (fcntl(low, F_GETFD) == FD_CLOEXEC &&
-				   fcntl(high, F_GETFD) == FD_CLOEXEC));
+		CHECK(!cloexec ||
+		      (fcntl(low, F_GETFD) == FD_CLOEXEC && fcntl(high, F_GETFD) == FD_CLOEXEC));
 		goes_on(p, seed++);
 		close(low);
 		close(high);

@@ -159,8 +159,9 @@ static void what_is_left_alone_and_large_is_told(void **state)
 	/* it fits the budget, but it is most of what the program has */
 	assert_int_equal(run("left_alone", much), 0);
 	assert_int_equal(count(errors, "is left in local memory"), 0);
-	SAID("left local: a mapping of 80.0 MiB, more than all that was taken over, because it is a "
-	     "private mapping of a file");
+	SAID(
+	    "left local: a mapping of 80.0 MiB, more than all that was taken over, because it is a "
+	    "private mapping of a file");
 	assert_int_equal(run("fill", little), 0);
 	assert_null(strstr(errors, "left"));
 }
@@ -168,9 +169,9 @@ static void what_is_left_alone_and_large_is_told(void **state)
 /* Programs that close what they did not open; the pager's descriptor is looked at in each call. */
 static void descriptors_of_the_pager_stay_open(void **state)
 {
-	static const char *const scenarios[] = { "fd_closefrom", "fd_loop",    "fd_ranges",
-						 "fd_dup2",	 "fd_fork_on", "fd_fork_exec",
-						 "fd_spawn",	 "fd_threads", "fd_pipe",
+	static const char *const scenarios[] = { "fd_closefrom",  "fd_loop",    "fd_ranges",
+						 "fd_dup2",       "fd_fork_on", "fd_fork_exec",
+						 "fd_spawn",      "fd_threads", "fd_pipe",
 						 "fd_own_numbers" };
 
 	for (size_t i = 0; i < sizeof scenarios / sizeof *scenarios; i++) {

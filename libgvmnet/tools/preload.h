@@ -261,8 +261,8 @@ void report_init(void);
 const char *report_name(void);
 void report_started(struct gvm_pager *pager);
 void report_took(const struct source *source, uintptr_t base, size_t bytes, int piece);
-/* A mapping that was not taken, for the warning at the end; one that is larger than the local budget
- * is told at once. why stays where it is. */
+/* A mapping that was not taken, for the warning at the end; one that is larger than the local
+ * budget is told at once. why stays where it is. */
 void report_passed(size_t bytes, const char *why);
 /* The same where a line has been said, or the kernel can put it away. */
 void report_passed_quietly(size_t bytes, const char *why);

@@ -2,12 +2,12 @@
 /*
  * Descriptors of this library's, the pager's and the transport's, in the program's table. A program
  * may close what it does not know (closefrom, loops of close), and a userfaultfd that is closed
- * lets pages that are away read as zeros. So each number is noted here as soon as it is open, out of
- * the way of the low ones, and the program's calls pass it by. Any thread, any signal handler.
+ * lets pages that are away read as zeros. So each number is noted here as soon as it is open, out
+ * of the way of the low ones, and the program's calls pass it by. Any thread, any signal handler.
  *
  * A program that makes the system calls itself is not seen. Against it a thread, the keeper, holds
- * the userfaultfds in a table of its own: the kernel goes on to ask, the pager finds that its number
- * is gone, and ends the process before any page is wrong.
+ * the userfaultfds in a table of its own: the kernel goes on to ask, the pager finds that its
+ * number is gone, and ends the process before any page is wrong.
  *
  * Between the call that opens a descriptor and the note of it lies a microsecond; close() waits for
  * that to be over.
@@ -303,6 +303,7 @@ static struct {
 	unsigned fd[KEPT]; /* ascending */
 	unsigned count;
 	uint32_t ready;
+	_Atomic(int) holds;
 } keeper;
 
 static void find_uffds(void)
@@ -322,13 +323,14 @@ static void find_uffds(void)
 static void *keeper_main(void *arg)
 {
 	/* one call makes the table this thread's own: unshare is not allowed everywhere */
-	int apart = !sys_close_range(keeper.fd[keeper.count - 1] + 1, UINT_MAX,
-				     CLOSE_RANGE_UNSHARE);
+	int apart =
+	    !sys_close_range(keeper.fd[keeper.count - 1] + 1, UINT_MAX, CLOSE_RANGE_UNSHARE);
 
 	for (unsigned i = 0, from = 0; apart && i < keeper.count; from = keeper.fd[i++] + 1)
 		if (keeper.fd[i] > from)
 			sys_close_range(from, keeper.fd[i] - 1, 0);
 	prctl(PR_SET_NAME, "gvm-keeper");
+	keeper.holds = apart;
 	__atomic_store_n(&keeper.ready, 1, __ATOMIC_SEQ_CST);
 	syscall(SYS_futex, &keeper.ready, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 	while (apart)
@@ -359,12 +361,20 @@ void fd_fork_child(void)
 {
 	opening = 0;
 	fd_threads = 0;
+	keeper.holds = 0;
 }
 
 void __wrap_gvm_fd_lost(const char *what) __attribute__((noreturn));
 void __wrap_gvm_fd_lost(const char *what)
 {
-	say("this process ends: it closed a descriptor of the pager's (%s) by a bare system call, and "
+	const struct timespec most = { .tv_nsec = 500000000 };
+
+	/* Who has closed all may be about to become another program. Nobody reads a wrong page
+	 * meanwhile: who needs one waits. */
+	if (keeper.holds)
+		nanosleep(&most, NULL);
+	say("this process ends: it closed a descriptor of the pager's (%s) by a bare system call, "
+	    "and "
 	    "its memory could not be had any more; it must leave numbers that it did not open, or "
 	    "close them by the C library's close, close_range or closefrom",
 	    what);

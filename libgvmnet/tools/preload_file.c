@@ -164,9 +164,9 @@ void *take_file(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 	int wanted = *preload_policy.match ? policy_match(preload_policy.match, path)
 					   : unnamed(&st, &fs, path);
 	if (!wanted || fs.f_type == HUGETLBFS_MAGIC) {
-		(fs.f_type == TMPFS_MAGIC || fs.f_type == HUGETLBFS_MAGIC ? report_passed
-									  : report_passed_quietly)(
-		    len, "of a file that --match does not name");
+		(fs.f_type == TMPFS_MAGIC || fs.f_type == HUGETLBFS_MAGIC
+		     ? report_passed
+		     : report_passed_quietly)(len, "of a file that --match does not name");
 		return raw_mmap(addr, len, prot, flags, fd, off);
 	}
 	const char *why = why_not(fd, &st, off, len);

@@ -37,15 +37,16 @@ enum verdict policy_mmap(const struct policy *policy, size_t len, int prot, int 
 		return no(why, "executable");
 	if (!(flags & MAP_ANONYMOUS)) {
 		if (!shared)
-			return no(why, "a private mapping of a file; a shared one of a memfd is taken "
-				       "over, and anonymous memory (QEMU: memory-backend-memfd with "
-				       "share=on, or memory-backend-ram with share=off)");
+			return no(why,
+				  "a private mapping of a file; a shared one of a memfd is taken "
+				  "over, and anonymous memory (QEMU: memory-backend-memfd with "
+				  "share=on, or memory-backend-ram with share=off)");
 		return prot & PROT_WRITE ? TAKE_FILE : no(why, "a read-only mapping of a file");
 	}
 	if (shared)
 		return !policy->shared
 			   ? no(why, "shared and anonymous; --shared would take it, if no "
-					    "forked child needs it")
+				     "forked child needs it")
 		       : prot & PROT_WRITE ? TAKE_SHARED
 					   : no(why, "shared and not writable");
 	if (prot == PROT_NONE)

@@ -158,8 +158,8 @@ void report_init(void)
 	keep_stderr();
 }
 
-/* Is that memory of the kind that programs keep their data in? Code is mapped large and used little,
- * stacks alike. */
+/* Is that memory of the kind that programs keep their data in? Code is mapped large and used
+ * little, stacks alike. */
 static int is_data(const char *why)
 {
 	return !strstr(why, "executable") && !strstr(why, "a stack");

@@ -34,6 +34,31 @@ static void says_that_it_is_ready_and_ends_in_order(void **state)
 	stop(&n);
 }
 
+/* A health check is answered however many connections there are that ask nothing. */
+static void who_is_silent_gives_way_to_who_asks(void **state)
+{
+	int silent[300];
+	struct node n;
+
+	START(&n, "--listen", "127.0.0.1:0", "--key-file", key, "--memory", "16M", "--metrics",
+	      "0");
+	uint64_t began = gvm_now();
+	for (size_t i = 0; i < sizeof(silent) / sizeof(silent[0]); i++) {
+		silent[i] = dial(n.http);
+		assert_true(silent[i] >= 0);
+	}
+	for (int i = 0; i < 10; i++)
+		assert_non_null(strstr(http(n.http, "GET", "/healthz"), "ok\n"));
+	assert_true(gvm_now() - began < 4 * SEC);
+	/* those that came first have gone, the last have not yet */
+	char byte;
+	assert_int_equal(recv(silent[0], &byte, 1, 0), 0);
+	assert_int_equal(recv(silent[299], &byte, 1, MSG_DONTWAIT), -1);
+	for (size_t i = 0; i < sizeof(silent) / sizeof(silent[0]); i++)
+		close(silent[i]);
+	stop(&n);
+}
+
 /* Each failure: one line with what to do, and its exit status. */
 static void refuses_with_one_line_and_a_status(void **state)
 {
@@ -214,6 +239,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(says_that_it_is_ready_and_ends_in_order),
+		cmocka_unit_test(who_is_silent_gives_way_to_who_asks),
 		cmocka_unit_test(refuses_with_one_line_and_a_status),
 		cmocka_unit_test(a_taken_port_and_a_taken_image),
 		cmocka_unit_test(clients_keep_and_exclude),
