@@ -127,9 +127,9 @@ static int cover(struct shard *shard, const struct job *job)
 }
 
 /*
- * As it was before it was covered. It is mapped and registered elsewhere and moved there in one step:
- * a page that was mapped first and registered then could be read as zeros in between. The shard is
- * told of the move, which concerns none of its pages.
+ * As it was before it was covered. It is mapped and registered elsewhere and moved there in one
+ * step: a page that was mapped first and registered then could be read as zeros in between. The
+ * shard is told of the move, which concerns none of its pages.
  */
 static int uncover(struct shard *shard, const struct job *job)
 {
