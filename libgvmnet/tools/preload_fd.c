@@ -333,9 +333,10 @@ static void *keeper_main(void *arg)
 	keeper.holds = apart;
 	__atomic_store_n(&keeper.ready, 1, __ATOMIC_SEQ_CST);
 	syscall(SYS_futex, &keeper.ready, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
-	while (apart)
+	if (!apart)
+		return arg;
+	for (;;)
 		pause(); /* all signals are blocked */
-	return arg;
 }
 
 void fd_keep(void)
