@@ -444,6 +444,9 @@ static int ofi_reg(struct gvm_rma *rma, struct gvm_rma_ep *ep, void *at, size_t 
 	int err;
 
 	reg->len = len;
+	/* A read or write whose registration has ended stops shm's way between the two for good. */
+	if (access && ofi_is_shm(prov))
+		return -EOPNOTSUPP;
 	if (!access && !(mode & FI_MR_LOCAL))
 		return 0;
 	err = reg_new(prov, port, at, len, access_bits(access), &mr);
@@ -476,7 +479,7 @@ static void name_machine(struct ofi_prov *prov)
 	char text[64] = "";
 	FILE *f;
 
-	if (strncmp(prov->info->fabric_attr->prov_name, "shm", 3) != 0)
+	if (!ofi_is_shm(prov))
 		return;
 	f = fopen("/proc/sys/kernel/random/boot_id", "re");
 	if (f && fgets(text, sizeof(text), f))

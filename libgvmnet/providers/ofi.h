@@ -6,6 +6,7 @@
  *     ofi_port.c     libfabric's endpoints, their addresses and receive buffers
  *     ofi_boot.c     connections: the TCP connection that begins, keeps and ends each
  *     ofi_listen.c   listeners
+ *     ofi_shm.c      endpoints of the shm provider that outlive their worker
  *     ofi_module.c   the provider's table, and the door of its module
  *
  * Threads: everything belongs to one worker's thread.
@@ -14,6 +15,7 @@
 #define GVM_PROVIDERS_OFI_H
 
 #include <stddef.h>
+#include <string.h>
 #include <sys/socket.h>
 
 #include <rdma/fabric.h>
@@ -51,7 +53,8 @@ struct ofi_buf {
 struct ofi_addr {
 	struct ofi_addr *next, *prev; /* last used first */
 	struct ofi_port *port;
-	unsigned refs; /* connections and works */
+	unsigned refs;        /* connections and works */
+	struct ofi_shm *shm;  /* shm: of this process */
 	fi_addr_t fi;
 	uint8_t name[240];
 };
@@ -66,6 +69,7 @@ struct ofi_port {
 	struct fid_ep *ep;
 	uint8_t name[240];
 	uint32_t name_len;
+	struct ofi_shm *shm; /* shm: for others of this process */
 	struct ofi_addr *addrs, *addrs_last;
 	unsigned idle_addrs;
 	struct ofi_buf *idle;
@@ -162,6 +166,11 @@ static inline uint64_t ofi_now(const struct ofi_prov *prov)
 	return prov->rma.up->now(prov->rma.host);
 }
 
+static inline int ofi_is_shm(const struct ofi_prov *prov)
+{
+	return strncmp(prov->info->fabric_attr->prov_name, "shm", 3) == 0;
+}
+
 extern const struct gvm_rma_fabric ofi_fabric;
 
 /* ---- ofi.c --------------------------------------------------------------------------------- */
@@ -214,6 +223,16 @@ void ofi_tick(struct ofi_prov *prov);
 void ofi_unaccept_all(struct ofi_prov *prov, const struct gvm_listener *listener);
 int ofi_boot_open(struct ofi_prov *prov);
 void ofi_boot_close(struct ofi_prov *prov);
+
+/* ---- ofi_shm.c ----------------------------------------------------------------------------- */
+
+/* The others do nothing, and return 0 or NULL, where the provider is not shm. */
+int ofi_shm_add(struct ofi_port *port);
+/* An endpoint of this process has this name: it is not closed until it is not used any more. */
+struct ofi_shm *ofi_shm_use(const struct ofi_prov *prov, const uint8_t *name, uint32_t len);
+void ofi_shm_unuse(struct ofi_shm *shm);
+/* port ends. 1: it is used; its endpoint, and what belongs to that, is closed later. */
+int ofi_shm_end(struct ofi_port *port);
 
 /* ---- ofi_listen.c -------------------------------------------------------------------------- */
 

@@ -157,6 +157,7 @@ static struct ofi_addr *addr_new(struct ofi_port *port, const uint8_t *name, uin
 		return NULL;
 	}
 	memcpy(addr->name, name, len);
+	addr->shm = ofi_shm_use(port->prov, name, len);
 	addr->port = port;
 	addr_link(addr);
 	port->idle_addrs++;
@@ -181,6 +182,13 @@ int ofi_addr_get(struct ofi_port *port, const uint8_t *name, uint32_t len, struc
 	return 0;
 }
 
+static void addr_free(struct ofi_addr *addr)
+{
+	if (addr->shm)
+		ofi_shm_unuse(addr->shm);
+	free(addr);
+}
+
 /* The one of those not used that was used before all others. */
 static void forget_oldest(struct ofi_port *port)
 {
@@ -191,7 +199,7 @@ static void forget_oldest(struct ofi_port *port)
 	addr_unlink(addr);
 	port->idle_addrs--;
 	fi_av_remove(port->av, &addr->fi, 1, 0);
-	free(addr);
+	addr_free(addr);
 }
 
 void ofi_addr_put(struct ofi_addr *addr)
@@ -332,11 +340,13 @@ static int port_open(struct ofi_port *port, struct fi_info *info)
 	if (!err)
 		err = fi_getname(&port->ep->fid, port->name, &len);
 	port->name_len = (uint32_t)len;
-	return ofi_errno(err);
+	return err ? ofi_errno(err) : ofi_shm_add(port);
 }
 
 static void port_close(struct ofi_port *port)
 {
+	if (ofi_shm_end(port))
+		return;
 	if (port->ep)
 		fi_close(&port->ep->fid);
 	port->ep = NULL;
@@ -355,7 +365,7 @@ static void port_free(struct ofi_port *port)
 	}
 	while ((addr = port->addrs)) {
 		port->addrs = addr->next;
-		free(addr);
+		addr_free(addr);
 	}
 	if (port->av)
 		fi_close(&port->av->fid);
