@@ -6,8 +6,14 @@
  *
  * Threads: everything of a gvm_rma belongs to the thread of its worker. Registrations too.
  *
- * Who frees what: endpoints and work are allocated by rma.c, with room for the fabric's part behind
- * them (ep_size, work_size); a work is the fabric's from post to gvm_rma_done().
+ * Who frees what: endpoints and work are allocated by rma.c, zeroed, with room for the fabric's part
+ * behind them (ep_size, work_size); a work is the fabric's from post to gvm_rma_done(). disconnect()
+ * is called once for each endpoint, whoever has ended it, and is where the fabric gives up its part;
+ * the endpoint's memory stays until after the current poll(), so that a fabric that has made an
+ * upcall can see in its own part that disconnect() has been called inside.
+ *
+ * A cell is a header of 16 bytes and a piece of the stream. Bytes 8 to 15 of the header are the
+ * fabric's to fill in at post() (zero: it has no use for them), the rest is rma.c's.
  */
 #ifndef GVM_PROVIDERS_RMA_H
 #define GVM_PROVIDERS_RMA_H
@@ -21,6 +27,7 @@
 #define GVM_RMA_RECVS      (GVM_RMA_CELLS + 1u) /* receive buffers that a connection needs */
 #define GVM_RMA_WORKS      256u /* sends, reads and writes of a connection under way */
 #define GVM_RMA_GRACE_MS   200u
+#define GVM_RMA_SHARES     (16u << 10) /* registrations for a peer; beyond, memory is served in software */
 #define GVM_RMA_SEND_CELLS 1024u       /* of a worker */
 #define GVM_RMA_BOUNCE_MAX (32u << 20) /* bytes of a worker's bounce buffers */
 
@@ -31,6 +38,7 @@ struct gvm_rma_ep;
 struct gvm_rma_reg {
 	uint64_t key, base, len;
 	void *local; /* the fabric's: what its own work requests name the memory by */
+	void *mr;    /* the fabric's */
 };
 
 enum gvm_rma_kind { GVM_RMA_SEND, GVM_RMA_READ, GVM_RMA_WRITE };
@@ -40,11 +48,11 @@ struct gvm_rma_work {
 	struct gvm_rma_ep *ep; /* NULL: its connection has ended and it is still in the hardware */
 	struct gvm_rma_work *next, *prev; /* rma.c's */
 	struct gvm_op *op;                /* rma.c's; NULL: cancelled, or a cell */
-	void *map;                        /* rma.c's */
+	void *map, *chunk;                /* rma.c's */
 	uint8_t kind;
-	uint8_t bounce; /* rma.c's */
+	uint16_t slot; /* rma.c's */
 	uint32_t len;
-	void *buf; /* local bytes, inside of reg */
+	uint8_t *buf; /* local bytes, inside of reg; of a send, the cell */
 	const struct gvm_rma_reg *reg;
 	uint64_t remote_key, remote_addr; /* of a read or write: as the other side's reg says */
 };
@@ -53,30 +61,39 @@ struct gvm_rma_fabric {
 	const char *name, *what;
 	size_t prov_size, ep_size,
 	    work_size; /* of the fabric's own structs, which begin with ours */
-	int zero_copy; /* disconnect() takes work back out of the hardware at once */
+	int takes_back; /* disconnect() takes work back out of the hardware at once */
 
 	int (*probe)(const char **why);
 	/* args as of provider.h. On return, gvm_rma_local() may be called. */
 	int (*open)(struct gvm_rma *rma, const char *args);
+	/* All endpoints and listeners have been ended. Take back what work is left in the hardware:
+	 * gvm_rma_done() comes no more, and no memory is touched. Then all registrations are taken
+	 * back, then close(). */
+	void (*stop)(struct gvm_rma *rma);
 	void (*close)(struct gvm_rma *rma);
 
 	/* listen, connect: as in provider.h; ep is rma.c's, its name is set by the fabric.
 	 * gvm_rma_accepted() asks for an endpoint, gvm_rma_connected() tells how connect ended.
-	 * Both sides have posted GVM_RMA_RECVS receive buffers before anything can arrive. */
+	 * Both sides have posted GVM_RMA_RECVS receive buffers before anything can arrive. At most
+	 * GVM_RMA_RECVS cells are on their way at a time as long as a buffer whose cell was handed to
+	 * gvm_rma_cell() is posted again before poll() returns. */
 	int (*listen)(struct gvm_rma *rma, struct gvm_listener *listener, const char *host,
 		      unsigned port, unsigned *bound_port);
 	void (*unlisten)(struct gvm_rma *rma, struct gvm_listener *listener);
 	int (*connect)(struct gvm_rma_ep *ep, const char *host, unsigned port);
 	/*
 	 * End it, in whatever state. orderly: cells that were posted are given to the wire if that
-	 * is possible without waiting. No upcall about ep follows. With zero_copy the hardware is
-	 * done with all of its work when this returns; else gvm_rma_done() still comes for each,
-	 * with work->ep NULL, which rma.c has cleared.
+	 * is possible without waiting, and what the other side sees last is their end, not a
+	 * failure. No upcall about ep follows. work->ep of all its work is NULL already. With
+	 * takes_back the hardware is done with all of it when this returns, and gvm_rma_done() need
+	 * not be called; else it still comes for each.
 	 */
 	void (*disconnect)(struct gvm_rma_ep *ep, int orderly);
 
-	/* -EAGAIN: a queue is full; there is room after a gvm_rma_done() of that endpoint. Else a
-	 * negative errno: the connection is broken. Posts may be gathered until ring(). */
+	/* -EAGAIN: a queue is full; tried again after each poll(). Where no gvm_rma_done() and
+	 * no event of arm()'s will come when there is room, arm() must see to that. Else a
+	 * negative errno: the connection is broken. Posts may be gathered until ring(). Makes no
+	 * upcall. */
 	int (*post)(struct gvm_rma_ep *ep, struct gvm_rma_work *work);
 	void (*ring)(struct gvm_rma *rma);
 	/* Take completions and events: at most about 64. Returns how many. */
@@ -85,10 +102,11 @@ struct gvm_rma_fabric {
 	 */
 	int (*arm)(struct gvm_rma *rma);
 
-	/* access: GVM_ACCESS_*, 0 for local buffers. -EOPNOTSUPP, -ENOMEM, ...: it cannot. */
-	int (*reg)(struct gvm_rma *rma, void *at, size_t len, unsigned access,
-		   struct gvm_rma_reg *reg);
-	/* The hardware no longer reaches it when this returns. */
+	/* Memory for the other side of ep, and no other where the hardware can tell (access:
+	 * GVM_ACCESS_*), or local buffers (access 0, ep NULL). reg is rma.c's and zeroed. -EOPNOTSUPP, -ENOMEM, ...: it cannot. */
+	int (*reg)(struct gvm_rma *rma, struct gvm_rma_ep *ep, void *at, size_t len,
+		   unsigned access, struct gvm_rma_reg *reg);
+	/* The hardware no longer reaches it when this returns. May come after disconnect(). */
 	void (*dereg)(struct gvm_rma *rma, struct gvm_rma_reg *reg);
 };
 
@@ -118,16 +136,17 @@ struct gvm_rma_ep {
 struct gvm_rma_ep *gvm_rma_accept(struct gvm_rma *rma);
 /* It is open: cells may come and go. core hears of it. */
 void gvm_rma_accepted(struct gvm_listener *listener, struct gvm_rma_ep *ep);
-/* It has come to nothing: ep is gone. */
+/* It has come to nothing: ep is gone; disconnect() is called inside. */
 void gvm_rma_unaccept(struct gvm_rma_ep *ep);
-/* connect() has ended: 0, or why not, then ep is gone when this returns. */
+/* connect() has ended: 0, or why not, then ep is gone when this returns, disconnect() called. */
 void gvm_rma_connected(struct gvm_rma_ep *ep, int status);
 /* A cell has arrived. Its buffer is the fabric's and is posted again after this. May end ep. */
 void gvm_rma_cell(struct gvm_rma_ep *ep, const uint8_t *cell, uint32_t len);
-/* The hardware is done with a work: 0 or a negative errno. An error is followed by
- * gvm_rma_broken(). May end the endpoint, and frees work. */
+/* The hardware is done with a work, which is freed: 0 or a negative errno. An error is to be
+ * followed by gvm_rma_broken(), where the endpoint has not ended. Ends nothing by itself. */
 void gvm_rma_done(struct gvm_rma_work *work, int status);
-/* The connection has ended. ep is gone when this returns; disconnect() has been called inside. */
+/* The connection has ended. ep is gone when this returns; disconnect() has been called inside. No-op
+ * for an endpoint that is gone already. */
 void gvm_rma_broken(struct gvm_rma_ep *ep, int why, const char *reason);
 
 /*

@@ -25,7 +25,7 @@ struct gvm_mem {
 	uint8_t *base;
 	size_t len;
 	int refs, withdrawn;
-	struct gvm_mem_user *user; /* at most one */
+	struct gvm_mem_user *users;
 };
 
 /* One side of a connection, as the test sees it. */
@@ -201,8 +201,11 @@ static inline int host_mem_hold(struct gvm_host *host, uint64_t key, uint64_t ow
 
 	if (err)
 		return err;
-	assert(!user->mem->user);
-	user->mem->user = user;
+	user->prev = NULL;
+	user->next = user->mem->users;
+	if (user->next)
+		user->next->prev = user;
+	user->mem->users = user;
 	user->base = user->mem->base;
 	user->len = user->mem->len;
 	user->access = user->mem->access;
@@ -211,8 +214,21 @@ static inline int host_mem_hold(struct gvm_host *host, uint64_t key, uint64_t ow
 
 static inline void host_mem_release(struct gvm_mem_user *user)
 {
-	user->mem->user = NULL;
+	if (user->prev)
+		user->prev->next = user->next;
+	else
+		user->mem->users = user->next;
+	if (user->next)
+		user->next->prev = user->prev;
 	host_mem_put(user->mem);
+}
+
+/* From here on it is not found, and gone when refs is 0. */
+static inline void withdraw(struct gvm_mem *mem)
+{
+	mem->withdrawn = 1;
+	for (struct gvm_mem_user *user = mem->users; user; user = user->next)
+		user->withdrawn(user);
 }
 
 /* There is one thread. */
@@ -244,13 +260,15 @@ static const struct gvm_host_ops host_ops = {
 	.stats = host_stats,
 };
 
+static const char *node_args = ""; /* what follows the provider's name */
+
 static inline void node_open(struct gvm_host *node, const struct gvm_provider_ops *ops, int epfd)
 {
 	memset(node, 0, sizeof(*node));
 	node->ops = ops;
 	node->epfd = epfd;
 	node->allow = 1;
-	if (ops->open(node, &host_ops, "", &node->prov))
+	if (ops->open(node, &host_ops, node_args, &node->prov))
 		abort();
 }
 

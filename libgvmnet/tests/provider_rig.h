@@ -148,18 +148,8 @@ static inline void fill(uint8_t *p, size_t n, unsigned seed)
 		p[i] = (uint8_t)(seed = seed * 1103515245u + 12345u, seed >> 16);
 }
 
-/* ---- each test over each provider ---------------------------------------------------------- */
+/* ---- each test over its provider ----------------------------------------------------------- */
 
-#define BOTH(test)                                                                                 \
-	cmocka_unit_test_prestate_setup_teardown(test, no_allow, teardown,                         \
-						 (void *)&gvm_provider_tcp),                       \
-	    cmocka_unit_test_prestate_setup_teardown(test, no_allow, teardown,                     \
-						     (void *)&gvm_provider_loop)
-#define RAW(test)                                                                                  \
-	cmocka_unit_test_prestate_setup_teardown(test, unallowed, teardown,                        \
-						 (void *)&gvm_provider_tcp),                       \
-	    cmocka_unit_test_prestate_setup_teardown(test, unallowed, teardown,                    \
-						     (void *)&gvm_provider_loop)
 #define TCP(test)                                                                                  \
 	cmocka_unit_test_prestate_setup_teardown(test, no_allow, teardown,                         \
 						 (void *)&gvm_provider_tcp)

@@ -137,6 +137,16 @@ static void fields_are_where_they_are_drawn(void **state)
 #define F(member) FIELD(mapped, gvm_mapped_encode, member)
 	CHECK_TABLE("### MAPPED (32 bytes)", GVM_MAPPED_LEN, F(rkey), F(base), F(len), F(access));
 #undef F
+#define F(member) FIELD(cell, gvm_cell_encode, member)
+	CHECK_TABLE("### The header of a cell (16 bytes)", GVM_CELL_LEN, F(credits), F(provider));
+#undef F
+#define F(member) FIELD(ofi_hello, gvm_ofi_hello_encode, member)
+	CHECK_TABLE("### Before libfabric (320 bytes)", GVM_OFI_HELLO_LEN, F(magic), F(id),
+		    F(provider), F(machine), F(name_len), F(name));
+#undef F
+#define F(member) FIELD(ofi_end, gvm_ofi_end_encode, member)
+	CHECK_TABLE("### The end over libfabric (16 bytes)", GVM_OFI_END_LEN, F(magic), F(cells));
+#undef F
 #define F(member) FIELD(region_open, gvm_region_open_encode, member)
 	CHECK_TABLE("### REGION_OPEN (104 bytes)", GVM_REGION_OPEN_LEN, F(name), F(pages),
 		    F(generation), F(share_slabs), F(slab_pages), F(page_size), F(flags),

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the files of the one-sided providers share; docs/rdma.md says how they work.
+ *
+ *     rma.c         endpoints: cells and credits, their life, a worker's rounds
+ *     rma_buf.c     registered buffers of the worker, and work
+ *     rma_map.c     fetch and put: the other side's keys, and what is under way with them
+ *     rma_share.c   this side's memory in the other side's reach
+ *     rma_table.h   keys to whatever is kept for them
+ *
+ * Threads: everything belongs to the worker's thread, but core->noted.
+ */
+#ifndef GVM_PROVIDERS_RMA_CORE_H
+#define GVM_PROVIDERS_RMA_CORE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "providers/rma.h"
+#include "providers/rma_table.h"
+
+/* ---- lists of operations ------------------------------------------------------------------- */
+/*
+ * Of an operation's prov[4]: [0] is the stream's while it has it, else the status with which it is
+ * to end; [1] says who has it: IN_STREAM, IN_HARDWARE, or the list that it is in; [2] and [3] are
+ * its neighbours there, or [2] its work.
+ */
+#define IN_STREAM   1u
+#define IN_HARDWARE 2u
+
+struct rma_ops {
+	struct gvm_op *first, *last;
+};
+
+void gvm_rma_ops_add(struct rma_ops *list, struct gvm_op *op);
+void gvm_rma_ops_remove(struct gvm_op *op); /* from the list that it is in */
+/* Append all of from, which is empty afterwards. */
+void gvm_rma_ops_move(struct rma_ops *list, struct rma_ops *from);
+
+/* ---- connections --------------------------------------------------------------------------- */
+
+/* What is known of a key of the other side's. */
+struct rma_key {
+	struct rma_node node;           /* first */
+	struct rma_key *older, *newer;  /* of those that are served in software */
+	enum { KEY_ASKED, KEY_HARD, KEY_SOFT, KEY_GOING } state;
+	unsigned under_way;
+	struct rma_ops wait; /* while it is asked or going */
+	struct gvm_mapped at;
+};
+
+/* Memory of this side's that the other side may reach. */
+struct rma_share {
+	struct rma_node node; /* first */
+	struct gvm_rma_conn *conn;
+	struct gvm_mem_user user;
+	struct gvm_rma_reg reg;
+	/* LATE: the registration has ended, UNMAPPED has not come */
+	enum { SHARE_LIVE, SHARE_GOING, SHARE_LATE } state;
+	int noted;                     /* in core->noted; under its lock */
+	struct rma_share *noted_next;  /* under the same lock */
+	struct rma_share *next, *prev; /* in core->going */
+	uint64_t until;
+};
+
+struct gvm_rma_conn {
+	struct gvm_stream s; /* first */
+	struct gvm_rma_ep *ep;
+	struct gvm_rma_core *core;
+	struct gvm_rma_conn *flush_next, *late_next, *dead_next, *starved_next;
+	uint8_t on_flush;   /* in core->flush */
+	uint8_t on_late;    /* in core->late */
+	uint8_t on_starved; /* in core->starved */
+	uint8_t silent;     /* shut() by core: no more upcalls but completions */
+	int error;          /* found while posting, to be told by progress() */
+
+	unsigned credits; /* cells that this side may send */
+	unsigned granted; /* that the other side may send */
+	unsigned owed;    /* that it may send when it hears of it */
+
+	struct gvm_rma_work *works; /* in the hardware */
+	unsigned n_works;
+	unsigned n_ops;       /* fetches and puts that core waits for */
+	struct rma_ops ready; /* not yet posted: for want of room, in order */
+	struct rma_ops ended; /* progress() tells */
+
+	struct rma_table keys; /* struct rma_key */
+	struct rma_key *soft_first, *soft_last;
+	unsigned n_soft;
+	struct rma_table shares; /* struct rma_share */
+};
+
+/* ---- the worker ---------------------------------------------------------------------------- */
+
+#define CHUNK_BYTES GVM_WIRE_XFER_MAX
+#define CHUNK_SIZES 5u /* 4 KiB, 16 KiB, ... 1 MiB */
+
+/* A registered piece of memory, cut into buffers of one size. */
+struct rma_chunk {
+	struct rma_chunk *next, *prev; /* in core->room or core->empty */
+	struct rma_chunk *all_next;
+	struct gvm_rma_core *core;
+	struct gvm_rma_reg reg;
+	uint8_t *base;
+	unsigned shift; /* of the buffers' size */
+	unsigned n_free, n;
+	uint16_t free[GVM_RMA_SEND_CELLS];
+};
+
+struct gvm_rma_core {
+	struct gvm_rma *rma;
+	const struct gvm_provider_ops *self;
+	struct gvm_host_ops up; /* as core gave it, but for the end of operations in the stream */
+	void (*completed)(struct gvm_ep *ep, struct gvm_op *op, int status);
+	struct gvm_stream_env env;
+
+	struct gvm_rma_conn *flush, **flush_end; /* something to send or to post */
+	struct gvm_rma_conn *late;               /* something to tell core */
+	struct gvm_rma_conn *dead;
+	struct gvm_rma_conn *starved, **starved_end; /* a queue or the buffers were full */
+	struct gvm_rma_conn *hungry;                 /* has its turn with the buffers first */
+	int room;                                    /* a work has ended since */
+
+	struct gvm_rma_work *orphans;    /* in the hardware, of connections that have ended */
+	struct gvm_rma_work *free_works; /* by next */
+	unsigned n_works;                /* in the hardware */
+	struct rma_chunk *cells, *all, *empty, *chunk_room[CHUNK_SIZES];
+	unsigned n_chunks;
+
+	/* shares whose memory is withdrawn, noted by any thread */
+	pthread_mutex_t noted_lock;
+	struct rma_share *noted;
+	atomic_int any_noted;
+	struct rma_share *going, *going_last; /* wait for UNMAPPED, first to be over first */
+	unsigned n_shares;
+	struct gvm_watch grace; /* a timer: the first of going is over */
+};
+
+static inline struct gvm_rma_conn *gvm_rma_of_stream(struct gvm_stream *s)
+{
+	return (struct gvm_rma_conn *)s;
+}
+
+static inline struct gvm_rma_conn *gvm_rma_of_ep(struct gvm_ep *ep)
+{
+	return ((struct gvm_rma_ep *)ep)->conn;
+}
+
+static inline int gvm_rma_is_open(const struct gvm_rma_conn *conn)
+{
+	return conn->s.state == GVM_STREAM_OPEN;
+}
+
+static inline uint64_t gvm_rma_now(const struct gvm_rma_core *core)
+{
+	return core->up.now(core->rma->host);
+}
+
+/* ---- rma.c --------------------------------------------------------------------------------- */
+
+void gvm_rma_flush_later(struct gvm_rma_conn *conn);
+void gvm_rma_tell_later(struct gvm_rma_conn *conn);
+/* It has something to post for which there is no room: it is tried again when a work has ended. */
+void gvm_rma_starve(struct gvm_rma_conn *conn);
+void gvm_rma_fail(struct gvm_rma_conn *conn, int why, const char *reason);
+
+/* ---- rma_buf.c ----------------------------------------------------------------------------- */
+
+int gvm_rma_bufs_open(struct gvm_rma_core *core);
+/* With no work left in the hardware. */
+void gvm_rma_bufs_close(struct gvm_rma_core *core);
+/* A cell. NULL: there is none. */
+struct gvm_rma_work *gvm_rma_work_cell(struct gvm_rma_conn *conn);
+/* With a buffer for len bytes, or NULL. */
+struct gvm_rma_work *gvm_rma_work_new(struct gvm_rma_conn *conn, uint32_t len);
+/* That was not posted, or has ended and is in no list. */
+void gvm_rma_work_free(struct gvm_rma_work *work);
+/* Give it to the hardware. -EAGAIN, or what has broken the connection: then work is not in it. */
+int gvm_rma_work_post(struct gvm_rma_conn *conn, struct gvm_rma_work *work);
+/* The hardware is done with it. */
+void gvm_rma_work_unlink(struct gvm_rma_work *work);
+/* All of a connection's work is an orphan from here on; its operations come to ops. */
+void gvm_rma_works_orphan(struct gvm_rma_conn *conn, struct rma_ops *ops);
+void gvm_rma_orphans_free(struct gvm_rma_core *core);
+
+/* ---- rma_map.c ----------------------------------------------------------------------------- */
+
+/* Post what is ready, as far as there is room. */
+void gvm_rma_run_ready(struct gvm_rma_conn *conn);
+/* An operation ends: core is told. */
+void gvm_rma_op_end(struct gvm_rma_conn *conn, struct gvm_op *op, int status);
+/* In place of core's completed(), for operations that the stream had. */
+void gvm_rma_soft_completed(struct gvm_ep *ep, struct gvm_op *op, int status);
+/* MAPPED and UNMAP. */
+void gvm_rma_mapped(struct gvm_rma_conn *conn, const struct gvm_hdr *hdr, const uint8_t *body);
+void gvm_rma_unmap(struct gvm_rma_conn *conn, const struct gvm_hdr *hdr);
+/* All keys are forgotten; what waits for them comes to ops. */
+void gvm_rma_keys_free(struct gvm_rma_conn *conn, struct rma_ops *ops);
+
+/* ---- rma_share.c --------------------------------------------------------------------------- */
+
+void gvm_rma_shares_open(struct gvm_rma_core *core);
+void gvm_rma_shares_close(struct gvm_rma_core *core);
+/* MAP and UNMAPPED. */
+void gvm_rma_map(struct gvm_rma_conn *conn, const struct gvm_hdr *hdr);
+void gvm_rma_unmapped(struct gvm_rma_conn *conn, const struct gvm_hdr *hdr);
+/* Tell the other sides of memory that was withdrawn. Returns of how much. */
+int gvm_rma_shares_withdraw(struct gvm_rma_core *core);
+/* The connection has ended, and with it the hardware's reach. */
+void gvm_rma_shares_free(struct gvm_rma_conn *conn);
+
+#endif

@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Fetch and put over one-sided hardware: this side is the client.
+ *
+ * An operation goes from conn->ready to whoever can do it:
+ *
+ *     fetch(), put() --> ready --+-- key not known, asked or going --> key->wait --> ready
+ *                                +-- hard --> a read or write of the hardware
+ *                                +-- soft --> FETCH and PUT of the stream
+ *
+ * State of a key: none -> ASKED (MAP was sent) -> HARD (MAPPED with what the hardware needs) | SOFT
+ * (it cannot be reached) | none (refused: what waits ends); HARD -> GOING (UNMAP has come,
+ * something is under way) -> none (UNMAPPED was sent; what waits asks again).
+ */
+#include "providers/rma_core.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* So many keys are remembered to be soft; of more the oldest is forgotten, and asked for again. */
+#define SOFT_MAX 1024u
+
+/* ---- lists of operations ------------------------------------------------------------------- */
+
+static struct gvm_op *ptr_op(uint64_t value)
+{
+	return (struct gvm_op *)(uintptr_t)value;
+}
+
+void gvm_rma_ops_add(struct rma_ops *list, struct gvm_op *op)
+{
+	op->prov[1] = (uintptr_t)list;
+	op->prov[2] = 0;
+	op->prov[3] = (uintptr_t)list->last;
+	if (list->last)
+		list->last->prov[2] = (uintptr_t)op;
+	else
+		list->first = op;
+	list->last = op;
+}
+
+void gvm_rma_ops_remove(struct gvm_op *op)
+{
+	struct rma_ops *list = (struct rma_ops *)(uintptr_t)op->prov[1];
+	struct gvm_op *next = ptr_op(op->prov[2]), *prev = ptr_op(op->prov[3]);
+
+	if (prev)
+		prev->prov[2] = (uintptr_t)next;
+	else
+		list->first = next;
+	if (next)
+		next->prov[3] = (uintptr_t)prev;
+	else
+		list->last = prev;
+}
+
+void gvm_rma_ops_move(struct rma_ops *list, struct rma_ops *from)
+{
+	struct gvm_op *op;
+
+	while ((op = from->first)) {
+		gvm_rma_ops_remove(op);
+		gvm_rma_ops_add(list, op);
+	}
+}
+
+/* ---- the ends of operations ---------------------------------------------------------------- */
+
+void gvm_rma_op_end(struct gvm_rma_conn *conn, struct gvm_op *op, int status)
+{
+	conn->n_ops--;
+	conn->core->completed(&conn->ep->ep, op, status);
+}
+
+/* Core is told by progress(), as fetch() and put() tell nothing. */
+static void end_later(struct gvm_rma_conn *conn, struct gvm_op *op, int status)
+{
+	op->prov[0] = (uint64_t)(int64_t)status;
+	gvm_rma_ops_add(&conn->ended, op);
+	gvm_rma_tell_later(conn);
+}
+
+/* ---- keys ---------------------------------------------------------------------------------- */
+
+static struct rma_key *find_key(const struct gvm_rma_conn *conn, uint64_t key)
+{
+	return (struct rma_key *)rma_table_find(&conn->keys, key);
+}
+
+static void soft_add(struct gvm_rma_conn *conn, struct rma_key *key)
+{
+	key->state = KEY_SOFT;
+	key->newer = NULL;
+	key->older = conn->soft_last;
+	if (key->older)
+		key->older->newer = key;
+	else
+		conn->soft_first = key;
+	conn->soft_last = key;
+	conn->n_soft++;
+}
+
+static void soft_remove(struct gvm_rma_conn *conn, struct rma_key *key)
+{
+	if (key->older)
+		key->older->newer = key->newer;
+	else
+		conn->soft_first = key->newer;
+	if (key->newer)
+		key->newer->older = key->older;
+	else
+		conn->soft_last = key->older;
+	conn->n_soft--;
+}
+
+/* What waits for it is ready again, and asks anew. */
+static void key_forget(struct gvm_rma_conn *conn, struct rma_key *key)
+{
+	if (key->state == KEY_SOFT)
+		soft_remove(conn, key);
+	rma_table_remove(&conn->keys, &key->node);
+	gvm_rma_ops_move(&conn->ready, &key->wait);
+	free(key);
+	if (conn->ready.first)
+		gvm_rma_flush_later(conn);
+}
+
+static int say(struct gvm_rma_conn *conn, enum gvm_wire_type type, uint64_t key)
+{
+	struct gvm_hdr hdr = { .type = type, .region = key };
+	struct gvm_txent ent = { 0 };
+	int err = gvm_stream_push(&conn->s, &hdr, NULL, 0, &ent);
+
+	if (!err)
+		gvm_rma_flush_later(conn);
+	return err;
+}
+
+static int key_ask(struct gvm_rma_conn *conn, uint64_t number, struct rma_key **out)
+{
+	struct rma_key *key = calloc(1, sizeof(*key));
+	int err;
+
+	if (!key)
+		return -ENOMEM;
+	key->node.key = number;
+	key->state = KEY_ASKED;
+	err = rma_table_add(&conn->keys, &key->node);
+	if (err)
+		goto free_key;
+	err = say(conn, GVM_T_MAP, number);
+	if (err)
+		goto forget;
+	*out = key;
+	return 0;
+
+forget:
+	rma_table_remove(&conn->keys, &key->node);
+free_key:
+	free(key);
+	return err;
+}
+
+void gvm_rma_keys_free(struct gvm_rma_conn *conn, struct rma_ops *ops)
+{
+	struct rma_node *node;
+
+	while ((node = rma_table_pop(&conn->keys))) {
+		gvm_rma_ops_move(ops, &((struct rma_key *)node)->wait);
+		free(node);
+	}
+}
+
+/* ---- posting ------------------------------------------------------------------------------- */
+
+static int may_reach(const struct gvm_mapped *at, const struct gvm_op *op)
+{
+	unsigned access = op->kind == GVM_OP_FETCH ? GVM_ACCESS_FETCH : GVM_ACCESS_PUT;
+
+	if (!(at->access & access))
+		return -EPERM;
+	if (op->offset > at->len || op->len > at->len - op->offset)
+		return -ERANGE;
+	return 0;
+}
+
+/* 0: the hardware has it, or it has ended. */
+static int post_hard(struct gvm_rma_conn *conn, struct rma_key *key, struct gvm_op *op)
+{
+	int err = may_reach(&key->at, op);
+	struct gvm_rma_work *work;
+
+	if (err) {
+		gvm_rma_ops_remove(op);
+		end_later(conn, op, err);
+		return 0;
+	}
+	work = gvm_rma_work_new(conn, op->len);
+	if (!work)
+		return -EAGAIN;
+	work->kind = op->kind == GVM_OP_FETCH ? GVM_RMA_READ : GVM_RMA_WRITE;
+	work->map = key;
+	work->len = op->len;
+	work->remote_key = key->at.rkey;
+	work->remote_addr = key->at.base + op->offset;
+	if (work->kind == GVM_RMA_WRITE)
+		memcpy(work->buf, op->buf, op->len);
+	err = gvm_rma_work_post(conn, work);
+	if (err) {
+		gvm_rma_work_free(work);
+		return err;
+	}
+	gvm_rma_ops_remove(op);
+	work->op = op;
+	op->prov[1] = IN_HARDWARE;
+	op->prov[2] = (uintptr_t)work;
+	key->under_way++;
+	return 0;
+}
+
+static int post_soft(struct gvm_rma_conn *conn, struct gvm_op *op)
+{
+	int err = op->kind == GVM_OP_FETCH ? gvm_stream_fetch(&conn->s, op)
+					   : gvm_stream_put(&conn->s, op);
+
+	if (err)
+		return err;
+	gvm_rma_ops_remove(op);
+	op->prov[1] = IN_STREAM;
+	gvm_rma_flush_later(conn);
+	return 0;
+}
+
+/* The first of conn->ready moves on; or a negative errno, then it does not. */
+static int route(struct gvm_rma_conn *conn, struct gvm_op *op)
+{
+	struct rma_key *key = find_key(conn, op->key);
+	int err = key ? 0 : key_ask(conn, op->key, &key);
+
+	if (err)
+		return err;
+	if (key->state == KEY_HARD)
+		return post_hard(conn, key, op);
+	if (key->state == KEY_SOFT)
+		return post_soft(conn, op);
+	gvm_rma_ops_remove(op);
+	gvm_rma_ops_add(&key->wait, op);
+	return 0;
+}
+
+void gvm_rma_run_ready(struct gvm_rma_conn *conn)
+{
+	int err = 0;
+
+	if (conn->core->hungry == conn)
+		conn->core->hungry = NULL;
+	while (conn->ready.first && !err)
+		err = route(conn, conn->ready.first);
+	if (!err)
+		return;
+	if (err == -EAGAIN) {
+		gvm_rma_starve(conn);
+		return;
+	}
+	conn->error = err;
+	gvm_rma_tell_later(conn);
+}
+
+static int post_op(struct gvm_ep *ep, struct gvm_op *op)
+{
+	struct gvm_rma_conn *conn = gvm_rma_of_ep(ep);
+
+	if (!gvm_rma_is_open(conn))
+		return conn->s.state == GVM_STREAM_DEAD ? -ECONNRESET : -ENOTCONN;
+	if (conn->n_ops >= GVM_SLOTS) {
+		conn->s.want_room = 1;
+		return -EAGAIN;
+	}
+	conn->n_ops++;
+	gvm_rma_ops_add(&conn->ready, op);
+	/* One that is not the first waits for whatever those before it wait for. */
+	if (conn->ready.first == op)
+		gvm_rma_run_ready(conn);
+	gvm_rma_flush_later(conn);
+	return 0;
+}
+
+int gvm_rma_fetch(struct gvm_ep *ep, struct gvm_op *op)
+{
+	assert(op->kind == GVM_OP_FETCH);
+	return post_op(ep, op);
+}
+
+int gvm_rma_put(struct gvm_ep *ep, struct gvm_op *op)
+{
+	assert(op->kind == GVM_OP_PUT);
+	return post_op(ep, op);
+}
+
+int gvm_rma_cancel(struct gvm_ep *ep, struct gvm_op *op)
+{
+	struct gvm_rma_conn *conn = gvm_rma_of_ep(ep);
+	struct gvm_rma_work *work;
+	int err = 0;
+
+	if (op->prov[1] == IN_STREAM) {
+		err = gvm_stream_cancel(&conn->s, op);
+	} else if (op->prov[1] == IN_HARDWARE) {
+		/* Its bytes are in the work's buffer, which nobody looks at any more. */
+		work = (struct gvm_rma_work *)(uintptr_t)op->prov[2];
+		work->op = NULL;
+	} else {
+		gvm_rma_ops_remove(op);
+		/* it may have been what held up the others */
+		gvm_rma_flush_later(conn);
+	}
+	if (err)
+		return err;
+	conn->n_ops--;
+	if (conn->s.want_room)
+		gvm_rma_tell_later(conn);
+	return 0;
+}
+
+/* ---- what ends ----------------------------------------------------------------------------- */
+
+static void unmapped(struct gvm_rma_conn *conn, struct rma_key *key)
+{
+	int err = say(conn, GVM_T_UNMAPPED, key->node.key);
+
+	key_forget(conn, key);
+	if (!err)
+		return;
+	conn->error = err;
+	gvm_rma_tell_later(conn);
+}
+
+/* The bytes are where they belong: count them, and the other side is there. */
+static void work_arrived(struct gvm_rma_conn *conn, struct gvm_rma_work *work)
+{
+	struct gvm_net_stats *stats = gvm_stream_stats(&conn->s);
+	struct gvm_op *op = work->op;
+
+	if (work->kind == GVM_RMA_SEND)
+		return;
+	conn->ep->ep.last_heard = gvm_rma_now(conn->core);
+	gvm_count(work->kind == GVM_RMA_READ ? &stats->bytes_received : &stats->bytes_sent,
+		  work->len);
+	if (work->kind == GVM_RMA_READ && op)
+		memcpy(op->buf, work->buf, work->len);
+}
+
+static void conn_done(struct gvm_rma_conn *conn, struct gvm_rma_work *work, int status)
+{
+	struct rma_key *key = work->map;
+
+	if (!status)
+		work_arrived(conn, work);
+	if (work->op)
+		gvm_rma_op_end(conn, work->op, status ? -ECONNRESET : 0);
+	if (status && !conn->error)
+		conn->error = -ECONNRESET;
+	if (key && --key->under_way == 0 && key->state == KEY_GOING)
+		unmapped(conn, key);
+	if (conn->error || conn->s.want_room)
+		gvm_rma_tell_later(conn);
+}
+
+void gvm_rma_done(struct gvm_rma_work *work, int status)
+{
+	gvm_rma_work_unlink(work);
+	if (work->ep)
+		conn_done(work->ep->conn, work, status);
+	gvm_rma_work_free(work);
+}
+
+void gvm_rma_soft_completed(struct gvm_ep *ep, struct gvm_op *op, int status)
+{
+	struct gvm_rma_conn *conn = gvm_rma_of_ep(ep);
+	struct rma_key *key = status == -ENOENT ? find_key(conn, op->key) : NULL;
+
+	if (key && key->state == KEY_SOFT)
+		key_forget(conn, key);
+	gvm_rma_op_end(conn, op, status);
+}
+
+/* ---- what the other side says -------------------------------------------------------------- */
+
+/* It will not: all that waits ends. */
+static void refused(struct gvm_rma_conn *conn, struct rma_key *key, int status)
+{
+	struct gvm_op *op;
+
+	while ((op = key->wait.first)) {
+		gvm_rma_ops_remove(op);
+		gvm_rma_op_end(conn, op, status);
+	}
+	key_forget(conn, key);
+}
+
+void gvm_rma_mapped(struct gvm_rma_conn *conn, const struct gvm_hdr *hdr, const uint8_t *body)
+{
+	struct rma_key *key = find_key(conn, hdr->region);
+
+	if (!key || key->state != KEY_ASKED) {
+		gvm_stream_malformed(&conn->s, "a mapping that was not asked for");
+		return;
+	}
+	if (hdr->status && hdr->status != GVM_ST_NOTSUP) {
+		refused(conn, key, gvm_wire_errno(hdr->status));
+		return;
+	}
+	if (hdr->status) {
+		soft_add(conn, key);
+	} else if (gvm_mapped_decode(body, hdr->length, &key->at)) {
+		gvm_stream_malformed(&conn->s, "a malformed mapping");
+		return;
+	} else {
+		key->state = KEY_HARD;
+	}
+	gvm_rma_ops_move(&conn->ready, &key->wait);
+	gvm_rma_flush_later(conn);
+	if (conn->n_soft > SOFT_MAX)
+		key_forget(conn, conn->soft_first);
+}
+
+void gvm_rma_unmap(struct gvm_rma_conn *conn, const struct gvm_hdr *hdr)
+{
+	struct rma_key *key = find_key(conn, hdr->region);
+
+	if (!key || key->state != KEY_HARD) {
+		gvm_stream_malformed(&conn->s, "the end of a mapping that there is not");
+		return;
+	}
+	key->state = KEY_GOING;
+	if (!key->under_way)
+		unmapped(conn, key);
+}
