@@ -332,11 +332,11 @@ static void a_thousand_peers(void **state)
 	for (unsigned round = 0; round < 2; round++) {
 		jobs_done = 0;
 		for (unsigned i = 0; i < N; i++) {
-			char host[32];
+			char host[64];
 
-			snprintf(host, sizeof(host), "127.0.%u.%u", i / 250, 1 + i % 250);
-			assert_int_equal(gvm_peer_at(client.worker, host, server.port, &peers[i]),
-					 0);
+			assert_int_equal(
+			    gvm_peer_at(client.worker, peer_host(i, host), server.port, &peers[i]),
+			    0);
 			job_init(&jobs[i], 0);
 			assert_int_equal(
 			    gvm_fetch(peers[i], o.key, 0, buf + i * 4096, 4096, NULL, &jobs[i].op),
@@ -344,7 +344,8 @@ static void a_thousand_peers(void **state)
 		}
 		until(jobs_done == N);
 		for (unsigned i = 0; i < N; i++) {
-			assert_true(jobs[i].calls == 1 && jobs[i].status == 0);
+			assert_int_equal(jobs[i].calls, 1);
+			assert_int_equal(jobs[i].status, 0);
 			assert_memory_equal(buf + i * 4096, o.base, 4096);
 		}
 	}
@@ -391,11 +392,10 @@ static void two_threads_serve(void **state)
 		pthread_create(&s[i].thread, NULL, serve, &s[i]);
 	}
 	for (unsigned i = 0; i < PEERS; i++) {
-		char host[32];
+		char host[64];
 
-		/* one address a peer: two of the same would be one */
-		snprintf(host, sizeof(host), "127.0.0.%u", 1 + i);
-		assert_int_equal(gvm_peer_at(client.worker, host, s[0].node.port, &peers[i]), 0);
+		assert_int_equal(
+		    gvm_peer_at(client.worker, peer_host(i, host), s[0].node.port, &peers[i]), 0);
 	}
 	for (unsigned round = 0; round < ROUNDS; round++) {
 		jobs_done = 0;
