@@ -103,10 +103,11 @@ static int chunk_new(struct verbs *v)
 {
 	const size_t block = GVM_RMA_RECVS * GVM_RMA_CELL;
 	struct verbs_chunk *c = calloc(1, sizeof(*c) + VERBS_BLOCKS * sizeof(struct verbs_block));
-	struct verbs_block *b = (struct verbs_block *)(c + 1);
+	struct verbs_block *b;
 
 	if (!c)
 		return -ENOMEM;
+	b = (struct verbs_block *)(c + 1);
 	c->len = VERBS_BLOCKS * block;
 	c->at = pinned(v, c->len, &c->mr);
 	if (!c->at) {
