@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The ofi provider over libfabric's tcp and shm: all that every provider promises. */
+/*
+ * The ofi provider over libfabric's tcp and shm: all that every provider promises, and strangers at
+ * its port.
+ */
+#include <arpa/inet.h>
+#include <sys/socket.h>
+
 #include "providers/ofi.h" /* first: cmocka's fail() is a macro */
 #include "provider_cases.h"
 
@@ -15,6 +21,82 @@ static const struct gvm_provider_ops ofi = {
 	.name = "ofi", .what = "libfabric", .probe = ofi_probe, .open = ofi_open_prov, GVM_RMA_OPS
 };
 
+/* Say n bytes to the server; what it answers until it closes goes to answer. Returns how much. */
+static size_t stranger(const void *bytes, size_t n, uint8_t *answer, size_t room)
+{
+	struct sockaddr_in sa = { .sin_family = AF_INET,
+				  .sin_port = htons((uint16_t)server.port),
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	uint64_t begun = host_now(NULL);
+	ssize_t got = -1;
+	size_t all = 0;
+
+	assert_int_equal(connect(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+	assert_int_equal(send(fd, bytes, n, MSG_NOSIGNAL), n);
+	while (got) {
+		step(5);
+		got = recv(fd, answer + all, room - all, MSG_DONTWAIT);
+		if (got < 0 && errno != EAGAIN)
+			break;
+		all += got > 0 ? (size_t)got : 0;
+		assert_true(host_now(NULL) - begun < 2000000000ull);
+	}
+	close(fd);
+	return all;
+}
+
+/* Each is closed at once, and no other connection notices. */
+static void strangers(void **state)
+{
+	struct gvm_ofi_hello hello = { .magic = GVM_OFI_HELLO_MAGIC,
+				       .id = 1,
+				       .provider = "another",
+				       .name_len = 200,
+				       .name = "x" };
+	uint8_t bytes[GVM_OFI_HELLO_LEN], answer[2 * GVM_OFI_HELLO_LEN], buf[64];
+	struct gvm_ofi_hello back;
+	struct conn c;
+
+	offer(1, 4096, GVM_ACCESS_FETCH, 0);
+	dial(&c);
+	assert_int_equal(stranger("\xA7", 1, answer, sizeof(answer)), 0);
+	assert_int_equal(stranger("GET / HTTP/1.1", 14, answer, sizeof(answer)), 0);
+	/* one with another provider is told which this is */
+	gvm_ofi_hello_encode(bytes, &hello);
+	assert_int_equal(stranger(bytes, sizeof(bytes), answer, sizeof(answer)), sizeof(bytes));
+	assert_int_equal(gvm_ofi_hello_decode(answer, sizeof(bytes), &back), 0);
+	/* a name that is none of the provider's */
+	memcpy(hello.provider, back.provider, sizeof(hello.provider));
+	memcpy(hello.machine, back.machine, sizeof(hello.machine));
+	gvm_ofi_hello_encode(bytes, &hello);
+	assert_int_equal(stranger(bytes, sizeof(bytes), answer, sizeof(answer)), sizeof(bytes));
+	hello.name_len = 241;
+	gvm_ofi_hello_encode(bytes, &hello);
+	assert_int_equal(stranger(bytes, sizeof(bytes), answer, sizeof(answer)), 0);
+	assert_int_equal(server.accepted, 1);
+	assert_int_equal(do_op(&c, GVM_OP_FETCH, 1, 0, buf, 64), 0);
+	client.ops->shut(c.ep, -ECANCELED);
+}
+
+/* Who waits for a connection while the listener goes is told so. */
+static void no_listener_left(void **state)
+{
+	struct conn c;
+
+	dial_host(&c, "127.0.0.1");
+	for (int i = 0; i < 3; i++) {
+		node_round(&server);
+		poll_once(epfd, 10);
+	}
+	server.ops->unlisten(server.listener);
+	server.listener = NULL;
+	until(c.connected || server.accepted);
+	if (!c.connected || c.connected == 1)
+		return;
+	assert_int_equal(c.connected, -ECONNRESET);
+}
+
 #ifdef __SANITIZE_THREAD__
 /* libfabric is built without the sanitizer, which does not see how its threads agree. */
 const char *__tsan_default_suppressions(void);
@@ -29,6 +111,8 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		PROVIDER_CASES(&ofi),
 		CASE(two_threads, &ofi),
+		CASE(strangers, &ofi),
+		CASE(no_listener_left, &ofi),
 	};
 
 	node_args = argc > 1 ? argv[1] : "tcp";
