@@ -97,6 +97,64 @@ static void no_listener_left(void **state)
 	assert_int_equal(c.connected, -ECONNRESET);
 }
 
+/* The client is stopped while the memory is withdrawn, and does not know of it when it goes on. */
+static void a_stopped_client_loses_its_reach(void **state)
+{
+	struct gvm_mem *m = offer(5, 8192, GVM_ACCESS_FETCH | GVM_ACCESS_PUT, 0);
+	static uint8_t evil[4096], clean[8192];
+	uint64_t begun;
+	struct top t;
+	struct conn c;
+
+	memset(evil, 0xEE, sizeof(evil));
+	dial(&c);
+	assert_int_equal(do_op(&c, GVM_OP_PUT, 5, 0, clean, 4096), 0);
+	assert_int_equal(m->refs, strcmp(node_args, "shm") != 0);
+	begun = host_now(NULL);
+	withdraw(m);
+	while (m->refs) {
+		node_round(&server);
+		poll_once(epfd, 20);
+		assert_true(host_now(NULL) - begun < 5000000000ull);
+	}
+	if (strcmp(node_args, "shm") != 0)
+		assert_true(host_now(NULL) - begun >= GVM_RMA_GRACE_MS * 1000000ull);
+	assert_int_equal(post(&c, GVM_OP_PUT, &t, 5, 0, evil, 4096), 0);
+	client.ops->flush(client.prov); /* before it hears what was said meanwhile */
+	until(t.calls);
+	assert_true(t.status == -ECONNRESET || t.status == -ENOENT);
+	for (int i = 0; i < 100; i++)
+		step(1);
+	assert_memory_equal(m->base, clean, 8192);
+	if (c.ep)
+		client.ops->shut(c.ep, -ECANCELED);
+}
+
+/* Each connection has a life of its own, also between the same two endpoints. */
+static void again_and_again(void **state)
+{
+	uint8_t buf[4096];
+	struct conn c;
+
+	offer(5, 4096, GVM_ACCESS_FETCH, 0);
+	memset(server.mems->base, 0x3C, 4096);
+	for (unsigned i = 0; i < 100; i++) {
+		server.accepted = 0;
+		dial(&c);
+		assert_int_equal(do_op(&c, GVM_OP_FETCH, 5, 0, buf, 4096), 0);
+		assert_memory_equal(buf, server.mems->base, 4096);
+		if (i % 2) {
+			server.ops->shut(server.conns->ep, i % 4 == 1 ? -ECANCELED : -ECONNRESET);
+			server.conns->ep = NULL;
+			until(c.closed_calls);
+		} else {
+			client.ops->shut(c.ep, i % 4 ? -ECANCELED : -ECONNRESET);
+			until(server.conns->closed_calls);
+		}
+	}
+	assert_int_equal(server.mems->refs, 0);
+}
+
 #ifdef __SANITIZE_THREAD__
 /* libfabric is built without the sanitizer, which does not see how its threads agree. */
 const char *__tsan_default_suppressions(void);
@@ -109,10 +167,9 @@ const char *__tsan_default_suppressions(void)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		PROVIDER_CASES(&ofi),
-		CASE(two_threads, &ofi),
-		CASE(strangers, &ofi),
-		CASE(no_listener_left, &ofi),
+		PROVIDER_CASES(&ofi),        CASE(two_threads, &ofi),
+		CASE(strangers, &ofi),       CASE(a_stopped_client_loses_its_reach, &ofi),
+		CASE(again_and_again, &ofi), CASE(no_listener_left, &ofi),
 	};
 
 	node_args = argc > 1 ? argv[1] : "tcp";
