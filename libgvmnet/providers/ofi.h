@@ -147,6 +147,7 @@ struct ofi_prov {
 	struct ofi_ep *waits;   /* those that do not wait for ever */
 	struct ofi_listener *listeners;
 	int listeners_rest;
+	uint64_t log_at; /* not before: who is refused does not fill the log */
 	struct gvm_resolver *resolver;
 	struct gvm_watch resolver_watch;
 };

@@ -34,6 +34,7 @@
 #define TICK_NS         50000000l
 #define HELLO_NS        5000000000ull
 #define ENDING_NS       200000000ull /* cells that were to come, and the other side is gone */
+#define LOG_EVERY_NS    1000000000ull
 #define PATH_TRIES      100u
 #define PATH_PAUSE_NS   5000000ull /* libfabric looks after what is broken each 10 ms */
 #define EVENTS          (EPOLLIN | EPOLLRDHUP)
@@ -302,20 +303,35 @@ static int say_hello(struct ofi_ep *ep)
 	return send(ep->watch.fd, buf, sizeof(buf), MSG_NOSIGNAL) == sizeof(buf) ? 0 : -ECONNRESET;
 }
 
+static int may_log(struct ofi_prov *prov)
+{
+	uint64_t now = gvm_now();
+
+	if (now < prov->log_at)
+		return 0;
+	prov->log_at = now + LOG_EVERY_NS;
+	return 1;
+}
+
 /* Can the two reach each other? */
 static int agree(const struct ofi_ep *ep, const struct gvm_ofi_hello *hello)
 {
-	const struct ofi_prov *prov = ofi_of(ep);
+	struct ofi_prov *prov = ofi_of(ep);
+	const char *ours = prov->info->fabric_attr->prov_name;
 
-	if (strcmp(hello->provider, prov->info->fabric_attr->prov_name) != 0) {
-		gvm_log(GVM_LOG_WARN, "%s has libfabric's provider %.40s, and this side %.40s",
-			ep->ep.ep.name, hello->provider, prov->info->fabric_attr->prov_name);
+	if (strcmp(hello->provider, ours) != 0) {
+		if (may_log(prov))
+			gvm_log(GVM_LOG_WARN,
+				"%s has libfabric's provider %.40s, and this side %.40s",
+				ep->ep.ep.name, hello->provider, ours);
 		return -EPROTONOSUPPORT;
 	}
 	if (memcmp(hello->machine, prov->machine, sizeof(hello->machine)) == 0)
 		return 0;
-	gvm_log(GVM_LOG_WARN, "%s is another machine, and libfabric's provider %.40s reaches none",
-		ep->ep.ep.name, hello->provider);
+	if (may_log(prov))
+		gvm_log(GVM_LOG_WARN,
+			"%s is another machine, and libfabric's provider %.40s reaches none",
+			ep->ep.ep.name, ours);
 	return -EHOSTUNREACH;
 }
 

@@ -90,7 +90,7 @@ struct field {
 #define FIELD(what, encode_to, member)                                                             \
 	({                                                                                         \
 		struct gvm_##what m_;                                                              \
-		uint8_t a_[256] = { 0 }, b_[256] = { 0 };                                          \
+		uint8_t a_[512] = { 0 }, b_[512] = { 0 };                                          \
 		memset(&m_, 0, sizeof(m_));                                                        \
 		encode_to(a_, &m_);                                                                \
 		memset(&m_.member, 'x', sizeof(m_.member));                                        \

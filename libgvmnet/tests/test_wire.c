@@ -522,6 +522,8 @@ static void body_rules(void **state)
 	assert_int_equal(TAKES(ofi_hello, name_len, 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(ofi_hello, name_len, 241), -GVM_EPROTO);
 	assert_int_equal(TAKES(ofi_hello, provider[39], 'x'), -GVM_EPROTO);
+	assert_int_equal(TAKES(ofi_hello, provider[0], '\033'), -GVM_EPROTO);
+	assert_int_equal(TAKES(ofi_hello, provider[0], 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(slab_entry, key, 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(page_run, count, 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(page_run, page, 0x0103), -GVM_EPROTO);

@@ -466,6 +466,20 @@ size_t gvm_ofi_hello_encode(uint8_t *buf, const struct gvm_ofi_hello *m)
 	return OFI_END;
 }
 
+/* Printable, as it comes into logs, and zero-padded. */
+static int provider_ok(const char name[40])
+{
+	unsigned n = 0;
+
+	while (n < 40 && name[n] > ' ' && name[n] < 0x7f)
+		n++;
+	if (n == 0 || n == 40)
+		return 0;
+	while (n < 40 && !name[n])
+		n++;
+	return n == 40;
+}
+
 int gvm_ofi_hello_decode(const uint8_t *buf, size_t len, struct gvm_ofi_hello *m)
 {
 	struct gvm_ofi_hello got;
@@ -480,7 +494,7 @@ int gvm_ofi_hello_decode(const uint8_t *buf, size_t len, struct gvm_ofi_hello *m
 	got.reserved = 0;
 	memcpy(got.name, buf + OFI_NAME, sizeof(got.name));
 	if (got.magic != GVM_OFI_HELLO_MAGIC || got.id == 0 || got.name_len == 0 ||
-	    got.name_len > sizeof(got.name) || got.provider[sizeof(got.provider) - 1])
+	    got.name_len > sizeof(got.name) || !provider_ok(got.provider))
 		return -GVM_EPROTO;
 	*m = got;
 	return 0;
