@@ -52,7 +52,7 @@ static int open_node(struct node *node, const struct bench_opts *opts, const cha
 	char key[512], listen[32], size[32], map[64];
 	char *argv[] = { (char *)opts->memsrv, "--listen", listen,      "--key-file", key,
 			 "--memory",           size,       "--workers", "1",          NULL };
-	struct gvm_net_config config = { .transport = "tcp",
+	struct gvm_net_config config = { .transport = gvm_option_text("GVM_TRANSPORT"),
 					 .node = GVM_NODE_NONE,
 					 .key_file = key };
 	unsigned port = bench_free_port();

@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <link.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,6 +66,26 @@ static int check(void *handle, const char *path, const char *name, const struct 
 	return 0;
 }
 
+/*
+ * A library that comes along may take signals for itself when it is loaded: libpsm2 does, which
+ * Debian's libfabric needs, even SIGTERM and SIGSEGV. They are the program's.
+ */
+static void *open_keeping_signals(const char *path)
+{
+	struct sigaction before[NSIG], now;
+	int known[NSIG] = { 0 };
+	void *handle;
+
+	for (int sig = 1; sig < NSIG; sig++)
+		known[sig] = !sigaction(sig, NULL, &before[sig]);
+	handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+	for (int sig = 1; sig < NSIG; sig++)
+		if (known[sig] && !sigaction(sig, NULL, &now) &&
+		    now.sa_handler != before[sig].sa_handler)
+			sigaction(sig, &before[sig], NULL);
+	return handle;
+}
+
 int gvm_module_open(const char *folder, const char *name, const struct gvm_module **module,
 		    char *why, unsigned size)
 {
@@ -77,7 +98,7 @@ int gvm_module_open(const char *folder, const char *name, const struct gvm_modul
 		snprintf(why, size, "there is no gvmnet-%s.so in %s", name, folder);
 		return -ENOENT;
 	}
-	handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+	handle = open_keeping_signals(path);
 	if (!handle) {
 		/* The text names the library that is missing, or the symbol. */
 		snprintf(why, size, "%s cannot be loaded: %s", path, dlerror());

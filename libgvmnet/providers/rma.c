@@ -425,7 +425,7 @@ static void feed_starved(struct gvm_rma_core *core)
 {
 	struct gvm_rma_conn *list = core->starved, *conn;
 
-	if (!list || (!core->room && core->n_works))
+	if (!list)
 		return;
 	core->room = 0;
 	core->starved = NULL;
@@ -443,7 +443,8 @@ void gvm_rma_flush(struct gvm_prov *prov)
 	struct gvm_rma_core *core = rma->core;
 	struct gvm_rma_conn *conn;
 
-	feed_starved(core);
+	if (core->room)
+		feed_starved(core);
 	while ((conn = core->flush)) {
 		core->flush = conn->flush_next;
 		if (!core->flush)
@@ -512,6 +513,8 @@ static int rounds(struct gvm_rma *rma)
 	struct gvm_rma_core *core = rma->core;
 	int n = gvm_rma_shares_withdraw(core);
 
+	/* a queue may also have room for reasons of its own, e.g. a path that is now there */
+	feed_starved(core);
 	gvm_rma_flush((struct gvm_prov *)rma);
 	if (core->late)
 		n += tell(core);
@@ -619,7 +622,8 @@ void gvm_rma_close(struct gvm_prov *prov)
 
 	rma->fabric->stop(rma);
 	gvm_rma_orphans_free(core);
-	gvm_rma_flush(prov); /* unlinks the dead from the lists */
+	feed_starved(core); /* unlinks the dead from the lists, as do the others */
+	gvm_rma_flush(prov);
 	tell(core);
 	bury(core);
 	assert(!core->dead && !core->n_works);

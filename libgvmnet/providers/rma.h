@@ -39,6 +39,7 @@ struct gvm_rma_ep;
 struct gvm_rma_reg {
 	uint64_t key, base, len;
 	void *local; /* the fabric's: what its own work requests name the memory by */
+	void *mr;    /* the fabric's */
 };
 
 enum gvm_rma_kind { GVM_RMA_SEND, GVM_RMA_READ, GVM_RMA_WRITE };
@@ -90,7 +91,8 @@ struct gvm_rma_fabric {
 	 */
 	void (*disconnect)(struct gvm_rma_ep *ep, int orderly);
 
-	/* -EAGAIN: a queue is full; there may be room after the next gvm_rma_done(). Else a
+	/* -EAGAIN: a queue is full; tried again after each poll(). Where no gvm_rma_done() and
+	 * no event of arm()'s will come when there is room, arm() must see to that. Else a
 	 * negative errno: the connection is broken. Posts may be gathered until ring(). Makes no
 	 * upcall. */
 	int (*post)(struct gvm_rma_ep *ep, struct gvm_rma_work *work);

@@ -7,6 +7,8 @@
  *     test_conformance loop             messages, memory, ends, threads
  *     test_conformance_process loop     the other side is killed, stopped or cut off
  *     test_conformance_stranger         with raw sockets, so for tcp alone
+ *
+ * Hardware that does not reach 127.0.0.1 wants an address of its own: GVM_CONFORMANCE_HOST.
  */
 #ifndef GVM_TESTS_CONFORMANCE_H
 #define GVM_TESTS_CONFORMANCE_H
@@ -31,6 +33,7 @@
 #define ORDERED (GVM_MSG_USER + 3u) /* arg counts up from 0 */
 
 static const char *transport = "tcp";
+static const char *here = "127.0.0.1"; /* where servers listen: GVM_CONFORMANCE_HOST */
 
 /* ---- nodes --------------------------------------------------------------------------------- */
 
@@ -101,6 +104,13 @@ static inline void node_close(struct node *node)
 
 static struct node server, client;
 static unsigned fds_before;
+static int used_before;
+
+/* Cases that need another process, or a socket, are passed over where the transport has none. */
+static inline int one_process(void)
+{
+	return strcmp(transport, "loop") == 0;
+}
 
 static inline unsigned open_fds(void)
 {
@@ -122,10 +132,10 @@ static inline void turn(void)
 		gvm_worker_wait(client.worker ? client.worker : server.worker, MS / 2);
 }
 
-/* Ten seconds are for ever. */
+/* Ten seconds are for ever, where the machine is a real one. */
 #define until(cond)                                                                                \
 	do {                                                                                       \
-		uint64_t end_ = gvm_now() + 10000 * MS;                                            \
+		uint64_t end_ = gvm_now() + (getenv("GVM_CONFORMANCE_HOST") ? 60000 : 10000) * MS; \
 		while (!(cond)) {                                                                  \
 			turn();                                                                    \
 			assert_true(gvm_now() < end_);                                             \
@@ -139,7 +149,7 @@ static inline int setup(void **state)
 	fds_before = open_fds();
 	node_open(&server);
 	node_open(&client);
-	node_listen(&server, "127.0.0.1", 0);
+	node_listen(&server, here, 0);
 	return 0;
 }
 
@@ -151,15 +161,36 @@ static inline int teardown(void **state)
 		node_close(&server);
 	memset(&client, 0, sizeof(client));
 	memset(&server, 0, sizeof(server));
-	assert_int_equal(open_fds(), fds_before);
+	/* The libraries below the hardware's providers keep what they open at their first use. */
+	if (!strcmp(transport, "tcp") || one_process() || used_before)
+		assert_int_equal(open_fds(), fds_before);
+	used_before = 1;
 	return 0;
+}
+
+/*
+ * The server's address as the i-th of a thousand peers: two of the same text would be one. Loopback
+ * has that many addresses; of another one there are as many ways to write it, with zeros in front.
+ */
+static inline const char *peer_host(unsigned i, char host[64])
+{
+	unsigned a, b, c, d;
+
+	if (strcmp(here, "127.0.0.1") == 0)
+		snprintf(host, 64, "127.0.%u.%u", i / 250, 1 + i % 250);
+	else if (sscanf(here, "%u.%u.%u.%u", &a, &b, &c, &d) == 4)
+		snprintf(host, 64, "%u.0%0*o.0%0*o.0%0*o", a, i / 100 + 3, b, i / 10 % 10 + 3, c,
+			 i % 10 + 3, d);
+	else
+		abort();
+	return host;
 }
 
 static inline struct gvm_peer *the_server(void)
 {
 	struct gvm_peer *peer;
 
-	assert_int_equal(gvm_peer_at(client.worker, "127.0.0.1", server.port, &peer), 0);
+	assert_int_equal(gvm_peer_at(client.worker, here, server.port, &peer), 0);
 	return peer;
 }
 
@@ -278,12 +309,6 @@ static inline void offer_close(struct offer *o)
 
 #define RW (GVM_ACCESS_FETCH | GVM_ACCESS_PUT)
 
-/* Cases that need another process, or a socket, are passed over where the transport has none. */
-static inline int one_process(void)
-{
-	return strcmp(transport, "loop") == 0;
-}
-
 /* ---- each test ----------------------------------------------------------------------------- */
 
 #define PAIR(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
@@ -294,6 +319,12 @@ static inline const char *choose_transport(int argc, char **argv)
 
 	if (getenv("GVM_CONFORMANCE"))
 		transport = getenv("GVM_CONFORMANCE");
+	if (getenv("GVM_CONFORMANCE_HOST")) {
+		here = getenv("GVM_CONFORMANCE_HOST");
+		gvm_option_set("GVM_OP_TIMEOUT_MS", "60000");
+		gvm_option_set("GVM_CONNECT_MS", "60000");
+		gvm_option_set("GVM_HANDSHAKE_MS", "60000");
+	}
 	if (argc > 1)
 		transport = argv[1];
 	gvm_log_set_level(GVM_LOG_ERROR);

@@ -424,13 +424,13 @@ static inline int fake_reg(struct gvm_rma *rma, struct gvm_rma_ep *ep, void *at,
 	fake_regs = r;
 	fake.regs++;
 	fake.shared += access != 0;
-	*reg = (struct gvm_rma_reg){ r->key, r->base, len, r };
+	*reg = (struct gvm_rma_reg){ .key = r->key, .base = r->base, .len = len, .mr = r };
 	return 0;
 }
 
 static inline void fake_dereg(struct gvm_rma *rma, struct gvm_rma_reg *reg)
 {
-	struct fake_reg **at = &fake_regs, *r = reg->local;
+	struct fake_reg **at = &fake_regs, *r = reg->mr;
 
 	while (*at != r)
 		at = &(*at)->next;

@@ -239,6 +239,9 @@ static void last_words_arrive(void **state)
 	struct conn c;
 
 	dial(&c);
+	/* the connecting side has spoken, as it always has when it is refused */
+	say(&c, 0, "hello", 5);
+	until(server.conns->messages == 1);
 	say(&c, 1, "unread", 6);
 	client.ops->flush(client.prov);
 	assert_int_equal(say(server.conns, 0, "no", 2), 0);
@@ -427,10 +430,17 @@ static void many_connections_and_none_left(void **state)
 	enum { N = 300 };
 	struct conn *c = calloc(N, sizeof(*c));
 	struct top *t = calloc(N, sizeof(*t));
-	unsigned before = open_fds(), done = 0;
+	unsigned before, done = 0;
 	static uint8_t buf[4096];
 
+	/* what the first connection makes for all, e.g. an endpoint of libfabric's, is not counted */
 	offer(1, 4096, GVM_ACCESS_FETCH, 0);
+	dial(&c[0]);
+	assert_int_equal(do_op(&c[0], GVM_OP_FETCH, 1, 0, buf, 4096), 0);
+	client.ops->shut(c[0].ep, -ECANCELED);
+	until(server.conns->closed_calls);
+	server.accepted = 0;
+	before = open_fds();
 	for (unsigned i = 0; i < N; i++)
 		dial_host(&c[i], "127.0.0.1");
 	until(server.accepted == N);

@@ -260,13 +260,15 @@ static const struct gvm_host_ops host_ops = {
 	.stats = host_stats,
 };
 
+static const char *node_args = ""; /* what follows the provider's name */
+
 static inline void node_open(struct gvm_host *node, const struct gvm_provider_ops *ops, int epfd)
 {
 	memset(node, 0, sizeof(*node));
 	node->ops = ops;
 	node->epfd = epfd;
 	node->allow = 1;
-	if (ops->open(node, &host_ops, "", &node->prov))
+	if (ops->open(node, &host_ops, node_args, &node->prov))
 		abort();
 }
 

@@ -153,7 +153,7 @@ static void memory_withdrawn_in_flight(void **state)
 				turn();
 	}
 	gvm_mem_unregister(o.mem, offer_gone, &o);
-	until(jobs_done == N);
+	until(jobs_done == N && o.gone);
 	for (unsigned i = 0; i < N; i++) {
 		assert_int_equal(jobs[i].calls, 1);
 		assert_true(jobs[i].status == 0 || jobs[i].status == -ENOENT);
@@ -161,8 +161,11 @@ static void memory_withdrawn_in_flight(void **state)
 		for (unsigned k = 0; !jobs[i].status && k < 65536; k++)
 			assert_int_equal(buf[i * 65536 + k], 0x11);
 	}
-	assert_true(ok >= 1 && ok < N);
+	/* what hardware has been given before it may all succeed; afterwards nothing does */
+	assert_true(ok >= 1 && (ok < N || gvm_net_pins(server.net)));
 	assert_int_equal(o.gone, 1);
+	assert_int_equal(fetch(peer, o.key, 0, buf, 64), -ENOENT);
+	assert_int_equal(put(peer, o.key, 0, buf, 64), -ENOENT);
 	free(o.base);
 	free(buf);
 }
@@ -329,11 +332,11 @@ static void a_thousand_peers(void **state)
 	for (unsigned round = 0; round < 2; round++) {
 		jobs_done = 0;
 		for (unsigned i = 0; i < N; i++) {
-			char host[32];
+			char host[64];
 
-			snprintf(host, sizeof(host), "127.0.%u.%u", i / 250, 1 + i % 250);
-			assert_int_equal(gvm_peer_at(client.worker, host, server.port, &peers[i]),
-					 0);
+			assert_int_equal(
+			    gvm_peer_at(client.worker, peer_host(i, host), server.port, &peers[i]),
+			    0);
 			job_init(&jobs[i], 0);
 			assert_int_equal(
 			    gvm_fetch(peers[i], o.key, 0, buf + i * 4096, 4096, NULL, &jobs[i].op),
@@ -341,7 +344,8 @@ static void a_thousand_peers(void **state)
 		}
 		until(jobs_done == N);
 		for (unsigned i = 0; i < N; i++) {
-			assert_true(jobs[i].calls == 1 && jobs[i].status == 0);
+			assert_int_equal(jobs[i].calls, 1);
+			assert_int_equal(jobs[i].status, 0);
 			assert_memory_equal(buf + i * 4096, o.base, 4096);
 		}
 	}
@@ -388,11 +392,10 @@ static void two_threads_serve(void **state)
 		pthread_create(&s[i].thread, NULL, serve, &s[i]);
 	}
 	for (unsigned i = 0; i < PEERS; i++) {
-		char host[32];
+		char host[64];
 
-		/* one address a peer: two of the same would be one */
-		snprintf(host, sizeof(host), "127.0.0.%u", 1 + i);
-		assert_int_equal(gvm_peer_at(client.worker, host, s[0].node.port, &peers[i]), 0);
+		assert_int_equal(
+		    gvm_peer_at(client.worker, peer_host(i, host), s[0].node.port, &peers[i]), 0);
 	}
 	for (unsigned round = 0; round < ROUNDS; round++) {
 		jobs_done = 0;

@@ -22,7 +22,7 @@ static void child_main(int fd, unsigned port)
 	static struct offer o;
 
 	node_open(&server);
-	node_listen(&server, "127.0.0.1", port);
+	node_listen(&server, here, port);
 	offer_open(&o, c.len, RW, 0);
 	memset(o.base, 0x42, c.len);
 	c.key = o.key;
@@ -146,7 +146,7 @@ static void a_stopped_server(void **state)
 
 	if (one_process()) {
 		node_open(&server);
-		node_listen(&server, "127.0.0.1", 0);
+		node_listen(&server, here, 0);
 		offer_open(&o, 4 * MIB, RW, 0);
 		c.key = o.key;
 	} else {

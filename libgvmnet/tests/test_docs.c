@@ -90,7 +90,7 @@ struct field {
 #define FIELD(what, encode_to, member)                                                             \
 	({                                                                                         \
 		struct gvm_##what m_;                                                              \
-		uint8_t a_[256] = { 0 }, b_[256] = { 0 };                                          \
+		uint8_t a_[512] = { 0 }, b_[512] = { 0 };                                          \
 		memset(&m_, 0, sizeof(m_));                                                        \
 		encode_to(a_, &m_);                                                                \
 		memset(&m_.member, 'x', sizeof(m_.member));                                        \
@@ -139,6 +139,13 @@ static void fields_are_where_they_are_drawn(void **state)
 #undef F
 #define F(member) FIELD(cell, gvm_cell_encode, member)
 	CHECK_TABLE("### The header of a cell (16 bytes)", GVM_CELL_LEN, F(credits), F(provider));
+#undef F
+#define F(member) FIELD(ofi_hello, gvm_ofi_hello_encode, member)
+	CHECK_TABLE("### Before libfabric (320 bytes)", GVM_OFI_HELLO_LEN, F(magic), F(id),
+		    F(provider), F(machine), F(name_len), F(name));
+#undef F
+#define F(member) FIELD(ofi_end, gvm_ofi_end_encode, member)
+	CHECK_TABLE("### The end over libfabric (16 bytes)", GVM_OFI_END_LEN, F(magic), F(cells));
 #undef F
 #define F(member) FIELD(region_open, gvm_region_open_encode, member)
 	CHECK_TABLE("### REGION_OPEN (104 bytes)", GVM_REGION_OPEN_LEN, F(name), F(pages),

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -62,6 +63,19 @@ static void its_provider_is_used(void **state)
 	gvm_net_close(net);
 	assert_int_equal(open_net("verbs:z", &net), 0);
 	assert_int_equal(gvm_worker_open(net, &config, &worker), -EINVAL);
+	gvm_net_close(net);
+}
+
+/* Whatever comes with it may take signals when it is loaded. */
+static void signals_stay_the_programs(void **state)
+{
+	struct sigaction now;
+	struct gvm_net *net;
+
+	in_folder(MODULES "/good");
+	assert_int_equal(open_net("verbs:x", &net), 0);
+	assert_int_equal(sigaction(SIGUSR2, NULL, &now), 0);
+	assert_ptr_equal(now.sa_handler, SIG_DFL);
 	gvm_net_close(net);
 }
 
@@ -244,6 +258,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		APART(its_provider_is_used),
+		APART(signals_stay_the_programs),
 		APART(its_hardware_is_described),
 		APART(no_device_is_said),
 		APART(another_version),

@@ -237,6 +237,8 @@ struct body {
 ADAPT(hello)
 ADAPT(mapped)
 ADAPT(cell)
+ADAPT(ofi_hello)
+ADAPT(ofi_end)
 ADAPT(region_open)
 ADAPT(region_opened)
 ADAPT(region_clone)
@@ -265,6 +267,15 @@ static const struct gvm_mapped mapped = {
 	.access = 3,
 };
 static const struct gvm_cell cell = { .credits = 0x0110, .provider = 0x2122232425262728 };
+static const struct gvm_ofi_hello ofi_hello = {
+	.magic = GVM_OFI_HELLO_MAGIC,
+	.id = 0xa1a2a3a4a5a6a7a8,
+	.provider = "tcp;ofi_rxm",
+	.machine = { 1, 2, [15] = 9 },
+	.name_len = 240,
+	.name = { 0xb1, [239] = 0xb2 },
+};
+static const struct gvm_ofi_end ofi_end = { GVM_OFI_END_MAGIC, 0xc1c2 };
 static const struct gvm_region_open region_open = {
 	.name = "vm.ram_0",
 	.pages = 0x0001020304050607,
@@ -321,6 +332,15 @@ static const struct body bodies[] = {
 					    "38 37 36 35 34 33 32 31 46 45 44 43 42 41 00 00 "
 					    "00 00 00 01 00 00 00 00 03 00 00 00 00 00 00 00 " },
 	{ BODY(cell, GVM_CELL_LEN), .golden = "a8 00 10 01 00 00 00 00 28 27 26 25 24 23 22 21 " },
+	{ BODY(ofi_hello, GVM_OFI_HELLO_LEN),
+	  .golden = "11 47 56 4d 4f 46 49 31 a8 a7 a6 a5 a4 a3 a2 a1 " /* magic, id */
+		    "74 63 70 3b 6f 66 69 5f 72 78 6d 00 00 00 00 00 " Z8 Z8 Z8
+		    "01 02 00 00 00 00 00 00 00 00 00 00 00 00 00 09 " /* machine */
+		    "f0 00 00 00 00 00 00 00 "                         /* name_len */
+		    "b1 00 00 00 00 00 00 00 " Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 /* name */
+			Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 "00 00 00 00 00 00 00 b2 " },
+	{ BODY(ofi_end, GVM_OFI_END_LEN),
+	  .golden = "11 47 56 4d 4f 46 49 32 c2 c1 00 00 00 00 00 00 " },
 	{ BODY(region_open, GVM_REGION_OPEN_LEN),
 	  .golden =
 	      "76 6d 2e 72 61 6d 5f 30 " Z8 Z8 Z8 Z8 Z8 Z8 Z8 "07 06 05 04 03 02 01 00 " /* pages */
@@ -373,7 +393,7 @@ static void *copy_of(const uint8_t *bytes, size_t len)
 
 static void bodies_are_golden(void **state)
 {
-	uint8_t buf[256], golden[256], back[256];
+	uint8_t buf[512], golden[512], back[512];
 	size_t i;
 
 	for (i = 0; i < BODIES; i++) {
@@ -396,7 +416,7 @@ static void bodies_are_golden(void **state)
 
 static void other_lengths_are_refused(void **state)
 {
-	uint8_t golden[256] = { 0 }, back[256];
+	uint8_t golden[512] = { 0 }, back[512];
 	size_t i, len;
 
 	for (i = 0; i < BODIES; i++) {
@@ -413,7 +433,7 @@ static void other_lengths_are_refused(void **state)
 
 static void corrupted_bodies(void **state)
 {
-	uint8_t golden[256], again[256], back[256];
+	uint8_t golden[512], again[512], back[512];
 	size_t i, at;
 	unsigned value;
 
@@ -441,7 +461,7 @@ static void corrupted_bodies(void **state)
 #define TAKES(what, member, value)                                                                 \
 	({                                                                                         \
 		struct gvm_##what m_ = what, back_;                                                \
-		uint8_t buf_[256];                                                                 \
+		uint8_t buf_[512];                                                                 \
 		size_t len_;                                                                       \
 		m_.member = (value);                                                               \
 		len_ = gvm_##what##_encode(buf_, &m_);                                             \
@@ -451,7 +471,7 @@ static void corrupted_bodies(void **state)
 static void body_rules(void **state)
 {
 	struct gvm_region_open as_it_is = region_open, back;
-	uint8_t buf[256];
+	uint8_t buf[512];
 
 	assert_int_equal(TAKES(hello, magic, GVM_HELLO_MAGIC + 1), -GVM_EPROTO);
 	assert_int_equal(TAKES(hello, proto_min, 0), -GVM_EPROTO);
@@ -498,6 +518,12 @@ static void body_rules(void **state)
 	assert_int_equal(TAKES(mapped, base, UINT64_MAX - 0xffffff), -GVM_EPROTO);
 	assert_int_equal(TAKES(mapped, access, 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(mapped, access, 4), -GVM_EPROTO);
+	assert_int_equal(TAKES(ofi_hello, id, 0), -GVM_EPROTO);
+	assert_int_equal(TAKES(ofi_hello, name_len, 0), -GVM_EPROTO);
+	assert_int_equal(TAKES(ofi_hello, name_len, 241), -GVM_EPROTO);
+	assert_int_equal(TAKES(ofi_hello, provider[39], 'x'), -GVM_EPROTO);
+	assert_int_equal(TAKES(ofi_hello, provider[0], '\033'), -GVM_EPROTO);
+	assert_int_equal(TAKES(ofi_hello, provider[0], 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(slab_entry, key, 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(page_run, count, 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(page_run, page, 0x0103), -GVM_EPROTO);

@@ -440,6 +440,82 @@ int gvm_cell_decode(const uint8_t *buf, size_t len, struct gvm_cell *m)
 	return 0;
 }
 
+/* ---- libfabric's bootstrap ----------------------------------------------------------------- */
+
+enum ofi_hello_at {
+	OFI_MAGIC = 0,
+	OFI_ID = OFI_MAGIC + 8,
+	OFI_PROVIDER = OFI_ID + 8,
+	OFI_MACHINE = OFI_PROVIDER + 40,
+	OFI_NAME_LEN = OFI_MACHINE + 16,
+	OFI_ZERO = OFI_NAME_LEN + 4,
+	OFI_NAME = OFI_ZERO + 4,
+	OFI_END = OFI_NAME + 240
+};
+_Static_assert(OFI_END == GVM_OFI_HELLO_LEN, "length of libfabric's bootstrap");
+
+size_t gvm_ofi_hello_encode(uint8_t *buf, const struct gvm_ofi_hello *m)
+{
+	put64(buf + OFI_MAGIC, m->magic);
+	put64(buf + OFI_ID, m->id);
+	memcpy(buf + OFI_PROVIDER, m->provider, sizeof(m->provider));
+	memcpy(buf + OFI_MACHINE, m->machine, sizeof(m->machine));
+	put32(buf + OFI_NAME_LEN, m->name_len);
+	put32(buf + OFI_ZERO, 0);
+	memcpy(buf + OFI_NAME, m->name, sizeof(m->name));
+	return OFI_END;
+}
+
+/* Printable, as it comes into logs, and zero-padded. */
+static int provider_ok(const char name[40])
+{
+	unsigned n = 0;
+
+	while (n < 40 && name[n] > ' ' && name[n] < 0x7f)
+		n++;
+	if (n == 0 || n == 40)
+		return 0;
+	while (n < 40 && !name[n])
+		n++;
+	return n == 40;
+}
+
+int gvm_ofi_hello_decode(const uint8_t *buf, size_t len, struct gvm_ofi_hello *m)
+{
+	struct gvm_ofi_hello got;
+
+	if (len != OFI_END || get32(buf + OFI_ZERO) != 0)
+		return -GVM_EPROTO;
+	got.magic = get64(buf + OFI_MAGIC);
+	got.id = get64(buf + OFI_ID);
+	memcpy(got.provider, buf + OFI_PROVIDER, sizeof(got.provider));
+	memcpy(got.machine, buf + OFI_MACHINE, sizeof(got.machine));
+	got.name_len = get32(buf + OFI_NAME_LEN);
+	got.reserved = 0;
+	memcpy(got.name, buf + OFI_NAME, sizeof(got.name));
+	if (got.magic != GVM_OFI_HELLO_MAGIC || got.id == 0 || got.name_len == 0 ||
+	    got.name_len > sizeof(got.name) || !provider_ok(got.provider))
+		return -GVM_EPROTO;
+	*m = got;
+	return 0;
+}
+
+size_t gvm_ofi_end_encode(uint8_t *buf, const struct gvm_ofi_end *m)
+{
+	put64(buf, m->magic);
+	put64(buf + 8, m->cells);
+	return GVM_OFI_END_LEN;
+}
+
+int gvm_ofi_end_decode(const uint8_t *buf, size_t len, struct gvm_ofi_end *m)
+{
+	if (len != GVM_OFI_END_LEN || get64(buf) != GVM_OFI_END_MAGIC)
+		return -GVM_EPROTO;
+	m->magic = get64(buf);
+	m->cells = get64(buf + 8);
+	return 0;
+}
+
 /* ---- REGION_OPEN --------------------------------------------------------------------------- */
 
 enum open_at {

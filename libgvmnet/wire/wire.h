@@ -182,6 +182,29 @@ struct gvm_cell {
 #define GVM_CELL_LEN   16u
 #define GVM_CELL_MAGIC 0xA8u
 
+/*
+ * What two nodes tell each other over a TCP connection of their own before they use libfabric: 320
+ * bytes in each direction, the connecting side first. Later, in either direction, at an orderly end:
+ * 16 bytes.
+ */
+struct gvm_ofi_hello {
+	uint64_t magic; /* GVM_OFI_HELLO_MAGIC */
+	uint64_t id;    /* what cells to the sender have in provider; not 0, and drawn at random */
+	char provider[40];   /* libfabric's name of it, zero-padded */
+	uint8_t machine[16]; /* of a provider that reaches its own machine only: which; else zeros */
+	uint32_t name_len;   /* 1 to 240 */
+	uint32_t reserved;
+	uint8_t name[240];   /* the sender's address, as the provider has it; zero-padded */
+};
+#define GVM_OFI_HELLO_LEN   320u
+#define GVM_OFI_HELLO_MAGIC 0x3149464f4d564711ULL
+struct gvm_ofi_end {
+	uint64_t magic; /* GVM_OFI_END_MAGIC */
+	uint64_t cells; /* that the sender has sent: wait for them */
+};
+#define GVM_OFI_END_LEN   16u
+#define GVM_OFI_END_MAGIC 0x3249464f4d564711ULL
+
 /* REGION_OPEN: 104 bytes. Header: region = the region's id. */
 struct gvm_region_open {
 	char name[GVM_WIRE_NAME_MAX + 1]; /* [A-Za-z0-9._-], not empty, zero-padded */
@@ -273,6 +296,10 @@ size_t gvm_mapped_encode(uint8_t *buf, const struct gvm_mapped *m);
 int gvm_mapped_decode(const uint8_t *buf, size_t len, struct gvm_mapped *m);
 size_t gvm_cell_encode(uint8_t *buf, const struct gvm_cell *m);
 int gvm_cell_decode(const uint8_t *buf, size_t len, struct gvm_cell *m);
+size_t gvm_ofi_hello_encode(uint8_t *buf, const struct gvm_ofi_hello *m);
+int gvm_ofi_hello_decode(const uint8_t *buf, size_t len, struct gvm_ofi_hello *m);
+size_t gvm_ofi_end_encode(uint8_t *buf, const struct gvm_ofi_end *m);
+int gvm_ofi_end_decode(const uint8_t *buf, size_t len, struct gvm_ofi_end *m);
 size_t gvm_region_open_encode(uint8_t *buf, const struct gvm_region_open *m);
 int gvm_region_open_decode(const uint8_t *buf, size_t len, struct gvm_region_open *m);
 size_t gvm_region_opened_encode(uint8_t *buf, const struct gvm_region_opened *m);

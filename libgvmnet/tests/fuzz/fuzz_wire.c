@@ -32,7 +32,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
 	struct GLUE(gvm_, DECODE, ) m;
-	uint8_t again[256];
+	uint8_t again[512];
 
 	if (GLUE(gvm_, DECODE, _decode)(data, len, &m) < 0)
 		return 0;

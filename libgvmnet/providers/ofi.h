@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the files of the ofi fabric share; docs/rdma.md says how it works.
+ *
+ *     ofi.c          the worker: device, completions, sleeping, memory
+ *     ofi_port.c     libfabric's endpoints, their addresses and receive buffers
+ *     ofi_boot.c     connections: the TCP connection that begins, keeps and ends each
+ *     ofi_listen.c   listeners
+ *     ofi_shm.c      endpoints of the shm provider that outlive their worker
+ *     ofi_module.c   the provider's table, and the door of its module
+ *
+ * Threads: everything belongs to one worker's thread.
+ */
+#ifndef GVM_PROVIDERS_OFI_H
+#define GVM_PROVIDERS_OFI_H
+
+#include <stddef.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include <rdma/fabric.h>
+#include <rdma/fi_cm.h>
+#include <rdma/fi_domain.h>
+#include <rdma/fi_endpoint.h>
+#include <rdma/fi_errno.h>
+#include <rdma/fi_rma.h>
+
+#include "providers/rma.h"
+#include "providers/rma_table.h"
+#include "providers/tcp_addr.h"
+
+#define OFI_VERSION FI_VERSION(1, 14)
+
+struct ofi_port;
+
+/* What a completion points to. */
+struct ofi_ctx {
+	struct fi_context2 fi; /* libfabric's, while it is under way */
+	enum { OFI_CTX_RECV, OFI_CTX_PATH, OFI_CTX_WORK } kind;
+};
+
+struct ofi_buf {
+	struct ofi_ctx ctx; /* first */
+	struct ofi_buf *next;
+	struct ofi_port *port;
+	struct ofi_block *block;
+	uint8_t *at;
+	struct ofi_ep *ep; /* of a first cell that is sent: whose; NULL: it has ended */
+	struct ofi_addr *addr;
+};
+
+/* An address of another endpoint, as libfabric knows it: one for all connections to it. */
+struct ofi_addr {
+	struct ofi_addr *next, *prev; /* last used first */
+	struct ofi_port *port;
+	unsigned refs;        /* connections and works */
+	struct ofi_shm *shm;  /* shm: of this process */
+	fi_addr_t fi;
+	uint8_t name[240];
+};
+
+/* An endpoint of libfabric's. There is one for each local address that connections are made from;
+ * providers whose addresses are not the network's have one. */
+struct ofi_port {
+	struct ofi_port *next;
+	struct ofi_prov *prov;
+	struct sockaddr_storage local; /* without a port; family 0: whatever */
+	struct fid_av *av;
+	struct fid_ep *ep;
+	uint8_t name[240];
+	uint32_t name_len;
+	struct ofi_shm *shm; /* shm: for others of this process */
+	struct ofi_addr *addrs, *addrs_last;
+	unsigned idle_addrs;
+	struct ofi_buf *idle;
+	struct ofi_block *blocks;
+	unsigned conns, posted; /* receive buffers */
+};
+
+enum ofi_state {
+	OFI_LOOKUP,
+	OFI_DIALLING,
+	OFI_HELLO, /* waits for what the other side says first */
+	OFI_PATH,  /* the first cell is to come through */
+	OFI_OPEN,
+	OFI_ENDING, /* the other side has said how many cells come */
+	OFI_ENDED
+};
+
+struct ofi_ep {
+	struct gvm_rma_ep ep; /* first */
+	struct rma_node node; /* in prov->ids, by the id that cells to us carry */
+	struct gvm_watch watch;
+	enum ofi_state state;
+	struct ofi_port *port;
+	struct ofi_addr *addr;
+	struct gvm_listener *listener; /* of an accepted one that is not open */
+	uint64_t to;                   /* what cells to the other side carry */
+	uint64_t sent, received, last; /* cells; last: how many will have been received */
+	uint64_t until;                /* of those in prov->waits */
+	struct ofi_ep *wait_next, *wait_prev;
+	struct ofi_ep *path_next;      /* in prov->paths */
+	struct ofi_buf *path;          /* the first cell, under way */
+	unsigned path_tries;
+	int ends_early; /* its end was heard of before its first cell */
+	uint64_t path_at; /* not before */
+	uint8_t rx[GVM_OFI_HELLO_LEN];
+	uint32_t rx_len;
+	struct gvm_addrs *addrs; /* while it is dialled */
+	unsigned addr_next;
+	struct gvm_lookup *lookup;
+};
+
+struct ofi_work {
+	struct gvm_rma_work work; /* first */
+	struct ofi_ctx ctx;
+	struct ofi_addr *addr;
+};
+
+struct ofi_listener {
+	struct gvm_listener *l;
+	struct ofi_listener *next;
+	unsigned n;
+	struct ofi_acceptor {
+		struct gvm_watch watch;
+		struct ofi_listener *listener;
+	} at[GVM_ADDRS_MAX];
+};
+
+struct ofi_prov {
+	struct gvm_rma rma; /* first */
+	struct fi_info *info;
+	struct fid_fabric *fabric;
+	struct fid_domain *domain;
+	struct fid_cq *cq;
+	struct gvm_watch cq_watch; /* fd -1: the provider has none, and nap is used */
+	struct gvm_watch nap;      /* a timer: look again */
+	int again;                 /* something could not be posted, and is tried again */
+	uint64_t busy_at;          /* when something was last found */
+	struct ofi_port *ports;
+	struct rma_table ids;
+	unsigned conns, sends; /* endpoints with a socket; cells under way */
+	struct ofi_ep *paths;  /* those whose first cell is to be sent */
+	uint8_t machine[16];
+
+	struct gvm_watch clock; /* a timer that ticks while there are waits or the listeners rest */
+	struct ofi_ep *waits;   /* those that do not wait for ever */
+	struct ofi_listener *listeners;
+	int listeners_rest;
+	uint64_t log_at; /* not before: who is refused does not fill the log */
+	struct gvm_resolver *resolver;
+	struct gvm_watch resolver_watch;
+};
+
+static inline struct ofi_prov *ofi_prov(const struct gvm_rma *rma)
+{
+	return (struct ofi_prov *)(uintptr_t)rma;
+}
+
+static inline struct ofi_prov *ofi_of(const struct ofi_ep *ep)
+{
+	return ofi_prov(ep->ep.rma);
+}
+
+static inline uint64_t ofi_now(const struct ofi_prov *prov)
+{
+	return prov->rma.up->now(prov->rma.host);
+}
+
+static inline int ofi_is_shm(const struct ofi_prov *prov)
+{
+	return strncmp(prov->info->fabric_attr->prov_name, "shm", 3) == 0;
+}
+
+extern const struct gvm_rma_fabric ofi_fabric;
+
+/* ---- ofi.c --------------------------------------------------------------------------------- */
+
+/* What is asked of libfabric. provider: its name, or NULL. NULL: out of memory. */
+struct fi_info *ofi_hints(const char *provider);
+/* -errno of libfabric's. */
+int ofi_errno(ssize_t err);
+int ofi_probe(const char **why);
+int ofi_poll(struct gvm_rma *rma);
+
+/* ---- ofi_port.c ---------------------------------------------------------------------------- */
+
+/* The port for connections from this local address. */
+int ofi_port_get(struct ofi_prov *prov, const struct sockaddr *local, struct ofi_port **port);
+void ofi_ports_stop(struct ofi_prov *prov);
+/* After ofi_ports_stop. */
+void ofi_ports_free(struct ofi_prov *prov);
+/* For one connection more, or less, it has receive buffers. */
+int ofi_port_use(struct ofi_port *port);
+void ofi_port_unuse(struct ofi_port *port);
+/* A receive buffer has been served. */
+void ofi_port_repost(struct ofi_buf *buf);
+/* The other side's endpoint; a reference. */
+/* Send the first cell. -EAGAIN: not yet. */
+int ofi_path_send(struct ofi_ep *ep);
+/* It has been, or could not be; buf is given back. NULL: of one that has ended. */
+struct ofi_ep *ofi_path_sent(struct ofi_buf *buf);
+int ofi_addr_get(struct ofi_port *port, const uint8_t *name, uint32_t len, struct ofi_addr **addr);
+void ofi_addr_put(struct ofi_addr *addr);
+
+/* ---- ofi_boot.c ---------------------------------------------------------------------------- */
+
+int ofi_connect(struct gvm_rma_ep *ep, const char *host, unsigned port);
+void ofi_disconnect(struct gvm_rma_ep *ep, int orderly);
+/* A connection that has been asked for. fd is taken. */
+void ofi_accept(struct ofi_prov *prov, struct gvm_listener *listener, int fd,
+		const struct sockaddr *from);
+/* Send the first cells that have not been. */
+void ofi_paths_try(struct ofi_prov *prov);
+/* A first cell has been sent, or not. */
+void ofi_path_done(struct ofi_ep *ep, int err);
+/* There is a way to the other side: the connection is open. */
+void ofi_path_open(struct ofi_ep *ep);
+/* All cells that were to come have: it has ended. */
+void ofi_check_ending(struct ofi_ep *ep);
+/* Have the clock tick. */
+void ofi_tick(struct ofi_prov *prov);
+/* Connections that were asked for at this listener and are not open come to nothing. */
+void ofi_unaccept_all(struct ofi_prov *prov, const struct gvm_listener *listener);
+int ofi_boot_open(struct ofi_prov *prov);
+void ofi_boot_close(struct ofi_prov *prov);
+
+/* ---- ofi_shm.c ----------------------------------------------------------------------------- */
+
+/* The others do nothing, and return 0 or NULL, where the provider is not shm. */
+int ofi_shm_add(struct ofi_port *port);
+/* An endpoint of this process has this name: it is not closed until it is not used any more. */
+struct ofi_shm *ofi_shm_use(const struct ofi_prov *prov, const uint8_t *name, uint32_t len);
+void ofi_shm_unuse(struct ofi_shm *shm);
+/* port ends. 1: it is used; its endpoint, and what belongs to that, is closed later. */
+int ofi_shm_end(struct ofi_port *port);
+
+/* ---- ofi_listen.c -------------------------------------------------------------------------- */
+
+int ofi_listen(struct gvm_rma *rma, struct gvm_listener *listener, const char *host, unsigned port,
+	       unsigned *bound_port);
+void ofi_unlisten(struct gvm_rma *rma, struct gvm_listener *listener);
+/* They have rested long enough. */
+void ofi_listeners_resume(struct ofi_prov *prov);
+
+#endif

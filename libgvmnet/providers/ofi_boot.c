@@ -1,0 +1,651 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Connections over libfabric's endpoints, which have none: the two sides meet at the port of the
+ * cluster file, over TCP, and say by what name libfabric reaches them (wire.h, gvm_ofi_hello). The
+ * TCP connection stays for as long as the connection does: it says that a process has died or
+ * ended, which libfabric does not; and each connection has ids of its own, so that a cell of an
+ * earlier one is known.
+ *
+ *     LOOKUP --> DIALLING --> HELLO --> PATH --> OPEN ---> ENDING ---> ENDED
+ *       names      TCP         |                  |  orderly end of     disconnect()
+ *                         accepted ones           |  the other side
+ *
+ * In PATH the connecting side sends an empty first cell, which goes no further: a new connection
+ * must not fail because of what an earlier one has left behind in libfabric, so it is sent again
+ * when that is found to be broken. It also shows that the other side is where it says that it is,
+ * before core hears of it.
+ *
+ * Who connects and says nothing is closed after some seconds.
+ */
+#include "providers/ofi.h"
+
+#include <assert.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#define USER_TIMEOUT_MS 30000
+#define TICK_NS         50000000l
+#define HELLO_NS        5000000000ull
+#define ENDING_NS       200000000ull /* cells that were to come, and the other side is gone */
+#define LOG_EVERY_NS    1000000000ull
+#define PATH_TRIES      100u
+#define PATH_PAUSE_NS   5000000ull /* libfabric looks after what is broken each 10 ms */
+#define EVENTS          (EPOLLIN | EPOLLRDHUP)
+
+static void boot_ready(struct gvm_watch *watch, uint32_t events);
+
+/* ---- those that do not wait for ever ------------------------------------------------------- */
+
+void ofi_tick(struct ofi_prov *prov)
+{
+	struct itimerspec each = { { 0, TICK_NS }, { 0, TICK_NS } };
+
+	timerfd_settime(prov->clock.fd, 0, &each, NULL);
+}
+
+static void wait_add(struct ofi_ep *ep, uint64_t ns)
+{
+	struct ofi_prov *prov = ofi_of(ep);
+
+	ep->until = ofi_now(prov) + ns;
+	ep->wait_prev = NULL;
+	ep->wait_next = prov->waits;
+	if (ep->wait_next)
+		ep->wait_next->wait_prev = ep;
+	else
+		ofi_tick(prov);
+	prov->waits = ep;
+}
+
+static void wait_remove(struct ofi_ep *ep)
+{
+	struct ofi_prov *prov = ofi_of(ep);
+
+	if (!ep->until)
+		return;
+	ep->until = 0;
+	if (ep->wait_prev)
+		ep->wait_prev->wait_next = ep->wait_next;
+	else
+		prov->waits = ep->wait_next;
+	if (ep->wait_next)
+		ep->wait_next->wait_prev = ep->wait_prev;
+}
+
+/* ---- the first cell ------------------------------------------------------------------------ */
+
+static void fail(struct ofi_ep *ep, int err, const char *reason);
+
+/* The other side has ended it, in good order. */
+static void begin_ending(struct ofi_ep *ep)
+{
+	ep->state = OFI_ENDING;
+	wait_add(ep, ENDING_NS);
+	ofi_check_ending(ep);
+}
+
+static void path_add(struct ofi_ep *ep)
+{
+	struct ofi_prov *prov = ofi_of(ep);
+
+	ep->path_next = prov->paths;
+	prov->paths = ep;
+	prov->again = 1;
+}
+
+static void path_remove(struct ofi_ep *ep)
+{
+	struct ofi_ep **at = &ofi_of(ep)->paths;
+
+	if (ep->path)
+		ep->path->ep = NULL;
+	ep->path = NULL;
+	while (*at && *at != ep)
+		at = &(*at)->path_next;
+	if (*at)
+		*at = ep->path_next;
+}
+
+void ofi_paths_try(struct ofi_prov *prov)
+{
+	struct ofi_ep *list = prov->paths, *ep;
+	int err;
+
+	prov->paths = NULL;
+	while ((ep = list)) {
+		list = ep->path_next;
+		err = ep->path_tries && gvm_now() < ep->path_at ? -EAGAIN : ofi_path_send(ep);
+		if (err == -EAGAIN)
+			path_add(ep);
+		else if (err)
+			ofi_path_done(ep, err);
+	}
+}
+
+static void path_again(struct ofi_ep *ep)
+{
+	ep->path_at = gvm_now() + PATH_PAUSE_NS;
+	path_add(ep);
+}
+
+void ofi_path_done(struct ofi_ep *ep, int err)
+{
+	if (!err)
+		ofi_path_open(ep);
+	else if (++ep->path_tries >= PATH_TRIES)
+		fail(ep, -ECONNRESET, "");
+	else
+		path_again(ep);
+}
+
+void ofi_path_open(struct ofi_ep *ep)
+{
+	struct gvm_listener *listener = ep->listener;
+
+	wait_remove(ep);
+	ep->listener = NULL;
+	ep->state = OFI_OPEN;
+	if (listener)
+		gvm_rma_accepted(listener, &ep->ep);
+	else
+		gvm_rma_connected(&ep->ep, 0);
+	if (ep->state == OFI_OPEN && ep->ends_early)
+		begin_ending(ep);
+}
+
+/* ---- the end ------------------------------------------------------------------------------- */
+
+static void close_socket(struct ofi_ep *ep)
+{
+	struct ofi_prov *prov = ofi_of(ep);
+
+	if (ep->watch.fd < 0)
+		return;
+	prov->rma.up->unwatch(prov->rma.host, &ep->watch);
+	close(ep->watch.fd);
+	ep->watch.fd = -1;
+	prov->conns--;
+}
+
+/* Say how much is still to come. */
+static void say_end(struct ofi_ep *ep)
+{
+	struct gvm_ofi_end end = { GVM_OFI_END_MAGIC, ep->sent };
+	uint8_t buf[GVM_OFI_END_LEN];
+
+	gvm_ofi_end_encode(buf, &end);
+	send(ep->watch.fd, buf, sizeof(buf), MSG_NOSIGNAL);
+	shutdown(ep->watch.fd, SHUT_WR);
+	/* what is not read would make a reset of the end, which may overtake it */
+	while (recv(ep->watch.fd, NULL, GVM_OFI_HELLO_LEN, MSG_TRUNC) > 0)
+		;
+}
+
+static void reset_at_close(struct ofi_ep *ep)
+{
+	struct linger now = { .l_onoff = 1, .l_linger = 0 };
+
+	setsockopt(ep->watch.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+}
+
+void ofi_disconnect(struct gvm_rma_ep *gep, int orderly)
+{
+	struct ofi_ep *ep = (struct ofi_ep *)gep;
+	struct ofi_prov *prov = ofi_of(ep);
+
+	assert(ep->state != OFI_ENDED);
+	if (ep->lookup)
+		ep->lookup->user = NULL;
+	if (ep->watch.fd >= 0 && orderly)
+		say_end(ep);
+	else if (ep->watch.fd >= 0)
+		reset_at_close(ep);
+	close_socket(ep);
+	wait_remove(ep);
+	path_remove(ep);
+	ep->state = OFI_ENDED;
+	if (ep->node.key)
+		rma_table_remove(&prov->ids, &ep->node);
+	if (ep->addr)
+		ofi_addr_put(ep->addr);
+	if (ep->port)
+		ofi_port_unuse(ep->port);
+	free(ep->addrs);
+	ep->addr = NULL;
+	ep->port = NULL;
+	ep->addrs = NULL;
+}
+
+/* It comes to nothing, or has ended. */
+static void fail(struct ofi_ep *ep, int err, const char *reason)
+{
+	if (ep->state >= OFI_OPEN)
+		gvm_rma_broken(&ep->ep, err, reason);
+	else if (ep->listener)
+		gvm_rma_unaccept(&ep->ep);
+	else
+		gvm_rma_connected(&ep->ep, err);
+}
+
+void ofi_check_ending(struct ofi_ep *ep)
+{
+	if (ep->received >= ep->last)
+		fail(ep, -ECONNRESET, "the other side has closed the connection");
+}
+
+void ofi_unaccept_all(struct ofi_prov *prov, const struct gvm_listener *listener)
+{
+	struct ofi_ep *ep = prov->waits, *next;
+
+	for (; ep; ep = next) {
+		next = ep->wait_next;
+		if (ep->listener == listener)
+			gvm_rma_unaccept(&ep->ep);
+	}
+}
+
+/* ---- hello --------------------------------------------------------------------------------- */
+
+static int draw_id(struct ofi_ep *ep)
+{
+	struct ofi_prov *prov = ofi_of(ep);
+
+	do
+		if (getrandom(&ep->node.key, sizeof(ep->node.key), 0) != sizeof(ep->node.key)) {
+			ep->node.key = 0;
+			return -EIO;
+		}
+	while (!ep->node.key || rma_table_find(&prov->ids, ep->node.key));
+	if (!rma_table_add(&prov->ids, &ep->node))
+		return 0;
+	ep->node.key = 0;
+	return -ENOMEM;
+}
+
+/* A place in libfabric for the connection, as its socket's local address has it. */
+static int take_port(struct ofi_ep *ep)
+{
+	struct sockaddr_storage local;
+	socklen_t len = sizeof(local);
+	struct ofi_port *port;
+	int err;
+
+	if (getsockname(ep->watch.fd, (struct sockaddr *)&local, &len))
+		return -errno;
+	err = ofi_port_get(ofi_of(ep), (const struct sockaddr *)&local, &port);
+	if (!err)
+		err = ofi_port_use(port);
+	if (err)
+		return err;
+	ep->port = port;
+	return draw_id(ep);
+}
+
+static int say_hello(struct ofi_ep *ep)
+{
+	const struct ofi_prov *prov = ofi_of(ep);
+	struct gvm_ofi_hello hello = { .magic = GVM_OFI_HELLO_MAGIC, .id = ep->node.key };
+	uint8_t buf[GVM_OFI_HELLO_LEN];
+
+	snprintf(hello.provider, sizeof(hello.provider), "%s", prov->info->fabric_attr->prov_name);
+	memcpy(hello.machine, prov->machine, sizeof(hello.machine));
+	hello.name_len = ep->port->name_len;
+	memcpy(hello.name, ep->port->name, ep->port->name_len);
+	gvm_ofi_hello_encode(buf, &hello);
+	/* the first bytes of a connection always fit */
+	return send(ep->watch.fd, buf, sizeof(buf), MSG_NOSIGNAL) == sizeof(buf) ? 0 : -ECONNRESET;
+}
+
+static int may_log(struct ofi_prov *prov)
+{
+	uint64_t now = gvm_now();
+
+	if (now < prov->log_at)
+		return 0;
+	prov->log_at = now + LOG_EVERY_NS;
+	return 1;
+}
+
+/* Can the two reach each other? */
+static int agree(const struct ofi_ep *ep, const struct gvm_ofi_hello *hello)
+{
+	struct ofi_prov *prov = ofi_of(ep);
+	const char *ours = prov->info->fabric_attr->prov_name;
+
+	if (strcmp(hello->provider, ours) != 0) {
+		if (may_log(prov))
+			gvm_log(GVM_LOG_WARN,
+				"%s has libfabric's provider %.40s, and this side %.40s",
+				ep->ep.ep.name, hello->provider, ours);
+		return -EPROTONOSUPPORT;
+	}
+	if (memcmp(hello->machine, prov->machine, sizeof(hello->machine)) == 0)
+		return 0;
+	if (may_log(prov))
+		gvm_log(GVM_LOG_WARN,
+			"%s is another machine, and libfabric's provider %.40s reaches none",
+			ep->ep.ep.name, ours);
+	return -EHOSTUNREACH;
+}
+
+static int hello_took(struct ofi_ep *ep)
+{
+	struct gvm_ofi_hello hello;
+	int err = 0;
+
+	if (gvm_ofi_hello_decode(ep->rx, ep->rx_len, &hello))
+		return -EPROTO;
+	ep->rx_len = 0;
+	/* who is refused is told by whom */
+	if (ep->listener)
+		err = take_port(ep);
+	if (!err && ep->listener)
+		err = say_hello(ep);
+	if (!err)
+		err = agree(ep, &hello);
+	if (!err)
+		err = ofi_addr_get(ep->port, hello.name, hello.name_len, &ep->addr);
+	ep->to = hello.id;
+	return err;
+}
+
+static void hello_done(struct ofi_ep *ep)
+{
+	int err = hello_took(ep);
+
+	if (err) {
+		fail(ep, err, "");
+		return;
+	}
+	ep->state = OFI_PATH;
+	if (!ep->listener)
+		path_add(ep);
+}
+
+static void end_done(struct ofi_ep *ep)
+{
+	struct gvm_ofi_end end;
+
+	if (gvm_ofi_end_decode(ep->rx, ep->rx_len, &end)) {
+		fail(ep, -EPROTO, "this is not the gvmnet protocol");
+		return;
+	}
+	ep->last = end.cells;
+	close_socket(ep);
+	if (ep->state == OFI_OPEN) {
+		begin_ending(ep);
+		return;
+	}
+	ep->ends_early = 1;
+	wait_remove(ep);
+	wait_add(ep, ENDING_NS);
+}
+
+/* ---- the TCP connection -------------------------------------------------------------------- */
+
+/* Somebody who speaks another protocol need not be waited for. */
+static int is_strange(const struct ofi_ep *ep)
+{
+	static const uint8_t magic[] = { 0x11, 0x47, 0x56, 0x4d, 0x4f, 0x46, 0x49 };
+	size_t n = ep->rx_len < sizeof(magic) ? ep->rx_len : sizeof(magic);
+
+	return memcmp(ep->rx, magic, n) != 0;
+}
+
+static void boot_read(struct ofi_ep *ep)
+{
+	uint32_t want = ep->state == OFI_HELLO ? GVM_OFI_HELLO_LEN : GVM_OFI_END_LEN;
+	ssize_t got = recv(ep->watch.fd, ep->rx + ep->rx_len, want - ep->rx_len, 0);
+
+	if (got < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (got <= 0) {
+		fail(ep, -ECONNRESET, "the other side has gone");
+		return;
+	}
+	ep->rx_len += (uint32_t)got;
+	if (is_strange(ep))
+		fail(ep, -EPROTO, "this is not the gvmnet protocol");
+	else if (ep->rx_len == want && ep->state == OFI_HELLO)
+		hello_done(ep);
+	else if (ep->rx_len == want)
+		end_done(ep);
+}
+
+static void set_options(int fd)
+{
+	int one = 1, ms = USER_TIMEOUT_MS;
+
+	/* Neither can fail on a TCP socket in a way that matters. */
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms));
+}
+
+static int dial(struct ofi_ep *ep, unsigned i)
+{
+	const struct sockaddr *sa = (const void *)&ep->addrs->at[i].sa;
+	struct ofi_prov *prov = ofi_of(ep);
+	int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), err;
+
+	if (fd < 0)
+		return -errno;
+	set_options(fd);
+	if (connect(fd, sa, ep->addrs->at[i].len) && errno != EINPROGRESS) {
+		err = -errno;
+		goto close_fd;
+	}
+	ep->watch.fd = fd;
+	ep->watch.ready = boot_ready;
+	err = prov->rma.up->watch(prov->rma.host, &ep->watch, EPOLLOUT);
+	if (err)
+		goto forget_fd;
+	prov->conns++;
+	gvm_addr_print(sa, ep->ep.ep.name, sizeof(ep->ep.ep.name));
+	ep->state = OFI_DIALLING;
+	return 0;
+
+forget_fd:
+	ep->watch.fd = -1;
+close_fd:
+	close(fd);
+	return err;
+}
+
+/* Try the addresses that are left; err is how the one before has failed. */
+static int dial_next(struct ofi_ep *ep, int err)
+{
+	while (ep->addr_next < ep->addrs->n) {
+		err = dial(ep, ep->addr_next++);
+		if (!err)
+			break;
+	}
+	return err;
+}
+
+static int dialled(struct ofi_ep *ep)
+{
+	struct ofi_prov *prov = ofi_of(ep);
+	int err = prov->rma.up->rewatch(prov->rma.host, &ep->watch, EVENTS);
+
+	if (!err)
+		err = take_port(ep);
+	if (!err)
+		err = say_hello(ep);
+	ep->state = OFI_HELLO;
+	return err;
+}
+
+static void dial_ready(struct ofi_ep *ep)
+{
+	socklen_t len = sizeof(int);
+	int err = 0;
+
+	if (getsockopt(ep->watch.fd, SOL_SOCKET, SO_ERROR, &err, &len))
+		err = errno;
+	if (!err && gvm_addr_is_self(ep->watch.fd))
+		err = ECONNREFUSED;
+	if (err) {
+		close_socket(ep);
+		err = dial_next(ep, -err);
+	} else {
+		err = dialled(ep);
+	}
+	if (err)
+		fail(ep, err, "");
+}
+
+static void boot_ready(struct gvm_watch *watch, uint32_t events)
+{
+	struct ofi_ep *ep = container_of(watch, struct ofi_ep, watch);
+
+	if (ep->state == OFI_DIALLING)
+		dial_ready(ep);
+	else
+		boot_read(ep);
+}
+
+void ofi_accept(struct ofi_prov *prov, struct gvm_listener *listener, int fd,
+		const struct sockaddr *from)
+{
+	struct ofi_ep *ep = (struct ofi_ep *)gvm_rma_accept(&prov->rma);
+
+	if (!ep) {
+		close(fd);
+		return;
+	}
+	set_options(fd);
+	gvm_addr_print(from, ep->ep.ep.name, sizeof(ep->ep.ep.name));
+	ep->listener = listener;
+	ep->state = OFI_HELLO;
+	ep->watch.fd = fd;
+	ep->watch.ready = boot_ready;
+	if (prov->rma.up->watch(prov->rma.host, &ep->watch, EVENTS)) {
+		close(fd);
+		ep->watch.fd = -1;
+		gvm_rma_unaccept(&ep->ep);
+		return;
+	}
+	prov->conns++;
+	wait_add(ep, HELLO_NS);
+}
+
+/* ---- names --------------------------------------------------------------------------------- */
+
+static void lookup_done(struct ofi_ep *ep, const struct gvm_lookup *l)
+{
+	int err = l->err;
+
+	ep->lookup = NULL;
+	if (!err) {
+		*ep->addrs = l->addrs;
+		err = dial_next(ep, -EHOSTUNREACH);
+	}
+	if (err)
+		fail(ep, err, "");
+}
+
+static void resolver_ready(struct gvm_watch *watch, uint32_t events)
+{
+	struct ofi_prov *prov = container_of(watch, struct ofi_prov, resolver_watch);
+	struct gvm_lookup *l;
+
+	while ((l = gvm_resolver_next(prov->resolver))) {
+		if (l->user)
+			lookup_done(l->user, l);
+		free(l);
+	}
+}
+
+static int open_resolver(struct ofi_prov *prov)
+{
+	int err;
+
+	if (prov->resolver)
+		return 0;
+	err = gvm_resolver_open(&prov->resolver, &prov->resolver_watch.fd);
+	if (err)
+		return err;
+	prov->resolver_watch.ready = resolver_ready;
+	err = prov->rma.up->watch(prov->rma.host, &prov->resolver_watch, EPOLLIN);
+	if (err) {
+		gvm_resolver_close(prov->resolver);
+		prov->resolver = NULL;
+	}
+	return err;
+}
+
+int ofi_connect(struct gvm_rma_ep *gep, const char *host, unsigned port)
+{
+	struct ofi_ep *ep = (struct ofi_ep *)gep;
+	struct ofi_prov *prov = ofi_of(ep);
+	int err;
+
+	ep->watch.fd = -1;
+	ep->addrs = calloc(1, sizeof(*ep->addrs));
+	if (!ep->addrs)
+		return -ENOMEM;
+	if (gvm_addrs_numeric(host, port, ep->addrs)) {
+		ep->state = OFI_LOOKUP;
+		err = open_resolver(prov);
+		if (!err)
+			err = gvm_resolver_ask(prov->resolver, host, port, ep, &ep->lookup);
+	} else {
+		err = dial_next(ep, -EHOSTUNREACH);
+	}
+	if (err)
+		free(ep->addrs);
+	return err;
+}
+
+/* ---- the clock ----------------------------------------------------------------------------- */
+
+static void clock_ticks(struct gvm_watch *watch, uint32_t events)
+{
+	struct ofi_prov *prov = container_of(watch, struct ofi_prov, clock);
+	const struct itimerspec never = { 0 };
+	uint64_t now = ofi_now(prov), times;
+	struct ofi_ep *ep, *next;
+
+	if (read(watch->fd, &times, sizeof(times)) != sizeof(times))
+		return;
+	for (ep = prov->waits; ep; ep = next) {
+		next = ep->wait_next;
+		if (ep->until <= now)
+			fail(ep, -ECONNRESET, "the other side has gone");
+	}
+	if (prov->listeners_rest)
+		ofi_listeners_resume(prov);
+	if (!prov->waits)
+		timerfd_settime(prov->clock.fd, 0, &never, NULL);
+}
+
+int ofi_boot_open(struct ofi_prov *prov)
+{
+	int err;
+
+	prov->clock.ready = clock_ticks;
+	prov->clock.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (prov->clock.fd < 0)
+		return -errno;
+	err = prov->rma.up->watch(prov->rma.host, &prov->clock, EPOLLIN);
+	if (err)
+		close(prov->clock.fd);
+	return err;
+}
+
+void ofi_boot_close(struct ofi_prov *prov)
+{
+	if (prov->resolver) {
+		prov->rma.up->unwatch(prov->rma.host, &prov->resolver_watch);
+		gvm_resolver_close(prov->resolver);
+	}
+	prov->rma.up->unwatch(prov->rma.host, &prov->clock);
+	close(prov->clock.fd);
+}

@@ -1,0 +1,533 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A worker's device: opening and closing it, its completion queues, polling and sleeping, memory.
+ * verbs.h says how the parts belong together.
+ *
+ * The descriptors of the poll set only note that there is something; poll() looks, so that all
+ * upcalls come from it.
+ */
+#include "providers/verbs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define LINGER_MS 200 /* at the end of the worker, for what was sent last */
+
+/* ---- memory -------------------------------------------------------------------------------- */
+
+int verbs_told_limit(struct verbs *v, int err, size_t len)
+{
+	struct rlimit limit = { 0 };
+
+	if (err != ENOMEM || v->told_limit)
+		return -err;
+	v->told_limit = 1;
+	getrlimit(RLIMIT_MEMLOCK, &limit);
+	if (limit.rlim_cur == RLIM_INFINITY)
+		gvm_log(GVM_LOG_WARN,
+			"%s cannot have %zu more bytes of pinned memory, or has no more resources",
+			v->device, len);
+	else
+		gvm_log(GVM_LOG_WARN,
+			"%s cannot have %zu more bytes of pinned memory: this process may lock "
+			"%llu bytes; raise that (ulimit -l, LimitMEMLOCK=infinity in a unit)",
+			v->device, len, (unsigned long long)limit.rlim_cur);
+	return -err;
+}
+
+static int reg(struct gvm_rma *rma, struct gvm_rma_ep *ep, void *at, size_t len, unsigned access,
+	       struct gvm_rma_reg *reg)
+{
+	struct verbs *v = verbs_of(rma);
+	int flags = 0;
+	struct ibv_mr *mr;
+
+	if (!access)
+		/* On iWARP what is read is written to this side by the other. */
+		flags = IBV_ACCESS_LOCAL_WRITE | (v->iwarp ? IBV_ACCESS_REMOTE_WRITE : 0);
+	if (access & GVM_ACCESS_FETCH)
+		flags |= IBV_ACCESS_REMOTE_READ;
+	if (access & GVM_ACCESS_PUT)
+		flags |= IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_LOCAL_WRITE;
+	mr = ibv_reg_mr(v->pd, at, len, flags);
+	if (!mr)
+		return verbs_told_limit(v, errno ? errno : ENOMEM, len);
+	reg->local = mr;
+	reg->key = mr->rkey;
+	reg->base = (uintptr_t)at;
+	reg->len = len;
+	return 0;
+}
+
+static void dereg(struct gvm_rma *rma, struct gvm_rma_reg *reg)
+{
+	int err = ibv_dereg_mr(reg->local);
+
+	if (err)
+		gvm_log(GVM_LOG_ERROR, "%s does not give memory back: %s", verbs_of(rma)->device,
+			strerror(err));
+	reg->local = NULL;
+}
+
+/* Pinned pages of the provider's own. */
+static uint8_t *pinned(struct verbs *v, size_t len, struct ibv_mr **mr)
+{
+	uint8_t *at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (at == MAP_FAILED)
+		return NULL;
+	*mr = ibv_reg_mr(v->pd, at, len, IBV_ACCESS_LOCAL_WRITE);
+	if (*mr)
+		return at;
+	verbs_told_limit(v, errno, len);
+	munmap(at, len);
+	return NULL;
+}
+
+static void unpin(uint8_t *at, size_t len, struct ibv_mr *mr)
+{
+	if (!at)
+		return;
+	ibv_dereg_mr(mr);
+	munmap(at, len);
+}
+
+static int chunk_new(struct verbs *v)
+{
+	const size_t block = GVM_RMA_RECVS * GVM_RMA_CELL;
+	struct verbs_chunk *c = calloc(1, sizeof(*c) + VERBS_BLOCKS * sizeof(struct verbs_block));
+	struct verbs_block *b;
+
+	if (!c)
+		return -ENOMEM;
+	b = (struct verbs_block *)(c + 1);
+	c->len = VERBS_BLOCKS * block;
+	c->at = pinned(v, c->len, &c->mr);
+	if (!c->at) {
+		free(c);
+		return -ENOMEM;
+	}
+	for (unsigned i = 0; i < VERBS_BLOCKS; i++, b++) {
+		b->at = c->at + i * block;
+		b->lkey = c->mr->lkey;
+		b->next = v->blocks;
+		v->blocks = b;
+	}
+	c->next = v->chunks;
+	v->chunks = c;
+	return 0;
+}
+
+struct verbs_block *verbs_block_get(struct verbs *v)
+{
+	struct verbs_block *b;
+
+	if (!v->blocks && chunk_new(v))
+		return NULL;
+	b = v->blocks;
+	v->blocks = b->next;
+	return b;
+}
+
+/* ---- completion queues --------------------------------------------------------------------- */
+
+static struct verbs_lane *lane_new(struct verbs *v, unsigned room)
+{
+	struct verbs_lane *lane = calloc(1, sizeof(*lane));
+	unsigned most = (unsigned)v->attr.max_cqe / VERBS_ENTRIES;
+
+	if (!lane)
+		return NULL;
+	lane->room = room < most ? room : most;
+	lane->cq = lane->room ? ibv_create_cq(v->context, (int)(lane->room * VERBS_ENTRIES), lane,
+					      v->channel, 0)
+			      : NULL;
+	if (!lane->cq) {
+		if (lane->room)
+			verbs_told_limit(v, errno, (size_t)lane->room * VERBS_ENTRIES * 64);
+		free(lane);
+		return NULL;
+	}
+	return lane;
+}
+
+struct verbs_lane *verbs_lane_get(struct verbs *v)
+{
+	struct verbs_lane **at;
+	unsigned room = VERBS_LANE;
+
+	for (at = &v->lanes; *at; at = &(*at)->next) {
+		if ((*at)->conns < (*at)->room)
+			return *at;
+		if (room < VERBS_LANE_MAX)
+			room *= 2;
+	}
+	*at = lane_new(v, room);
+	return *at;
+}
+
+static void lane_free(struct verbs_lane *lane)
+{
+	ibv_ack_cq_events(lane->cq, lane->unacked);
+	ibv_destroy_cq(lane->cq);
+	free(lane);
+}
+
+/* The completion channel has fired: those queues are not armed any more. */
+static void take_channel(struct verbs *v)
+{
+	struct verbs_lane *lane;
+	struct ibv_cq *cq;
+	void *context;
+
+	while (!ibv_get_cq_event(v->channel, &cq, &context)) {
+		lane = context;
+		lane->armed = 0;
+		if (++lane->unacked < 1024)
+			continue;
+		ibv_ack_cq_events(cq, lane->unacked);
+		lane->unacked = 0;
+	}
+}
+
+static int serve_stash(struct verbs *v)
+{
+	struct ibv_wc wc[VERBS_BATCH];
+	unsigned n = v->stash_count;
+
+	memcpy(wc, v->stash, n * sizeof(wc[0]));
+	v->stash_count = 0;
+	for (unsigned i = 0; i < n; i++)
+		verbs_serve(v, &wc[i]);
+	return (int)n;
+}
+
+/* Serving makes upcalls, and those may add lanes, but never take one away. */
+static int poll_lane(struct verbs *v, struct verbs_lane *lane, int most)
+{
+	struct ibv_wc wc[VERBS_BATCH];
+	int n, served = 0;
+
+	while (served < most && (n = ibv_poll_cq(lane->cq, VERBS_BATCH, wc)) > 0) {
+		for (int i = 0; i < n; i++)
+			verbs_serve(v, &wc[i]);
+		served += n;
+		if (n < (int)VERBS_BATCH)
+			break;
+	}
+	return served;
+}
+
+void verbs_drain(struct verbs *v)
+{
+	int n;
+
+	do {
+		n = serve_stash(v);
+		for (struct verbs_lane *lane = v->lanes; lane; lane = lane->next)
+			n += poll_lane(v, lane, VERBS_ENTRIES);
+	} while (n >= (int)VERBS_BATCH);
+}
+
+/* ---- what the device says of itself -------------------------------------------------------- */
+
+static void all_fail(struct verbs *v, int why, const char *reason)
+{
+	struct verbs_conn *conn = v->conns;
+
+	/* An upcall ends connections, of which any may be the next one. */
+	while (conn) {
+		verbs_conn_fail(conn, why, reason);
+		conn = v->conns;
+	}
+}
+
+static void device_gone(struct verbs *v)
+{
+	if (v->gone)
+		return;
+	v->gone = 1;
+	gvm_log(GVM_LOG_ERROR, "the RDMA device %s has failed or was taken away", v->device);
+	all_fail(v, -ENODEV, "the RDMA device is gone");
+}
+
+static struct verbs_conn *conn_of_qp(struct ibv_qp *qp)
+{
+	return qp->qp_context;
+}
+
+/* Acknowledged before anything is destroyed, which waits for that. Of a queue pair that has been
+ * destroyed there are none. */
+static void async_event(struct verbs *v, struct ibv_async_event *event)
+{
+	enum ibv_event_type type = event->event_type;
+	struct verbs_conn *conn = NULL;
+
+	switch (type) {
+	case IBV_EVENT_QP_FATAL:
+	case IBV_EVENT_QP_REQ_ERR:
+	case IBV_EVENT_QP_ACCESS_ERR:
+	case IBV_EVENT_PATH_MIG_ERR:
+	case IBV_EVENT_COMM_EST:
+		conn = conn_of_qp(event->element.qp);
+		break;
+	default:
+		break;
+	}
+	ibv_ack_async_event(event);
+	switch (type) {
+	case IBV_EVENT_COMM_EST:
+		/* The message that says so may be lost; the first cell will do as well. */
+		rdma_notify(conn->id, IBV_EVENT_COMM_EST);
+		break;
+	case IBV_EVENT_CQ_ERR:
+		gvm_log(GVM_LOG_ERROR, "%s: a completion queue has failed", v->device);
+		all_fail(v, -EIO, "a completion queue of the RDMA device has failed");
+		break;
+	case IBV_EVENT_DEVICE_FATAL:
+		device_gone(v);
+		break;
+	case IBV_EVENT_PORT_ERR:
+		gvm_log(GVM_LOG_WARN, "%s: port %d is down", v->device, event->element.port_num);
+		break;
+	case IBV_EVENT_PORT_ACTIVE:
+		gvm_log(GVM_LOG_INFO, "%s: port %d is active", v->device, event->element.port_num);
+		break;
+	default:
+		if (conn)
+			verbs_conn_fail(conn, -ECONNRESET,
+					"the other side broke the rules of the RDMA connection");
+	}
+}
+
+static int take_async(struct verbs *v)
+{
+	struct ibv_async_event event;
+	int n = 0;
+
+	while (!v->gone && !ibv_get_async_event(v->context, &event)) {
+		async_event(v, &event);
+		n++;
+	}
+	return n;
+}
+
+/* ---- poll and sleep ------------------------------------------------------------------------ */
+
+static int due(struct verbs_watch *w)
+{
+	int was = w->due;
+
+	w->due = 0;
+	return was;
+}
+
+static int poll_all(struct gvm_rma *rma)
+{
+	struct verbs *v = verbs_of(rma);
+	int n = verbs_tell(v);
+
+	if (due(&v->completion_watch))
+		take_channel(v);
+	n += serve_stash(v);
+	for (struct verbs_lane *lane = v->lanes; lane; lane = lane->next)
+		n += poll_lane(v, lane, 2 * VERBS_BATCH);
+	if (due(&v->event_watch) | due(&v->resolver_watch))
+		n += verbs_cm_poll(v);
+	if (due(&v->async_watch))
+		n += take_async(v);
+	if (__atomic_load_n(&v->inbox_due, __ATOMIC_ACQUIRE))
+		n += verbs_take_inbox(v);
+	verbs_connect_waiting(v);
+	verbs_ring(rma); /* the buffers of the cells that were served */
+	return n;
+}
+
+/* A queue that is armed tells of the next completion; what came before must be looked for. */
+static int arm(struct gvm_rma *rma)
+{
+	struct verbs *v = verbs_of(rma);
+	int n;
+
+	if ((v->waiting && v->connecting < VERBS_CONNECTING) || v->early_count || v->late ||
+	    v->stash_count || v->completion_watch.due || v->event_watch.due ||
+	    v->resolver_watch.due || v->async_watch.due ||
+	    __atomic_load_n(&v->inbox_due, __ATOMIC_ACQUIRE))
+		return 1;
+	for (struct verbs_lane *lane = v->lanes; lane; lane = lane->next) {
+		if (!lane->armed && !ibv_req_notify_cq(lane->cq, 0))
+			lane->armed = 1;
+		n = ibv_poll_cq(lane->cq, VERBS_BATCH, v->stash);
+		if (n <= 0)
+			continue;
+		v->stash_count = (unsigned)n;
+		return 1;
+	}
+	return 0;
+}
+
+/* ---- open and close ------------------------------------------------------------------------ */
+
+static void note(struct gvm_watch *watch, uint32_t events)
+{
+	container_of_verbs(watch, struct verbs_watch, watch)->due = 1;
+}
+
+static int watch(struct verbs *v, struct verbs_watch *w, int fd)
+{
+	int flags = fcntl(fd, F_GETFL), err;
+
+	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK))
+		return -errno;
+	w->v = v;
+	w->watch.fd = fd;
+	w->watch.ready = note;
+	err = v->rma.up->watch(v->rma.host, &w->watch, EPOLLIN);
+	if (err)
+		w->watch.fd = -1;
+	return err;
+}
+
+static void unwatch(struct verbs *v, struct verbs_watch *w)
+{
+	if (w->watch.fd >= 0)
+		v->rma.up->unwatch(v->rma.host, &w->watch);
+	w->watch.fd = -1;
+}
+
+static int watch_all(struct verbs *v)
+{
+	int fd, err = watch(v, &v->completion_watch, v->channel->fd);
+
+	if (!err)
+		err = watch(v, &v->event_watch, v->events->fd);
+	if (!err)
+		err = watch(v, &v->async_watch, v->context->async_fd);
+	if (!err)
+		err = gvm_resolver_open(&v->resolver, &fd);
+	if (!err)
+		err = watch(v, &v->resolver_watch, fd);
+	return err;
+}
+
+static int make_all(struct verbs *v)
+{
+	v->pd = ibv_alloc_pd(v->context);
+	if (!v->pd)
+		return verbs_told_limit(v, errno, 0);
+	v->channel = ibv_create_comp_channel(v->context);
+	if (!v->channel)
+		return -errno;
+	v->events = rdma_create_event_channel();
+	if (!v->events)
+		return -errno;
+	v->copies = pinned(v, VERBS_COPIES * GVM_RMA_CELL, &v->copies_mr);
+	if (!v->copies)
+		return -ENOMEM;
+	while (v->copy_count < VERBS_COPIES) {
+		v->copy_free[v->copy_count] = (uint16_t)v->copy_count;
+		v->copy_count++;
+	}
+	v->lanes = lane_new(v, VERBS_LANE);
+	return v->lanes ? 0 : -ENOMEM;
+}
+
+static void close_all(struct gvm_rma *rma)
+{
+	struct verbs *v = verbs_of(rma);
+	struct verbs_lane *lane;
+	struct verbs_chunk *c;
+
+	unwatch(v, &v->completion_watch);
+	unwatch(v, &v->event_watch);
+	unwatch(v, &v->async_watch);
+	unwatch(v, &v->resolver_watch);
+	if (v->resolver)
+		gvm_resolver_close(v->resolver);
+	while ((lane = v->lanes)) {
+		v->lanes = lane->next;
+		lane_free(lane);
+	}
+	while ((c = v->chunks)) {
+		v->chunks = c->next;
+		unpin(c->at, c->len, c->mr);
+		free(c);
+	}
+	unpin(v->copies, VERBS_COPIES * GVM_RMA_CELL, v->copies_mr);
+	if (v->events)
+		rdma_destroy_event_channel(v->events);
+	if (v->channel)
+		ibv_destroy_comp_channel(v->channel);
+	if (v->pd)
+		ibv_dealloc_pd(v->pd);
+	if (v->context)
+		ibv_close_device(v->context);
+	free(v->slots);
+	free(v->generations);
+}
+
+static int open_all(struct gvm_rma *rma, const char *args)
+{
+	struct verbs *v = verbs_of(rma);
+	int err;
+
+	v->completion_watch.watch.fd = v->event_watch.watch.fd = -1;
+	v->async_watch.watch.fd = v->resolver_watch.watch.fd = -1;
+	err = verbs_device_open(v, args);
+	if (!err)
+		err = make_all(v);
+	if (!err)
+		err = watch_all(v);
+	if (err) {
+		gvm_log(GVM_LOG_ERROR, "the verbs provider cannot use %s: %s",
+			*v->device ? v->device : "any device", strerror(-err));
+		close_all(rma);
+	}
+	return err;
+}
+
+/* What lingers has a little time to be sent, then all is taken back. */
+static void stop(struct gvm_rma *rma)
+{
+	struct verbs *v = verbs_of(rma);
+	uint64_t now = gvm_now(), end = now + LINGER_MS * 1000000ull;
+	struct pollfd p = { .fd = v->channel->fd, .events = POLLIN };
+
+	verbs_drain(v);
+	while (v->lingering && !v->gone && now < end) {
+		if (!arm(rma) && poll(&p, 1, (int)((end - now + 999999) / 1000000)) > 0)
+			take_channel(v);
+		verbs_drain(v);
+		now = gvm_now();
+	}
+	while (v->conns)
+		verbs_conn_free(v->conns);
+}
+
+const struct gvm_rma_fabric verbs_fabric = { .name = "verbs",
+					     .what = "RDMA over InfiniBand, RoCE and iWARP",
+					     .prov_size = sizeof(struct verbs),
+					     .ep_size = sizeof(struct verbs_ep),
+					     .work_size = sizeof(struct gvm_rma_work),
+					     .takes_back = 1,
+					     .probe = verbs_probe,
+					     .open = open_all,
+					     .stop = stop,
+					     .close = close_all,
+					     .listen = verbs_listen,
+					     .unlisten = verbs_unlisten,
+					     .connect = verbs_connect,
+					     .disconnect = verbs_disconnect,
+					     .post = verbs_post,
+					     .ring = verbs_ring,
+					     .poll = poll_all,
+					     .arm = arm,
+					     .reg = reg,
+					     .dereg = dereg };

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the files of the verbs provider share: reliable connected queue pairs over InfiniBand, RoCE
+ * and iWARP, made by rdma_cm, as a fabric of rma.h.
+ *
+ *   verbs.c         a worker's device: its completion queues, polling, sleeping, memory
+ *   verbs_qp.c      making queue pairs
+ *   verbs_post.c    ending them, posting, what completions say
+ *   verbs_cm.c      connecting: each event of rdma_cm in each state
+ *   verbs_listen.c  listening, with the workers of the process at one port
+ *   verbs_info.c    which devices there are and what they are, for probe and gvm info
+ *   verbs_module.c  the table and the module's door
+ *
+ * What a worker has to itself: one device opened anew, one protection domain, one completion
+ * channel, one event channel of rdma_cm. So no thread waits for another, an asynchronous event
+ * comes to the worker that it is about, and a key of the hardware reaches no further than the
+ * connections of its worker. Shared by the process: the table of ports listened at
+ * (verbs_listen.c).
+ *
+ * Receive buffers are each connection's own, not a shared receive queue: the credits of rma.c need
+ * as many either way, a peer that breaks them harms nobody else, and destroying a queue pair gives
+ * all of them back.
+ *
+ * Completion queues are in lanes: one takes so many connections as it has entries for all that they
+ * can have under way, the next one is twice as large, up to what the device can do.
+ *
+ * A dead peer is noticed by RoCE and InfiniBand after (VERBS_RETRIES + 1) time-outs of
+ * 4.096 us << VERBS_TIMEOUT: 1.9 s, by the specification up to four times as much, and only where
+ * something is under way. iWARP has TCP's own time-out, which is longer than core's liveness.
+ */
+#ifndef GVM_PROVIDERS_VERBS_H
+#define GVM_PROVIDERS_VERBS_H
+
+#include <infiniband/verbs.h>
+#include <pthread.h>
+#include <rdma/rdma_cma.h>
+
+#include "providers/rma.h"
+#include "providers/tcp_addr.h"
+
+#define VERBS_TIMEOUT   16u
+#define VERBS_RETRIES   6u
+#define VERBS_RNR_TIMER 12u                   /* 0.64 ms: of a receiver that is not ready */
+#define VERBS_SENDS     (GVM_RMA_WORKS + 32u) /* of the send queue: sends are done with early */
+#define VERBS_ENTRIES   (VERBS_SENDS + GVM_RMA_RECVS) /* of a completion queue, a connection */
+#define VERBS_RING      512u /* a power of two, of which VERBS_SENDS are used */
+#define VERBS_INLINE    92u
+#define VERBS_READS     16u /* RDMA reads of a connection under way in the hardware */
+#define VERBS_LANE      32u /* connections of the first lane */
+#define VERBS_LANE_MAX  2048u
+#define VERBS_GATHER    256u /* requests gathered until ring() */
+#define VERBS_COPIES    256u /* cells that are copied so that a send is done with at once */
+#define VERBS_BATCH     32u
+#define VERBS_HALF_OPEN 4096u /* accepted, not yet established */
+#define VERBS_CONNECTING                                                                           \
+	64u /* asked for, not yet answered: more would lose datagrams of the manager */
+#define VERBS_BLOCKS     32u /* connections whose receive buffers are registered together */
+#define VERBS_RESOLVE_MS 2000
+#define VERBS_NONE       0xFFFFu
+
+struct verbs;
+struct verbs_conn;
+
+struct verbs_lane {
+	struct verbs_lane *next;
+	struct ibv_cq *cq;
+	unsigned room, conns, unacked;
+	int armed;
+};
+
+/* Receive buffers of VERBS_BLOCKS connections. */
+struct verbs_chunk {
+	struct verbs_chunk *next;
+	uint8_t *at;
+	size_t len;
+	struct ibv_mr *mr;
+};
+struct verbs_block {
+	struct verbs_block *next;
+	uint8_t *at;
+	uint32_t lkey;
+};
+
+/*
+ * LOOKUP ADDR ROUTE CONNECT: on the way out. ACCEPT: accepted, the other side has not said so.
+ * OPEN. LINGER: ended in order by this side, which has no endpoint any more: what was sent is
+ * waited for, by the hardware's own bounds.
+ */
+enum verbs_state {
+	VERBS_LOOKUP,
+	VERBS_ADDR,
+	VERBS_ROUTE,
+	VERBS_CONNECT,
+	VERBS_ACCEPT,
+	VERBS_OPEN,
+	VERBS_LINGER
+};
+
+/* Something in the send queue. */
+struct verbs_sent {
+	struct gvm_rma_work *work; /* NULL: it was told already */
+	uint16_t copy;             /* index of the copied cell; VERBS_NONE: none */
+	uint8_t kind, over;
+};
+
+/* What the context of an rdma_cm_id begins with: a connection, or a port that is listened at (also
+ * of one that was asked for there and is not answered yet). */
+enum verbs_kind { VERBS_CONN = 1, VERBS_PORT };
+
+/* A connection in the hardware. Its endpoint may end before it. */
+struct verbs_conn {
+	enum verbs_kind kind; /* first */
+	struct verbs *v;
+	struct verbs_ep *ep; /* NULL: LINGER */
+	struct gvm_listener *listener;
+	struct rdma_cm_id *id;
+	struct ibv_qp *qp;
+	struct verbs_lane *lane;
+	struct verbs_block *block;      /* its receive buffers */
+	struct verbs_conn *next, *prev; /* of v->conns */
+	struct verbs_conn *ring_next, *late_next, *wait_next;
+	uint32_t slot, generation;
+	uint8_t state;
+	uint8_t in_ring, in_late;
+	uint8_t flush;  /* writes are gathered that need a proof (iWARP) */
+	uint8_t failed; /* nothing goes any more */
+	int error;      /* found while posting, told by poll() */
+
+	/* the send queue: [tail, head) is in it or gathered for it */
+	uint16_t head, tail;
+	uint16_t telling; /* works in it whose end is still to be told */
+	uint16_t max_inline;
+	struct verbs_sent *sent;          /* VERBS_RING, by number */
+	struct ibv_send_wr *first, *last; /* gathered */
+	struct ibv_recv_wr *recv_first, *recv_last;
+	struct ibv_recv_wr recv[GVM_RMA_RECVS];
+	struct ibv_sge recv_sge[GVM_RMA_RECVS];
+
+	/* while connecting */
+	struct gvm_addrs *addrs;
+	unsigned addr_next;
+	struct gvm_lookup *lookup;
+};
+
+struct verbs_ep {
+	struct gvm_rma_ep rma;   /* first */
+	struct verbs_conn *conn; /* NULL: disconnect() has been called */
+};
+
+struct verbs_gathered {
+	struct ibv_send_wr wr;
+	struct ibv_sge sge;
+};
+
+struct verbs_early {
+	struct gvm_rma_work *work;
+	struct verbs_conn *conn;
+};
+
+/* A connection that was asked for at a port, on its way to the worker that shall have it. */
+struct verbs_request {
+	struct verbs_request *next;
+	struct rdma_cm_id *id;
+	struct gvm_listener *listener;
+	uint8_t reads_in, reads_out;
+};
+
+/* A descriptor of the worker's poll set: poll() does what there is to do. */
+struct verbs_watch {
+	struct gvm_watch watch;
+	struct verbs *v;
+	int due;
+};
+
+struct verbs {
+	struct gvm_rma rma; /* first */
+	struct ibv_context *context;
+	struct ibv_device_attr attr;
+	char device[64];
+	unsigned port; /* 0: any */
+	int gid;       /* -1: any */
+	int iwarp;     /* no time-outs of its own, and a read's sink is written to by the peer */
+	int gone;      /* the device was taken away */
+	struct ibv_pd *pd;
+	struct ibv_comp_channel *channel;
+	struct rdma_event_channel *events;
+	struct gvm_resolver *resolver;
+	struct verbs_watch completion_watch, event_watch, async_watch, resolver_watch;
+
+	struct verbs_lane *lanes;
+	struct verbs_chunk *chunks;
+	struct verbs_block *blocks; /* free */
+	struct verbs_conn *conns;
+	unsigned lingering, half_open, connecting;
+	struct verbs_conn *waiting, *waiting_end; /* in ROUTE, until fewer are CONNECTING */
+
+	struct verbs_conn **slots; /* by number; NULL: free */
+	uint32_t *generations;
+	uint32_t slot_room, slot_next;
+
+	struct verbs_conn *ring; /* with something gathered */
+	struct verbs_conn *late; /* with an error to be told */
+	unsigned gathered_count, early_count;
+	struct verbs_gathered gathered[VERBS_GATHER];
+	struct verbs_early early[VERBS_GATHER]; /* sends that are done with, to be told */
+
+	uint8_t *copies; /* VERBS_COPIES cells */
+	struct ibv_mr *copies_mr;
+	uint16_t copy_free[VERBS_COPIES];
+	unsigned copy_count;
+
+	struct ibv_wc stash[VERBS_BATCH]; /* found by arm(), for the next poll() */
+	unsigned stash_count;
+
+	struct verbs_request *inbox; /* the lock of verbs_listen.c */
+	int inbox_due;
+	int told_limit; /* that memory cannot be pinned has been said */
+};
+
+#define container_of_verbs(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+
+static inline struct verbs *verbs_of(struct gvm_rma *rma)
+{
+	return container_of_verbs(rma, struct verbs, rma);
+}
+
+static inline struct verbs_ep *verbs_ep_of(struct gvm_rma_ep *ep)
+{
+	return container_of_verbs(ep, struct verbs_ep, rma);
+}
+
+/* Some providers return an errno, some a negative one. */
+static inline int verbs_negative(int err)
+{
+	return err > 0 ? -err : err;
+}
+
+extern const struct gvm_rma_fabric verbs_fabric;
+
+/* ---- verbs.c ------------------------------------------------------------------------------- */
+
+/* A lane with room for one more connection, or NULL. */
+struct verbs_lane *verbs_lane_get(struct verbs *v);
+struct verbs_block *verbs_block_get(struct verbs *v);
+/* Serve all completions that there are. */
+void verbs_drain(struct verbs *v);
+/* The kernel would not pin memory: say once what to do. Returns -err. */
+int verbs_told_limit(struct verbs *v, int err, size_t len);
+
+/* ---- verbs_post.c -------------------------------------------------------------------------- */
+
+struct verbs_conn *verbs_conn_new(struct verbs *v, struct verbs_ep *ep, enum verbs_state state);
+/* conn->state, and the counters that go with it. */
+void verbs_enter(struct verbs_conn *conn, enum verbs_state state);
+/* Take it out of a list that is linked by the member at offset. */
+void verbs_unlist(struct verbs_conn **list, struct verbs_conn *conn, size_t offset);
+/* Out of the hardware and freed, whatever its state. */
+void verbs_conn_free(struct verbs_conn *conn);
+/* The i-th receive buffer is free: it is posted with the next ring(). */
+void verbs_repost(struct verbs_conn *conn, unsigned i);
+int verbs_post_receives(struct verbs_conn *conn);
+uint64_t verbs_receive_id(const struct verbs_conn *conn, unsigned i);
+void verbs_disconnect(struct gvm_rma_ep *ep, int orderly);
+int verbs_post(struct gvm_rma_ep *ep, struct gvm_rma_work *work);
+void verbs_ring(struct gvm_rma *rma);
+/* Tell of sends that are done with, and of what failed while posting. Returns how many. */
+int verbs_tell(struct verbs *v);
+/* One completion. */
+void verbs_serve(struct verbs *v, const struct ibv_wc *wc);
+
+/* ---- verbs_qp.c ---------------------------------------------------------------------------- */
+
+/* The queue pair of conn->id, ready to receive buffers (INIT), with all of them posted. */
+int verbs_qp_make(struct verbs_conn *conn);
+/* To where it receives and sends. reads_*: RDMA reads under way, 0: as rdma_cm has it. */
+int verbs_qp_ready(struct verbs_conn *conn, unsigned reads_in, unsigned reads_out);
+
+/* ---- verbs_cm.c ---------------------------------------------------------------------------- */
+
+int verbs_connect(struct gvm_rma_ep *ep, const char *host, unsigned port);
+/* A connection that was asked for at a port that this worker listens at. */
+void verbs_answer(struct verbs *v, const struct verbs_request *request);
+/* Those that wait for their turn to connect, as far as it has come. */
+void verbs_connect_waiting(struct verbs *v);
+/* Forget that it waits. */
+void verbs_unwait(struct verbs_conn *conn);
+/* It is established, as its first cell or rdma_cm says. */
+void verbs_established(struct verbs_conn *conn);
+/* Events of rdma_cm, answers of the resolver. */
+int verbs_cm_poll(struct verbs *v);
+/* Is this the worker's device? rdma_cm has opened it for itself. */
+int verbs_is_mine(const struct verbs *v, const struct rdma_cm_id *id);
+/* The connection is over, in whatever state: whoever waits for it is told. */
+void verbs_conn_fail(struct verbs_conn *conn, int why, const char *reason);
+
+/* What both sides say of themselves as they connect; checked in front of everything else. */
+struct verbs_hello {
+	uint8_t magic[4]; /* "GVMR" */
+	uint8_t version;  /* 1 */
+	uint8_t cells;    /* GVM_RMA_CELLS */
+	uint8_t cell[2];  /* GVM_RMA_CELL, little-endian */
+};
+void verbs_hello_make(struct verbs_hello *hello);
+int verbs_hello_check(const void *data, size_t len);
+
+/* ---- verbs_listen.c ------------------------------------------------------------------------ */
+
+int verbs_listen(struct gvm_rma *rma, struct gvm_listener *listener, const char *host,
+		 unsigned port, unsigned *bound_port);
+void verbs_unlisten(struct gvm_rma *rma, struct gvm_listener *listener);
+/* CONNECT_REQUEST: id is new, port what the listening id has as its context. */
+struct verbs_port;
+void verbs_asked(struct verbs *v, struct verbs_port *port, struct rdma_cm_id *id,
+		 const struct rdma_conn_param *param);
+/* Requests that other workers have handed over. Returns how many. */
+int verbs_take_inbox(struct verbs *v);
+
+/* ---- verbs_info.c -------------------------------------------------------------------------- */
+
+int verbs_probe(const char **why);
+void verbs_describe(void (*line)(void *arg, unsigned depth, const char *text), void *arg);
+/* "DEVICE[:PORT[:GID]]" or "": open the device into v. Says what is wrong. */
+int verbs_device_open(struct verbs *v, const char *args);
+/* The worker's own address of this family, where its device or GID was asked for. 0: none. */
+socklen_t verbs_own_address(const struct verbs *v, int family, struct sockaddr_storage *sa);
+
+#endif

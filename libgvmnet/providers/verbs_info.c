@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Which RDMA devices there are, whether they can be used, what they can do: for probe, for gvm
+ * info, and to choose the one that a worker opens.
+ */
+#include "providers/verbs.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GIDS 256
+
+static const char no_device[] =
+    "there is no RDMA device; soft-RoCE makes one: rdma link add rxe0 type rxe netdev eth0";
+static const char no_manager[] =
+    "the kernel's RDMA connection manager cannot be opened: modprobe rdma_ucm, and let this user "
+    "open /dev/infiniband/rdma_cm";
+static const char no_access[] =
+    "no RDMA device can be opened: modprobe ib_uverbs, and let this user open /dev/infiniband";
+static const char no_port[] = "no port of an RDMA device is active (rdma link shows them)";
+
+/* ---- devices and ports --------------------------------------------------------------------- */
+
+static int is_active(struct ibv_context *context, unsigned port)
+{
+	struct ibv_port_attr attr;
+
+	return !ibv_query_port(context, (uint8_t)port, &attr) && attr.state == IBV_PORT_ACTIVE;
+}
+
+/* The first active port, 0: none. */
+static unsigned active_port(struct ibv_context *context)
+{
+	struct ibv_device_attr attr;
+
+	if (ibv_query_device(context, &attr))
+		return 0;
+	for (unsigned port = 1; port <= attr.phys_port_cnt; port++)
+		if (is_active(context, port))
+			return port;
+	return 0;
+}
+
+/*
+ * After a fork the parent's pinned pages must stay its own. Newer kernels see to that by
+ * themselves; older ones want the pages kept out of children, which must be asked for before the
+ * first is pinned.
+ */
+static void fork_init(void)
+{
+	int err = ibv_is_fork_initialized() == IBV_FORK_UNNEEDED ? 0 : ibv_fork_init();
+
+	if (err)
+		gvm_log(GVM_LOG_WARN,
+			"the program had opened RDMA devices before: a fork may harm its transfers "
+			"(%s)",
+			strerror(err));
+}
+
+static void fork_safely(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, fork_init);
+}
+
+static int manager_there(void)
+{
+	struct rdma_event_channel *channel = rdma_create_event_channel();
+
+	if (!channel)
+		return 0;
+	rdma_destroy_event_channel(channel);
+	return 1;
+}
+
+/* -ENODEV unless one can be opened that has an active port. */
+static int look(struct ibv_device **list, int n, const char **why)
+{
+	struct ibv_context *context;
+	int opened = 0, usable = 0;
+
+	for (int i = 0; i < n && !usable; i++) {
+		context = ibv_open_device(list[i]);
+		if (!context)
+			continue;
+		opened = 1;
+		usable = active_port(context) != 0;
+		ibv_close_device(context);
+	}
+	if (usable)
+		return 0;
+	*why = opened ? no_port : no_access;
+	return -ENODEV;
+}
+
+int verbs_probe(const char **why)
+{
+	struct ibv_device **list;
+	int n = 0, err;
+
+	fork_safely();
+	list = ibv_get_device_list(&n);
+	if (!list || !n) {
+		*why = no_device;
+		err = -ENODEV;
+	} else {
+		err = look(list, n, why);
+	}
+	if (list)
+		ibv_free_device_list(list);
+	if (!err && !manager_there()) {
+		*why = no_manager;
+		err = -ENODEV;
+	}
+	return err;
+}
+
+/* ---- the worker's -------------------------------------------------------------------------- */
+
+/* "[DEVICE][:PORT[:GID]]" */
+static int parse(struct verbs *v, const char *args)
+{
+	size_t n = strcspn(args, ":");
+	unsigned long value;
+	char *end;
+
+	v->gid = -1;
+	if (n >= sizeof(v->device))
+		return -EINVAL;
+	memcpy(v->device, args, n);
+	v->device[n] = 0;
+	if (!args[n])
+		return 0;
+	if (args[n + 1] < '0' || args[n + 1] > '9' || !n)
+		return -EINVAL;
+	value = strtoul(args + n + 1, &end, 10);
+	if (value < 1 || value > 255 || (*end && *end != ':'))
+		return -EINVAL;
+	v->port = (unsigned)value;
+	if (!*end)
+		return 0;
+	if (end[1] < '0' || end[1] > '9')
+		return -EINVAL;
+	value = strtoul(end + 1, &end, 10);
+	if (value > 65535 || *end)
+		return -EINVAL;
+	v->gid = (int)value;
+	return 0;
+}
+
+static int adopt(struct verbs *v, struct ibv_context *context)
+{
+	union ibv_gid gid;
+
+	if (ibv_query_device(context, &v->attr))
+		return -EIO;
+	snprintf(v->device, sizeof(v->device), "%s", ibv_get_device_name(context->device));
+	if (v->port > v->attr.phys_port_cnt) {
+		gvm_log(GVM_LOG_ERROR, "%s has no port %u", v->device, v->port);
+		return -ENODEV;
+	}
+	if (v->port && !is_active(context, v->port)) {
+		gvm_log(GVM_LOG_ERROR, "port %u of %s is not active", v->port, v->device);
+		return -ENETDOWN;
+	}
+	if (v->gid >= 0 && ibv_query_gid(context, (uint8_t)v->port, v->gid, &gid)) {
+		gvm_log(GVM_LOG_ERROR, "port %u of %s has no GID %d", v->port, v->device, v->gid);
+		return -ENODEV;
+	}
+	v->iwarp = context->device->transport_type == IBV_TRANSPORT_IWARP;
+	v->context = context;
+	return 0;
+}
+
+/* The one that is named, or the first one with an active port. */
+static int choose(struct verbs *v, struct ibv_device **list, int n)
+{
+	struct ibv_context *context;
+	int err = -ENODEV, named = *v->device != 0;
+
+	for (int i = 0; i < n && err; i++) {
+		if (named && strcmp(v->device, ibv_get_device_name(list[i])))
+			continue;
+		context = ibv_open_device(list[i]);
+		if (!context) {
+			if (named)
+				return errno ? -errno : -ENODEV;
+			continue;
+		}
+		if (named || active_port(context))
+			err = adopt(v, context);
+		if (err)
+			ibv_close_device(context);
+		if (named)
+			return err;
+	}
+	if (err && named)
+		gvm_log(GVM_LOG_ERROR, "there is no RDMA device %s (rdma link shows them)",
+			v->device);
+	return err;
+}
+
+int verbs_device_open(struct verbs *v, const char *args)
+{
+	struct ibv_device **list;
+	int n = 0, err = parse(v, args);
+
+	if (err) {
+		gvm_log(GVM_LOG_ERROR,
+			"verbs:%s is not legal: it may be verbs:DEVICE[:PORT[:GID]], such as "
+			"verbs:rxe0:1:1",
+			args);
+		*v->device = 0;
+		return err;
+	}
+	fork_safely();
+	list = ibv_get_device_list(&n);
+	if (!list)
+		return -ENODEV;
+	err = choose(v, list, n);
+	ibv_free_device_list(list);
+	return err;
+}
+
+/* ---- addresses ----------------------------------------------------------------------------- */
+
+/* RoCE has a GID for each address of the interface. */
+static socklen_t address_of(const union ibv_gid *gid, int family, struct sockaddr_storage *sa)
+{
+	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)sa;
+	struct sockaddr_in *in = (struct sockaddr_in *)sa;
+	struct in6_addr a;
+	int v4;
+
+	memcpy(&a, gid->raw, sizeof(a));
+	v4 = IN6_IS_ADDR_V4MAPPED(&a);
+	if (v4 != (family == AF_INET) || IN6_IS_ADDR_UNSPECIFIED(&a) || IN6_IS_ADDR_LINKLOCAL(&a))
+		return 0;
+	memset(sa, 0, sizeof(*sa));
+	sa->ss_family = (sa_family_t)family;
+	if (v4) {
+		memcpy(&in->sin_addr, gid->raw + 12, 4);
+		return sizeof(*in);
+	}
+	in6->sin6_addr = a;
+	return sizeof(*in6);
+}
+
+socklen_t verbs_own_address(const struct verbs *v, int family, struct sockaddr_storage *sa)
+{
+	union ibv_gid gid;
+
+	/* Otherwise it is the routing table that chooses. */
+	if (v->gid < 0 || v->iwarp || ibv_query_gid(v->context, (uint8_t)v->port, v->gid, &gid))
+		return 0;
+	return address_of(&gid, family, sa);
+}
+
+/* ---- for gvm info -------------------------------------------------------------------------- */
+
+struct to {
+	void (*line)(void *arg, unsigned depth, const char *text);
+	void *arg;
+};
+
+static void tell(const struct to *to, unsigned depth, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+static void tell(const struct to *to, unsigned depth, const char *fmt, ...)
+{
+	char text[256];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	to->line(to->arg, depth, text);
+}
+
+static const char *kind_of(uint32_t gid_type)
+{
+	switch (gid_type) {
+	case IBV_GID_TYPE_ROCE_V2:
+		return "RoCE v2";
+	case IBV_GID_TYPE_ROCE_V1:
+		return "RoCE v1";
+	default:
+		return "InfiniBand";
+	}
+}
+
+static void describe_gids(const struct to *to, struct ibv_context *context, unsigned port)
+{
+	struct ibv_gid_entry *list = calloc(GIDS, sizeof(*list));
+	char address[INET6_ADDRSTRLEN], interface[IF_NAMESIZE];
+	ssize_t n = list ? ibv_query_gid_table(context, list, GIDS, 0) : 0;
+
+	for (ssize_t i = 0; i < n; i++) {
+		if (list[i].port_num != port)
+			continue;
+		inet_ntop(AF_INET6, list[i].gid.raw, address, sizeof(address));
+		if (!list[i].ndev_ifindex || !if_indextoname(list[i].ndev_ifindex, interface))
+			snprintf(interface, sizeof(interface), "-");
+		tell(to, 2, "GID %u: %s, %s, interface %s", list[i].gid_index, address,
+		     context->device->transport_type == IBV_TRANSPORT_IWARP
+			 ? "iWARP"
+			 : kind_of(list[i].gid_type),
+		     interface);
+	}
+	free(list);
+}
+
+static void describe_port(const struct to *to, struct ibv_context *context, unsigned port)
+{
+	struct ibv_port_attr attr;
+
+	if (ibv_query_port(context, (uint8_t)port, &attr)) {
+		tell(to, 1, "port %u: cannot be asked", port);
+		return;
+	}
+	tell(to, 1, "port %u: %s%s, MTU %u of %u, %s", port, ibv_port_state_str(attr.state),
+	     attr.state == IBV_PORT_ACTIVE ? "" : " (cannot be used)", 128u << attr.active_mtu,
+	     128u << attr.max_mtu,
+	     attr.link_layer == IBV_LINK_LAYER_ETHERNET ? "Ethernet" : "InfiniBand");
+	describe_gids(to, context, port);
+}
+
+static void describe_device(const struct to *to, struct ibv_device *device)
+{
+	struct ibv_context *context = ibv_open_device(device);
+	struct ibv_device_attr attr;
+
+	if (!context || ibv_query_device(context, &attr)) {
+		tell(to, 0, "%s: cannot be opened: %s", ibv_get_device_name(device),
+		     strerror(errno));
+		if (context)
+			ibv_close_device(context);
+		return;
+	}
+	tell(to, 0, "%s: %s, firmware %s", ibv_get_device_name(device),
+	     ibv_node_type_str(device->node_type), *attr.fw_ver ? attr.fw_ver : "-");
+	tell(to, 1,
+	     "limits: %d queue pairs of %d requests, %d completion queues of %d, %d reads at a "
+	     "time, %d registrations of %llu bytes",
+	     attr.max_qp, attr.max_qp_wr, attr.max_cq, attr.max_cqe, attr.max_qp_rd_atom,
+	     attr.max_mr, (unsigned long long)attr.max_mr_size);
+	for (unsigned port = 1; port <= attr.phys_port_cnt; port++)
+		describe_port(to, context, port);
+	ibv_close_device(context);
+}
+
+void verbs_describe(void (*line)(void *arg, unsigned depth, const char *text), void *arg)
+{
+	const struct to to = { line, arg };
+	struct ibv_device **list;
+	int n = 0;
+
+	fork_safely();
+	list = ibv_get_device_list(&n);
+	for (int i = 0; list && i < n; i++)
+		describe_device(&to, list[i]);
+	if (list)
+		ibv_free_device_list(list);
+}

@@ -1,0 +1,604 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Connections in the hardware and their ends, posting, and what completions say.
+ *
+ * The send queue is a ring that the hardware empties in order: a completion is for its request and
+ * all before it, so that only the last request of each ring(), and all reads and writes, have one.
+ *
+ * On iWARP the completion of a write or send says only that its bytes are in the socket, and may
+ * overtake that of a read before it. A read of nothing behind the writes of each ring() brings the
+ * proof that they are where they belong, as the other side serves in order.
+ *
+ * Sends are put into the request itself (inline) or copied, so their works are done with as soon as
+ * they were posted. That is also what lets an ended connection linger until its last words have
+ * arrived: nobody's memory but the provider's is in it.
+ *
+ * A completion names its connection by slot and generation, and none is found for those of a
+ * connection that has ended: nothing that is left in a completion queue is taken for a later one's.
+ */
+#include "providers/verbs.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- naming requests ----------------------------------------------------------------------- */
+
+#define SLOT_BITS       20u
+#define GENERATION_BITS 24u
+#define NUMBER_BITS     16u
+#define SLOTS_MAX       (1u << SLOT_BITS)
+#define RECV            (1ull << 63)
+
+static uint64_t request_id(const struct verbs_conn *conn, unsigned number)
+{
+	return (uint64_t)conn->generation << (SLOT_BITS + NUMBER_BITS) |
+	       (uint64_t)conn->slot << NUMBER_BITS | (number & 0xFFFFu);
+}
+
+uint64_t verbs_receive_id(const struct verbs_conn *conn, unsigned i)
+{
+	return RECV | request_id(conn, i);
+}
+
+static struct verbs_conn *conn_of(const struct verbs *v, uint64_t id)
+{
+	uint32_t slot = (uint32_t)(id >> NUMBER_BITS) & (SLOTS_MAX - 1);
+	uint32_t generation =
+	    (uint32_t)((id & ~RECV) >> (SLOT_BITS + NUMBER_BITS)) & ((1u << GENERATION_BITS) - 1);
+	struct verbs_conn *conn = slot < v->slot_room ? v->slots[slot] : NULL;
+
+	return conn && conn->generation == generation ? conn : NULL;
+}
+
+static int more_slots(struct verbs *v)
+{
+	uint32_t room = v->slot_room ? 2 * v->slot_room : 64;
+	struct verbs_conn **slots;
+	uint32_t *generations;
+
+	if (room > SLOTS_MAX)
+		return -ENOMEM;
+	slots = realloc(v->slots, room * sizeof(*slots));
+	if (!slots)
+		return -ENOMEM;
+	v->slots = slots;
+	generations = realloc(v->generations, room * sizeof(*generations));
+	if (!generations)
+		return -ENOMEM;
+	v->generations = generations;
+	memset(slots + v->slot_room, 0, (room - v->slot_room) * sizeof(*slots));
+	memset(generations + v->slot_room, 0, (room - v->slot_room) * sizeof(*generations));
+	v->slot_next = v->slot_room;
+	v->slot_room = room;
+	return 0;
+}
+
+/* In turn, so that a slot rests before it is used again. */
+static int slot_get(struct verbs *v, struct verbs_conn *conn)
+{
+	for (uint32_t i = 0; i < v->slot_room; i++) {
+		uint32_t slot = (v->slot_next + i) % v->slot_room;
+
+		if (v->slots[slot])
+			continue;
+		v->slot_next = slot + 1;
+		v->slots[slot] = conn;
+		v->generations[slot] = (v->generations[slot] + 1) & ((1u << GENERATION_BITS) - 1);
+		conn->slot = slot;
+		conn->generation = v->generations[slot];
+		return 0;
+	}
+	return more_slots(v) ? -ENOMEM : slot_get(v, conn);
+}
+
+/* ---- connections --------------------------------------------------------------------------- */
+
+struct verbs_conn *verbs_conn_new(struct verbs *v, struct verbs_ep *ep, enum verbs_state state)
+{
+	struct verbs_conn *conn = calloc(1, sizeof(*conn));
+
+	if (!conn)
+		return NULL;
+	conn->sent = calloc(VERBS_RING, sizeof(*conn->sent));
+	if (!conn->sent || slot_get(v, conn)) {
+		free(conn->sent);
+		free(conn);
+		return NULL;
+	}
+	conn->kind = VERBS_CONN;
+	conn->v = v;
+	conn->ep = ep;
+	conn->state = (uint8_t)state;
+	conn->next = v->conns;
+	if (v->conns)
+		v->conns->prev = conn;
+	v->conns = conn;
+	ep->conn = conn;
+	return conn;
+}
+
+void verbs_enter(struct verbs_conn *conn, enum verbs_state state)
+{
+	struct verbs *v = conn->v;
+
+	v->connecting -= conn->state == VERBS_CONNECT;
+	v->half_open -= conn->state == VERBS_ACCEPT;
+	v->lingering -= conn->state == VERBS_LINGER;
+	conn->state = (uint8_t)state;
+	v->connecting += conn->state == VERBS_CONNECT;
+	v->half_open += conn->state == VERBS_ACCEPT;
+	v->lingering += conn->state == VERBS_LINGER;
+}
+
+void verbs_unlist(struct verbs_conn **list, struct verbs_conn *conn, size_t offset)
+{
+	while (*list && *list != conn)
+		list = (struct verbs_conn **)((char *)*list + offset);
+	if (*list)
+		*list = *(struct verbs_conn **)((char *)conn + offset);
+}
+
+static void forget_posts(struct verbs_conn *conn)
+{
+	struct verbs *v = conn->v;
+	unsigned kept = 0;
+
+	if (conn->in_ring)
+		verbs_unlist(&v->ring, conn, offsetof(struct verbs_conn, ring_next));
+	if (conn->in_late)
+		verbs_unlist(&v->late, conn, offsetof(struct verbs_conn, late_next));
+	for (unsigned i = 0; i < v->early_count; i++)
+		if (v->early[i].conn != conn)
+			v->early[kept++] = v->early[i];
+	v->early_count = kept;
+	for (; conn->tail != conn->head; conn->tail++) {
+		uint16_t copy = conn->sent[conn->tail % VERBS_RING].copy;
+
+		if (copy != VERBS_NONE)
+			v->copy_free[v->copy_count++] = copy;
+	}
+}
+
+static void unlink_conn(struct verbs_conn *conn)
+{
+	struct verbs *v = conn->v;
+
+	if (conn->prev)
+		conn->prev->next = conn->next;
+	else
+		v->conns = conn->next;
+	if (conn->next)
+		conn->next->prev = conn->prev;
+	v->slots[conn->slot] = NULL;
+	verbs_unwait(conn);
+	verbs_enter(conn, VERBS_LOOKUP);
+}
+
+/*
+ * The other side is told that it is over, then the queue pair is destroyed: when that has been done
+ * the hardware touches nothing of it, and the copied cells can be used again.
+ */
+static void leave_hardware(struct verbs_conn *conn)
+{
+	struct ibv_qp_attr error = { .qp_state = IBV_QPS_ERR };
+
+	if (conn->id && conn->state >= VERBS_ACCEPT)
+		rdma_disconnect(conn->id);
+	if (conn->qp) {
+		/* On iWARP what was sent last is still in the socket, which must not be reset. */
+		if (!conn->v->iwarp)
+			ibv_modify_qp(conn->qp, &error, IBV_QP_STATE);
+		if (ibv_destroy_qp(conn->qp))
+			gvm_log(GVM_LOG_ERROR, "%s does not give a queue pair back",
+				conn->v->device);
+		conn->lane->conns--;
+	}
+	if (conn->id)
+		rdma_destroy_id(conn->id);
+}
+
+void verbs_conn_free(struct verbs_conn *conn)
+{
+	struct verbs *v = conn->v;
+
+	leave_hardware(conn);
+	forget_posts(conn);
+	unlink_conn(conn);
+	if (conn->block) {
+		conn->block->next = v->blocks;
+		v->blocks = conn->block;
+	}
+	if (conn->lookup)
+		conn->lookup->user = NULL;
+	free(conn->addrs);
+	free(conn->sent);
+	free(conn);
+}
+
+static int may_linger(const struct verbs_conn *conn)
+{
+	return conn->state == VERBS_OPEN && !conn->failed && !conn->v->gone && !conn->telling &&
+	       conn->head != conn->tail;
+}
+
+void verbs_disconnect(struct gvm_rma_ep *rma_ep, int orderly)
+{
+	struct verbs_ep *ep = verbs_ep_of(rma_ep);
+	struct verbs_conn *conn = ep->conn;
+
+	if (!conn)
+		return;
+	if (orderly && conn->in_ring)
+		verbs_ring(&conn->v->rma);
+	ep->conn = NULL;
+	conn->ep = NULL;
+	if (!orderly || !may_linger(conn)) {
+		verbs_conn_free(conn);
+		return;
+	}
+	verbs_enter(conn, VERBS_LINGER);
+	for (unsigned i = 0; i < conn->v->early_count; i++)
+		if (conn->v->early[i].conn == conn)
+			conn->v->early[i].work = NULL;
+}
+
+/* ---- receive buffers ----------------------------------------------------------------------- */
+
+void verbs_repost(struct verbs_conn *conn, unsigned i)
+{
+	struct verbs *v = conn->v;
+
+	conn->recv[i].next = NULL;
+	if (conn->recv_last)
+		conn->recv_last->next = &conn->recv[i];
+	else
+		conn->recv_first = &conn->recv[i];
+	conn->recv_last = &conn->recv[i];
+	if (conn->in_ring)
+		return;
+	conn->in_ring = 1;
+	conn->ring_next = v->ring;
+	v->ring = conn;
+}
+
+int verbs_post_receives(struct verbs_conn *conn)
+{
+	struct ibv_recv_wr *bad;
+	int err = 0;
+
+	if (conn->recv_first)
+		err = ibv_post_recv(conn->qp, conn->recv_first, &bad);
+	conn->recv_first = conn->recv_last = NULL;
+	return verbs_negative(err);
+}
+
+/* ---- posting ------------------------------------------------------------------------------- */
+
+static void fail_later(struct verbs_conn *conn, int err)
+{
+	struct verbs *v = conn->v;
+
+	conn->error = err;
+	conn->failed = 1;
+	if (conn->in_late)
+		return;
+	conn->in_late = 1;
+	conn->late_next = v->late;
+	v->late = conn;
+}
+
+/* The works whose memory is not in the hardware are done with. */
+static void finish_early(struct verbs_conn *conn, uint16_t first)
+{
+	struct verbs *v = conn->v;
+
+	for (uint16_t i = first; i != conn->head; i++) {
+		struct verbs_sent *s = &conn->sent[i % VERBS_RING];
+
+		if (!s->work || s->work->kind != GVM_RMA_SEND || v->early_count == VERBS_GATHER)
+			continue;
+		/* Neither copied nor inline: it is in the hardware until that says otherwise. */
+		if (s->copy == VERBS_NONE && s->work->len > conn->max_inline)
+			continue;
+		v->early[v->early_count++] = (struct verbs_early){ s->work, conn };
+		s->work = NULL;
+		conn->telling--;
+	}
+}
+
+/* Behind all that was gathered: when it has been answered, the writes before it have been done. An
+ * element of no length is needed: without any, siw takes the one of an earlier request. */
+static void add_flush(struct verbs_conn *conn, struct verbs_gathered *g)
+{
+	struct verbs *v = conn->v;
+	struct ibv_send_wr *flush = &g->wr;
+
+	g->sge = (struct ibv_sge){ .addr = (uintptr_t)v->copies,
+				   .length = 0,
+				   .lkey = v->copies_mr->lkey };
+	*flush = (struct ibv_send_wr){ .wr_id = request_id(conn, conn->head),
+				       .opcode = IBV_WR_RDMA_READ,
+				       .sg_list = &g->sge,
+				       .num_sge = 1 };
+	conn->sent[conn->head++ % VERBS_RING] =
+	    (struct verbs_sent){ .copy = VERBS_NONE, .kind = GVM_RMA_READ };
+	conn->last->next = flush;
+	conn->last = flush;
+}
+
+/* siw sends in the context of who posts, and has the kernel raise SIGPIPE there when the connection
+ * is gone. The signal is the program's, which knows of no socket. */
+static int post_quietly(struct verbs_conn *conn, struct ibv_send_wr *first)
+{
+	const struct timespec at_once = { 0 };
+	sigset_t pipe, pending, before;
+	struct ibv_send_wr *bad;
+	int err, was_pending;
+
+	if (!conn->v->iwarp)
+		return verbs_negative(ibv_post_send(conn->qp, first, &bad));
+	sigemptyset(&pipe);
+	sigaddset(&pipe, SIGPIPE);
+	sigpending(&pending);
+	was_pending = sigismember(&pending, SIGPIPE);
+	pthread_sigmask(SIG_BLOCK, &pipe, &before);
+	err = verbs_negative(ibv_post_send(conn->qp, first, &bad));
+	if (!was_pending)
+		while (sigtimedwait(&pipe, NULL, &at_once) < 0 && errno == EINTR)
+			;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return err;
+}
+
+static void ring_one(struct verbs_conn *conn)
+{
+	struct ibv_send_wr *first = conn->first;
+	struct verbs_gathered flush;
+	uint16_t number;
+	int err;
+
+	err = verbs_post_receives(conn);
+	if (!err && first) {
+		number = (uint16_t)first->wr_id;
+		if (conn->flush)
+			add_flush(conn, &flush);
+		conn->last->send_flags |= IBV_SEND_SIGNALED;
+		err = post_quietly(conn, first);
+		if (!err)
+			finish_early(conn, number);
+	}
+	conn->flush = 0;
+	conn->first = conn->last = NULL;
+	if (err)
+		fail_later(conn, err);
+}
+
+void verbs_ring(struct gvm_rma *rma)
+{
+	struct verbs *v = verbs_of(rma);
+	struct verbs_conn *conn;
+
+	while ((conn = v->ring)) {
+		v->ring = conn->ring_next;
+		conn->in_ring = 0;
+		ring_one(conn);
+	}
+	v->gathered_count = 0;
+}
+
+static struct verbs_gathered *gather(struct verbs_conn *conn)
+{
+	struct verbs *v = conn->v;
+	struct verbs_gathered *g;
+
+	if (v->gathered_count == VERBS_GATHER)
+		verbs_ring(&v->rma);
+	g = &v->gathered[v->gathered_count++];
+	memset(g, 0, sizeof(*g));
+	if (conn->last)
+		conn->last->next = &g->wr;
+	else
+		conn->first = &g->wr;
+	conn->last = &g->wr;
+	if (!conn->in_ring) {
+		conn->in_ring = 1;
+		conn->ring_next = v->ring;
+		v->ring = conn;
+	}
+	return g;
+}
+
+/* Where the bytes of a send are to be found after the work has gone; else where they are. */
+static uint16_t place_bytes(struct verbs_conn *conn, const struct gvm_rma_work *work,
+			    struct verbs_gathered *g)
+{
+	struct verbs *v = conn->v;
+	uint16_t copy;
+
+	g->sge.addr = (uintptr_t)work->buf;
+	g->sge.length = work->len;
+	if (work->kind != GVM_RMA_READ && work->len <= conn->max_inline) {
+		g->wr.send_flags |= IBV_SEND_INLINE;
+		return VERBS_NONE;
+	}
+	g->sge.lkey = ((struct ibv_mr *)work->reg->local)->lkey;
+	if (work->kind != GVM_RMA_SEND || !v->copy_count || work->len > GVM_RMA_CELL)
+		return VERBS_NONE;
+	copy = v->copy_free[--v->copy_count];
+	memcpy(v->copies + (size_t)copy * GVM_RMA_CELL, work->buf, work->len);
+	g->sge.addr = (uintptr_t)(v->copies + (size_t)copy * GVM_RMA_CELL);
+	g->sge.lkey = v->copies_mr->lkey;
+	return copy;
+}
+
+int verbs_post(struct gvm_rma_ep *ep, struct gvm_rma_work *work)
+{
+	static const enum ibv_wr_opcode opcodes[] = { [GVM_RMA_SEND] = IBV_WR_SEND,
+						      [GVM_RMA_READ] = IBV_WR_RDMA_READ,
+						      [GVM_RMA_WRITE] = IBV_WR_RDMA_WRITE };
+	struct verbs_conn *conn = verbs_ep_of(ep)->conn;
+	struct verbs_gathered *g;
+	struct verbs_sent *s;
+
+	if (!conn || conn->state != VERBS_OPEN || conn->failed)
+		return -ECONNRESET;
+	/* a place is kept for what ring() adds */
+	if ((uint16_t)(conn->head - conn->tail) >= VERBS_SENDS - 2)
+		return -EAGAIN;
+	g = gather(conn);
+	s = &conn->sent[conn->head % VERBS_RING];
+	s->work = work;
+	s->kind = work->kind;
+	s->over = 0;
+	s->copy = place_bytes(conn, work, g);
+	g->wr.wr_id = request_id(conn, conn->head++);
+	g->wr.opcode = opcodes[work->kind];
+	g->wr.sg_list = &g->sge;
+	g->wr.num_sge = 1;
+	if (work->kind == GVM_RMA_WRITE && conn->v->iwarp)
+		conn->flush = 1;
+	else if (work->kind != GVM_RMA_SEND ||
+		 (s->copy == VERBS_NONE && !(g->wr.send_flags & IBV_SEND_INLINE)))
+		g->wr.send_flags |= IBV_SEND_SIGNALED;
+	g->wr.wr.rdma.remote_addr = work->remote_addr;
+	g->wr.wr.rdma.rkey = (uint32_t)work->remote_key;
+	conn->telling++;
+	return 0;
+}
+
+/* ---- what has ended ------------------------------------------------------------------------ */
+
+int verbs_tell(struct verbs *v)
+{
+	struct verbs_conn *conn;
+	int n = 0;
+
+	while (v->early_count) {
+		struct verbs_early e = v->early[--v->early_count];
+
+		if (e.work)
+			gvm_rma_done(e.work, 0);
+		n++;
+	}
+	while ((conn = v->late)) {
+		v->late = conn->late_next;
+		conn->in_late = 0;
+		verbs_conn_fail(conn, conn->error == -ENOMEM ? -ENOMEM : -ECONNRESET,
+				"the RDMA device takes no more");
+		n++;
+	}
+	return n;
+}
+
+static int status_of(const struct ibv_wc *wc, const char **reason)
+{
+	switch (wc->status) {
+	case IBV_WC_RETRY_EXC_ERR:
+	case IBV_WC_RESP_TIMEOUT_ERR:
+		*reason = "the other side has stopped acknowledging";
+		return -ETIMEDOUT;
+	case IBV_WC_RNR_RETRY_EXC_ERR:
+		*reason = "the other side takes no more";
+		return -ETIMEDOUT;
+	case IBV_WC_REM_ACCESS_ERR:
+	case IBV_WC_REM_INV_REQ_ERR:
+	case IBV_WC_REM_OP_ERR:
+		*reason = "the other side's hardware has refused an access";
+		return -ECONNRESET;
+	default:
+		*reason = "the connection was reset";
+		return -ECONNRESET;
+	}
+}
+
+/* Faults of this side's own making. */
+static void log_own_fault(const struct verbs *v, const struct ibv_wc *wc)
+{
+	switch (wc->status) {
+	case IBV_WC_LOC_LEN_ERR:
+	case IBV_WC_LOC_QP_OP_ERR:
+	case IBV_WC_LOC_PROT_ERR:
+	case IBV_WC_LOC_ACCESS_ERR:
+	case IBV_WC_FATAL_ERR:
+	case IBV_WC_GENERAL_ERR:
+		gvm_log(GVM_LOG_ERROR, "%s: %s", v->device, ibv_wc_status_str(wc->status));
+		break;
+	default:
+		break;
+	}
+}
+
+static void finish(struct verbs_conn *conn, struct verbs_sent *s)
+{
+	struct gvm_rma_work *work = s->work;
+
+	if (s->over)
+		return;
+	s->over = 1;
+	if (s->copy != VERBS_NONE)
+		conn->v->copy_free[conn->v->copy_count++] = s->copy;
+	s->copy = VERBS_NONE;
+	s->work = NULL;
+	if (!work)
+		return;
+	conn->telling--;
+	gvm_rma_done(work, 0);
+}
+
+/* The request of this number has been done, and those before it that it proves. */
+static void serve_sent(struct verbs_conn *conn, uint16_t number)
+{
+	int sends_only = conn->v->iwarp && conn->sent[number % VERBS_RING].kind != GVM_RMA_READ;
+
+	if ((uint16_t)(number - conn->tail) >= (uint16_t)(conn->head - conn->tail))
+		return;
+	for (uint16_t i = conn->tail; i != (uint16_t)(number + 1); i++) {
+		struct verbs_sent *s = &conn->sent[i % VERBS_RING];
+
+		if (!sends_only || s->kind == GVM_RMA_SEND)
+			finish(conn, s);
+	}
+	while (conn->tail != conn->head && conn->sent[conn->tail % VERBS_RING].over)
+		conn->tail++;
+}
+
+static void serve_cell(struct verbs_conn *conn, const struct ibv_wc *wc)
+{
+	struct verbs *v = conn->v;
+	unsigned i = (unsigned)(wc->wr_id & 0xFFFFu);
+
+	if (conn->state == VERBS_ACCEPT || conn->state == VERBS_CONNECT)
+		verbs_established(conn);
+	if (conn_of(v, wc->wr_id) != conn || conn->state != VERBS_OPEN)
+		return;
+	gvm_rma_cell(&conn->ep->rma, conn->block->at + (size_t)i * GVM_RMA_CELL, wc->byte_len);
+	if (conn_of(v, wc->wr_id) == conn && conn->state == VERBS_OPEN)
+		verbs_repost(conn, i);
+}
+
+void verbs_serve(struct verbs *v, const struct ibv_wc *wc)
+{
+	struct verbs_conn *conn = conn_of(v, wc->wr_id);
+	const char *reason;
+	int err;
+
+	if (!conn)
+		return;
+	if (wc->status == IBV_WC_SUCCESS && (wc->wr_id & RECV)) {
+		serve_cell(conn, wc);
+		return;
+	}
+	if (wc->status != IBV_WC_SUCCESS) {
+		log_own_fault(v, wc);
+		err = status_of(wc, &reason);
+		/* Until it is open it is rdma_cm that says why not. */
+		if (conn->state >= VERBS_ACCEPT)
+			verbs_conn_fail(conn, err, reason);
+		return;
+	}
+	serve_sent(conn, (uint16_t)wc->wr_id);
+	if (conn->state == VERBS_LINGER && conn->head == conn->tail)
+		verbs_conn_free(conn);
+}

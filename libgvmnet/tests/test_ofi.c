@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The ofi provider over libfabric's tcp and shm: all that every provider promises, and strangers at
+ * its port.
+ */
+#include <arpa/inet.h>
+#include <sys/socket.h>
+
+#include "providers/ofi.h" /* first: cmocka's fail() is a macro */
+#include "provider_cases.h"
+
+static const struct gvm_provider_ops ofi;
+
+static int ofi_open_prov(struct gvm_host *host, const struct gvm_host_ops *ops, const char *args,
+			 struct gvm_prov **prov)
+{
+	return gvm_rma_open(&ofi_fabric, &ofi, host, ops, args, prov);
+}
+
+static const struct gvm_provider_ops ofi = {
+	.name = "ofi", .what = "libfabric", .probe = ofi_probe, .open = ofi_open_prov, GVM_RMA_OPS
+};
+
+/* Say n bytes to the server; what it answers until it closes goes to answer. Returns how much. */
+static size_t stranger(const void *bytes, size_t n, uint8_t *answer, size_t room)
+{
+	struct sockaddr_in sa = { .sin_family = AF_INET,
+				  .sin_port = htons((uint16_t)server.port),
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	uint64_t begun = host_now(NULL);
+	ssize_t got = -1;
+	size_t all = 0;
+
+	assert_int_equal(connect(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+	assert_int_equal(send(fd, bytes, n, MSG_NOSIGNAL), n);
+	while (got) {
+		step(5);
+		got = recv(fd, answer + all, room - all, MSG_DONTWAIT);
+		if (got < 0 && errno != EAGAIN)
+			break;
+		all += got > 0 ? (size_t)got : 0;
+		assert_true(host_now(NULL) - begun < 2000000000ull);
+	}
+	close(fd);
+	return all;
+}
+
+/* Each is closed at once, and no other connection notices. */
+static void strangers(void **state)
+{
+	struct gvm_ofi_hello hello = { .magic = GVM_OFI_HELLO_MAGIC,
+				       .id = 1,
+				       .provider = "another",
+				       .name_len = 200,
+				       .name = "x" };
+	uint8_t bytes[GVM_OFI_HELLO_LEN], answer[2 * GVM_OFI_HELLO_LEN], buf[64];
+	struct gvm_ofi_hello back;
+	struct conn c;
+
+	offer(1, 4096, GVM_ACCESS_FETCH, 0);
+	dial(&c);
+	assert_int_equal(stranger("\xA7", 1, answer, sizeof(answer)), 0);
+	assert_int_equal(stranger("GET / HTTP/1.1", 14, answer, sizeof(answer)), 0);
+	/* one with another provider is told which this is */
+	gvm_ofi_hello_encode(bytes, &hello);
+	assert_int_equal(stranger(bytes, sizeof(bytes), answer, sizeof(answer)), sizeof(bytes));
+	assert_int_equal(gvm_ofi_hello_decode(answer, sizeof(bytes), &back), 0);
+	/* a name that is none of the provider's */
+	memcpy(hello.provider, back.provider, sizeof(hello.provider));
+	memcpy(hello.machine, back.machine, sizeof(hello.machine));
+	gvm_ofi_hello_encode(bytes, &hello);
+	assert_int_equal(stranger(bytes, sizeof(bytes), answer, sizeof(answer)), sizeof(bytes));
+	hello.name_len = 241;
+	gvm_ofi_hello_encode(bytes, &hello);
+	assert_int_equal(stranger(bytes, sizeof(bytes), answer, sizeof(answer)), 0);
+	assert_int_equal(server.accepted, 1);
+	assert_int_equal(do_op(&c, GVM_OP_FETCH, 1, 0, buf, 64), 0);
+	client.ops->shut(c.ep, -ECANCELED);
+}
+
+/* Who waits for a connection while the listener goes is told so. */
+static void no_listener_left(void **state)
+{
+	struct conn c;
+
+	dial_host(&c, "127.0.0.1");
+	for (int i = 0; i < 3; i++) {
+		node_round(&server);
+		poll_once(epfd, 10);
+	}
+	server.ops->unlisten(server.listener);
+	server.listener = NULL;
+	until(c.connected || server.accepted);
+	if (!c.connected || c.connected == 1)
+		return;
+	assert_int_equal(c.connected, -ECONNRESET);
+}
+
+/* The client is stopped while the memory is withdrawn, and does not know of it when it goes on. */
+static void a_stopped_client_loses_its_reach(void **state)
+{
+	struct gvm_mem *m = offer(5, 8192, GVM_ACCESS_FETCH | GVM_ACCESS_PUT, 0);
+	static uint8_t evil[4096], clean[8192];
+	uint64_t begun;
+	struct top t;
+	struct conn c;
+
+	memset(evil, 0xEE, sizeof(evil));
+	dial(&c);
+	assert_int_equal(do_op(&c, GVM_OP_PUT, 5, 0, clean, 4096), 0);
+	assert_int_equal(m->refs, strcmp(node_args, "shm") != 0);
+	begun = host_now(NULL);
+	withdraw(m);
+	while (m->refs) {
+		node_round(&server);
+		poll_once(epfd, 20);
+		assert_true(host_now(NULL) - begun < 5000000000ull);
+	}
+	if (strcmp(node_args, "shm") != 0)
+		assert_true(host_now(NULL) - begun >= GVM_RMA_GRACE_MS * 1000000ull);
+	assert_int_equal(post(&c, GVM_OP_PUT, &t, 5, 0, evil, 4096), 0);
+	client.ops->flush(client.prov); /* before it hears what was said meanwhile */
+	until(t.calls);
+	assert_true(t.status == -ECONNRESET || t.status == -ENOENT);
+	for (int i = 0; i < 100; i++)
+		step(1);
+	assert_memory_equal(m->base, clean, 8192);
+	if (c.ep)
+		client.ops->shut(c.ep, -ECANCELED);
+}
+
+/* Each connection has a life of its own, also between the same two endpoints. */
+static void again_and_again(void **state)
+{
+	uint8_t buf[4096];
+	struct conn c;
+
+	offer(5, 4096, GVM_ACCESS_FETCH, 0);
+	memset(server.mems->base, 0x3C, 4096);
+	for (unsigned i = 0; i < 100; i++) {
+		server.accepted = 0;
+		dial(&c);
+		assert_int_equal(do_op(&c, GVM_OP_FETCH, 5, 0, buf, 4096), 0);
+		assert_memory_equal(buf, server.mems->base, 4096);
+		if (i % 2) {
+			server.ops->shut(server.conns->ep, i % 4 == 1 ? -ECANCELED : -ECONNRESET);
+			server.conns->ep = NULL;
+			until(c.closed_calls);
+		} else {
+			client.ops->shut(c.ep, i % 4 ? -ECANCELED : -ECONNRESET);
+			until(server.conns->closed_calls);
+		}
+	}
+	assert_int_equal(server.mems->refs, 0);
+}
+
+#ifdef __SANITIZE_THREAD__
+/* libfabric is built without the sanitizer, which does not see how its threads agree. */
+const char *__tsan_default_suppressions(void);
+const char *__tsan_default_suppressions(void)
+{
+	return "race:libfabric.so.1\n";
+}
+#endif
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		PROVIDER_CASES(&ofi),        CASE(two_threads, &ofi),
+		CASE(strangers, &ofi),       CASE(a_stopped_client_loses_its_reach, &ofi),
+		CASE(again_and_again, &ofi), CASE(no_listener_left, &ofi),
+	};
+
+	node_args = argc > 1 ? argv[1] : "tcp";
+	return cmocka_run_group_tests_name("ofi", tests, NULL, NULL);
+}
