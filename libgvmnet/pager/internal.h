@@ -48,10 +48,10 @@
 #define PARKED    4096u /* faults that wait for their node to answer others, per shard */
 #define FAULTS    128u  /* faults read and not served yet, per shard; a power of two */
 #define TRACKERS  64u   /* slabs whose faults are followed, per shard; a power of two */
-#define RECHECKS  64u
-#define ROUND     64u  /* pages that eviction takes or drops between two looks at the faults */
-#define ZAP_BATCH 64u  /* free slots that are emptied together */
-#define POOL_MAX  256u /* free slots that keep their memory, for pages that arrive */
+#define RECHECKS  8u    /* what comes when all are taken makes one of them wider */
+#define ROUND     64u   /* pages that eviction takes or drops between two looks at the faults */
+#define ZAP_BATCH 64u   /* free slots that are emptied together */
+#define POOL_MAX  256u  /* free slots that keep their memory, for pages that arrive */
 
 /* ---- a page's word ------------------------------------------------------------------------- */
 
