@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -316,6 +317,24 @@ static int own(void)
 	return bad;
 }
 
+/* Wait until the file, in this folder, has been written once more. */
+static int renewed(const char *name)
+{
+	char events[4096] __attribute__((aligned(__alignof__(struct inotify_event))));
+	int fd = inotify_init1(IN_CLOEXEC), found = 0;
+	ssize_t n = fd < 0 ? -1 : inotify_add_watch(fd, ".", IN_CLOSE_WRITE | IN_MOVED_TO);
+
+	while (n >= 0 && !found && (n = read(fd, events, sizeof(events))) > 0)
+		for (ssize_t at = 0; at < n && !found;) {
+			const struct inotify_event *e = (const void *)(events + at);
+
+			found = e->len && !strcmp(e->name, name);
+			at += (ssize_t)(sizeof(*e) + e->len);
+		}
+	close(fd);
+	return found;
+}
+
 int main(int argc, char **argv)
 {
 	char mode[16]; /* a copy: "title" writes over the arguments */
@@ -336,8 +355,7 @@ int main(int argc, char **argv)
 		if (!strcmp(mode, "title")) {
 			memset(argv[0], '"', strlen(argv[0]));
 			fill();
-			bad = wrong() != 0;
-			usleep(1500000); /* the statistics are renewed meanwhile */
+			bad = wrong() != 0 || (argc > 2 && !renewed(argv[2]));
 		} else {
 			bad = !strcmp(mode, "bare") ? bare() : shared();
 		}
