@@ -255,7 +255,7 @@ struct call {
 	uint32_t done; /* futex */
 	int status;
 	struct call *next;        /* in shard->syncs */
-	uint64_t cursor;          /* sync: next page to look at */
+	uint64_t cursor, seen;    /* sync: next page to look at; those before it were looked at */
 	uint64_t again, again_ns; /* sync: not before, for the page there does not let go */
 	uint32_t phase;
 	struct gvm_region_op op;   /* for calls that end with a region's operation */

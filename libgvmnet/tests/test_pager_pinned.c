@@ -251,6 +251,41 @@ static void a_sync_waits_at_rest(void **state)
 	close_bed(&bed);
 }
 
+/* The same of pages that are locked, which the helper finds out when the sync has passed them. */
+static void a_sync_waits_for_locked_pages(void **state)
+{
+	const struct timespec look = { .tv_nsec = 400000000 };
+
+	for (unsigned k = 0; k < 2; k++) {
+		struct bed bed = { 0 };
+		pthread_t thread;
+		uint64_t cpu;
+
+		open_bed(&bed, &kinds[k], 64 * PAGE);
+		for (uint64_t p = 0; p < 64; p++)
+			fill_page(bed.mem, p, 3);
+		if (!lock(bed.mem + 5 * PAGE, 2 * PAGE)) {
+			close_bed(&bed);
+			skip();
+		}
+		synced = false;
+		pthread_create(&thread, NULL, sync_it, &bed);
+		assert_true(AWAITED(fake_stored("r") == 62));
+		nanosleep(&look, NULL);
+		cpu = cpu_ns(&bed);
+		nanosleep(&look, NULL);
+		assert_false(synced);
+		assert_true(cpu_ns(&bed) - cpu < (uint64_t)look.tv_nsec / 10);
+		fill_page(bed.mem, 6, 4);
+		unlock(bed.mem + 5 * PAGE, 2 * PAGE);
+		pthread_join(thread, NULL);
+		assert_int_equal(fake_stored("r"), 64);
+		for (uint64_t p = 0; p < 64; p++)
+			assert_page(bed.mem, p, p == 6 ? 4 : 3);
+		close_bed(&bed);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -258,6 +293,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(locked_pages_are_not_in_the_way),
 		cmocka_unit_test(half_a_run_that_leaves_is_not_lost),
 		cmocka_unit_test(a_sync_waits_at_rest),
+		cmocka_unit_test(a_sync_waits_for_locked_pages),
 	};
 
 	return RUN_TESTS(tests);
