@@ -447,6 +447,7 @@ struct gvm_pager {
 	bool move, poison, shmem_wp;
 	struct digest_key *digests; /* NULL: no digests, what is writable is dirty */
 	uint64_t budget;            /* frames; atomic */
+	bool lent;                  /* pages may be referred to after they have left; atomic */
 	uint64_t used;              /* frames; atomic */
 	uint64_t pinned;            /* frames set aside; atomic */
 	uint64_t pinned_told;       /* how many when the log was told; atomic */
