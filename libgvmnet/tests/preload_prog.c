@@ -405,7 +405,6 @@ static const struct {
 	{ "discards", discards },
 	{ "advices", advices },
 	{ "lent", lent },
-	{ "drops_user", drops_user },
 	{ "protect", protect },
 	{ "qemu", qemu_like },
 	{ "reserve", reserve_then_open },

@@ -61,7 +61,6 @@ void shared_lost(void);
 /* preload_prog_kernel.c: what the kernel does with the memory, or is told of it */
 void lent(void);
 void advices(void);
-void drops_user(void);
 
 /* preload_prog_shape.c: mappings whose shape changes */
 void remap(void);

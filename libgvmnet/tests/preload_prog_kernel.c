@@ -2,18 +2,14 @@
 /* Scenarios of preload_prog: what the kernel does with a program's memory, or is told of it. */
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include "preload_prog.h"
-
-#define NOBODY 65534
 
 /* Pages that lie in a pipe, by reference, while others come and go. */
 void lent(void)
@@ -55,30 +51,4 @@ void advices(void)
 	CHECK(!madvise(p + MIB, MIB, MADV_DONTNEED_LOCKED));
 	CHECK(holds(p, MIB, 1) && zeros(p + MIB, MIB));
 	CHECK(holds(p, MIB, 1));
-}
-
-/* A daemon that gives up its user after it has begun, and forks. Of root only. */
-void drops_user(void)
-{
-	char *p = map(size);
-
-	fill(p, size, 1);
-	CHECK(!setgroups(0, NULL) && !setgid(NOBODY) && !setuid(NOBODY));
-	CHECK(holds(p, size, 1));
-	pid_t pid = fork();
-	CHECK(pid >= 0);
-	if (!pid) {
-		CHECK(holds(p, size, 1));
-		fill(p, size, 2);
-		pid_t further = fork();
-		CHECK(further >= 0);
-		if (!further) {
-			CHECK(holds(p, size, 2));
-			_exit(0);
-		}
-		wait_for(further);
-		_exit(0);
-	}
-	wait_for(pid);
-	CHECK(holds(p, size, 1));
 }
