@@ -44,6 +44,12 @@ int gvm_mem_hold(struct gvm_mem_table *table, uint64_t key, uint64_t owner,
 		 struct gvm_mem_user *user);
 void gvm_mem_release(struct gvm_mem_user *user);
 
+/* ---- group.c ------------------------------------------------------------------------------- */
+
+/* The least that the file of this name ("memory.max", "memory.high") says for the control group of
+ * this process or one that it is in. root: where /proc and /sys are, "" but in tests. */
+uint64_t gvm_group_limit(const char *root, const char *name);
+
 /* ---- net.c --------------------------------------------------------------------------------- */
 
 #define GVM_NET_PROVIDERS 3u

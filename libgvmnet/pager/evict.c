@@ -22,6 +22,15 @@
 #define SYNC_FIRST_NS 1000000ull /* a sync does not ask again for a page before; doubles */
 #define SYNC_LAST_NS  64000000ull
 
+/* A page has not let go of what a sync wants of it. */
+static void sync_later(struct call *call)
+{
+	call->again_ns = call->again_ns ? 2 * call->again_ns : SYNC_FIRST_NS;
+	if (call->again_ns > SYNC_LAST_NS)
+		call->again_ns = SYNC_LAST_NS;
+	call->again = gvm_now() + call->again_ns;
+}
+
 /* ---- taking -------------------------------------------------------------------------------- */
 
 /* The page's contents are in slot i, out of the mapping: what is it worth? */
@@ -294,6 +303,19 @@ static int take_shared(struct view *view, uint64_t page, uint32_t count, bool gi
 	return (int)n;
 }
 
+/* A sync that counted on the page has not got it: it comes back to it, in a while. */
+static void sync_again(struct view *view, uint64_t page)
+{
+	for (struct call *call = view->shard->syncs; call; call = call->next) {
+		if (call->range != view->range || call->phase || call->cursor <= page)
+			continue;
+		if (call->seen < call->cursor)
+			call->seen = call->cursor;
+		call->cursor = page;
+		sync_later(call);
+	}
+}
+
 /* The helper could not take the pages (the mapping forbids it): they are mapped as before. */
 static void untake(struct view *view, uint64_t page)
 {
@@ -303,6 +325,7 @@ static void untake(struct view *view, uint64_t page)
 	page_set_mapped(view, page, (w & (PAGE_KEEP | PAGE_REMOVED)) | PAGE_DIRTY);
 	page_set_aside(view, page);
 	view->shard->aside_let_go = false;
+	sync_again(view, page);
 	/* whose announcement that was is not known: whether the page goes is seen later */
 	if (w & (PAGE_EVENT | PAGE_REMOVED)) {
 		view->table[page] |= PAGE_REMOVED;
@@ -626,7 +649,10 @@ static enum pass sync_pass(struct view *view, struct call *call)
 
 			if (++looked > 65536)
 				return PASS_MORE;
-			if (page_state(w) != PAGE_MAPPED || !(w & (PAGE_DIRTY | PAGE_UNSURE)))
+			bool again = call->cursor < call->seen;
+			/* what the helper gave back is dirty; the rest has been judged */
+			if (page_state(w) != PAGE_MAPPED ||
+			    !(w & (again ? PAGE_DIRTY : PAGE_DIRTY | PAGE_UNSURE)))
 				continue;
 			if (!view_addr(view, call->cursor))
 				continue;
@@ -634,7 +660,9 @@ static enum pass sync_pass(struct view *view, struct call *call)
 			    w & PAGE_WRITING ? 0 : page_take(view, call->cursor, 1, call->a != 0);
 			if (done <= 0)
 				return done ? PASS_STAYS : PASS_WAIT;
-			call->again_ns = 0;
+			/* what the helper is to take may yet not let go */
+			if (!again && page_state(view->table[call->cursor]) != PAGE_TAKING)
+				call->again_ns = 0;
 		}
 	}
 	return PASS_OVER;
@@ -653,10 +681,7 @@ static enum pass sync_some(struct view *view, struct call *call)
 		if (pass == PASS_OVER || pass == PASS_MORE ||
 		    (pass == PASS_WAIT && (shard->putting || shard->taking)))
 			return pass;
-		call->again_ns = call->again_ns ? 2 * call->again_ns : SYNC_FIRST_NS;
-		if (call->again_ns > SYNC_LAST_NS)
-			call->again_ns = SYNC_LAST_NS;
-		call->again = now + call->again_ns;
+		sync_later(call);
 	}
 	if (shard->sync_timer.place == 0 || shard->sync_timer.when > call->again)
 		gvm_timer_set(shard->worker, &shard->sync_timer, call->again);
@@ -705,7 +730,7 @@ void call_sync(struct call *call)
 	struct shard *shard = call->shard;
 
 	shard->views[call->range->id].put_err = 0;
-	call->cursor = 0;
+	call->cursor = call->seen = 0;
 	call->again = call->again_ns = 0;
 	call->phase = 0;
 	call->next = shard->syncs;

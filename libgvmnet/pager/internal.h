@@ -255,7 +255,7 @@ struct call {
 	uint32_t done; /* futex */
 	int status;
 	struct call *next;        /* in shard->syncs */
-	uint64_t cursor;          /* sync: next page to look at */
+	uint64_t cursor, seen;    /* sync: next page to look at; those before it were looked at */
 	uint64_t again, again_ns; /* sync: not before, for the page there does not let go */
 	uint32_t phase;
 	struct gvm_region_op op;   /* for calls that end with a region's operation */
@@ -447,6 +447,7 @@ struct gvm_pager {
 	bool move, poison, shmem_wp;
 	struct digest_key *digests; /* NULL: no digests, what is writable is dirty */
 	uint64_t budget;            /* frames; atomic */
+	bool lent;                  /* pages may be referred to after they have left; atomic */
 	uint64_t used;              /* frames; atomic */
 	uint64_t pinned;            /* frames set aside; atomic */
 	uint64_t pinned_told;       /* how many when the log was told; atomic */

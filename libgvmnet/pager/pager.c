@@ -423,3 +423,8 @@ int gvm_pager_set_prefetch(struct gvm_pager *pager, unsigned pages)
 	__atomic_store_n(&pager->prefetch, pages, __ATOMIC_RELAXED);
 	return 0;
 }
+
+void gvm_pager_lend(struct gvm_pager *pager)
+{
+	__atomic_store_n(&pager->lent, true, __ATOMIC_SEQ_CST);
+}

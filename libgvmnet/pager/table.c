@@ -346,11 +346,19 @@ void slot_zap(struct shard *shard)
 	}
 }
 
+/* What was a page of the program's may still be read by the kernel, to which it was lent. */
+static bool is_lent(const struct shard *shard)
+{
+	return __atomic_load_n(&shard->pager->lent, __ATOMIC_SEQ_CST);
+}
+
 /* In the order in which they were freed: pages that left together lie beside each other. */
 uint32_t slot_recycle(struct shard *shard, uint32_t want, uint32_t *first)
 {
 	uint32_t n = 0, i;
 
+	if (is_lent(shard))
+		return 0;
 	while (n < want && shard->stale_count) {
 		i = shard->stale[shard->stale_from % POOL_MAX];
 		if (n && (i != *first + n || i % CHUNK_SLOTS == 0))
@@ -407,6 +415,7 @@ uint32_t slot_get(struct shard *shard, uint32_t want, bool empty, uint32_t *firs
 {
 	uint32_t got = 0;
 
+	empty |= is_lent(shard);
 	if (shard->slot_busy < shard->slot_limit)
 		got = slot_search(shard, want, empty, first);
 	if (got == 0 && shard->stale_count) {

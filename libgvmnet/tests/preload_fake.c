@@ -221,6 +221,11 @@ int gvm_pager_set_prefetch(struct gvm_pager *pager, unsigned pages)
 	return 0;
 }
 
+void gvm_pager_lend(struct gvm_pager *pager)
+{
+	record("lend\n");
+}
+
 void gvm_range_set_fork(struct gvm_range *range, int follow)
 {
 	record("set_fork %d\n", follow);

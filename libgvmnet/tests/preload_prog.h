@@ -35,8 +35,40 @@ int zeros(const char *p, size_t bytes);
 char *map(size_t bytes);
 /* Does a write end in SIGSEGV? */
 int faults(char *p);
+/* One that is too small to be taken over. */
+void small(void);
 /* A child has ended well. */
 void wait_for(pid_t pid);
+
+/* preload_prog_fork.c: children, and other programs in their place */
+void fork_both_ways(void);
+void fork_busy(void);
+void fork_deep(void);
+void fork_many(void);
+void fork_handlers(void);
+void fork_exec(void);
+void spawns(void);
+void vforks(void);
+void asks_a_shell(void);
+void becomes(void);
+void big_then_small(void);
+void another_beside_small(void);
+void dontfork(void);
+void reserved_fork(void);
+void shared_fork(void);
+void shared_lost(void);
+
+/* preload_prog_kernel.c: what the kernel does with the memory, or is told of it */
+void lent(void);
+void advices(void);
+
+/* preload_prog_shape.c: mappings whose shape changes */
+void remap(void);
+void partial_unmap(void);
+void discards(void);
+void protect(void);
+void qemu_like(void);
+void reserve_then_open(void);
 
 /* preload_prog_file.c: files that are mapped, read and written */
 void file_io(void);

@@ -4,6 +4,7 @@
  * price that they always have, the log says what it is, a sync waits at rest, and what lets go
  * again leaves.
  */
+#include <fcntl.h>
 #include <linux/io_uring.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -251,6 +252,77 @@ static void a_sync_waits_at_rest(void **state)
 	close_bed(&bed);
 }
 
+/* The same of pages that are locked, which the helper finds out when the sync has passed them. */
+static void a_sync_waits_for_locked_pages(void **state)
+{
+	const struct timespec look = { .tv_nsec = 400000000 };
+
+	for (unsigned k = 0; k < 2; k++) {
+		struct bed bed = { 0 };
+		pthread_t thread;
+		uint64_t cpu;
+
+		open_bed(&bed, &kinds[k], 64 * PAGE);
+		for (uint64_t p = 0; p < 64; p++)
+			fill_page(bed.mem, p, 3);
+		if (!lock(bed.mem + 5 * PAGE, 2 * PAGE)) {
+			close_bed(&bed);
+			skip();
+		}
+		synced = false;
+		pthread_create(&thread, NULL, sync_it, &bed);
+		assert_true(AWAITED(fake_stored("r") == 62));
+		nanosleep(&look, NULL);
+		cpu = cpu_ns(&bed);
+		nanosleep(&look, NULL);
+		assert_false(synced);
+		assert_true(cpu_ns(&bed) - cpu < (uint64_t)look.tv_nsec / 10);
+		fill_page(bed.mem, 6, 4);
+		unlock(bed.mem + 5 * PAGE, 2 * PAGE);
+		pthread_join(thread, NULL);
+		assert_int_equal(fake_stored("r"), 64);
+		for (uint64_t p = 0; p < 64; p++)
+			assert_page(bed.mem, p, p == 6 ? 4 : 3);
+		close_bed(&bed);
+	}
+}
+
+/* Pages that the kernel holds by a reference, which is no pin, leave and keep what is in them. */
+static void lent_pages_are_not_used_again(void **state)
+{
+	const uint64_t pages = 64;
+
+	for (unsigned k = 0; k < sizeof(moved) / sizeof(moved[0]); k++) {
+		struct bed bed = { 0 };
+		struct iovec iov;
+		char page[PAGE];
+		int ends[2];
+
+		open_large(&bed, moved[k]);
+		gvm_pager_set_prefetch(bed.pager, 32); /* streams use memory again */
+		gvm_pager_lend(bed.pager);
+		assert_int_equal(pipe(ends), 0);
+		assert_true(fcntl(ends[1], F_SETPIPE_SZ, 1 << 20) > 0);
+		iov = (struct iovec){ bed.mem, pages * PAGE };
+		assert_int_equal(syscall(SYS_vmsplice, ends[1], &iov, 1, 0), pages * PAGE);
+		for (unsigned i = 0; i < 2; i++)
+			for (uint64_t p = pages; p < PAGES; p++) {
+				assert_page(bed.mem, p, 3 + i);
+				fill_page(bed.mem, p, 4 + i);
+			}
+		for (uint64_t p = 0; p < pages; p++) {
+			assert_int_equal(read(ends[0], page, PAGE), PAGE);
+			assert_memory_equal(page, bed.mem + p * PAGE, PAGE);
+			assert_page(bed.mem, p, 3);
+		}
+		for (uint64_t p = pages; p < PAGES; p++)
+			assert_page(bed.mem, p, 5);
+		close(ends[0]);
+		close(ends[1]);
+		close_bed(&bed);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -258,6 +330,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(locked_pages_are_not_in_the_way),
 		cmocka_unit_test(half_a_run_that_leaves_is_not_lost),
 		cmocka_unit_test(a_sync_waits_at_rest),
+		cmocka_unit_test(a_sync_waits_for_locked_pages),
+		cmocka_unit_test(lent_pages_are_not_used_again),
 	};
 
 	return RUN_TESTS(tests);

@@ -255,7 +255,17 @@ static void parts(void **state)
 	const char *shared[] = { "GVM_RUN_SHARED=1", NULL };
 	assert_int_equal(run("discards", shared), 0);
 	MADE("shared");
+	RUNS("advices");
+	MADE("discard");
 	RUNS("protect");
+}
+
+static void lent_pages_are_told_of(void **state)
+{
+	RUNS("lent");
+	assert_int_equal(count(calls, "lend"), 1);
+	RUNS("fill");
+	NEVER("lend");
 }
 
 static void reservations(void **state)
@@ -576,6 +586,7 @@ int main(void)
 		cmocka_unit_test(a_fork_that_cannot_be_followed_is_loud),
 		cmocka_unit_test(a_fork_before_costs_nothing),
 		cmocka_unit_test(parts),
+		cmocka_unit_test(lent_pages_are_told_of),
 		cmocka_unit_test(reservations),
 		cmocka_unit_test(blocks_of_malloc),
 		cmocka_unit_test(a_closed_standard_error_still_gets_the_report),

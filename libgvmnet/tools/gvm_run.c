@@ -290,6 +290,7 @@ static int check_all(const char *program, char *path, char *library)
 	    check_stats_file() || load_cluster(&cluster))
 		return -1;
 	int err = run_check_userfaultfd();
+	err = err ? err : run_check_memory();
 	if (!err)
 		err = run_probe(cluster);
 	gvm_cluster_free(cluster);

@@ -16,6 +16,8 @@ int run_refuse(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int run_check_program(const char *name, char *path, size_t room);
 /* May this process use userfaultfd for faults of the kernel's too? */
 int run_check_userfaultfd(void);
+/* May this process have as much memory as --local says? With a warning if it is near. */
+int run_check_memory(void);
 /* Does each memory node answer, and accept the key? Bounded in time. */
 int run_probe(const struct gvm_cluster *cluster);
 

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What can be known about a program before it is started: whether the loader will put the preload
- * library into it. Where not, it would run as ever, all in local memory, and nobody would know.
+ * library into it. Where not, it would run as ever, all in local memory, and nobody would know. And
+ * whether what may be local is more than the kernel lets it have: it would be killed without a
+ * word.
  */
 #include <elf.h>
 #include <errno.h>
@@ -13,8 +15,10 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+#include <gvmnet/gvmnet.h>
 #include "tools/gvm_run.h"
 
 #ifndef USERFAULTFD_IOC_NEW
@@ -255,4 +259,48 @@ int run_check_userfaultfd(void)
 	return run_refuse("no permission for userfaultfd (%s): run as root, or let this user open "
 			  "/dev/userfaultfd, or set sysctl vm.unprivileged_userfaultfd=1",
 			  strerror(why));
+}
+
+/* ---- how much may be local ----------------------------------------------------------------- */
+
+#define BESIDE (UINT64_C(16) << 20) /* of the pager's and the program's own, at least */
+
+/* What --local can be where the kernel gives so much, in MiB. */
+static unsigned long long local_for(uint64_t limit)
+{
+	return limit > BESIDE + limit / 64 ? (limit - BESIDE - limit / 64) >> 20 : 0;
+}
+
+static int has_swap(void)
+{
+	struct sysinfo info;
+
+	return !sysinfo(&info) && info.totalswap;
+}
+
+int run_check_memory(void)
+{
+	uint64_t local = gvm_option_number("GVM_LOCAL"), high, max = gvm_memory_limit(&high);
+	uint64_t limit = max < high ? max : high;
+	const char *kind = max <= high ? "kills it" : "slows it down";
+	char advice[64] = "";
+
+	if (local >> 20 <= local_for(limit))
+		return 0;
+	if (local_for(limit))
+		snprintf(advice, sizeof(advice), "give --local %lluM or less, or ",
+			 local_for(limit));
+	if (local >= max && !has_swap())
+		return run_refuse(
+		    "--local is %llu MiB, and the control group of this process may have "
+		    "%llu MiB, so that the kernel would kill the program before it pages: "
+		    "%sraise that limit",
+		    (unsigned long long)local >> 20, (unsigned long long)max >> 20, advice);
+	fprintf(
+	    stderr,
+	    "gvm run: WARNING: --local is %llu MiB, and the control group of this process may have "
+	    "%llu MiB, of which the program needs some for all else: when they are used up the "
+	    "kernel %s; %sraise that limit\n",
+	    (unsigned long long)local >> 20, (unsigned long long)limit >> 20, kind, advice);
+	return 0;
 }

@@ -211,6 +211,8 @@ int take_protect(uintptr_t base, size_t len, int prot);
 void *take_remap(uintptr_t base, size_t len, size_t new_len, int flags, void *fixed);
 /* Is any file taken over? No lock needed. */
 int take_has_files(void);
+/* From now on pages may be lent to the kernel, see gvm_pager_lend. */
+void take_lend(void);
 /* May this descriptor be of a file that is taken over? No lock needed, no false "no". */
 int take_may_know(int fd);
 /* Is a part of this file taken over, or was it, by the parent of this process? The second takes the

@@ -10,6 +10,17 @@
 #include "preload.h"
 #include "preload_take.h"
 
+/* newer than the C library's headers may be */
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#ifndef MADV_SOFT_OFFLINE
+#define MADV_SOFT_OFFLINE 101
+#endif
+
 /* ---- giving back ---------------------------------------------------------------------------- */
 
 /* The i-th segment's addresses become an inaccessible reservation that is not in the table. */
@@ -199,6 +210,7 @@ static int advise(struct seg *seg, uintptr_t from, uintptr_t to, int advice)
 
 	switch (advice) {
 	case MADV_DONTNEED:
+	case MADV_DONTNEED_LOCKED:
 	case MADV_FREE:
 		if (!seg->source->shared)
 			take_discard(seg, from, to);
@@ -233,8 +245,24 @@ static int advise(struct seg *seg, uintptr_t from, uintptr_t to, int advice)
 	case MADV_HWPOISON:
 		errno = EPERM;
 		return -1;
-	default: /* hints of when and how pages come and go: the pager decides that */
+	case MADV_NORMAL: /* hints of when and how pages come and go: the pager decides that */
+	case MADV_RANDOM:
+	case MADV_SEQUENTIAL:
+	case MADV_WILLNEED:
+	case MADV_MERGEABLE:
+	case MADV_UNMERGEABLE:
+	case MADV_HUGEPAGE:
+	case MADV_NOHUGEPAGE:
+	case MADV_COLD:
+	case MADV_PAGEOUT:
+	case MADV_POPULATE_READ:
+	case MADV_POPULATE_WRITE:
+	case MADV_COLLAPSE:
+	case MADV_SOFT_OFFLINE:
 		return 0;
+	default: /* as a kernel that has not heard of it, such as of guard pages */
+		errno = EINVAL;
+		return -1;
 	}
 }
 

@@ -2,10 +2,17 @@
 /*
  * Descriptors that are sent to other processes. Who receives that of a file that is paged, and maps
  * it (vhost-user), would see another memory than the program does: it is refused aloud.
+ *
+ * And pages that are sent from where they are, later (vmsplice, MSG_ZEROCOPY): the pager must know,
+ * for the kernel's hold on them cannot be seen.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
 #include "preload.h"
 
 static int carries_paged_file(const struct msghdr *msg)
@@ -48,6 +55,8 @@ PRELOAD_EXPORT ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
 
 	if (refused(msg))
 		return -1;
+	if (flags & MSG_ZEROCOPY)
+		take_lend();
 	if (!real)
 		real = (ssize_t(*)(int, const struct msghdr *, int))next_symbol("sendmsg");
 	return real(fd, msg, flags);
@@ -60,7 +69,23 @@ PRELOAD_EXPORT int sendmmsg(int fd, struct mmsghdr *msgs, unsigned count, int fl
 	for (unsigned i = 0; i < count && msgs; i++)
 		if (refused(&msgs[i].msg_hdr))
 			return -1;
+	if (flags & MSG_ZEROCOPY)
+		take_lend();
 	if (!real)
 		real = (int (*)(int, struct mmsghdr *, unsigned, int))next_symbol("sendmmsg");
 	return real(fd, msgs, count, flags);
+}
+
+/* Which send it will be is not known, nor whether the C library's is called for it. */
+PRELOAD_EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
+{
+	if (level == SOL_SOCKET && name == SO_ZEROCOPY)
+		take_lend();
+	return (int)syscall(SYS_setsockopt, fd, level, name, value, len);
+}
+
+PRELOAD_EXPORT ssize_t vmsplice(int fd, const struct iovec *iov, size_t count, unsigned flags)
+{
+	take_lend();
+	return syscall(SYS_vmsplice, fd, iov, count, flags);
 }

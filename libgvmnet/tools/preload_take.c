@@ -125,6 +125,8 @@ static int open_pager(void)
 	err = gvm_pager_open(take.net, &config, &take.pager);
 	if (err)
 		gvm_net_close(take.net);
+	else if (take.lent)
+		gvm_pager_lend(take.pager);
 	return err;
 }
 
@@ -162,6 +164,19 @@ int take_start(void)
 struct gvm_pager *take_pager(void)
 {
 	return take.pager;
+}
+
+void take_lend(void)
+{
+	struct take_guard guard;
+
+	if (atomic_load(&take.lent))
+		return;
+	take_lock(&guard);
+	if (take.pager)
+		gvm_pager_lend(take.pager);
+	atomic_store(&take.lent, 1);
+	take_unlock(&guard);
 }
 
 /* ---- sources -------------------------------------------------------------------------------- */

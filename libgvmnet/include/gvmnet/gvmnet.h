@@ -235,6 +235,10 @@ void gvm_worker_wake(struct gvm_worker *worker);
 uint64_t gvm_worker_now(struct gvm_worker *worker);
 /* The clock now: ns of CLOCK_MONOTONIC. Thread-safe. */
 uint64_t gvm_now(void);
+/* Bytes of memory that the control groups of this process, of version 1 or 2, let it have before
+ * the kernel kills for it, and (high, may be NULL) before the kernel slows it down. UINT64_MAX: no
+ * bound, or none to be seen. Thread-safe. */
+uint64_t gvm_memory_limit(uint64_t *high);
 
 /* Run fn on the worker's thread soon. From any thread; the task is the caller's until fn runs. */
 struct gvm_task {

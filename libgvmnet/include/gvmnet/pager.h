@@ -97,6 +97,13 @@ void gvm_range_set_fork(struct gvm_range *range, int follow);
 int gvm_pager_set_local(struct gvm_pager *pager, uint64_t bytes);
 /* Change prefetch_pages while running; 0: none. */
 int gvm_pager_set_prefetch(struct gvm_pager *pager, unsigned pages);
+/*
+ * The program lends pages to the kernel, which sends them later from where they are (vmsplice,
+ * MSG_ZEROCOPY), and holds them by a reference that, other than a pin, cannot be seen. From now on
+ * the memory of a page that has left goes back to the kernel, and is not used for a page that
+ * comes. Streams cost a little more. Thread-safe; it holds for forked children too.
+ */
+void gvm_pager_lend(struct gvm_pager *pager);
 
 /*
  * fork() of a paged process. prepare: the pager comes to rest and each region is cloned at its
