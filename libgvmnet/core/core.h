@@ -154,6 +154,11 @@ struct gvm_op_list {
 	uint32_t count;
 };
 
+struct gvm_peer_list {
+	struct gvm_peer *first, *last;
+	uint32_t count;
+};
+
 struct gvm_worker_provider {
 	const struct gvm_provider_ops *ops;
 	struct gvm_prov *prov;
@@ -201,8 +206,8 @@ struct gvm_worker {
 	struct gvm_peer *peers;    /* all */
 	struct gvm_peer **by_node; /* client peers by node id */
 	size_t by_node_room;
-	struct gvm_peer *greeting, *greeting_last; /* accepted, in handshake, oldest first */
-	unsigned greeting_count, accepted_ready;
+	struct gvm_peer_list greeting; /* accepted, in handshake, oldest first */
+	unsigned accepted_ready;
 	struct gvm_worker_listener *listeners;
 	size_t listener_count;
 	struct gvm_log_limit limit; /* of lines that strangers cause */

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include "core/list.h"
 #include "core/peer.h"
 
 enum op_state { OP_IDLE, OP_WAITING, OP_ACTIVE, OP_EXPIRED, OP_DONE };
@@ -22,44 +23,10 @@ enum op_state { OP_IDLE, OP_WAITING, OP_ACTIVE, OP_EXPIRED, OP_DONE };
 
 /* ---- lists --------------------------------------------------------------------------------- */
 
-static void list_append(struct gvm_op_list *list, struct gvm_op *op)
-{
-	op->next = NULL;
-	op->prev = list->last;
-	if (list->last)
-		list->last->next = op;
-	else
-		list->first = op;
-	list->last = op;
-	list->count++;
-}
-
-static void list_remove(struct gvm_op_list *list, struct gvm_op *op)
-{
-	if (op->prev)
-		op->prev->next = op->next;
-	else
-		list->first = op->next;
-	if (op->next)
-		op->next->prev = op->prev;
-	else
-		list->last = op->prev;
-	list->count--;
-}
-
 static void put_back(struct gvm_peer *peer, struct gvm_op *op)
 {
-	struct gvm_op_list *list = &peer->waiting;
-
 	op->state = OP_WAITING;
-	op->prev = NULL;
-	op->next = list->first;
-	if (list->first)
-		list->first->prev = op;
-	else
-		list->last = op;
-	list->first = op;
-	list->count++;
+	GVM_LIST_PREPEND(&peer->waiting, op, next, prev);
 }
 
 /* ---- their ends ---------------------------------------------------------------------------- */
@@ -69,7 +36,7 @@ static void finish(struct gvm_worker *worker, struct gvm_op *op, int status)
 	op->state = OP_DONE;
 	op->status = status;
 	op->reply = NULL;
-	list_append(&worker->done, op);
+	GVM_LIST_APPEND(&worker->done, op, next, prev);
 }
 
 static void free_slot(struct gvm_peer *peer, unsigned slot)
@@ -83,7 +50,7 @@ static void free_slot(struct gvm_peer *peer, unsigned slot)
 /* Take an operation from those under way. */
 static void deactivate(struct gvm_peer *peer, struct gvm_op *op)
 {
-	list_remove(&peer->active, op);
+	GVM_LIST_REMOVE(&peer->active, op, next, prev);
 	if (op->kind == GVM_OP_CALL)
 		free_slot(peer, op->slot);
 	else
@@ -92,7 +59,7 @@ static void deactivate(struct gvm_peer *peer, struct gvm_op *op)
 
 static void fail_waiting(struct gvm_peer *peer, struct gvm_op *op, int why)
 {
-	list_remove(&peer->waiting, op);
+	GVM_LIST_REMOVE(&peer->waiting, op, next, prev);
 	if (op->kind == GVM_OP_CALL)
 		free(op->buf);
 	op->buf = NULL;
@@ -157,7 +124,7 @@ int gvm_ops_serve_done(struct gvm_worker *worker)
 	int served = 0;
 
 	while ((op = worker->done.first) && served < DONE_AT_ONCE) {
-		list_remove(&worker->done, op);
+		GVM_LIST_REMOVE(&worker->done, op, next, prev);
 		op->state = OP_IDLE;
 		op->done(op, op->status);
 		if (++served % DONE_PER_FLUSH == 0 && runs_beside(worker))
@@ -307,7 +274,7 @@ static int start_call(struct gvm_peer *peer, struct gvm_op *op, struct gvm_hdr *
 		return err;
 	}
 	op->state = OP_ACTIVE;
-	list_append(&peer->active, op);
+	GVM_LIST_APPEND(&peer->active, op, next, prev);
 	return 0;
 }
 
@@ -320,7 +287,7 @@ static int start_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 		return peer->max_one_sided ? -EAGAIN : -EOPNOTSUPP;
 	op->xid = ++peer->xid;
 	op->state = OP_ACTIVE;
-	list_append(&peer->active, op);
+	GVM_LIST_APPEND(&peer->active, op, next, prev);
 	peer->one_sided++;
 	err = op->kind == GVM_OP_FETCH ? ops->fetch(peer->ep, op) : ops->put(peer->ep, op);
 	if (err) {
@@ -340,7 +307,7 @@ static int start_waiting(struct gvm_peer *peer, struct gvm_op *op)
 	struct gvm_reply *copy = op->buf;
 	int err;
 
-	list_remove(&peer->waiting, op);
+	GVM_LIST_REMOVE(&peer->waiting, op, next, prev);
 	if (op->kind != GVM_OP_CALL) {
 		err = start_one_sided(peer, op);
 	} else {
@@ -391,7 +358,7 @@ static int may_post(const struct gvm_peer *peer, const struct gvm_op *op)
 static void wait_for_connection(struct gvm_peer *peer, struct gvm_op *op)
 {
 	op->state = OP_WAITING;
-	list_append(&peer->waiting, op);
+	GVM_LIST_APPEND(&peer->waiting, op, next, prev);
 	set_deadline(peer, op);
 	if (peer->state == GVM_PEER_IDLE)
 		peer_begin_connect(peer);

@@ -57,7 +57,8 @@ struct region_slab {
 };
 
 struct region_queue {
-	struct gvm_region_op *head, *tail;
+	struct gvm_region_op *first, *last;
+	uint32_t count;
 };
 
 enum node_state { NODE_NEW, NODE_LISTING, NODE_READY, NODE_AWAY, NODE_LOST };
@@ -180,10 +181,6 @@ static inline void region_get(struct gvm_region *region)
 	region->refs++;
 }
 void region_put(struct gvm_region *region);
-
-void region_queue_push(struct region_queue *queue, struct gvm_region_op *op);
-void region_queue_push_front(struct region_queue *queue, struct gvm_region_op *op);
-void region_queue_unlink(struct region_queue *queue, struct gvm_region_op *op);
 
 /* Is this an answer that trying again does not change? */
 bool region_status_final(int status);

@@ -86,7 +86,7 @@ static int lose_ready(struct gvm_ep *ep, const struct gvm_hdr *hdr, const void *
 
 static void put_before_greeting(struct node *node, const struct gvm_provider_ops *ops)
 {
-	for (struct gvm_peer *peer = node->worker->greeting; peer; peer = peer->next_greeting)
+	for (struct gvm_peer *peer = node->worker->greeting.first; peer; peer = peer->next_greeting)
 		peer->ep->ops = ops;
 }
 
