@@ -173,6 +173,7 @@ struct gvm_options_read {
 	uint64_t op_timeout_ns, keepalive_ns, connect_ns, handshake_ns, spin_ns;
 	uint64_t backoff_min_ns, backoff_max_ns;
 	uint32_t window, max_conns, max_handshakes;
+	uint32_t connections; /* that this side makes at a time; 0: no limit */
 	uint16_t credits;
 };
 
@@ -208,6 +209,11 @@ struct gvm_worker {
 	size_t by_node_room;
 	struct gvm_peer_list greeting; /* accepted, in handshake, oldest first */
 	unsigned accepted_ready;
+	struct gvm_peer_list placed, seeking; /* peer_rest.c: that may connect; that wait for it */
+	struct gvm_timer turn;
+	uint32_t asked, yielding; /* of placed */
+	int places_due;
+	uint64_t uses; /* counts up */
 	struct gvm_worker_listener *listeners;
 	size_t listener_count;
 	struct gvm_log_limit limit; /* of lines that strangers cause */
@@ -248,6 +254,9 @@ static inline int gvm_peers_pending(const struct gvm_worker *worker)
 {
 	return worker->done.first || worker->pending;
 }
+/* Of peer_rest.c: give places, and ask for some; the timer behind it. */
+int gvm_places_serve(struct gvm_worker *worker);
+void gvm_places_turn(struct gvm_timer *timer);
 /* End all connections with -ECANCELED and free all peers. */
 void gvm_peers_close(struct gvm_worker *worker);
 

@@ -78,7 +78,8 @@ static void become_ready(struct gvm_peer *peer)
 	peer->tried = 0;
 	if (!peer->provider)
 		peer->fell_why = 0;
-	peer->ready_since = gvm_worker_clock(worker);
+	peer->ready_since = peer->rest_at = gvm_worker_clock(worker);
+	peer_used(peer);
 	gvm_timers_set_reserved(&worker->timers, &peer->state_timer,
 				peer->ready_since + worker->opt.keepalive_ns / 2);
 	peer->told_ready = 1;

@@ -55,6 +55,8 @@ static void deactivate(struct gvm_peer *peer, struct gvm_op *op)
 		free_slot(peer, op->slot);
 	else
 		peer->one_sided--;
+	if (!peer->active.first)
+		peer_idle(peer);
 }
 
 static void fail_waiting(struct gvm_peer *peer, struct gvm_op *op, int why)
@@ -64,6 +66,8 @@ static void fail_waiting(struct gvm_peer *peer, struct gvm_op *op, int why)
 		free(op->buf);
 	op->buf = NULL;
 	finish(peer->worker, op, why);
+	if (!peer->waiting.first)
+		peer_idle(peer);
 }
 
 void peer_fail_waiting(struct gvm_peer *peer, int why)
@@ -294,6 +298,7 @@ static int start_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 		deactivate(peer, op);
 		return err;
 	}
+	peer_used(peer);
 	if (op->kind == GVM_OP_FETCH)
 		gvm_count(&peer->worker->stats.fetches, 1);
 	else
@@ -339,6 +344,8 @@ void peer_kick(struct gvm_peer *peer)
 		if (peer->starved)
 			peer_defer(peer, GVM_PEND_WRITABLE);
 	}
+	if (peer->rest_owed)
+		peer_answer_rest(peer);
 	peer_return_credits(peer);
 }
 
@@ -364,6 +371,13 @@ static void wait_for_connection(struct gvm_peer *peer, struct gvm_op *op)
 		peer_begin_connect(peer);
 }
 
+/* It is to come to its end: what is posted now would be kept for another connection, for which its
+ * key is not good. */
+static int gives_way(const struct gvm_peer *peer)
+{
+	return peer->rest && peer->state == GVM_PEER_READY;
+}
+
 static int starts_now(const struct gvm_peer *peer)
 {
 	return peer->state == GVM_PEER_READY && !peer->waiting.first;
@@ -379,6 +393,8 @@ int gvm_call(struct gvm_peer *peer, const struct gvm_msg *msg, struct gvm_op *op
 		return err;
 	if (!peer_message_ok(msg))
 		return -EINVAL;
+	if (gives_way(peer))
+		return peer_starve(peer);
 	peer_fill_header(&hdr, msg);
 	op->kind = GVM_OP_CALL;
 	if (starts_now(peer)) {
@@ -434,7 +450,7 @@ static int fill_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind
 	op->buf = buf;
 	op->len = len;
 	op->mem = local;
-	return 0;
+	return gives_way(peer) ? peer_starve(peer) : 0;
 }
 
 int gvm_fetch(struct gvm_peer *peer, uint64_t key, uint64_t offset, void *buf, uint32_t len,

@@ -10,7 +10,7 @@
 /* Row: from; column: to, in the order of the enum. */
 static const char *const client_may[STATES] = {
 	[GVM_PEER_IDLE] = ".x....",    [GVM_PEER_CONNECTING] = "..x.x.",
-	[GVM_PEER_PROVING] = "...xx.", [GVM_PEER_READY] = "....x.",
+	[GVM_PEER_PROVING] = "...xx.", [GVM_PEER_READY] = "x...x.",
 	[GVM_PEER_BACKOFF] = "x.....", [GVM_PEER_CLOSED] = "......",
 };
 static const char *const accepted_may[STATES] = {
