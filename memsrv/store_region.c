@@ -24,6 +24,8 @@ static void record_of(const struct region *r, struct image_region *rec)
 	rec->slab_pages = r->slab_pages;
 	rec->flags = r->flags;
 	rec->linger_ms = r->linger_ms;
+	if (r->linger_ms && r->linger_ms < STORE_SILENT_MS && hold_rests(r))
+		rec->linger_ms = STORE_SILENT_MS;
 }
 
 int region_save(struct store *store, const struct region *r, enum image_state state)
@@ -364,12 +366,16 @@ int store_region_close(struct session *s, uint64_t id)
 {
 	struct store *store = s->store;
 	struct region *r;
-	int err;
+	struct hold *h;
+	int err = 0;
 
 	pthread_mutex_lock(&store->lock);
-	err = hold_check(s, id, 0, &r);
+	r = region_find(store, id);
+	h = r ? hold_resting(s, r) : NULL;
+	if (!h)
+		err = hold_check(s, id, 0, &r);
 	if (!err) {
-		hold_remove(hold_of(s, r));
+		hold_remove(h ? h : hold_of(s, r));
 		if (!r->sessions)
 			hold_release(store, r);
 	}

@@ -71,17 +71,22 @@ unsigned gvm_region_node(const struct gvm_region *region, uint64_t page)
 	return region_home(region, region_slab_of(region, page))->id;
 }
 
+/* xorshift64 */
+uint64_t region_random(struct gvm_region *region, uint64_t limit)
+{
+	region->random ^= region->random << 13;
+	region->random ^= region->random >> 7;
+	region->random ^= region->random << 17;
+	return region->random % limit;
+}
+
 uint64_t region_jitter(struct gvm_region *region, unsigned tries)
 {
 	uint64_t most = REGION_BACKOFF_NS << (tries < 10 ? tries : 10);
 
 	if (most > REGION_BACKOFF_MAX_NS)
 		most = REGION_BACKOFF_MAX_NS;
-	/* xorshift64 */
-	region->random ^= region->random << 13;
-	region->random ^= region->random >> 7;
-	region->random ^= region->random << 17;
-	return region->random % most;
+	return region_random(region, most);
 }
 
 /* ---- layout --------------------------------------------------------------------------------- */
@@ -302,7 +307,8 @@ static void clean_up(struct gvm_region *region)
 		struct region_node *node = region->nodes[i];
 		struct gvm_msg msg = { .type =
 					   node->created ? GVM_T_REGION_DELETE : GVM_T_REGION_CLOSE,
-				       .region = region->id };
+				       .region = region->id,
+				       .arg = gvm_worker_number(region->worker) };
 
 		if (node->known)
 			(void)region_node_call(node, &msg, deadline, cleaned);
@@ -405,7 +411,8 @@ void region_open_progress(struct region_node *node, int status)
 		return;
 	}
 	for (unsigned i = 0; i < region->node_count; i++) {
-		if (region->nodes[i]->state != NODE_READY)
+		if (region->nodes[i]->state != NODE_READY &&
+		    region->nodes[i]->state != NODE_RESTING)
 			return;
 	}
 	if (region->state != REGION_OPENING)

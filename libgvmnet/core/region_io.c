@@ -117,6 +117,7 @@ static void wait(struct gvm_region_op *op)
 	watch_deadline(node, op->op.deadline_ns);
 	if (node->state == NODE_READY && node->posted == 0)
 		region_node_retry_in(node, REGION_ROOM_NS);
+	region_node_need(node);
 }
 
 /* Wait for the key of the slab. */
