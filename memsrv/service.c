@@ -228,9 +228,10 @@ static int serve(struct worker *w, struct gvm_peer *peer, const struct gvm_msg *
 		return on_node_stat(service, out);
 	if (msg->type < GVM_T_REGION_OPEN || msg->type > GVM_T_NODE_STAT)
 		return -EOPNOTSUPP;
-	/* A connection that has opened nothing has nothing to ask about. */
+	/* A connection that has opened nothing has nothing to ask about, but for what an earlier
+	 * one has. */
 	if (!gvm_peer_user(peer) && msg->type != GVM_T_REGION_OPEN &&
-	    msg->type != GVM_T_REGION_DELETE)
+	    msg->type != GVM_T_REGION_DELETE && msg->type != GVM_T_REGION_CLOSE)
 		return -ENOENT;
 	err = session_of(w, peer, &s);
 	if (err)

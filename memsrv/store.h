@@ -108,13 +108,13 @@ void store_session_silent(struct session *session);
  * without keys, until the same view opens its regions on another connection or closes them; for
  * STORE_SILENT_MS at most, STORE_LEAVING_MS where the client leaves.
  */
-#define STORE_LEAVING_MS 5000u
+#define STORE_LEAVING_MS 4000u /* less than a request waits for the end of who leaves */
 void store_session_rest(struct session *session);
 
 /* The requests of wire.h. 0 or -errno; outputs are set on success. All arguments may be hostile. */
 int store_region_open(struct session *s, uint64_t id, const struct gvm_region_open *req,
 		      struct gvm_region_opened *out);
-/* Where the region is not open in this session, that which rests of the same view is meant. */
+/* Where the region is not open in this session, an earlier one of the same view is meant. */
 int store_region_close(struct session *s, uint64_t id);
 int store_region_delete(struct session *s, uint64_t id);
 int store_region_resize(struct session *s, uint64_t id, uint64_t pages, uint64_t share);

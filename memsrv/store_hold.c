@@ -66,13 +66,6 @@ static struct hold *earlier(const struct session *s, const struct region *r)
 	return NULL;
 }
 
-struct hold *hold_resting(const struct session *s, const struct region *r)
-{
-	struct hold *h = r->holder == s->incarnation ? earlier(s, r) : NULL;
-
-	return h && h->session->rests ? h : NULL;
-}
-
 int hold_rests(const struct region *r)
 {
 	struct hold *h;
@@ -92,17 +85,17 @@ static void succeed_resting(struct store *store, struct region *r, struct hold *
 		hold_linger(store, r);
 }
 
-void hold_succeed(struct session *s, struct region *r)
+int hold_succeed(struct session *s, struct region *r)
 {
 	static struct gvm_log_limit limit;
 	struct store *store = s->store;
 	struct hold *h = earlier(s, r);
 
 	if (!h)
-		return;
+		return 0;
 	if (h->session->rests) {
 		succeed_resting(store, r, h);
-		return;
+		return 1;
 	}
 	gvm_log_limited(&limit, GVM_LOG_INFO,
 			"region %s: %s comes back; its earlier connection is ended", r->name,
@@ -113,6 +106,7 @@ void hold_succeed(struct session *s, struct region *r)
 		hold_linger(store, r);
 	if (store->changed)
 		store->changed(store->changed_arg, 1);
+	return 1;
 }
 
 /* A client asks again, and again. */

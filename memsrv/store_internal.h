@@ -221,8 +221,6 @@ void region_opened(const struct store *store, const struct region *r, int made,
 
 /* It ends, and its keys with it. */
 void hold_remove(struct hold *h);
-/* The hold of the client's that rests, and that this session's view may take over. */
-struct hold *hold_resting(const struct session *s, const struct region *r);
 /* Does a session that rests have it open? */
 int hold_rests(const struct region *r);
 /* Give up what has rested for too long. */
@@ -231,7 +229,7 @@ struct hold *hold_of(const struct session *s, const struct region *r);
 /* The region that s has open. write: it must be able to change it. */
 int hold_check(struct session *s, uint64_t id, int write, struct region **region);
 /* End the hold that the same view of s's client has by an earlier connection. */
-void hold_succeed(struct session *s, struct region *r);
+int hold_succeed(struct session *s, struct region *r);
 /* Make r the session's. The session's client may hold it, as others' holds have been checked. */
 int hold_add(struct session *s, struct region *r, const struct gvm_region_open *req);
 /* Its client has said that it is about to go: what it holds is free in a moment. */

@@ -362,23 +362,31 @@ int store_region_open(struct session *s, uint64_t id, const struct gvm_region_op
 	return err;
 }
 
+/* A view that closes it on another connection than it opened it on has given that one up, as if it
+ * had opened it again: it may be resting, or about to. */
+static int close_elsewhere(struct session *s, uint64_t id, struct region **region)
+{
+	struct region *r = region_find(s->store, id);
+
+	*region = r;
+	return r && !s->ended && r->holder == s->incarnation && !hold_of(s, r) &&
+	       hold_succeed(s, r);
+}
+
 int store_region_close(struct session *s, uint64_t id)
 {
 	struct store *store = s->store;
 	struct region *r;
-	struct hold *h;
 	int err = 0;
 
 	pthread_mutex_lock(&store->lock);
-	r = region_find(store, id);
-	h = r ? hold_resting(s, r) : NULL;
-	if (!h)
+	if (!close_elsewhere(s, id, &r)) {
 		err = hold_check(s, id, 0, &r);
-	if (!err) {
-		hold_remove(h ? h : hold_of(s, r));
-		if (!r->sessions)
-			hold_release(store, r);
+		if (!err)
+			hold_remove(hold_of(s, r));
 	}
+	if (!err && !r->sessions)
+		hold_release(store, r);
 	pthread_mutex_unlock(&store->lock);
 	return err;
 }

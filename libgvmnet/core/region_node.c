@@ -664,12 +664,12 @@ static bool bye_later(struct region_node *node)
 }
 
 /* Whoever has to be connected first has forgotten this region, or holds it for its linger time; but
- * where it rests it is held for long. */
+ * where it rests it is held for long, and one that had no room may rest by now. */
 static bool hears_of_us(const struct region_node *node)
 {
 	return node->known &&
-	       (gvm_peer_state(node->peer) == GVM_PEER_READY || node->state == NODE_RESTING ||
-		(node->state == NODE_AWAY && !node->away_since));
+	       (gvm_peer_state(node->peer) == GVM_PEER_READY || node->bye_due ||
+		node->state == NODE_RESTING || (node->state == NODE_AWAY && !node->away_since));
 }
 
 static int send_bye(struct region_node *node)
@@ -693,12 +693,12 @@ void region_node_bye(struct region_node *node)
 
 	if (!node->bye_due)
 		region->byes++;
-	node->bye_due = false;
 	rc = send_bye(node);
+	node->bye_due = rc == -EAGAIN && bye_later(node);
+	if (node->bye_due)
+		return;
 	if (rc == 0)
 		region_get(region);
-	else if (rc == -EAGAIN && bye_later(node))
-		node->bye_due = true;
 	else
 		region_bye_over(region);
 }

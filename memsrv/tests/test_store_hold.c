@@ -603,7 +603,7 @@ static void who_leaves_does_not_rest_for_long(void **state)
 	assert_int_equal(store_region_open(alice, id_of("vm"), &req, &got), 0);
 	store_session_rest(alice);
 	alice = NULL;
-	fake_clock += 5 * SEC - 1;
+	fake_clock += STORE_LEAVING_MS / 1000 * SEC - 1;
 	store_tick(store);
 	assert_int_equal(stats().regions, 1);
 	fake_clock += 1;
