@@ -38,6 +38,11 @@
 /* A node keeps what rests for an hour: it hears of us after this time, and up to half of it more.
  */
 #define REGION_REST_NS        (20ull * 60 * 1000000000)
+/* Programs that start at once do not connect to each node at once: beside the first ones, nodes are
+ * opened at random within a millisecond for each of the region's. */
+#define REGION_AT_ONCE        4u
+#define REGION_SPREAD_NS      1000000ull
+#define REGION_SPREAD_MAX_NS  2000000000ull
 #define REGION_ROOM_NS        1000000ull /* try again when nothing of ours will say that there is room */
 #define REGION_KEY_TRIES      8u /* times a node may refuse the key that it has just given */
 /* Most slabs of a region: 64 TiB in slabs of 16 MiB. A size that a node names could else have this
@@ -211,6 +216,9 @@ int region_layout_make(struct gvm_region *region, uint64_t pages, struct region_
 void region_layout_free(struct region_layout *layout);
 /* Take away the nodes from index count on. */
 void region_drop_nodes(struct gvm_region *region, unsigned count);
+/* After how many ns a node is opened that is not among the first, of a region of so many nodes,
+ * left_ns before its open must have ended. */
+uint64_t region_spread(uint64_t random, unsigned others, uint64_t left_ns);
 /* A node has answered its first open: does that fit the region? 0, or a final status, logged. */
 int region_open_check(struct region_node *node);
 /* During open: a node has become READY (0), or will not (why). */
