@@ -195,6 +195,7 @@ static int serve_session(struct session *s, const struct gvm_msg *msg, struct re
 	case GVM_T_REGION_OPEN:
 		return on_open(s, msg, out);
 	case GVM_T_REGION_CLOSE:
+		store_session_view(s, msg->arg);
 		return store_region_close(s, msg->region);
 	case GVM_T_REGION_DELETE:
 		return store_region_delete(s, msg->region);
@@ -227,9 +228,10 @@ static int serve(struct worker *w, struct gvm_peer *peer, const struct gvm_msg *
 		return on_node_stat(service, out);
 	if (msg->type < GVM_T_REGION_OPEN || msg->type > GVM_T_NODE_STAT)
 		return -EOPNOTSUPP;
-	/* A connection that has opened nothing has nothing to ask about. */
+	/* A connection that has opened nothing has nothing to ask about, but for what an earlier
+	 * one has. */
 	if (!gvm_peer_user(peer) && msg->type != GVM_T_REGION_OPEN &&
-	    msg->type != GVM_T_REGION_DELETE)
+	    msg->type != GVM_T_REGION_DELETE && msg->type != GVM_T_REGION_CLOSE)
 		return -ENOENT;
 	err = session_of(w, peer, &s);
 	if (err)
@@ -387,7 +389,9 @@ static void on_peer_state(void *arg, struct gvm_peer *peer, enum gvm_peer_state 
 	gvm_peer_set_user(peer, NULL);
 	forget_requests(w, peer);
 	LIST_REMOVE(c, in_worker);
-	if (why == -ETIMEDOUT)
+	if (why == 0)
+		store_session_rest(c->session);
+	else if (why == -ETIMEDOUT)
 		store_session_silent(c->session);
 	else
 		store_session_close(c->session);

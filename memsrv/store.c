@@ -141,6 +141,7 @@ static void sweep(struct store *store)
 void store_tick(struct store *store)
 {
 	pthread_mutex_lock(&store->lock);
+	hold_expire_resting(store);
 	hold_expire_all(store, NULL);
 	pthread_mutex_unlock(&store->lock);
 	if (!atomic_load(&store->no_sweep))
@@ -168,6 +169,7 @@ int store_open(const struct store_config *config, struct store **store)
 	st->no_sweep = config->huge != HUGE_AUTO || st->pool.pins || st->pool.pagemap < 0;
 	pthread_mutex_init(&st->lock, NULL);
 	TAILQ_INIT(&st->regions);
+	LIST_INIT(&st->resting);
 	if (config->image)
 		err = store_load(st);
 	if (err)
@@ -195,8 +197,11 @@ static void let_go(struct store *store, struct region *r)
 
 void store_close(struct store *store)
 {
+	struct session *s;
 	struct region *r;
 
+	while ((s = LIST_FIRST(&store->resting)))
+		hold_remove(LIST_FIRST(&s->holds));
 	while ((r = TAILQ_FIRST(&store->regions))) {
 		TAILQ_REMOVE(&store->regions, r, order);
 		let_go(store, r);

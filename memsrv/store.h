@@ -103,10 +103,18 @@ void store_session_close(struct session *session);
  */
 #define STORE_SILENT_MS (60u * 60 * 1000)
 void store_session_silent(struct session *session);
+/*
+ * The connection is gone because its client has it rest (docs/design.md): the session stays,
+ * without keys, until the same view opens its regions on another connection or closes them; for
+ * STORE_SILENT_MS at most, STORE_LEAVING_MS where the client leaves.
+ */
+#define STORE_LEAVING_MS 4000u /* less than a request waits for the end of who leaves */
+void store_session_rest(struct session *session);
 
 /* The requests of wire.h. 0 or -errno; outputs are set on success. All arguments may be hostile. */
 int store_region_open(struct session *s, uint64_t id, const struct gvm_region_open *req,
 		      struct gvm_region_opened *out);
+/* Where the region is not open in this session, an earlier one of the same view is meant. */
 int store_region_close(struct session *s, uint64_t id);
 int store_region_delete(struct session *s, uint64_t id);
 int store_region_resize(struct session *s, uint64_t id, uint64_t pages, uint64_t share);
@@ -125,13 +133,14 @@ uint32_t store_region_list(struct store *store, uint64_t skip, uint32_t want,
 struct store_stats {
 	uint64_t memory_bytes, limit_bytes, reserved_bytes, stored_bytes, huge_bytes; /* gauges */
 	uint64_t regions, regions_held, regions_lingering, sessions, slabs, keys;     /* gauges */
+	uint64_t resting;                                                             /* gauge */
 	uint64_t lingering_bytes, draining;                                           /* gauges */
 	uint64_t opens, creates, deletes, clones, resizes, grants, copies, discarded_pages;
 	uint64_t expired, refused_space, refused_busy, refused_other;
 };
 void store_stats(struct store *store, struct store_stats *stats);
 const struct gvm_counter *store_counters(size_t *count);
-/* Sessions that hold something now. */
+/* Regions' sessions with a connection. */
 uint32_t store_sessions(struct store *store);
 
 #endif

@@ -13,13 +13,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* One that rests is there for its holds alone. */
 void hold_remove(struct hold *h)
 {
+	struct session *s = h->session;
+
 	key_withdraw_hold(h);
 	h->region->sessions--;
 	LIST_REMOVE(h, in_session);
 	LIST_REMOVE(h, in_region);
 	free(h);
+	if (!s->rests || !LIST_EMPTY(&s->holds))
+		return;
+	LIST_REMOVE(s, in_store);
+	s->store->stats.resting--;
+	free(s);
 }
 
 struct hold *hold_of(const struct session *s, const struct region *r)
@@ -46,25 +54,49 @@ int hold_check(struct session *s, uint64_t id, int write, struct region **region
 	return 0;
 }
 
-/* The hold that the same view of s's client has by an earlier connection. */
+/* The hold that the same view of s's client has by an earlier connection. Without a view nothing
+ * says that a connection has been given up; but one that rests is none. */
 static struct hold *earlier(const struct session *s, const struct region *r)
 {
 	struct hold *h;
 
 	LIST_FOREACH(h, &r->holds, in_region)
-	if (h->session != s && s->view && h->session->view == s->view)
+	if (h->session != s && h->session->view == s->view && (s->view || h->session->rests))
 		return h;
 	return NULL;
 }
 
-void hold_succeed(struct session *s, struct region *r)
+int hold_rests(const struct region *r)
+{
+	struct hold *h;
+
+	LIST_FOREACH(h, &r->holds, in_region)
+	if (h->session->rests)
+		return 1;
+	return 0;
+}
+
+/* Nobody had noticed, but for the image. */
+static void succeed_resting(struct store *store, struct region *r, struct hold *h)
+{
+	hold_remove(h);
+	region_save(store, r, IMAGE_LIVE);
+	if (!r->sessions)
+		hold_linger(store, r);
+}
+
+int hold_succeed(struct session *s, struct region *r)
 {
 	static struct gvm_log_limit limit;
 	struct store *store = s->store;
 	struct hold *h = earlier(s, r);
 
 	if (!h)
-		return;
+		return 0;
+	if (h->session->rests) {
+		succeed_resting(store, r, h);
+		return 1;
+	}
 	gvm_log_limited(&limit, GVM_LOG_INFO,
 			"region %s: %s comes back; its earlier connection is ended", r->name,
 			s->name);
@@ -74,6 +106,7 @@ void hold_succeed(struct session *s, struct region *r)
 		hold_linger(store, r);
 	if (store->changed)
 		store->changed(store->changed_arg, 1);
+	return 1;
 }
 
 /* A client asks again, and again. */
@@ -295,14 +328,83 @@ void store_session_silent(struct session *s)
 	session_end(s, 1);
 }
 
+/* ---- sessions that rest -------------------------------------------------------------------- */
+
+/* Its keys are for the connection that is gone. The image is told, so that a node that is started
+ * again meanwhile keeps the region for as long. */
+void store_session_rest(struct session *s)
+{
+	struct store *store = s->store;
+	struct hold *h;
+	int empty;
+
+	pthread_mutex_lock(&store->lock);
+	empty = s->ended || LIST_EMPTY(&s->holds);
+	if (!empty) {
+		s->rests = 1;
+		s->rests_since = store_now(store);
+		LIST_INSERT_HEAD(&store->resting, s, in_store);
+		store->stats.resting++;
+		store->stats.sessions--;
+		LIST_FOREACH(h, &s->holds, in_session)
+		{
+			key_withdraw_hold(h);
+			region_save(store, h->region, IMAGE_LIVE);
+		}
+		store_changed(store);
+	}
+	pthread_mutex_unlock(&store->lock);
+	if (empty)
+		store_session_close(s);
+}
+
+static int rested_long(const struct hold *h, uint64_t now)
+{
+	uint64_t ms = h->region->linger_ms ? STORE_SILENT_MS : STORE_LEAVING_MS;
+
+	return now - h->session->rests_since >= ms * STORE_MS;
+}
+
+/* What is left is as if the connection were lost now. */
+static void expire_holds(struct store *store, struct session *s, uint64_t now)
+{
+	struct hold *h, *next;
+
+	for (h = LIST_FIRST(&s->holds); h; h = next) {
+		struct region *r = h->region;
+
+		next = LIST_NEXT(h, in_session);
+		if (!rested_long(h, now))
+			continue;
+		hold_remove(h);
+		if (!r->sessions) {
+			hold_linger(store, r);
+			hold_expire(store, r);
+		}
+	}
+}
+
+void hold_expire_resting(struct store *store)
+{
+	uint64_t now = store_now(store);
+	struct session *s, *next;
+
+	for (s = LIST_FIRST(&store->resting); s; s = next) {
+		next = LIST_NEXT(s, in_store);
+		expire_holds(store, s, now);
+	}
+}
+
 uint32_t store_sessions(struct store *store)
 {
 	struct region *r;
+	struct hold *h;
 	uint32_t n = 0;
 
 	pthread_mutex_lock(&store->lock);
 	TAILQ_FOREACH(r, &store->regions, order)
-	n += r->sessions;
+	LIST_FOREACH(h, &r->holds, in_region)
+	n += !h->session->rests;
 	pthread_mutex_unlock(&store->lock);
 	return n;
 }

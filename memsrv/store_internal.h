@@ -87,6 +87,9 @@ struct session {
 	struct store *store;
 	LIST_HEAD(, hold) holds;
 	uint64_t incarnation, view;
+	LIST_ENTRY(session) in_store; /* of those that rest */
+	int rests;                    /* its connection is closed, and its client will be back */
+	uint64_t rests_since;
 	int ended;   /* its client has come back on another connection */
 	int patient; /* a request may be answered -EINPROGRESS */
 	char name[64];
@@ -98,6 +101,7 @@ struct store {
 	pthread_mutex_t lock;
 	TAILQ_HEAD(, region) regions;
 	LIST_HEAD(, region) buckets[STORE_BUCKETS];
+	LIST_HEAD(, session) resting;
 	uint64_t reserved;             /* bytes */
 	uint64_t sweep_id, sweep_slab; /* where the search for slabs to remake of huge pages is */
 	_Atomic int no_sweep;
@@ -217,11 +221,15 @@ void region_opened(const struct store *store, const struct region *r, int made,
 
 /* It ends, and its keys with it. */
 void hold_remove(struct hold *h);
+/* Does a session that rests have it open? */
+int hold_rests(const struct region *r);
+/* Give up what has rested for too long. */
+void hold_expire_resting(struct store *store);
 struct hold *hold_of(const struct session *s, const struct region *r);
 /* The region that s has open. write: it must be able to change it. */
 int hold_check(struct session *s, uint64_t id, int write, struct region **region);
 /* End the hold that the same view of s's client has by an earlier connection. */
-void hold_succeed(struct session *s, struct region *r);
+int hold_succeed(struct session *s, struct region *r);
 /* Make r the session's. The session's client may hold it, as others' holds have been checked. */
 int hold_add(struct session *s, struct region *r, const struct gvm_region_open *req);
 /* Its client has said that it is about to go: what it holds is free in a moment. */

@@ -24,6 +24,8 @@ static void record_of(const struct region *r, struct image_region *rec)
 	rec->slab_pages = r->slab_pages;
 	rec->flags = r->flags;
 	rec->linger_ms = r->linger_ms;
+	if (r->linger_ms && r->linger_ms < STORE_SILENT_MS && hold_rests(r))
+		rec->linger_ms = STORE_SILENT_MS;
 }
 
 int region_save(struct store *store, const struct region *r, enum image_state state)
@@ -360,19 +362,31 @@ int store_region_open(struct session *s, uint64_t id, const struct gvm_region_op
 	return err;
 }
 
+/* A view that closes it on another connection than it opened it on has given that one up, as if it
+ * had opened it again: it may be resting, or about to. */
+static int close_elsewhere(struct session *s, uint64_t id, struct region **region)
+{
+	struct region *r = region_find(s->store, id);
+
+	*region = r;
+	return r && !s->ended && r->holder == s->incarnation && !hold_of(s, r) &&
+	       hold_succeed(s, r);
+}
+
 int store_region_close(struct session *s, uint64_t id)
 {
 	struct store *store = s->store;
 	struct region *r;
-	int err;
+	int err = 0;
 
 	pthread_mutex_lock(&store->lock);
-	err = hold_check(s, id, 0, &r);
-	if (!err) {
-		hold_remove(hold_of(s, r));
-		if (!r->sessions)
-			hold_release(store, r);
+	if (!close_elsewhere(s, id, &r)) {
+		err = hold_check(s, id, 0, &r);
+		if (!err)
+			hold_remove(hold_of(s, r));
 	}
+	if (!err && !r->sessions)
+		hold_release(store, r);
 	pthread_mutex_unlock(&store->lock);
 	return err;
 }

@@ -18,6 +18,7 @@ static const struct gvm_counter counters[] = {
 	FIELD(lingering_bytes, "bytes",
 	      "promised memory that is free again when lost clients do not come back", 1),
 	FIELD(sessions, "connections", "connections that have used a region", 1),
+	FIELD(resting, "connections", "connections that rest: closed, and their regions held", 1),
 	FIELD(slabs, "slabs", "slabs with storage, counted in each region that has them", 1),
 	FIELD(keys, "keys", "memory keys that are given out", 1),
 	FIELD(draining, "", "1: the node is going away", 1),

@@ -160,6 +160,11 @@ struct gvm_op_list {
 	uint32_t count;
 };
 
+struct gvm_peer_list {
+	struct gvm_peer *first, *last;
+	uint32_t count;
+};
+
 struct gvm_worker_provider {
 	const struct gvm_provider_ops *ops;
 	struct gvm_prov *prov;
@@ -174,6 +179,7 @@ struct gvm_options_read {
 	uint64_t op_timeout_ns, keepalive_ns, connect_ns, handshake_ns, spin_ns;
 	uint64_t backoff_min_ns, backoff_max_ns;
 	uint32_t window, max_conns, max_handshakes;
+	uint32_t connections; /* that this side makes at a time; 0: no limit */
 	uint16_t credits;
 };
 
@@ -207,8 +213,13 @@ struct gvm_worker {
 	struct gvm_peer *peers;    /* all */
 	struct gvm_peer **by_node; /* client peers by node id */
 	size_t by_node_room;
-	struct gvm_peer *greeting, *greeting_last; /* accepted, in handshake, oldest first */
-	unsigned greeting_count, accepted_ready;
+	struct gvm_peer_list greeting; /* accepted, in handshake, oldest first */
+	unsigned accepted_ready;
+	struct gvm_peer_list placed, seeking; /* peer_rest.c: that may connect; that wait for it */
+	struct gvm_timer turn;
+	uint32_t asked, yielding; /* of placed */
+	int places_due;
+	uint64_t uses; /* counts up */
 	struct gvm_worker_listener *listeners;
 	size_t listener_count;
 	struct gvm_log_limit limit; /* of lines that strangers cause */
@@ -249,6 +260,9 @@ static inline int gvm_peers_pending(const struct gvm_worker *worker)
 {
 	return worker->done.first || worker->pending;
 }
+/* Of peer_rest.c: give places, and ask for some; the timer behind it. */
+int gvm_places_serve(struct gvm_worker *worker);
+void gvm_places_turn(struct gvm_timer *timer);
 /* End all connections with -ECANCELED and free all peers. */
 void gvm_peers_close(struct gvm_worker *worker);
 

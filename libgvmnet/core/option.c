@@ -84,6 +84,11 @@ static const struct gvm_option table[] = {
 	       "Messages that a peer may send before it must wait for this side."),
 	NUMBER("GVM_MAX_CONNS", NULL, "count", "16384", 1, 1000000,
 	       "Connections that one worker accepts."),
+	{ "GVM_CONNECTIONS", NULL, "count", "auto",
+	  "Connections that one worker makes at a time; for one more the one that was used least "
+	  "recently is closed. 0: no limit; auto: a sixteenth of the limit of open files, 64 to "
+	  "4096.",
+	  "auto", 0, 1000000 },
 
 	/* the pager */
 	NUMBER("GVM_LOCAL", "--local", "bytes", "1G", M, 1ull << 48,
@@ -313,7 +318,7 @@ static int parse_ranged(const struct gvm_option *o, const char *text, uint64_t *
 	if (*value < o->min || *value > o->max)
 		return -ERANGE;
 	/* For bytes, choices can only say that a power of two is wanted. */
-	return o->choices && (*value & (*value - 1)) ? -EDOM : 0;
+	return is_type(o, "bytes") && o->choices && (*value & (*value - 1)) ? -EDOM : 0;
 }
 
 /* Check text and turn it into a number; 0 for types that are none. */
@@ -334,6 +339,10 @@ static int parse_value(const struct gvm_option *o, const char *text, uint64_t *v
 		return parse_cpus(text, 0, &cpu, &count);
 	if (is_type(o, "node") && strcmp(text, "none") == 0) {
 		*value = GVM_NODE_NONE;
+		return 0;
+	}
+	if (is_type(o, "count") && o->choices && strcmp(text, o->choices) == 0) {
+		*value = GVM_OPTION_AUTO;
 		return 0;
 	}
 	return parse_ranged(o, text, value);
@@ -378,7 +387,9 @@ static const char *legal_values(const struct gvm_option *o, char *buf, size_t si
 			 short_size(o->max, most, sizeof(most)));
 	else
 		snprintf(buf, size, "%sa whole number%s from %llu to %llu",
-			 is_type(o, "node") ? "\"none\" or " : "",
+			 is_type(o, "node")                  ? "\"none\" or "
+			 : is_type(o, "count") && o->choices ? "\"auto\" or "
+							     : "",
 			 is_type(o, "ms") ? " of milliseconds" : "", (unsigned long long)o->min,
 			 (unsigned long long)o->max);
 	return buf;

@@ -137,7 +137,7 @@ int gvm_peer_at(struct gvm_worker *worker, const char *host, unsigned port, stru
 
 enum gvm_peer_state gvm_peer_state(const struct gvm_peer *peer)
 {
-	return peer->state;
+	return peer->place == PLACE_SEEKS ? GVM_PEER_CONNECTING : peer->state;
 }
 
 const char *gvm_peer_name(const struct gvm_peer *peer)
@@ -229,7 +229,7 @@ static void tell_writable(struct gvm_peer *peer)
 	struct gvm_worker *worker = peer->worker;
 	struct gvm_peer_observer *observer;
 
-	if (!peer->starved || peer->waiting.count >= worker->opt.window)
+	if (!peer->starved || peer->rest || peer->waiting.count >= worker->opt.window)
 		return;
 	peer->starved = 0;
 	for (observer = peer->observers; observer; observer = peer->told_next) {
@@ -299,6 +299,8 @@ int gvm_peers_serve(struct gvm_worker *worker)
 		serve_pending(next_pending(worker));
 		served += 1 + serve_done(worker);
 	}
+	if (worker->places_due && !gvm_peers_pending(worker))
+		served += gvm_places_serve(worker);
 	return served;
 }
 

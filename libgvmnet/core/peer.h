@@ -6,6 +6,7 @@
  *     peer.c        peers: made, found, named, freed; the application is told of them
  *     peer_conn.c   the life of the connection: states, connecting, liveness, its end
  *     peer_greet.c  the handshake, on either side
+ *     peer_rest.c   how many connections there may be, and who gives way
  *     peer_msg.c    frames, credits and answers
  *     peer_op.c     operations, from post to done
  *     host.c        the provider's upcalls, which lead to these
@@ -13,6 +14,7 @@
  *     IDLE --first operation--> CONNECTING --> PROVING --> READY
  *      ^                            |             |          |
  *      +--nobody waits-- BACKOFF <--+-------------+----------+     (accepted: CLOSED, freed)
+ *      +------------------------------------others need its place--+
  *
  * Re-entry. A provider's upcalls only note what has happened: operations that ended go to the
  * worker's list of done ones, peers with something to do to its list of pending ones, and
@@ -42,6 +44,13 @@ struct gvm_reply {
 	uint8_t body[];
 };
 
+/* Of the connections that there may be; only of peers that this side connects. */
+enum gvm_peer_place { PLACE_NONE, PLACE_SEEKS, PLACE_HAS };
+
+/* YIELDS: starts nothing new, and rests when nothing is under way. ASKED: the end is agreed upon
+ * (of an accepted one: the other side wants it). */
+enum gvm_peer_rest { REST_NO, REST_YIELDS, REST_ASKED };
+
 /* What a peer still has to do when no upcall is on the stack. */
 #define GVM_PEND_KICK     1u /* start waiting operations, send what waits */
 #define GVM_PEND_WRITABLE 2u /* tell the user that a post may be tried again */
@@ -53,6 +62,12 @@ struct gvm_peer {
 	struct gvm_peer *next, *prev; /* worker->peers */
 	struct gvm_peer *next_pending;
 	struct gvm_peer *next_greeting, *prev_greeting;
+	struct gvm_peer *next_place, *prev_place; /* worker->seeking or placed, by place */
+	uint64_t used;                            /* when, by worker->uses */
+	uint64_t rest_at;  /* when rest was set; of REST_NO, or since when it is READY */
+	uint8_t place;     /* enum gvm_peer_place */
+	uint8_t rest;      /* enum gvm_peer_rest */
+	uint8_t rest_owed; /* the other side waits for the answer to its wish to rest */
 	uint8_t state; /* written by peer_become alone */
 	uint8_t accepted, in_pending, pending;
 	uint8_t starved; /* a post was answered -EAGAIN */
@@ -130,6 +145,20 @@ static inline void peer_has_room(struct gvm_peer *peer)
 		peer_defer(peer, GVM_PEND_WRITABLE);
 }
 
+/* It has done something for the application. */
+static inline void peer_used(struct gvm_peer *peer)
+{
+	peer->used = ++peer->worker->uses;
+}
+
+void peer_idle_noted(struct gvm_peer *peer);
+/* Its last operation has ended. */
+static inline void peer_idle(struct gvm_peer *peer)
+{
+	if (peer->worker->seeking.first || peer->rest_owed)
+		peer_idle_noted(peer);
+}
+
 /* What a post answers that has to be tried again: -EAGAIN, and writable() will be told. */
 static inline int peer_starve(struct gvm_peer *peer)
 {
@@ -144,8 +173,12 @@ int peer_may_become(const struct gvm_peer *peer, enum gvm_peer_state next);
 /* The only place that changes a peer's state and the levels that follow from states: peers_open,
  * peers_ready and accepted_ready. Asserts that it may. */
 void peer_become(struct gvm_peer *peer, enum gvm_peer_state next);
-/* IDLE: connect. What fails at once is told as if it had failed later. */
+/* IDLE: connect, or wait for a place. What fails at once is told as if it had failed later. */
 void peer_begin_connect(struct gvm_peer *peer);
+/* The same with a place. */
+void peer_connect_now(struct gvm_peer *peer);
+/* READY, asked to rest, and the other side agrees: end it, as nothing that anybody has to mend. */
+void peer_rested(struct gvm_peer *peer);
 /* Something is wrong with the connection, if there is one: end it. */
 void peer_break(struct gvm_peer *peer, int why);
 /* The end of the connection before, which fell silent, may be told now. */
@@ -166,6 +199,19 @@ void peer_handshake(struct gvm_peer *peer, const struct gvm_hdr *hdr, const void
 void peer_greeted(struct gvm_peer *peer);
 /* Upcall. */
 void peer_accepted(struct gvm_host *host, struct gvm_listener *listener, struct gvm_ep *ep);
+
+/* ---- peer_rest.c --------------------------------------------------------------------------- */
+
+/* 1: it may connect; 0: it waits, and peer_connect_now() is called. */
+int peer_take_place(struct gvm_peer *peer);
+/* It waits for one in any case, behind the others. */
+void peer_seek_place(struct gvm_peer *peer);
+/* Its connection has ended, or it does not want one any more. */
+void peer_leave_place(struct gvm_peer *peer);
+/* BYE; rest: the other side wants to rest, or agrees. -EPROTO: it was not asked. */
+int peer_on_bye(struct gvm_peer *peer, int rest);
+/* rest_owed: if nothing is under way. */
+void peer_answer_rest(struct gvm_peer *peer);
 
 /* ---- peer_msg.c ---------------------------------------------------------------------------- */
 

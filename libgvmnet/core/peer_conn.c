@@ -24,7 +24,7 @@ static const uint8_t next_states[] = {
 	[GVM_PEER_IDLE] = BIT(GVM_PEER_CONNECTING) | BIT(GVM_PEER_PROVING),
 	[GVM_PEER_CONNECTING] = BIT(GVM_PEER_PROVING) | BIT(GVM_PEER_BACKOFF),
 	[GVM_PEER_PROVING] = BIT(GVM_PEER_READY) | BIT(GVM_PEER_BACKOFF) | BIT(GVM_PEER_CLOSED),
-	[GVM_PEER_READY] = BIT(GVM_PEER_BACKOFF) | BIT(GVM_PEER_CLOSED),
+	[GVM_PEER_READY] = BIT(GVM_PEER_IDLE) | BIT(GVM_PEER_BACKOFF) | BIT(GVM_PEER_CLOSED),
 	[GVM_PEER_BACKOFF] = BIT(GVM_PEER_IDLE),
 	[GVM_PEER_CLOSED] = 0,
 };
@@ -136,8 +136,9 @@ static void reset_connection(struct gvm_peer *peer)
 	free(peer->hs);
 	peer->hs = NULL;
 	peer->credits = peer->granted = peer->owed = peer->calls_owed = 0;
-	peer->pinged = 0;
+	peer->pinged = peer->rest_owed = 0;
 	peer->max_one_sided = 0;
+	peer_leave_place(peer);
 }
 
 /* The endpoint is gone and the provider has forgotten all operations; calls end with ops_why. */
@@ -147,7 +148,7 @@ static void connection_ended(struct gvm_peer *peer, int why, int ops_why)
 	int was_ready = peer->state == GVM_PEER_READY;
 
 	if (was_ready)
-		gvm_count(&worker->stats.disconnects, 1);
+		gvm_count(why ? &worker->stats.disconnects : &worker->stats.rests, 1);
 	peer_fail_active(peer, ops_why);
 	reset_connection(peer);
 	peer->reason = NULL;
@@ -180,6 +181,24 @@ static void peer_end(struct gvm_peer *peer, int why, int ops_why)
 	peer->ep = NULL;
 	ep->ops->shut(ep, ops_why);
 	connection_ended(peer, why, ops_why);
+}
+
+/* Who waits meanwhile wants another one. */
+void peer_rested(struct gvm_peer *peer)
+{
+	struct gvm_ep *ep = peer->ep;
+
+	peer->ep = NULL;
+	ep->ops->shut(ep, -ESHUTDOWN);
+	reset_connection(peer);
+	gvm_count(&peer->worker->stats.rests, 1);
+	peer->why = 0;
+	peer->failures = 0;
+	peer_become(peer, GVM_PEER_IDLE);
+	peer_defer(peer, GVM_PEND_CLOSED);
+	peer->wanted |= peer->starved;
+	if (peer->waiting.first || peer->wanted)
+		peer_seek_place(peer);
 }
 
 void peer_break(struct gvm_peer *peer, int why)
@@ -241,6 +260,9 @@ void peer_closed(struct gvm_ep *ep, int why, const char *reason)
 		gvm_log_limited(&peer->worker->limit, GVM_LOG_INFO, "%s: connection ended: %s",
 				peer->name, reason ? reason : strerror(-why));
 	}
+	/* As was agreed; whether with a reset or not is the network's matter. */
+	if (peer->accepted && peer->rest && !peer->rest_owed && why != -EPROTO)
+		why = 0;
 	connection_ended(peer, why, -ECONNRESET);
 }
 
@@ -255,6 +277,12 @@ static uint64_t connect_ns(const struct gvm_peer *peer)
 }
 
 void peer_begin_connect(struct gvm_peer *peer)
+{
+	if (peer_take_place(peer))
+		peer_connect_now(peer);
+}
+
+void peer_connect_now(struct gvm_peer *peer)
 {
 	struct gvm_worker *worker = peer->worker;
 	struct gvm_worker_provider *with = &worker->providers[peer->provider];
@@ -308,10 +336,10 @@ int gvm_peer_connect(struct gvm_peer *peer)
 		return -ECANCELED;
 	if (peer->state == GVM_PEER_CLOSED)
 		return -ENOTCONN;
+	if (peer->state == GVM_PEER_IDLE || peer->state == GVM_PEER_BACKOFF || peer->rest)
+		peer->wanted = 1;
 	if (peer->state == GVM_PEER_IDLE)
 		peer_begin_connect(peer);
-	else if (peer->state == GVM_PEER_BACKOFF)
-		peer->wanted = 1;
 	return 0;
 }
 
@@ -322,6 +350,7 @@ void gvm_peer_disconnect(struct gvm_peer *peer, int why)
 	if (peer->state == GVM_PEER_READY)
 		peer_send_bare(peer, GVM_T_BYE, 0);
 	peer_end(peer, why, why);
+	peer_leave_place(peer);
 	peer_unhush(peer);
 	peer->wanted = 0;
 	peer_fail_waiting(peer, why);
@@ -383,7 +412,10 @@ void peer_on_state_timer(struct gvm_timer *timer)
 		connect_timed_out(peer);
 		break;
 	case GVM_PEER_READY:
-		check_alive(peer, timer->when);
+		if (peer->rest == REST_ASKED && !peer->accepted)
+			peer_break(peer, -ETIMEDOUT);
+		else
+			check_alive(peer, timer->when);
 		break;
 	case GVM_PEER_BACKOFF:
 		peer_become(peer, GVM_PEER_IDLE);

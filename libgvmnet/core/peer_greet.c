@@ -6,41 +6,23 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include "core/list.h"
 #include "core/peer.h"
 
 /* ---- who is greeting ----------------------------------------------------------------------- */
 
 static void greeting_add(struct gvm_peer *peer)
 {
-	struct gvm_worker *worker = peer->worker;
-
 	peer->greeting = 1;
-	peer->next_greeting = NULL;
-	peer->prev_greeting = worker->greeting_last;
-	if (worker->greeting_last)
-		worker->greeting_last->next_greeting = peer;
-	else
-		worker->greeting = peer;
-	worker->greeting_last = peer;
-	worker->greeting_count++;
+	GVM_LIST_APPEND(&peer->worker->greeting, peer, next_greeting, prev_greeting);
 }
 
 void peer_greeted(struct gvm_peer *peer)
 {
-	struct gvm_worker *worker = peer->worker;
-
 	if (!peer->greeting)
 		return;
 	peer->greeting = 0;
-	if (peer->prev_greeting)
-		peer->prev_greeting->next_greeting = peer->next_greeting;
-	else
-		worker->greeting = peer->next_greeting;
-	if (peer->next_greeting)
-		peer->next_greeting->prev_greeting = peer->prev_greeting;
-	else
-		worker->greeting_last = peer->prev_greeting;
-	worker->greeting_count--;
+	GVM_LIST_REMOVE(&peer->worker->greeting, peer, next_greeting, prev_greeting);
 }
 
 /* ---- the handshake ------------------------------------------------------------------------- */
@@ -96,7 +78,8 @@ static void become_ready(struct gvm_peer *peer)
 	peer->tried = 0;
 	if (!peer->provider)
 		peer->fell_why = 0;
-	peer->ready_since = gvm_worker_clock(worker);
+	peer->ready_since = peer->rest_at = gvm_worker_clock(worker);
+	peer_used(peer);
 	gvm_timers_set_reserved(&worker->timers, &peer->state_timer,
 				peer->ready_since + worker->opt.keepalive_ns / 2);
 	peer->told_ready = 1;
@@ -154,7 +137,7 @@ void peer_handshake(struct gvm_peer *peer, const struct gvm_hdr *hdr, const void
 
 static void drop_oldest_greeting(struct gvm_worker *worker)
 {
-	struct gvm_peer *oldest = worker->greeting;
+	struct gvm_peer *oldest = worker->greeting.first;
 
 	peer_warn(oldest, "", "too many connections are in their handshake; the oldest is ended");
 	peer_break(oldest, -ETIMEDOUT);
@@ -184,6 +167,6 @@ void peer_accepted(struct gvm_host *host, struct gvm_listener *listener, struct 
 				gvm_worker_clock(worker) + worker->opt.handshake_ns);
 	gvm_count(&worker->stats.accepts, 1);
 	greeting_add(peer);
-	if (worker->greeting_count > worker->opt.max_handshakes)
+	if (worker->greeting.count > worker->opt.max_handshakes)
 		drop_oldest_greeting(worker);
 }

@@ -77,8 +77,10 @@ int peer_send_paid(struct gvm_peer *peer, struct gvm_hdr *hdr, const void *body)
 		return -EAGAIN;
 	}
 	err = peer_send_frame(peer, hdr, body);
-	if (!err)
+	if (!err) {
 		peer->credits--;
+		peer_used(peer);
+	}
 	return err;
 }
 
@@ -102,7 +104,7 @@ int gvm_send(struct gvm_peer *peer, const struct gvm_msg *msg)
 		gvm_peer_connect(peer);
 		return -ENOTCONN;
 	}
-	if (peer->waiting.first)
+	if (peer->waiting.first || peer->rest)
 		return peer_starve(peer);
 	peer_fill_header(&hdr, msg);
 	err = peer_send_paid(peer, &hdr, msg->body);
@@ -202,6 +204,7 @@ static int on_user_message(struct gvm_peer *peer, const struct gvm_hdr *hdr,
 	if (peer->granted == 0)
 		return protocol_error(peer, "it sent more messages than it had credits for");
 	peer->granted--;
+	peer_used(peer);
 	if (hdr->xid)
 		peer->calls_owed++;
 	else
@@ -251,7 +254,8 @@ static int on_ready_message(struct gvm_peer *peer, const struct gvm_hdr *hdr, co
 	case GVM_T_CREDIT:
 		return 0;
 	case GVM_T_BYE:
-		peer->bye = 1;
+		if (peer_on_bye(peer, hdr->arg == GVM_BYE_REST))
+			return protocol_error(peer, "it agrees to a rest that was not asked for");
 		return 0;
 	case GVM_T_REPLY:
 		peer_answered(peer, hdr, &msg);

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include "core/list.h"
 #include "core/peer.h"
 
 enum op_state { OP_IDLE, OP_WAITING, OP_ACTIVE, OP_EXPIRED, OP_DONE };
@@ -22,44 +23,10 @@ enum op_state { OP_IDLE, OP_WAITING, OP_ACTIVE, OP_EXPIRED, OP_DONE };
 
 /* ---- lists --------------------------------------------------------------------------------- */
 
-static void list_append(struct gvm_op_list *list, struct gvm_op *op)
-{
-	op->next = NULL;
-	op->prev = list->last;
-	if (list->last)
-		list->last->next = op;
-	else
-		list->first = op;
-	list->last = op;
-	list->count++;
-}
-
-static void list_remove(struct gvm_op_list *list, struct gvm_op *op)
-{
-	if (op->prev)
-		op->prev->next = op->next;
-	else
-		list->first = op->next;
-	if (op->next)
-		op->next->prev = op->prev;
-	else
-		list->last = op->prev;
-	list->count--;
-}
-
 static void put_back(struct gvm_peer *peer, struct gvm_op *op)
 {
-	struct gvm_op_list *list = &peer->waiting;
-
 	op->state = OP_WAITING;
-	op->prev = NULL;
-	op->next = list->first;
-	if (list->first)
-		list->first->prev = op;
-	else
-		list->last = op;
-	list->first = op;
-	list->count++;
+	GVM_LIST_PREPEND(&peer->waiting, op, next, prev);
 }
 
 /* ---- their ends ---------------------------------------------------------------------------- */
@@ -69,7 +36,7 @@ static void finish(struct gvm_worker *worker, struct gvm_op *op, int status)
 	op->state = OP_DONE;
 	op->status = status;
 	op->reply = NULL;
-	list_append(&worker->done, op);
+	GVM_LIST_APPEND(&worker->done, op, next, prev);
 }
 
 static void free_slot(struct gvm_peer *peer, unsigned slot)
@@ -83,20 +50,24 @@ static void free_slot(struct gvm_peer *peer, unsigned slot)
 /* Take an operation from those under way. */
 static void deactivate(struct gvm_peer *peer, struct gvm_op *op)
 {
-	list_remove(&peer->active, op);
+	GVM_LIST_REMOVE(&peer->active, op, next, prev);
 	if (op->kind == GVM_OP_CALL)
 		free_slot(peer, op->slot);
 	else
 		peer->one_sided--;
+	if (!peer->active.first)
+		peer_idle(peer);
 }
 
 static void fail_waiting(struct gvm_peer *peer, struct gvm_op *op, int why)
 {
-	list_remove(&peer->waiting, op);
+	GVM_LIST_REMOVE(&peer->waiting, op, next, prev);
 	if (op->kind == GVM_OP_CALL)
 		free(op->buf);
 	op->buf = NULL;
 	finish(peer->worker, op, why);
+	if (!peer->waiting.first)
+		peer_idle(peer);
 }
 
 void peer_fail_waiting(struct gvm_peer *peer, int why)
@@ -157,7 +128,7 @@ int gvm_ops_serve_done(struct gvm_worker *worker)
 	int served = 0;
 
 	while ((op = worker->done.first) && served < DONE_AT_ONCE) {
-		list_remove(&worker->done, op);
+		GVM_LIST_REMOVE(&worker->done, op, next, prev);
 		op->state = OP_IDLE;
 		op->done(op, op->status);
 		if (++served % DONE_PER_FLUSH == 0 && runs_beside(worker))
@@ -307,7 +278,7 @@ static int start_call(struct gvm_peer *peer, struct gvm_op *op, struct gvm_hdr *
 		return err;
 	}
 	op->state = OP_ACTIVE;
-	list_append(&peer->active, op);
+	GVM_LIST_APPEND(&peer->active, op, next, prev);
 	return 0;
 }
 
@@ -320,13 +291,14 @@ static int start_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 		return peer->max_one_sided ? -EAGAIN : -EOPNOTSUPP;
 	op->xid = ++peer->xid;
 	op->state = OP_ACTIVE;
-	list_append(&peer->active, op);
+	GVM_LIST_APPEND(&peer->active, op, next, prev);
 	peer->one_sided++;
 	err = op->kind == GVM_OP_FETCH ? ops->fetch(peer->ep, op) : ops->put(peer->ep, op);
 	if (err) {
 		deactivate(peer, op);
 		return err;
 	}
+	peer_used(peer);
 	if (op->kind == GVM_OP_FETCH)
 		gvm_count(&peer->worker->stats.fetches, 1);
 	else
@@ -340,7 +312,7 @@ static int start_waiting(struct gvm_peer *peer, struct gvm_op *op)
 	struct gvm_reply *copy = op->buf;
 	int err;
 
-	list_remove(&peer->waiting, op);
+	GVM_LIST_REMOVE(&peer->waiting, op, next, prev);
 	if (op->kind != GVM_OP_CALL) {
 		err = start_one_sided(peer, op);
 	} else {
@@ -372,6 +344,8 @@ void peer_kick(struct gvm_peer *peer)
 		if (peer->starved)
 			peer_defer(peer, GVM_PEND_WRITABLE);
 	}
+	if (peer->rest_owed)
+		peer_answer_rest(peer);
 	peer_return_credits(peer);
 }
 
@@ -391,10 +365,17 @@ static int may_post(const struct gvm_peer *peer, const struct gvm_op *op)
 static void wait_for_connection(struct gvm_peer *peer, struct gvm_op *op)
 {
 	op->state = OP_WAITING;
-	list_append(&peer->waiting, op);
+	GVM_LIST_APPEND(&peer->waiting, op, next, prev);
 	set_deadline(peer, op);
 	if (peer->state == GVM_PEER_IDLE)
 		peer_begin_connect(peer);
+}
+
+/* It is to come to its end: what is posted now would be kept for another connection, for which its
+ * key is not good. */
+static int gives_way(const struct gvm_peer *peer)
+{
+	return peer->rest && peer->state == GVM_PEER_READY;
 }
 
 static int starts_now(const struct gvm_peer *peer)
@@ -412,6 +393,8 @@ int gvm_call(struct gvm_peer *peer, const struct gvm_msg *msg, struct gvm_op *op
 		return err;
 	if (!peer_message_ok(msg))
 		return -EINVAL;
+	if (gives_way(peer))
+		return peer_starve(peer);
 	peer_fill_header(&hdr, msg);
 	op->kind = GVM_OP_CALL;
 	if (starts_now(peer)) {
@@ -467,7 +450,7 @@ static int fill_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind
 	op->buf = buf;
 	op->len = len;
 	op->mem = local;
-	return 0;
+	return gives_way(peer) ? peer_starve(peer) : 0;
 }
 
 int gvm_fetch(struct gvm_peer *peer, uint64_t key, uint64_t offset, void *buf, uint32_t len,

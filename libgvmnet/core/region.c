@@ -71,17 +71,22 @@ unsigned gvm_region_node(const struct gvm_region *region, uint64_t page)
 	return region_home(region, region_slab_of(region, page))->id;
 }
 
+/* xorshift64 */
+uint64_t region_random(struct gvm_region *region, uint64_t limit)
+{
+	region->random ^= region->random << 13;
+	region->random ^= region->random >> 7;
+	region->random ^= region->random << 17;
+	return region->random % limit;
+}
+
 uint64_t region_jitter(struct gvm_region *region, unsigned tries)
 {
 	uint64_t most = REGION_BACKOFF_NS << (tries < 10 ? tries : 10);
 
 	if (most > REGION_BACKOFF_MAX_NS)
 		most = REGION_BACKOFF_MAX_NS;
-	/* xorshift64 */
-	region->random ^= region->random << 13;
-	region->random ^= region->random >> 7;
-	region->random ^= region->random << 17;
-	return region->random % most;
+	return region_random(region, most);
 }
 
 /* ---- layout --------------------------------------------------------------------------------- */
@@ -302,7 +307,8 @@ static void clean_up(struct gvm_region *region)
 		struct region_node *node = region->nodes[i];
 		struct gvm_msg msg = { .type =
 					   node->created ? GVM_T_REGION_DELETE : GVM_T_REGION_CLOSE,
-				       .region = region->id };
+				       .region = region->id,
+				       .arg = gvm_worker_number(region->worker) };
 
 		if (node->known)
 			(void)region_node_call(node, &msg, deadline, cleaned);
@@ -334,6 +340,38 @@ void region_fail_open(struct gvm_region *region, int status)
 	region_fail_progress(region);
 }
 
+uint64_t region_spread(uint64_t random, unsigned others, uint64_t left_ns)
+{
+	uint64_t span = others * REGION_SPREAD_NS;
+
+	if (span > REGION_SPREAD_MAX_NS)
+		span = REGION_SPREAD_MAX_NS;
+	if (span > left_ns / 4)
+		span = left_ns / 4;
+	return span ? random % span : 0;
+}
+
+/* All but the home: the first few at once, so that a person does not wait, the others bit by bit.
+ */
+static void open_others(struct gvm_region *region, const struct region_node *home)
+{
+	uint64_t now = gvm_worker_now(region->worker);
+	uint64_t left = region->open_deadline > now ? region->open_deadline - now : 0;
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < region->node_count; i++) {
+		struct region_node *node = region->nodes[i];
+
+		if (node == home)
+			continue;
+		if (count++ < REGION_AT_ONCE)
+			region_node_open(node);
+		else
+			region_node_retry_in(node, region_spread(region_random(region, UINT64_MAX),
+								 region->node_count, left));
+	}
+}
+
 /* The home of slab 0 has answered: the region's size is known, and whether it is new. */
 static int probed(struct region_node *home)
 {
@@ -355,10 +393,7 @@ static int probed(struct region_node *home)
 	if (rc)
 		return rc;
 	region->state = REGION_OPENING;
-	for (unsigned i = 0; i < region->node_count; i++) {
-		if (region->nodes[i] != home)
-			region_node_open(region->nodes[i]);
-	}
+	open_others(region, home);
 	return 0;
 }
 
@@ -405,7 +440,8 @@ void region_open_progress(struct region_node *node, int status)
 		return;
 	}
 	for (unsigned i = 0; i < region->node_count; i++) {
-		if (region->nodes[i]->state != NODE_READY)
+		if (region->nodes[i]->state != NODE_READY &&
+		    region->nodes[i]->state != NODE_RESTING)
 			return;
 	}
 	if (region->state != REGION_OPENING)

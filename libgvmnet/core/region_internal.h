@@ -16,6 +16,8 @@
  *                                                                 |
  *                                                                 +--- no such generation ---> LOST
  *
+ *   READY --its connection rests--> RESTING --an operation, a wide one, 20 minutes--> AWAY, untold
+ *
  * Who completes: an operation's done() is called from finish(), and finish() only from the entry
  * points of the worker (completions, timers) and from close. Whatever is found out while posting
  * goes through region_finish_soon(). Each of these entry points holds a reference to the region,
@@ -33,6 +35,14 @@
 #define REGION_COPIES         1u          /* of each slab; the layout has room for more */
 #define REGION_BACKOFF_NS     10000000ull /* first wait before a node is tried again, at most */
 #define REGION_BACKOFF_MAX_NS 1000000000ull
+/* A node keeps what rests for an hour: it hears of us after this time, and up to half of it more.
+ */
+#define REGION_REST_NS        (20ull * 60 * 1000000000)
+/* Programs that start at once do not connect to each node at once: beside the first ones, nodes are
+ * opened at random within a millisecond for each of the region's. */
+#define REGION_AT_ONCE        4u
+#define REGION_SPREAD_NS      1000000ull
+#define REGION_SPREAD_MAX_NS  2000000000ull
 #define REGION_ROOM_NS        1000000ull /* try again when nothing of ours will say that there is room */
 #define REGION_KEY_TRIES      8u /* times a node may refuse the key that it has just given */
 /* Most slabs of a region: 64 TiB in slabs of 16 MiB. A size that a node names could else have this
@@ -57,10 +67,13 @@ struct region_slab {
 };
 
 struct region_queue {
-	struct gvm_region_op *head, *tail;
+	struct gvm_region_op *first, *last;
+	uint32_t count;
 };
 
-enum node_state { NODE_NEW, NODE_LISTING, NODE_READY, NODE_AWAY, NODE_LOST };
+/* RESTING: its connection was closed because others were needed; the node keeps the region for us
+ */
+enum node_state { NODE_NEW, NODE_LISTING, NODE_READY, NODE_AWAY, NODE_LOST, NODE_RESTING };
 
 /* How far a node is with the operation that all nodes must answer. */
 enum wide_state { WIDE_NONE, WIDE_WAIT, WIDE_SENT, WIDE_DONE, WIDE_REFUSED };
@@ -181,10 +194,6 @@ static inline void region_get(struct gvm_region *region)
 }
 void region_put(struct gvm_region *region);
 
-void region_queue_push(struct region_queue *queue, struct gvm_region_op *op);
-void region_queue_push_front(struct region_queue *queue, struct gvm_region_op *op);
-void region_queue_unlink(struct region_queue *queue, struct gvm_region_op *op);
-
 /* Is this an answer that trying again does not change? */
 bool region_status_final(int status);
 /* May an open that failed so be tried again until its deadline? */
@@ -193,6 +202,8 @@ static inline uint64_t region_deadline(const struct gvm_region *region, uint64_t
 {
 	return deadline_ns ? deadline_ns : gvm_worker_now(region->worker) + region->op_timeout_ns;
 }
+/* Below limit. */
+uint64_t region_random(struct gvm_region *region, uint64_t limit);
 /* Full jitter: 0 to base << tries, bounded. */
 uint64_t region_jitter(struct gvm_region *region, unsigned tries);
 
@@ -205,6 +216,9 @@ int region_layout_make(struct gvm_region *region, uint64_t pages, struct region_
 void region_layout_free(struct region_layout *layout);
 /* Take away the nodes from index count on. */
 void region_drop_nodes(struct gvm_region *region, unsigned count);
+/* After how many ns a node is opened that is not among the first, of a region of so many nodes,
+ * left_ns before its open must have ended. */
+uint64_t region_spread(uint64_t random, unsigned others, uint64_t left_ns);
 /* A node has answered its first open: does that fit the region? 0, or a final status, logged. */
 int region_open_check(struct region_node *node);
 /* During open: a node has become READY (0), or will not (why). */
@@ -227,6 +241,8 @@ void region_node_open(struct region_node *node);
 void region_node_relist(struct region_node *node);
 /* The connection is, or seems, broken: forget the keys and open again. Calls nobody back. */
 void region_node_away(struct region_node *node, int why);
+/* RESTING: open it again, without a word. */
+void region_node_need(struct region_node *node);
 /* Have node->retry fire after ns. */
 void region_node_retry_in(struct region_node *node, uint64_t ns);
 /* Use node->call for a message. */

@@ -7,6 +7,7 @@
  * room. Fetches leave a node's queue before puts, since a thread waits for each of them.
  * Used by the thread of the region's worker only.
  */
+#include "core/list.h"
 #include "core/region_internal.h"
 #include <errno.h>
 #include <string.h>
@@ -22,47 +23,22 @@ static void step(struct gvm_region_op *op);
 
 /* ---- queues -------------------------------------------------------------------------------- */
 
-void region_queue_push(struct region_queue *queue, struct gvm_region_op *op)
+static void queue_push(struct region_queue *queue, struct gvm_region_op *op)
 {
-	op->next = NULL;
-	op->prev = queue->tail;
-	if (queue->tail)
-		queue->tail->next = op;
-	else
-		queue->head = op;
-	queue->tail = op;
+	GVM_LIST_APPEND(queue, op, next, prev);
 }
 
-void region_queue_push_front(struct region_queue *queue, struct gvm_region_op *op)
+static void queue_push_front(struct region_queue *queue, struct gvm_region_op *op)
 {
-	op->prev = NULL;
-	op->next = queue->head;
-	if (queue->head)
-		queue->head->prev = op;
-	else
-		queue->tail = op;
-	queue->head = op;
-}
-
-void region_queue_unlink(struct region_queue *queue, struct gvm_region_op *op)
-{
-	if (op->prev)
-		op->prev->next = op->next;
-	else
-		queue->head = op->next;
-	if (op->next)
-		op->next->prev = op->prev;
-	else
-		queue->tail = op->prev;
-	op->next = op->prev = NULL;
+	GVM_LIST_PREPEND(queue, op, next, prev);
 }
 
 static struct gvm_region_op *queue_pop(struct region_queue *queue)
 {
-	struct gvm_region_op *op = queue->head;
+	struct gvm_region_op *op = queue->first;
 
 	if (op)
-		region_queue_unlink(queue, op);
+		GVM_LIST_REMOVE(queue, op, next, prev);
 	return op;
 }
 
@@ -98,7 +74,7 @@ void region_finish_soon(struct gvm_region_op *op, int status)
 
 	op->failure = status;
 	op->state = OP_ENDING;
-	region_queue_push(&region->finished, op);
+	queue_push(&region->finished, op);
 	if (!region->soon.place && gvm_timer_set(region->worker, &region->soon, 0))
 		gvm_log(GVM_LOG_ERROR, "region %s: out of memory for a timer", region->name);
 }
@@ -137,10 +113,11 @@ static void wait(struct gvm_region_op *op)
 	struct region_node *node = op_node(op);
 
 	op->state = OP_WAITING;
-	region_queue_push(queue_of(node, op), op);
+	queue_push(queue_of(node, op), op);
 	watch_deadline(node, op->op.deadline_ns);
 	if (node->state == NODE_READY && node->posted == 0)
 		region_node_retry_in(node, REGION_ROOM_NS);
+	region_node_need(node);
 }
 
 /* Wait for the key of the slab. */
@@ -148,7 +125,7 @@ static void park(struct gvm_region_op *op, struct region_node *node, struct regi
 {
 	op->state = OP_PARKED;
 	slab->waiting++;
-	region_queue_push(&node->parked, op);
+	queue_push(&node->parked, op);
 	watch_deadline(node, op->op.deadline_ns);
 }
 
@@ -159,12 +136,12 @@ static void unpark(struct region_node *node, uint64_t index)
 	struct region_queue list = { 0 };
 	struct gvm_region_op *op, *next;
 
-	for (op = node->parked.head; op && slab->waiting; op = next) {
+	for (op = node->parked.first; op && slab->waiting; op = next) {
 		next = op->next;
 		if (region_slab_of(op->region, op->page) != index)
 			continue;
-		region_queue_unlink(&node->parked, op);
-		region_queue_push(&list, op);
+		GVM_LIST_REMOVE(&node->parked, op, next, prev);
+		queue_push(&list, op);
 		slab->waiting--;
 	}
 	while ((op = queue_pop(&list)))
@@ -177,14 +154,14 @@ static uint64_t expire(struct region_node *node, struct region_queue *queue, uin
 	uint64_t earliest = GVM_NEVER;
 	struct gvm_region_op *op, *next;
 
-	for (op = queue->head; op; op = next) {
+	for (op = queue->first; op; op = next) {
 		next = op->next;
 		if (op->op.deadline_ns > now) {
 			if (op->op.deadline_ns < earliest)
 				earliest = op->op.deadline_ns;
 			continue;
 		}
-		region_queue_unlink(queue, op);
+		GVM_LIST_REMOVE(queue, op, next, prev);
 		if (op->state == OP_PARKED)
 			node->region->layout.slabs[op_slab(op)].waiting--;
 		region_finish_soon(op, node->why == -EBUSY ? -EBUSY : -ETIMEDOUT);
@@ -301,7 +278,7 @@ static void op_done(struct gvm_op *base, int status)
 	if (likely(status == 0)) {
 		if (op->kind == OP_PUT)
 			slab->flags &= (uint8_t)~SLAB_DOUBT;
-		if (unlikely(node->fetches.head || node->puts.head || node->bye_due))
+		if (unlikely(node->fetches.first || node->puts.first || node->bye_due))
 			region_node_drain(node);
 		region_finish(op, 0);
 	} else {
@@ -657,7 +634,7 @@ void region_node_drain(struct region_node *node)
 	if (unlikely(node->bye_due))
 		region_node_bye(node);
 	while (node->state == NODE_READY) {
-		op = queue_pop(node->fetches.head ? &node->fetches : &node->puts);
+		op = queue_pop(node->fetches.first ? &node->fetches : &node->puts);
 		if (!op)
 			return;
 		if (advance(op) != -EAGAIN)
@@ -667,7 +644,7 @@ void region_node_drain(struct region_node *node)
 			continue;
 		}
 		op->state = OP_WAITING;
-		region_queue_push_front(queue_of(node, op), op);
+		queue_push_front(queue_of(node, op), op);
 		if (node->state == NODE_READY && node->posted == 0)
 			region_node_retry_in(node, REGION_ROOM_NS);
 		return;
@@ -721,7 +698,7 @@ int gvm_region_fetch(struct gvm_region *region, uint64_t page, uint32_t count, v
 	node = region_home(region, index);
 	region_op_init(region, op, OP_FETCH, page, count, buf);
 	/* behind those that wait for room; what needs no room does not wait for it */
-	if (unlikely((slab->key && node->fetches.head) || advance_at(op, node, slab) == -EAGAIN))
+	if (unlikely((slab->key && node->fetches.first) || advance_at(op, node, slab) == -EAGAIN))
 		wait(op);
 	return 0;
 }
@@ -741,7 +718,7 @@ int gvm_region_put(struct gvm_region *region, uint64_t page, uint32_t count, con
 	slab = &region->layout.slabs[index];
 	node = region_home(region, index);
 	region_op_init(region, op, OP_PUT, page, count, (void *)buf);
-	if (unlikely(node->fetches.head || node->puts.head ||
+	if (unlikely(node->fetches.first || node->puts.first ||
 		     advance_at(op, node, slab) == -EAGAIN))
 		wait(op);
 	return 0;

@@ -381,6 +381,8 @@ static void open_failed(struct region_node *node, int status, bool answered)
 		node_lost(node);
 		return;
 	}
+	if (!node->away_since) /* it rested until now */
+		node->away_since = gvm_worker_now(region->worker);
 	if (status == -EBUSY && !node->told_busy) {
 		node->told_busy = true;
 		gvm_log(GVM_LOG_ERROR,
@@ -472,6 +474,10 @@ void region_node_open(struct region_node *node)
 
 void region_node_away(struct region_node *node, int why)
 {
+	if (node->state == NODE_AWAY && !node->away_since) {
+		node->away_since = gvm_worker_now(node->region->worker);
+		node->why = why;
+	}
 	if (node->state != NODE_READY && node->state != NODE_LISTING)
 		return;
 	node->state = NODE_AWAY;
@@ -497,7 +503,8 @@ static void retry_open(struct region_node *node)
 		region_open_progress(node, node->why ? node->why : -ETIMEDOUT);
 		return;
 	}
-	tell_away(node);
+	if (node->why)
+		tell_away(node);
 	if (region->state <= REGION_OPEN)
 		region_node_open(node);
 }
@@ -518,6 +525,9 @@ static void node_retry(struct gvm_timer *timer)
 	case NODE_AWAY:
 		retry_open(node);
 		break;
+	case NODE_RESTING:
+		region_node_need(node);
+		break;
 	case NODE_LISTING:
 		if (!node->calling)
 			send_list(node);
@@ -530,14 +540,53 @@ static void node_retry(struct gvm_timer *timer)
 	region_put(region);
 }
 
+/* It is heard of again at a random time: those that rest since one moment come back at many. */
+static void node_rests(struct region_node *node)
+{
+	struct gvm_region *region = node->region;
+
+	if (node->state == NODE_LISTING) {
+		node->state = NODE_RESTING;
+		region_node_need(node);
+	}
+	if (node->state != NODE_READY)
+		return;
+	node->state = NODE_RESTING;
+	forget_keys(node);
+	region_node_retry_in(node, REGION_REST_NS + region_random(region, REGION_REST_NS / 2));
+	if (node->fetches.first || node->puts.first || node->parked.first)
+		region_node_need(node);
+	else
+		region_wide_node_changed(node);
+}
+
+void region_node_need(struct region_node *node)
+{
+	struct gvm_region *region = node->region;
+
+	if (node->state != NODE_RESTING || (!opening(region) && region->state != REGION_OPEN))
+		return;
+	node->state = NODE_AWAY;
+	node->tries = 0;
+	node->why = 0;
+	gvm_timer_clear(region->worker, &node->retry);
+	region_node_open(node);
+}
+
 /* What the connection does, whoever made it move: another region may use the same peer. */
 static void peer_state(struct gvm_peer_observer *observer, struct gvm_peer *peer,
 		       enum gvm_peer_state state, int why)
 {
 	struct region_node *node = container(observer, struct region_node, observer);
 
+	if (state != GVM_PEER_READY && !why) {
+		region_get(node->region);
+		node_rests(node);
+		region_put(node->region);
+		return;
+	}
 	if (state != GVM_PEER_READY) {
-		region_node_away(node, why ? why : -ECONNRESET);
+		region_node_away(node, why);
 		return;
 	}
 	sign_of_life(node);
@@ -614,13 +663,23 @@ static bool bye_later(struct region_node *node)
 	return true;
 }
 
+/* Whoever has to be connected first has forgotten this region, or holds it for its linger time; but
+ * where it rests it is held for long, and one that had no room may rest by now. */
+static bool hears_of_us(const struct region_node *node)
+{
+	return node->known &&
+	       (gvm_peer_state(node->peer) == GVM_PEER_READY || node->bye_due ||
+		node->state == NODE_RESTING || (node->state == NODE_AWAY && !node->away_since));
+}
+
 static int send_bye(struct region_node *node)
 {
 	struct gvm_region *region = node->region;
 	struct gvm_msg msg = { .type = node->created ? GVM_T_REGION_DELETE : GVM_T_REGION_CLOSE,
-			       .region = region->id };
+			       .region = region->id,
+			       .arg = gvm_worker_number(region->worker) };
 
-	if (!node->known || gvm_peer_state(node->peer) != GVM_PEER_READY)
+	if (!hears_of_us(node))
 		return -ENOTCONN;
 	node->bye.done = bye_done;
 	node->bye.deadline_ns = region->bye_deadline;
@@ -634,12 +693,12 @@ void region_node_bye(struct region_node *node)
 
 	if (!node->bye_due)
 		region->byes++;
-	node->bye_due = false;
 	rc = send_bye(node);
+	node->bye_due = rc == -EAGAIN && bye_later(node);
+	if (node->bye_due)
+		return;
 	if (rc == 0)
 		region_get(region);
-	else if (rc == -EAGAIN && bye_later(node))
-		node->bye_due = true;
 	else
 		region_bye_over(region);
 }
@@ -662,9 +721,7 @@ void region_node_leave(struct region_node *node, uint64_t deadline)
 	struct gvm_msg msg =
 	    region_node_open_msg(node, 0, 0, region->flags & GVM_RO_READONLY, body);
 
-	/* who has to be connected first has forgotten this region, or holds it for its linger time
-	 */
-	if (!node->known || gvm_peer_state(node->peer) != GVM_PEER_READY)
+	if (!hears_of_us(node))
 		return;
 	node->leave.done = leave_done;
 	node->leave.deadline_ns = deadline;

@@ -244,6 +244,7 @@ static void send_part(struct region_node *node)
 		resolve(node, region->wide.kind == WIDE_DELETE ? 0 : -EIO);
 		return;
 	}
+	region_node_need(node);
 	if (node->calling || (node->state != NODE_READY && node->state != NODE_NEW))
 		return;
 	msg = part_msg(node, body);

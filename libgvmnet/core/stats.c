@@ -171,6 +171,10 @@ static const struct gvm_counter net_counters[] = {
 	      "Posts answered with \"try again\" for want of credits or room"),
 	LEVEL(peers_ready, "connections", "Peers that are connected and proven"),
 	LEVEL(peers_open, "connections", "Connections that are open, proven or not"),
+	COUNT(rests, "connections",
+	      "Connections that were closed because others were needed, to be made again"),
+	LEVEL(peers_waiting, "connections",
+	      "Peers that wait for others to be closed (GVM_CONNECTIONS)"),
 };
 
 const struct gvm_counter *gvm_net_counters(size_t *count)

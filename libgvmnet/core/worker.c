@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -29,6 +30,8 @@
 #define NS_PER_MS         1000000ULL
 #define NS_PER_S          1000000000ULL
 #define MAX_HANDSHAKES    1024u /* accepted connections that have not proven themselves */
+#define CONNECTIONS_MIN   64u   /* of GVM_CONNECTIONS=auto */
+#define CONNECTIONS_MAX   4096u
 #define ALARM_MIN_NS      (20 * NS_PER_MS) /* a nearer end of a sleep is given to the sleep itself */
 #define PEEKS_PER_POLL    4u
 #define TIMERS_UNSEEN_MAX 64u
@@ -700,6 +703,20 @@ static uint32_t option_count(const char *name, uint32_t most)
 	return (uint32_t)(n < 1 ? 1 : n > most ? most : n);
 }
 
+/* Where nothing else is said: descriptors are left for the program and for other workers. */
+static uint32_t connections(void)
+{
+	uint64_t given = gvm_option_number("GVM_CONNECTIONS");
+	struct rlimit files;
+
+	if (given != GVM_OPTION_AUTO)
+		return (uint32_t)given;
+	if (getrlimit(RLIMIT_NOFILE, &files) || files.rlim_cur / 16 > CONNECTIONS_MAX)
+		return CONNECTIONS_MAX;
+	return files.rlim_cur / 16 < CONNECTIONS_MIN ? CONNECTIONS_MIN
+						     : (uint32_t)(files.rlim_cur / 16);
+}
+
 static void read_options(struct gvm_options_read *opt)
 {
 	opt->op_timeout_ns = option_ms("GVM_OP_TIMEOUT_MS");
@@ -709,6 +726,7 @@ static void read_options(struct gvm_options_read *opt)
 	opt->window = option_count("GVM_OP_WINDOW", 4096);
 	opt->max_conns = option_count("GVM_MAX_CONNS", UINT32_MAX);
 	opt->max_handshakes = MAX_HANDSHAKES;
+	opt->connections = connections();
 	opt->connect_ns = option_ms("GVM_CONNECT_MS");
 	opt->backoff_min_ns = option_ms("GVM_BACKOFF_MIN_MS");
 	opt->backoff_max_ns = option_ms("GVM_BACKOFF_MAX_MS");
@@ -811,9 +829,13 @@ int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 	worker->batch = calloc(GVM_BATCH, sizeof(*worker->batch));
 	if (!worker->batch)
 		goto free_worker;
-	err = open_descriptors(worker);
+	worker->turn.fn = gvm_places_turn;
+	err = gvm_timers_reserve(&worker->timers, 1);
 	if (err)
 		goto free_batch;
+	err = open_descriptors(worker);
+	if (err)
+		goto free_timers;
 	err = open_providers(worker);
 	if (err)
 		goto close_fds;
@@ -822,6 +844,8 @@ int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 	return 0;
 close_fds:
 	close_descriptors(worker);
+free_timers:
+	gvm_timers_fini(&worker->timers);
 free_batch:
 	free(worker->batch);
 free_worker:

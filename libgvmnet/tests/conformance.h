@@ -41,7 +41,7 @@ struct node {
 	struct gvm_net *net;
 	struct gvm_worker *worker;
 	unsigned port;
-	unsigned messages, ready, ended, writable;
+	unsigned messages, ready, ended, rested, writable;
 	uint64_t ordered;
 	int last_why;
 	struct gvm_peer *accepted; /* the last that became ready */
@@ -67,7 +67,8 @@ static inline void on_state(void *arg, struct gvm_peer *peer, enum gvm_peer_stat
 		node->accepted = peer;
 		return;
 	}
-	node->ended++;
+	node->ended += why != 0;
+	node->rested += why == 0;
 	node->last_why = why;
 	if (node->accepted == peer)
 		node->accepted = NULL;
@@ -327,6 +328,7 @@ static inline const char *choose_transport(int argc, char **argv)
 	}
 	if (argc > 1)
 		transport = argv[1];
+	gvm_option_set("GVM_CONNECTIONS", "0"); /* where it is not what is shown */
 	gvm_log_set_level(GVM_LOG_ERROR);
 	snprintf(name, sizeof(name), "conformance %s", transport);
 	return name;

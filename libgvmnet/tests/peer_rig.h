@@ -30,7 +30,7 @@ struct node {
 	struct gvm_peer *session; /* that is READY */
 	unsigned hang_up;         /* disconnect at this message, from within its handler */
 	int hang_up_when_ready;
-	unsigned messages, ready, ended, writable;
+	unsigned messages, ready, ended, rested, writable;
 	int why;
 	int mute; /* do not answer calls */
 	int hold; /* remember the call, answer later */
@@ -79,6 +79,9 @@ static inline void on_state(void *arg, struct gvm_peer *peer, enum gvm_peer_stat
 		node->session = peer;
 		if (node->hang_up_when_ready)
 			gvm_peer_disconnect(peer, -ESHUTDOWN);
+	} else if (why == 0) {
+		assert_true(state == GVM_PEER_IDLE || state == GVM_PEER_CLOSED);
+		node->rested++;
 	} else {
 		assert_true(why < 0);
 		node->ended++;

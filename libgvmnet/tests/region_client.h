@@ -151,7 +151,7 @@ static int open_with(struct gvm_region_config *config)
 	return opening.status;
 }
 
-static int open_region(const char *name, unsigned slabs, uint32_t flags)
+static inline int open_region(const char *name, unsigned slabs, uint32_t flags)
 {
 	struct gvm_region_config config = { .name = name,
 					    .bytes = (uint64_t)slabs * SLAB,
@@ -219,7 +219,7 @@ static void put_version(uint64_t page, uint64_t version)
 	assert_int_equal(put(page, 1, buf), 0);
 }
 
-static void expect_version(uint64_t page, uint64_t version)
+static inline void expect_version(uint64_t page, uint64_t version)
 {
 	uint8_t buf[PAGE];
 

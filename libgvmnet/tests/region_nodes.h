@@ -11,7 +11,9 @@
 #include "providers/provider.h"
 #include "wire/wire.h"
 
-#define NODES   3
+#ifndef NODES /* up to 8 */
+#define NODES 3
+#endif
 #define REGIONS 8
 #define SLABS   1100
 
@@ -26,6 +28,7 @@ struct fake_slab {
 struct fake_region {
 	char name[64];
 	uint64_t id, pages, generation, holder, clone_of;
+	int resting;
 	uint32_t slab_pages;
 	struct fake_slab slab[SLABS];
 };
@@ -42,15 +45,25 @@ struct fake_node {
 	int refuse_grant, refuse_clone, refuse_resize;
 	int lie; /* how its answers are wrong */
 	/* what it has seen */
-	unsigned opens, closes, deletes, grants, lists, discards, discard_runs, resizes;
+	unsigned opens, closes, deletes, grants, lists, discards, discard_runs, resizes, rests,
+	    leaves;
 	uint64_t share;
 };
 
 static struct fake_node node[NODES];
 static uint64_t generations;
-static const char *config_text = "1 loop 49001 role=memory\n2 loop 49002 role=memory\n"
-				 "3 loop 49003 role=memory\n";
 static const char *config_one = "1 loop 49001 role=memory\n";
+
+static const char *config_text(void)
+{
+	static char text[NODES * 32];
+	int len = 0;
+
+	for (unsigned i = 1; i <= NODES; i++)
+		len += snprintf(text + len, sizeof text - (size_t)len, "%u loop %u role=memory\n",
+				i, 49000 + i);
+	return text;
+}
 
 static void nothing(void *arg)
 {
@@ -218,6 +231,8 @@ static void fake_open(struct fake_node *n, struct gvm_peer *peer, const struct g
 				fake_offer(n, r, &r->slab[i]);
 		}
 	}
+	r->resting = 0;
+	n->leaves += open.linger_ms == 0;
 	set_open(peer, n, r, 1);
 	opened.generation = r->generation;
 	opened.pages = r->pages;
@@ -390,7 +405,8 @@ static void fake_message(void *arg, struct gvm_peer *peer, const struct gvm_msg 
 		answer(peer, msg, r ? 0 : -ENOENT, NULL, 0, 0);
 		return;
 	}
-	if (!r || !is_open(peer, n, r)) {
+	if (!r || (!is_open(peer, n, r) && !(msg->type == GVM_T_REGION_CLOSE && r->resting &&
+					     r->holder == gvm_peer_incarnation(peer)))) {
 		answer(peer, msg, -ENOENT, NULL, 0, 0);
 		return;
 	}
@@ -424,10 +440,33 @@ static void fake_message(void *arg, struct gvm_peer *peer, const struct gvm_msg 
 	fail_msg("unexpected message %u", msg->type);
 }
 
+/* The keys end with the connection that they were given on. */
+static void fake_peer_state(void *arg, struct gvm_peer *peer, enum gvm_peer_state state, int why)
+{
+	struct fake_node *n = arg;
+
+	if (state != GVM_PEER_CLOSED)
+		return;
+	n->rests += why == 0;
+	for (unsigned i = 0; i < REGIONS; i++) {
+		struct fake_region *r = n->regions[i];
+
+		if (!r || !is_open(peer, n, r))
+			continue;
+		r->resting = why == 0;
+		for (unsigned s = 0; s < SLABS; s++) {
+			if (r->slab[s].memory)
+				fake_offer(n, r, &r->slab[s]);
+		}
+	}
+}
+
 static void fake_start(struct fake_node *n)
 {
 	struct gvm_net_config net = { .transport = "loop", .node = GVM_NODE_NONE };
-	struct gvm_worker_config worker = { .arg = n, .message = fake_message, .cpu = -1 };
+	struct gvm_worker_config worker = {
+		.arg = n, .message = fake_message, .peer_state = fake_peer_state, .cpu = -1
+	};
 
 	assert_int_equal(gvm_net_open(&net, &n->net), 0);
 	assert_int_equal(gvm_worker_open(n->net, &worker, &n->worker), 0);
@@ -494,7 +533,7 @@ static int setup_map(const char *map)
 static int setup(void **state)
 {
 	(void)state;
-	return setup_map(config_text);
+	return setup_map(config_text());
 }
 
 static inline int setup_one(void **state)

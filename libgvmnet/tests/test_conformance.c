@@ -356,6 +356,153 @@ static void a_thousand_peers(void **state)
 	free(buf);
 }
 
+/* ---- more peers than connections ----------------------------------------------------------- */
+
+enum { MANY = 200, LIMIT = 16 };
+
+static struct many {
+	struct job job;
+	struct gvm_peer *peer;
+	unsigned next; /* put, fetch, send and call, in turn */
+	unsigned ended, failed, sent;
+	uint8_t buf[4096];
+} * many;
+
+static void bounded(void)
+{
+	struct gvm_net_stats stats;
+
+	gvm_worker_stats(client.worker, &stats);
+	assert_true(stats.peers_open <= LIMIT);
+}
+
+static void many_next(struct many *m, const struct offer *o)
+{
+	uint64_t at = (uint64_t)(m - many) * 4096;
+	int err;
+
+	job_init(&m->job, 0);
+	if (m->next % 3 == 0) {
+		fill(m->buf, 4096, m->next + (unsigned)(m - many));
+		err = gvm_put(m->peer, o->key, at, m->buf, 4096, NULL, &m->job.op);
+	} else if (m->next % 3 == 1) {
+		memset(m->buf, 0, 4096);
+		err = gvm_fetch(m->peer, o->key, at, m->buf, 4096, NULL, &m->job.op);
+	} else {
+		struct gvm_msg msg = { .type = IGNORE };
+
+		err = gvm_send(m->peer, &msg);
+		m->sent += !err;
+		if (err == -ENOTCONN || err == -EAGAIN)
+			err = 0;
+		assert_int_equal(err, 0);
+		err = call(m->peer, HANDLE, "x", 1, 0, &m->job);
+	}
+	if (err == -EAGAIN) { /* it is told when; here it is tried each time */
+		memset(&m->job, 0, sizeof(m->job));
+		return;
+	}
+	assert_int_equal(err, 0);
+	m->job.length = 1; /* under way */
+}
+
+static void many_look(struct many *m, const struct offer *o)
+{
+	uint8_t want[4096];
+
+	if (m->job.length && !m->job.calls)
+		return;
+	if (m->job.calls) {
+		assert_int_equal(m->job.calls, 1);
+		m->ended++;
+		m->failed += m->job.status != 0;
+		if (m->next % 3 == 1 && !m->job.status) {
+			fill(want, 4096, m->next - 1 + (unsigned)(m - many));
+			assert_memory_equal(m->buf, want, 4096);
+		}
+		m->next++;
+	}
+	many_next(m, o);
+}
+
+static int teardown_limited(void **state)
+{
+	gvm_option_set("GVM_CONNECTIONS", "0");
+	return teardown(state);
+}
+
+static int setup_limited(void **state)
+{
+	gvm_option_set("GVM_CONNECTIONS", "16");
+	return setup(state);
+}
+
+/* Everything ends once and well, but for what is under way to the one that dies in between. */
+static void many_peers_over_few_connections(void **state)
+{
+	struct gvm_net_stats stats, theirs;
+	struct many *last;
+	struct node dies;
+	struct offer o;
+	unsigned rounds = one_process() ? 9 : 6, least = 0;
+	uint64_t end = gvm_now() + 60000 * MS;
+
+	gvm_worker_unlisten(server.worker);
+	node_listen(&server, "0.0.0.0", 0);
+	node_open(&dies);
+	node_listen(&dies, "0.0.0.0", 0);
+	offer_open(&o, MANY * 4096, RW, 0);
+	many = calloc(MANY, sizeof(*many));
+	last = &many[MANY - 1];
+	for (unsigned i = 0; i < MANY; i++) {
+		char host[64];
+
+		assert_int_equal(gvm_peer_at(client.worker, peer_host(i, host),
+					     &many[i] == last ? dies.port : server.port,
+					     &many[i].peer),
+				 0);
+		many[i].next = &many[i] == last ? 2 : 0; /* it has no memory to offer */
+	}
+	while (least < rounds) {
+		least = rounds;
+		for (unsigned i = 0; i < MANY; i++) {
+			if (&many[i] == last && many[i].next % 3 != 2)
+				many[i].next = 2;
+			many_look(&many[i], &o);
+			if (&many[i] != last && many[i].ended < least)
+				least = many[i].ended;
+		}
+		turn();
+		if (dies.worker)
+			gvm_worker_progress(dies.worker);
+		bounded();
+		assert_true(gvm_now() < end);
+		if (dies.worker && least >= 2) {
+			node_close(&dies);
+			memset(&dies, 0, sizeof(dies));
+		}
+	}
+	for (unsigned i = 0; i < MANY - 1; i++)
+		assert_int_equal(many[i].failed, 0);
+	for (unsigned i = 0; i < MANY; i++)
+		gvm_peer_disconnect(many[i].peer, -ECANCELED);
+	until((gvm_worker_stats(server.worker, &theirs), theirs.peers_open == 0));
+	for (unsigned i = 0; i < MANY; i++)
+		assert_true(many[i].job.calls <= 1);
+	gvm_worker_stats(client.worker, &stats);
+	assert_true(stats.rests > MANY);
+	assert_int_equal(stats.peers_open, 0);
+	assert_int_equal(stats.peers_waiting, 0);
+	/* each that was opened has ended in one of the two ways, but for the last ones, which may
+	 * not have been proven when this side let go of all */
+	assert_in_range(theirs.accepts - theirs.rests - theirs.disconnects, 0, LIMIT);
+	assert_in_range(theirs.disconnects, 0, LIMIT);
+	if (dies.net)
+		node_close(&dies);
+	offer_close(&o);
+	free(many);
+}
+
 /* ---- other threads ------------------------------------------------------------------------- */
 
 struct served {
@@ -439,6 +586,8 @@ int main(int argc, char **argv)
 		PAIR(each_end_completes_all_once),
 		PAIR(closing_a_worker_completes_all),
 		PAIR(a_thousand_peers),
+		cmocka_unit_test_setup_teardown(many_peers_over_few_connections, setup_limited,
+						teardown_limited),
 		PAIR(two_threads_serve),
 	};
 

@@ -3,7 +3,10 @@
  * Shows that docs/wire.md is true: each table of fields has every field where the encoder puts it
  * and ends where the structure ends; the table of types has every type, with the lengths that the
  * decoder takes; the table of status codes has the errno of each; the frames drawn in it decode.
+ * And that the pinned memory that docs/rdma.md promises is what the constants make of it.
  */
+#include "providers/rma.h" /* before cmocka.h, which has a macro fail */
+
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,24 +18,32 @@
 #include <cmocka.h>
 #include "wire/wire.h"
 
-static char *wire_md;
+static char *wire_md, *rdma_md;
 
-static int read_docs(void **state)
+static char *read_doc(const char *path)
 {
-	FILE *f = fopen(GVM_DOCS "/wire.md", "r");
+	FILE *f = fopen(path, "r");
+	char *text = calloc(1, 1 << 20);
 	size_t len;
 
 	assert_non_null(f);
-	wire_md = calloc(1, 1 << 20);
-	len = fread(wire_md, 1, (1 << 20) - 1, f);
+	len = fread(text, 1, (1 << 20) - 1, f);
 	assert_true(len > 1000 && feof(f));
 	fclose(f);
+	return text;
+}
+
+static int read_docs(void **state)
+{
+	wire_md = read_doc(GVM_DOCS "/wire.md");
+	rdma_md = read_doc(GVM_DOCS "/rdma.md");
 	return 0;
 }
 
 static int free_docs(void **state)
 {
 	free(wire_md);
+	free(rdma_md);
 	return 0;
 }
 
@@ -53,15 +64,20 @@ static char *cell(const char *row, int n, char *out, size_t size)
 }
 
 /* The first row of numbers of the table behind a line that begins with heading. */
-static const char *table_behind(const char *heading)
+static const char *table_in(const char *text, const char *heading)
 {
-	const char *at = strstr(wire_md, heading);
+	const char *at = strstr(text, heading);
 
 	if (!at)
-		fail_msg("wire.md has no \"%s\"", heading);
+		fail_msg("there is no \"%s\"", heading);
 	at = strstr(at, "\n| ---");
 	assert_non_null(at);
 	return strchr(at + 1, '\n') + 1;
+}
+
+static const char *table_behind(const char *heading)
+{
+	return table_in(wire_md, heading);
 }
 
 static const char *next_row(const char *row)
@@ -253,6 +269,50 @@ static void drawn_frames_decode(void **state)
 	assert_int_equal(frames, 2);
 }
 
+/* ---- pinned memory ------------------------------------------------------------------------- */
+
+/* "1,486,080" */
+static uint64_t number(const char *row, int n)
+{
+	char text[64];
+	uint64_t v = 0;
+
+	for (const char *c = cell(row, n, text, sizeof(text)); *c; c++) {
+		assert_true(*c == ',' || (*c >= '0' && *c <= '9'));
+		v = *c == ',' ? v : v * 10 + (uint64_t)(*c - '0');
+	}
+	return v;
+}
+
+/* What verbs.h, which not every machine can compile, has of it: test_verbs holds it to these. */
+#define VERBS_SENDS_KIB  128u /* of soft-RoCE, for the 288 requests of a send queue */
+#define VERBS_COPIES_KIB 256u
+
+static void pinned_memory_is_what_it_is(void **state)
+{
+	static const uint64_t peers[] = { 10, 1000, 10240 };
+	const char *row = table_in(rdma_md, "### Pinned memory");
+	unsigned n = 0;
+
+	for (; row; row = next_row(row), n++) {
+		uint64_t recvs = peers[n] * GVM_RMA_RECVS * GVM_RMA_CELL >> 10;
+		uint64_t sends = GVM_RMA_SEND_CELLS * GVM_RMA_CELL >> 10;
+
+		assert_int_equal(number(row, 0), peers[n]);
+		assert_int_equal(number(row, 1), recvs);
+		assert_int_equal(number(row, 2), peers[n] * VERBS_SENDS_KIB);
+		assert_int_equal(number(row, 3), sends);
+		assert_int_equal(number(row, 4), VERBS_COPIES_KIB);
+		assert_int_equal(number(row, 5),
+				 recvs + peers[n] * VERBS_SENDS_KIB + sends + VERBS_COPIES_KIB);
+		assert_int_equal(number(row, 6), GVM_RMA_BOUNCE_MAX >> 10);
+	}
+	assert_int_equal(n, 3);
+	assert_int_equal(GVM_RMA_RECVS, 17);
+	assert_int_equal(GVM_RMA_SHARES, 16384);
+	assert_int_equal(GVM_RMA_WORKS + 32, 288);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -260,6 +320,7 @@ int main(void)
 		cmocka_unit_test(types_are_complete),
 		cmocka_unit_test(status_codes_are_complete),
 		cmocka_unit_test(drawn_frames_decode),
+		cmocka_unit_test(pinned_memory_is_what_it_is),
 	};
 
 	return cmocka_run_group_tests(tests, read_docs, free_docs);

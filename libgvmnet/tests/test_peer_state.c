@@ -10,7 +10,7 @@
 /* Row: from; column: to, in the order of the enum. */
 static const char *const client_may[STATES] = {
 	[GVM_PEER_IDLE] = ".x....",    [GVM_PEER_CONNECTING] = "..x.x.",
-	[GVM_PEER_PROVING] = "...xx.", [GVM_PEER_READY] = "....x.",
+	[GVM_PEER_PROVING] = "...xx.", [GVM_PEER_READY] = "x...x.",
 	[GVM_PEER_BACKOFF] = "x.....", [GVM_PEER_CLOSED] = "......",
 };
 static const char *const accepted_may[STATES] = {
@@ -86,7 +86,7 @@ static int lose_ready(struct gvm_ep *ep, const struct gvm_hdr *hdr, const void *
 
 static void put_before_greeting(struct node *node, const struct gvm_provider_ops *ops)
 {
-	for (struct gvm_peer *peer = node->worker->greeting; peer; peer = peer->next_greeting)
+	for (struct gvm_peer *peer = node->worker->greeting.first; peer; peer = peer->next_greeting)
 		peer->ep->ops = ops;
 }
 

@@ -371,7 +371,7 @@ static void test_close(void **state)
 	client_stop();
 	for (unsigned i = 0; i < N; i++)
 		assert_int_equal(ops[i].done, 1);
-	client_start("loop", config_text, NULL);
+	client_start("loop", config_text(), NULL);
 }
 
 /* One node: the map's simplest form. */

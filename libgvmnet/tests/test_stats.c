@@ -180,7 +180,9 @@ static void hist_prometheus(FILE *out, const void *hist)
 static void texts(void **state)
 {
 	static struct gvm_hist hist;
-	struct gvm_net_stats stats = { .connects = 3, .peers_open = UINT64_MAX };
+	struct gvm_net_stats stats = { .connects = 3,
+				       .peers_open = UINT64_MAX,
+				       .peers_waiting = UINT64_MAX };
 	char *text = written(as_prometheus, &stats);
 
 	assert_int_equal(strncmp(text, "# HELP gvm_connects_total ", 26), 0);
@@ -192,7 +194,7 @@ static void texts(void **state)
 
 	text = written(as_json, &stats);
 	assert_int_equal(strncmp(text, "\"connects\": 3, \"accepts\": 0, ", 29), 0);
-	assert_string_equal(text + strlen(text) - 34, "\"peers_open\": 18446744073709551615");
+	assert_string_equal(text + strlen(text) - 37, "\"peers_waiting\": 18446744073709551615");
 	free(text);
 
 	text = written(hist_json, &hist);

@@ -24,6 +24,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+_Static_assert(VERBS_SENDS == 288 && VERBS_COPIES * GVM_RMA_CELL == 256 << 10 && VERBS_BLOCKS == 32,
+	       "docs/rdma.md, Pinned memory, says so; test_docs reckons with it");
+
 #define MIB     (1u << 20)
 #define SKIPPED 77
 

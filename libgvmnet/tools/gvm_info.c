@@ -298,7 +298,7 @@ static void show_legal(const json_t *o)
 		show_amount(json_integer_value(json_object_get(o, "max")), bytes);
 	}
 	if (*choices)
-		printf(", a %s", choices);
+		printf(strcmp(type, "count") == 0 ? ", or %s" : ", a %s", choices);
 }
 
 static void show_options(const json_t *list)

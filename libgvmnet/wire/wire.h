@@ -46,7 +46,7 @@ enum gvm_wire_type {
 	GVM_T_PING = 6,
 	GVM_T_PONG = 7,
 	GVM_T_CREDIT = 8, /* nothing but the header's credits */
-	GVM_T_BYE = 9,    /* orderly end: no new operations, the sender will close */
+	GVM_T_BYE = 9, /* orderly end: no new operations, the sender will close; arg = GVM_BYE_* */
 
 	/* one-sided operations, where the hardware has none (providers) */
 	GVM_T_FETCH = 16,   /* region = memory key, page = byte offset, arg = length */
@@ -74,6 +74,8 @@ enum gvm_wire_type {
 
 	GVM_T_USER = 64, /* 64 to 255: the application's own messages */
 };
+
+#define GVM_BYE_REST 1u /* the connecting side will be back; the listening side: I know */
 
 /* Header flags. Bits not named must be zero. */
 #define GVM_F_ZERO 0x0001u /* the pages are all zeros and are not in the payload */

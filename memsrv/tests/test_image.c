@@ -69,6 +69,40 @@ static void ephemeral_regions_wait_for_their_client_after_a_restart(void **state
 	}
 }
 
+/* A client whose connection rests does not hear of a restart: its region is not given to another.
+ */
+static void regions_that_rest_stay_held_after_a_restart(void **state)
+{
+	struct session *bob;
+
+	for (int clean = 0; clean < 2; clean++) {
+		up();
+		assert_int_equal(make("vm", 40), 0);
+		assert_int_equal(put_page("vm", 0, 7), 0);
+		store_session_rest(alice);
+		assert_int_equal(store_session_open(store, ALICE, "alice", &alice), 0);
+		down(clean);
+		up();
+		assert_int_equal(store_session_open(store, BOB, "bob", &bob), 0);
+		fake_clock += STORE_SILENT_MS / 1000 * SEC - 1;
+		store_tick(store);
+		assert_int_equal(open_as(bob, "vm", 0, 0, 0), -EBUSY);
+		/* and once it is back it is as before */
+		assert_int_equal(open_as(alice, "vm", 0, 0, 0), 0);
+		assert_int_equal(get_page("vm", 0), 7);
+		store_session_close(bob);
+		down(clean);
+		up();
+		assert_int_equal(store_session_open(store, BOB, "bob", &bob), 0);
+		fake_clock += 31 * SEC;
+		store_tick(store);
+		assert_int_equal(open_as(bob, "vm", 0, 0, 0), 0);
+		assert_int_equal(store_region_delete(bob, id_of("vm")), 0);
+		store_session_close(bob);
+		down(1);
+	}
+}
+
 static void who_has_said_that_it_leaves_is_not_waited_for_after_a_restart(void **state)
 {
 	struct gvm_region_open leave = { .name = "a", .page_size = 4096 };
@@ -307,6 +341,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(regions_outlive_the_process),
 		T(ephemeral_regions_wait_for_their_client_after_a_restart),
+		T(regions_that_rest_stay_held_after_a_restart),
 		T(who_has_said_that_it_leaves_is_not_waited_for_after_a_restart),
 		T(clones_stay_shared_and_private),
 		T(space_is_given_back_and_comes_back_as_zeros),

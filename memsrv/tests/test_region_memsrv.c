@@ -354,13 +354,103 @@ static void test_wide(void **state)
 	assert_int_equal(open_region("vm1", 0, 0), -ENOENT);
 }
 
+/* ---- fewer connections than nodes ---------------------------------------------------------- */
+
+/* One connection, three nodes: the contents are as ever, and nobody else gets the region. */
+static void test_resting(void **state)
+{
+	struct gvm_worker *first_worker = worker;
+	struct gvm_cluster *first_cluster = cluster;
+	struct gvm_region *first;
+	struct gvm_net *first_net = net;
+	struct gvm_net_stats stats;
+
+	(void)state;
+	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), 0);
+	play(6, 1500, NULL);
+	gvm_worker_stats(worker, &stats);
+	assert_true(stats.rests > 10 && stats.peers_open <= 1);
+	assert_int_equal(stats.disconnects, 0);
+	first = region;
+	client_start("tcp", map, key_file);
+	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), -EBUSY);
+	client_stop();
+	worker = first_worker;
+	net = first_net;
+	cluster = first_cluster;
+	region = first;
+	check_model();
+	assert_int_equal(told_count, 0);
+}
+
+static void released(void *arg)
+{
+	++*(int *)arg;
+}
+
+/* Let go of, it is free at once on all three. */
+static void test_resting_and_closed(void **state)
+{
+	int over = 0;
+
+	(void)state;
+	assert_int_equal(open_region("vm1", LARGE, GVM_REGION_CREATE | GVM_REGION_EPHEMERAL), 0);
+	for (uint64_t s = 0; s < 60; s++)
+		put_version(s * SLAB_PAGES, s + 1);
+	gvm_region_release(region, gvm_now() + 5000 * MS, released, &over);
+	region = NULL;
+	UNTIL(over);
+	client_stop();
+	client_start("tcp", map, key_file);
+	assert_int_equal(open_region("next", LARGE, GVM_REGION_CREATE), 0);
+	expect_version(0, 0);
+}
+
+/* A node that is killed while the region rests there and started again keeps it for its client. */
+static void test_resting_and_killed(void **state)
+{
+	(void)state;
+	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), 0);
+	kills = 3;
+	play(7, 1500, kill_some);
+	if (down < NODES)
+		node_start(down);
+	down = NODES;
+	check_model();
+}
+
+static int setup_one(void **state)
+{
+	gvm_option_set("GVM_CONNECTIONS", "1");
+	return setup(state);
+}
+
+static int teardown_one(void **state)
+{
+	gvm_option_set("GVM_CONNECTIONS", "auto");
+	return teardown(state);
+}
+
 int main(void)
 {
+#define R(name) cmocka_unit_test_setup_teardown(name, setup_one, teardown_one)
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_killed),        T(test_lost),     T(test_stopped),
-		T(test_held),          T(test_wide),     T(test_left),
-		T(test_left_for_long), T(test_not_left), T(test_stayed),
+		T(test_killed),
+		T(test_lost),
+		T(test_stopped),
+		T(test_held),
+		T(test_wide),
+		T(test_left),
+		T(test_left_for_long),
+		T(test_not_left),
+		T(test_stayed),
+		R(test_left),
+		R(test_stayed),
+		R(test_wide),
+		R(test_resting),
+		R(test_resting_and_closed),
+		R(test_resting_and_killed),
 	};
 
 	if (!getenv("GVM_LOG"))

@@ -470,6 +470,168 @@ static void keys_cost_little_of_what_they_open(void **state)
 	assert_int_equal(stats().reserved_bytes, 0);
 }
 
+/* ---- connections that rest ----------------------------------------------------------------- */
+
+#define HOUR (3600 * SEC)
+
+static struct session *again(const char *name, uint64_t view)
+{
+	struct session *s;
+
+	assert_int_equal(store_session_open(store, ALICE, name, &s), 0);
+	store_session_view(s, view);
+	return s;
+}
+
+/* Alice has "vm" with page 3 of slab 0 written, and rests. Returns the key that she had. */
+static uint64_t rest_with(uint32_t flags)
+{
+	uint64_t key;
+
+	store_session_view(alice, 1);
+	assert_int_equal(open_region(alice, "vm", 16, GVM_RO_CREATE | flags), 0);
+	key = grant(alice, "vm", 0);
+	write_page(key, ALICE, 3, 0x33);
+	store_session_rest(alice);
+	alice = NULL;
+	return key;
+}
+
+static void who_rests_keeps_what_it_has(void **state)
+{
+	uint64_t key = rest_with(GVM_RO_EPHEMERAL);
+
+	assert_int_equal(read_page(key, ALICE, 3), -1);
+	assert_int_equal(stats().resting, 1);
+	assert_int_equal(stats().sessions, 1);      /* bob's */
+	assert_int_equal(store_sessions(store), 0); /* nobody to wait for at the end */
+	fake_clock += HOUR - 1;
+	store_tick(store);
+	assert_int_equal(open_region(bob, "vm", 16, 0), -EBUSY);
+	alice = again("alice again", 1);
+	assert_int_equal(open_region(alice, "vm", 16, 0), 0);
+	assert_int_equal(stats().resting, 0);
+	assert_int_equal(page_of(alice, ALICE, "vm", 3), 0x33);
+	/* and as often as it likes, for longer than an hour in all */
+	for (unsigned i = 0; i < 20; i++) {
+		store_session_rest(alice);
+		fake_clock += HOUR / 2;
+		store_tick(store);
+		alice = again("alice again", 1);
+		assert_int_equal(open_region(alice, "vm", 16, 0), 0);
+	}
+	assert_int_equal(page_of(alice, ALICE, "vm", 3), 0x33);
+	assert_int_equal(stats().expired, 0);
+	assert_string_equal(fake_log, "");
+}
+
+static void who_rests_for_too_long_is_lost(void **state)
+{
+	rest_with(GVM_RO_EPHEMERAL);
+	fake_clock += HOUR;
+	store_tick(store);
+	assert_int_equal(stats().resting, 0);
+	assert_int_equal(stats().regions, 1); /* as if the connection were lost now */
+	fake_clock += 30 * SEC;
+	store_tick(store);
+	assert_int_equal(stats().regions, 0);
+	assert_int_equal(stats().expired, 1);
+}
+
+/* What another view of the client closes stays open for the one that rests. */
+static void a_view_that_rests_has_it_open(void **state)
+{
+	struct session *second;
+
+	rest_with(GVM_RO_EPHEMERAL);
+	second = again("alice 2", 2);
+	assert_int_equal(open_region(second, "vm", 16, 0), 0);
+	assert_int_equal(store_region_close(second, id_of("vm")), 0);
+	assert_int_equal(stats().regions, 1);
+	/* nor does the other view close it for that one */
+	assert_int_equal(store_region_close(second, id_of("vm")), -ENOENT);
+	store_session_close(second);
+	fake_clock += HOUR / 2;
+	store_tick(store);
+	assert_int_equal(stats().regions, 1);
+	/* and the one that rests needs not open it to close it */
+	alice = again("alice again", 1);
+	assert_int_equal(store_region_close(alice, id_of("vm")), 0);
+	assert_int_equal(stats().regions, 0);
+	assert_int_equal(stats().resting, 0);
+}
+
+static void nobody_else_closes_what_rests(void **state)
+{
+	rest_with(0);
+	store_session_view(bob, 1);
+	assert_int_equal(store_region_close(bob, id_of("vm")), -ENOENT);
+	assert_int_equal(open_region(bob, "vm", 16, 0), -EBUSY);
+}
+
+/* One of two regions is opened again: the other rests on. */
+static void a_session_rests_as_long_as_one_region_does(void **state)
+{
+	store_session_view(alice, 1);
+	assert_int_equal(open_region(alice, "a", 16, GVM_RO_CREATE | GVM_RO_EPHEMERAL), 0);
+	assert_int_equal(open_region(alice, "b", 16, GVM_RO_CREATE | GVM_RO_EPHEMERAL), 0);
+	store_session_rest(alice);
+	alice = again("alice again", 1);
+	assert_int_equal(open_region(alice, "a", 16, 0), 0);
+	assert_int_equal(stats().resting, 1);
+	assert_int_equal(store_slab_list(alice, id_of("b"), 0, 1, NULL, NULL, NULL), -ENOENT);
+	store_session_rest(alice);
+	assert_int_equal(stats().resting, 2);
+	fake_clock += HOUR / 2;
+	store_tick(store);
+	alice = again("alice again", 1);
+	assert_int_equal(open_region(alice, "b", 16, 0), 0);
+	assert_int_equal(store_region_delete(alice, id_of("a")), 0);
+	assert_int_equal(stats().resting, 0);
+	assert_int_equal(stats().regions, 1);
+}
+
+/* Who leaves does not come back: what rests goes too, but not in the same moment. */
+static void who_leaves_does_not_rest_for_long(void **state)
+{
+	struct gvm_region_open req = request("vm", 0, 0);
+
+	rest_with(GVM_RO_EPHEMERAL);
+	alice = again("alice again", 1);
+	req.share_slabs = 0;
+	req.linger_ms = 0;
+	assert_int_equal(store_region_open(alice, id_of("vm"), &req, &got), 0);
+	store_session_rest(alice);
+	alice = NULL;
+	fake_clock += STORE_LEAVING_MS / 1000 * SEC - 1;
+	store_tick(store);
+	assert_int_equal(stats().regions, 1);
+	fake_clock += 1;
+	store_tick(store);
+	assert_int_equal(stats().regions, 0);
+	assert_int_equal(stats().expired, 0);
+}
+
+/* A client without views has a connection more, or comes back: one that rests is none. */
+static void without_a_view_it_comes_back_too(void **state)
+{
+	assert_int_equal(open_region(alice, "vm", 16, GVM_RO_CREATE), 0);
+	for (unsigned i = 0; i < 100; i++) {
+		store_session_rest(alice);
+		alice = again("alice again", 0);
+		assert_int_equal(open_region(alice, "vm", 16, 0), 0);
+	}
+	assert_int_equal(stats().resting, 0);
+}
+
+static void who_has_nothing_open_does_not_rest(void **state)
+{
+	store_session_rest(alice);
+	alice = NULL;
+	assert_int_equal(stats().resting, 0);
+	assert_int_equal(stats().sessions, 1);
+}
+
 int main(void)
 {
 #define T(name)    cmocka_unit_test_setup_teardown(name, start, stop)
@@ -493,6 +655,14 @@ int main(void)
 		TOLD(without_a_view_nobody_is_ended),
 		TOLD(a_region_is_opened_again_when_the_last_old_transfer_is_over),
 		T(keys_cost_little_of_what_they_open),
+		T(who_rests_keeps_what_it_has),
+		T(who_rests_for_too_long_is_lost),
+		T(a_view_that_rests_has_it_open),
+		T(nobody_else_closes_what_rests),
+		T(a_session_rests_as_long_as_one_region_does),
+		T(who_leaves_does_not_rest_for_long),
+		T(without_a_view_it_comes_back_too),
+		T(who_has_nothing_open_does_not_rest),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

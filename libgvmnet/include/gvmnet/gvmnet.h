@@ -36,6 +36,7 @@ extern "C" {
 
 #define GVM_MAX_NODES 10240   /* legal node ids are 0 to GVM_MAX_NODES - 1 */
 #define GVM_NODE_NONE 0xFFFFu /* a client without an id of its own */
+#define GVM_OPTION_AUTO UINT64_MAX /* a number that the library chooses */
 #define GVM_PAGE_SIZE 4096u
 #define GVM_MSG_MAX   8192u      /* bytes of a message's payload */
 #define GVM_XFER_MAX  (1u << 20) /* bytes of one fetch or put */
@@ -100,8 +101,9 @@ const struct gvm_option *gvm_options(size_t *count);
  * for an option that is in the table. */
 const char *gvm_option_text(const char *env);
 /* The same as a number; bytes understand K, M, G, T (1,024-based), bool is 0 or 1, a node that is
- * "none" is GVM_NODE_NONE. Values are checked when read from the command line or by
- * gvm_options_check, so these cannot fail; an illegal one in the environment counts as not there.
+ * "none" is GVM_NODE_NONE, a count that is "auto" GVM_OPTION_AUTO. Values are checked when read
+ * from the command line or by gvm_options_check, so these cannot fail; an illegal one in the
+ * environment counts as not there.
  */
 uint64_t gvm_option_number(const char *env);
 /* The CPU of the i-th polling thread by GVM_POLL_CPUS, in turn; -1: not to be pinned. */
@@ -199,7 +201,11 @@ struct gvm_worker_config {
 	void (*message)(void *arg, struct gvm_peer *peer, const struct gvm_msg *msg);
 	/* A peer has become READY (why 0), has ceased to be, or an attempt to connect has failed
 	 * (why, negative errno; the operations under way have completed before). For a connection
-	 * that the other side opened, CLOSED is its last event: the peer is freed after. */
+	 * that the other side opened, CLOSED is its last event: the peer is freed after.
+	 * Another state than READY with why 0: nothing is wrong; the connection had nothing to do
+	 * and was closed to make room (GVM_CONNECTIONS). The next operation makes it again; of
+	 * CLOSED, the other side has said that it will. Keys that are given to one connection are
+	 * not good for the next. */
 	void (*peer_state)(void *arg, struct gvm_peer *peer, enum gvm_peer_state state, int why);
 	/* A post that was answered -EAGAIN may be tried again. */
 	void (*writable)(void *arg, struct gvm_peer *peer);
@@ -444,6 +450,8 @@ struct gvm_net_stats {
 	uint64_t msgs_sent, msgs_received, fetches, puts, fetches_served, puts_served;
 	uint64_t bytes_sent, bytes_received, refused_keys, no_credit;
 	uint64_t peers_ready, peers_open; /* now, not a count */
+	uint64_t rests;
+	uint64_t peers_waiting; /* now */
 };
 /* From any thread; values are a moment old. */
 void gvm_worker_stats(struct gvm_worker *worker, struct gvm_net_stats *stats);
