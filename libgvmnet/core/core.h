@@ -43,6 +43,10 @@ void gvm_mem_drop(struct gvm_mem *mem);
 int gvm_mem_hold(struct gvm_mem_table *table, uint64_t key, uint64_t owner,
 		 struct gvm_mem_user *user);
 void gvm_mem_release(struct gvm_mem_user *user);
+/* As mem_hold_local of gvm_host_ops. */
+int gvm_mem_hold_local(struct gvm_mem *mem, struct gvm_mem_user *user);
+/* An operation's buffer is in it: a reference, for gvm_mem_drop(). -EINVAL: it is not. */
+int gvm_mem_use(struct gvm_mem *mem, const void *buf, uint32_t len);
 
 /* ---- net.c --------------------------------------------------------------------------------- */
 

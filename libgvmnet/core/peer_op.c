@@ -151,6 +151,17 @@ static int runs_beside(const struct gvm_worker *worker)
 	return worker->opt.spin_ns && worker->spin_fails <= SPIN_PAYS;
 }
 
+/* The op is its owner's again when done is called; what it has read is looked at in there. */
+static void tell(struct gvm_op *op)
+{
+	struct gvm_mem *mem = op->mem;
+
+	op->mem = NULL;
+	op->done(op, op->status);
+	if (mem)
+		gvm_mem_drop(mem);
+}
+
 int gvm_ops_serve_done(struct gvm_worker *worker)
 {
 	struct gvm_op *op;
@@ -159,7 +170,7 @@ int gvm_ops_serve_done(struct gvm_worker *worker)
 	while ((op = worker->done.first) && served < DONE_AT_ONCE) {
 		list_remove(&worker->done, op);
 		op->state = OP_IDLE;
-		op->done(op, op->status);
+		tell(op);
 		if (++served % DONE_PER_FLUSH == 0 && runs_beside(worker))
 			gvm_worker_flush(worker);
 	}
@@ -434,7 +445,7 @@ int gvm_call(struct gvm_peer *peer, const struct gvm_msg *msg, struct gvm_op *op
 	return 0;
 }
 
-static int post_one_sided(struct gvm_peer *peer, struct gvm_op *op)
+static int begin_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 {
 	int err;
 
@@ -444,12 +455,22 @@ static int post_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 		wait_for_connection(peer, op);
 		return 0;
 	}
+	set_deadline(peer, op); /* the provider looks at it */
 	err = start_one_sided(peer, op);
-	if (!err)
-		set_deadline(peer, op);
-	else
+	if (err)
 		op->state = OP_IDLE;
 	return err == -EAGAIN ? peer_starve(peer) : err;
+}
+
+static int post_one_sided(struct gvm_peer *peer, struct gvm_op *op)
+{
+	int err = begin_one_sided(peer, op);
+
+	if (err && op->mem) {
+		gvm_mem_drop(op->mem);
+		op->mem = NULL;
+	}
+	return err;
 }
 
 static int fill_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind, uint64_t key,
@@ -461,6 +482,11 @@ static int fill_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind
 		return err;
 	if (!buf || len == 0 || len > GVM_XFER_MAX)
 		return -EINVAL;
+	if (local) {
+		err = gvm_mem_use(local, buf, len);
+		if (err)
+			return err;
+	}
 	op->kind = kind;
 	op->key = key;
 	op->offset = offset;

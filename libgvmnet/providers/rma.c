@@ -508,10 +508,19 @@ static void bury(struct gvm_rma_core *core)
 	}
 }
 
+/* Memory of which any thread has noted that it is withdrawn. */
+static int withdraw(struct gvm_rma_core *core)
+{
+	if (!atomic_load(&core->any_noted))
+		return 0;
+	atomic_store(&core->any_noted, 0);
+	return gvm_rma_shares_withdraw(core) + gvm_rma_locals_withdraw(core);
+}
+
 static int rounds(struct gvm_rma *rma)
 {
 	struct gvm_rma_core *core = rma->core;
-	int n = gvm_rma_shares_withdraw(core);
+	int n = withdraw(core);
 
 	/* a queue may also have room for reasons of its own, e.g. a path that is now there */
 	feed_starved(core);
@@ -622,6 +631,7 @@ void gvm_rma_close(struct gvm_prov *prov)
 
 	rma->fabric->stop(rma);
 	gvm_rma_orphans_free(core);
+	gvm_rma_locals_close(core);
 	feed_starved(core); /* unlinks the dead from the lists, as do the others */
 	gvm_rma_flush(prov);
 	tell(core);

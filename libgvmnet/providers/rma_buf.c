@@ -2,12 +2,14 @@
 /*
  * Buffers that the device knows, and the work that uses them.
  *
- * All are the worker's: cells to send, and bounce buffers, through which an operation's bytes pass.
- * They are cut from chunks of 1 MiB, each registered once; a chunk has buffers of one size until
- * all of them are free again. At most GVM_RMA_BOUNCE_MAX bytes, however many connections there are.
+ * But for an application's own (rma_local.c) all are the worker's: cells to send, and bounce
+ * buffers, through which an operation's bytes pass. They are cut from chunks of 1 MiB, each
+ * registered once; a chunk has buffers of one size until all of them are free again. At most
+ * GVM_RMA_BOUNCE_MAX bytes, however many connections there are.
  *
  * A work that the hardware still has when its connection ends is an orphan: its buffer is kept
- * until the hardware is done with it, and then nobody is told.
+ * until the hardware is done with it, and then nobody is told. (One with the application's buffer
+ * is none for long: its fabric takes it back.)
  */
 #include "providers/rma_core.h"
 
@@ -222,13 +224,38 @@ struct gvm_rma_work *gvm_rma_work_new(struct gvm_rma_conn *conn, uint32_t len)
 	return work_from(conn, chunk);
 }
 
+struct gvm_rma_work *gvm_rma_work_direct(struct gvm_rma_conn *conn, struct rma_local *local,
+					 const struct gvm_op *op)
+{
+	struct gvm_rma_work *work = work_alloc(conn->core);
+
+	if (!work)
+		return NULL;
+	work->ep = conn->ep;
+	work->local = local;
+	work->buf = op->buf;
+	work->reg = &local->reg;
+	return work;
+}
+
+static struct gvm_rma_core *core_of(const struct gvm_rma_work *work)
+{
+	const struct rma_local *local = work->local;
+
+	return local ? local->core : ((const struct rma_chunk *)work->chunk)->core;
+}
+
 void gvm_rma_work_free(struct gvm_rma_work *work)
 {
+	struct gvm_rma_core *core = core_of(work);
 	struct rma_chunk *chunk = work->chunk;
-	struct gvm_rma_core *core = chunk->core;
 
-	chunk->free[chunk->n_free++] = work->slot;
-	chunk_put(chunk);
+	if (chunk) {
+		chunk->free[chunk->n_free++] = work->slot;
+		chunk_put(chunk);
+	} else {
+		gvm_rma_local_put(work->local);
+	}
 	work->next = core->free_works;
 	core->free_works = work;
 }
@@ -259,7 +286,7 @@ int gvm_rma_work_post(struct gvm_rma_conn *conn, struct gvm_rma_work *work)
 
 void gvm_rma_work_unlink(struct gvm_rma_work *work)
 {
-	struct gvm_rma_core *core = ((struct rma_chunk *)work->chunk)->core;
+	struct gvm_rma_core *core = core_of(work);
 	struct gvm_rma_conn *conn = work->ep ? work->ep->conn : NULL;
 
 	if (work->prev)

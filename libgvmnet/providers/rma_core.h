@@ -4,11 +4,12 @@
  *
  *     rma.c         endpoints: cells and credits, their life, a worker's rounds
  *     rma_buf.c     registered buffers of the worker, and work
+ *     rma_local.c   registered buffers of the application
  *     rma_map.c     fetch and put: the other side's keys, and what is under way with them
  *     rma_share.c   this side's memory in the other side's reach
  *     rma_table.h   keys to whatever is kept for them
  *
- * Threads: everything belongs to the worker's thread, but core->noted.
+ * Threads: everything belongs to the worker's thread, but core->noted and noted_locals.
  */
 #ifndef GVM_PROVIDERS_RMA_CORE_H
 #define GVM_PROVIDERS_RMA_CORE_H
@@ -61,6 +62,18 @@ struct rma_share {
 	struct rma_share *noted_next;  /* under the same lock */
 	struct rma_share *next, *prev; /* in core->going */
 	uint64_t until;
+};
+
+/* Memory of the application's that this side's hardware reads to and writes from. */
+struct rma_local {
+	struct rma_node node; /* first */
+	struct gvm_rma_core *core;
+	struct gvm_mem_user user;
+	struct gvm_rma_reg reg;
+	enum { LOCAL_LIVE, LOCAL_GOING, LOCAL_REFUSED } state;
+	unsigned under_way;
+	int noted;                    /* in core->noted_locals; under core->noted_lock */
+	struct rma_local *noted_next; /* under the same lock */
 };
 
 struct gvm_rma_conn {
@@ -127,9 +140,13 @@ struct gvm_rma_core {
 	struct rma_chunk *cells, *all, *empty, *chunk_room[CHUNK_SIZES];
 	unsigned n_chunks;
 
-	/* shares whose memory is withdrawn, noted by any thread */
+	struct rma_table locals; /* struct rma_local */
+	struct rma_local *last_local;
+
+	/* shares and locals whose memory is withdrawn, noted by any thread */
 	pthread_mutex_t noted_lock;
 	struct rma_share *noted;
+	struct rma_local *noted_locals;
 	atomic_int any_noted;
 	struct rma_share *going, *going_last; /* wait for UNMAPPED, first to be over first */
 	unsigned n_shares;
@@ -173,6 +190,9 @@ void gvm_rma_bufs_close(struct gvm_rma_core *core);
 struct gvm_rma_work *gvm_rma_work_cell(struct gvm_rma_conn *conn);
 /* With a buffer for len bytes, or NULL. */
 struct gvm_rma_work *gvm_rma_work_new(struct gvm_rma_conn *conn, uint32_t len);
+/* With the operation's own buffer, or NULL. local is the work's from here on. */
+struct gvm_rma_work *gvm_rma_work_direct(struct gvm_rma_conn *conn, struct rma_local *local,
+					 const struct gvm_op *op);
 /* That was not posted, or has ended and is in no list. */
 void gvm_rma_work_free(struct gvm_rma_work *work);
 /* Give it to the hardware. -EAGAIN, or what has broken the connection: then work is not in it. */
@@ -182,6 +202,17 @@ void gvm_rma_work_unlink(struct gvm_rma_work *work);
 /* All of a connection's work is an orphan from here on; its operations come to ops. */
 void gvm_rma_works_orphan(struct gvm_rma_conn *conn, struct rma_ops *ops);
 void gvm_rma_orphans_free(struct gvm_rma_core *core);
+
+/* ---- rma_local.c --------------------------------------------------------------------------- */
+
+/* The registration of op->mem, kept for this operation until gvm_rma_local_put(). NULL: its bytes
+ * are to be copied. */
+struct rma_local *gvm_rma_local_get(struct gvm_rma_core *core, const struct gvm_op *op);
+void gvm_rma_local_put(struct rma_local *local);
+/* Give up what was withdrawn, or have its last work do that. Returns how many there were. */
+int gvm_rma_locals_withdraw(struct gvm_rma_core *core);
+/* With no work left in the hardware. */
+void gvm_rma_locals_close(struct gvm_rma_core *core);
 
 /* ---- rma_map.c ----------------------------------------------------------------------------- */
 

@@ -184,6 +184,21 @@ static int may_reach(const struct gvm_mapped *at, const struct gvm_op *op)
 	return 0;
 }
 
+/* From and to the operation's own buffer if that may be, else by way of a bounce buffer. NULL:
+ * there is none. */
+static struct gvm_rma_work *work_for(struct gvm_rma_conn *conn, const struct gvm_op *op)
+{
+	struct rma_local *local = op->mem ? gvm_rma_local_get(conn->core, op) : NULL;
+	struct gvm_rma_work *work;
+
+	if (!local)
+		return gvm_rma_work_new(conn, op->len);
+	work = gvm_rma_work_direct(conn, local, op);
+	if (!work)
+		gvm_rma_local_put(local);
+	return work;
+}
+
 /* 0: the hardware has it, or it has ended. */
 static int post_hard(struct gvm_rma_conn *conn, struct rma_key *key, struct gvm_op *op)
 {
@@ -195,7 +210,7 @@ static int post_hard(struct gvm_rma_conn *conn, struct rma_key *key, struct gvm_
 		end_later(conn, op, err);
 		return 0;
 	}
-	work = gvm_rma_work_new(conn, op->len);
+	work = work_for(conn, op);
 	if (!work)
 		return -EAGAIN;
 	work->kind = op->kind == GVM_OP_FETCH ? GVM_RMA_READ : GVM_RMA_WRITE;
@@ -203,7 +218,7 @@ static int post_hard(struct gvm_rma_conn *conn, struct rma_key *key, struct gvm_
 	work->len = op->len;
 	work->remote_key = key->at.rkey;
 	work->remote_addr = key->at.base + op->offset;
-	if (work->kind == GVM_RMA_WRITE)
+	if (work->kind == GVM_RMA_WRITE && !work->local)
 		memcpy(work->buf, op->buf, op->len);
 	err = gvm_rma_work_post(conn, work);
 	if (err) {
@@ -306,8 +321,10 @@ int gvm_rma_cancel(struct gvm_ep *ep, struct gvm_op *op)
 	if (op->prov[1] == IN_STREAM) {
 		err = gvm_stream_cancel(&conn->s, op);
 	} else if (op->prov[1] == IN_HARDWARE) {
-		/* Its bytes are in the work's buffer, which nobody looks at any more. */
 		work = (struct gvm_rma_work *)(uintptr_t)op->prov[2];
+		if (work->local)
+			return -EBUSY;
+		/* Its bytes are in the work's buffer, which nobody looks at any more. */
 		work->op = NULL;
 	} else {
 		gvm_rma_ops_remove(op);
@@ -346,7 +363,7 @@ static void work_arrived(struct gvm_rma_conn *conn, struct gvm_rma_work *work)
 	conn->ep->ep.last_heard = gvm_rma_now(conn->core);
 	gvm_count(work->kind == GVM_RMA_READ ? &stats->bytes_received : &stats->bytes_sent,
 		  work->len);
-	if (work->kind == GVM_RMA_READ && op)
+	if (work->kind == GVM_RMA_READ && op && !work->local)
 		memcpy(op->buf, work->buf, work->len);
 }
 
