@@ -155,7 +155,7 @@ static int send_cell(struct gvm_rma_conn *conn, int empty)
 	/* there may be nothing but frames that were taken back */
 	err = empty || len ? gvm_rma_work_post(conn, work) : 0;
 	if (err || (!empty && !len))
-		gvm_rma_work_free(work);
+		gvm_rma_work_free(conn->core, work);
 	if (err)
 		return err;
 	if (!empty)
@@ -535,16 +535,20 @@ static int rounds(struct gvm_rma *rma)
 int gvm_rma_progress(struct gvm_prov *prov)
 {
 	struct gvm_rma *rma = to_rma(prov);
-	int n = rma->fabric->poll(rma);
+	int n;
 
+	rma->core->round = 0;
+	n = rma->fabric->poll(rma);
 	return n + rounds(rma);
 }
 
 int gvm_rma_peek(struct gvm_prov *prov)
 {
 	struct gvm_rma *rma = to_rma(prov);
-	int n = rma->fabric->poll(rma);
+	int n;
 
+	rma->core->round = 0;
+	n = rma->fabric->poll(rma);
 	return n ? n + rounds(rma) : 0;
 }
 

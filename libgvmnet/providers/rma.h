@@ -6,8 +6,9 @@
  *
  * Threads: everything of a gvm_rma belongs to the thread of its worker. Registrations too.
  *
- * Who frees what: endpoints and work are allocated by rma.c, zeroed, with room for the fabric's
- * part behind them (ep_size, work_size); a work is the fabric's from post to gvm_rma_done().
+ * Who frees what: endpoints and work are allocated by rma.c with room for the fabric's part behind
+ * them (ep_size, work_size), which is zeroed in an endpoint, and of a work what the fabric left
+ * there; a work is the fabric's from post to gvm_rma_done().
  * disconnect() is called once for each endpoint, whoever has ended it, and is where the fabric
  * gives up its part; the endpoint's memory stays until after the current poll(), so that a fabric
  * that has made an upcall can see in its own part that disconnect() has been called inside.

@@ -97,7 +97,8 @@ struct gvm_rma_conn {
 	struct rma_ops ready; /* not yet posted: for want of room, in order */
 	struct rma_ops ended; /* progress() tells */
 
-	struct rma_table keys; /* struct rma_key */
+	struct rma_table keys;    /* struct rma_key */
+	struct rma_key *last_key; /* that was found; NULL: none */
 	struct rma_key *soft_first, *soft_last;
 	unsigned n_soft;
 	struct rma_table shares; /* struct rma_share */
@@ -139,6 +140,7 @@ struct gvm_rma_core {
 	unsigned n_works;                /* in the hardware */
 	struct rma_chunk *cells, *all, *empty, *chunk_room[CHUNK_SIZES];
 	unsigned n_chunks;
+	uint64_t round; /* the clock of this round of progress(); 0: not read */
 
 	struct rma_table locals; /* struct rma_local */
 	struct rma_local *last_local;
@@ -173,6 +175,14 @@ static inline uint64_t gvm_rma_now(const struct gvm_rma_core *core)
 	return core->up.now(core->rma->host);
 }
 
+/* Not older than the last round: for what need not be exact. */
+static inline uint64_t gvm_rma_about_now(struct gvm_rma_core *core)
+{
+	if (!core->round)
+		core->round = gvm_rma_now(core);
+	return core->round;
+}
+
 /* ---- rma.c --------------------------------------------------------------------------------- */
 
 void gvm_rma_flush_later(struct gvm_rma_conn *conn);
@@ -180,6 +190,17 @@ void gvm_rma_tell_later(struct gvm_rma_conn *conn);
 /* It has something to post for which there is no room: it is tried again when a work has ended. */
 void gvm_rma_starve(struct gvm_rma_conn *conn);
 void gvm_rma_fail(struct gvm_rma_conn *conn, int why, const char *reason);
+
+/* ---- rma_local.c --------------------------------------------------------------------------- */
+
+/* What this memory is to the device; NULL: nothing. core->last_local is not it. */
+struct rma_local *gvm_rma_local_find(struct gvm_rma_core *core, struct gvm_mem *mem);
+/* It was withdrawn, and the last operation that had it has ended. */
+void gvm_rma_local_end(struct rma_local *local);
+/* Give up what was withdrawn, or have its last work do that. Returns how many there were. */
+int gvm_rma_locals_withdraw(struct gvm_rma_core *core);
+/* With no work left in the hardware. */
+void gvm_rma_locals_close(struct gvm_rma_core *core);
 
 /* ---- rma_buf.c ----------------------------------------------------------------------------- */
 
@@ -190,29 +211,75 @@ void gvm_rma_bufs_close(struct gvm_rma_core *core);
 struct gvm_rma_work *gvm_rma_work_cell(struct gvm_rma_conn *conn);
 /* With a buffer for len bytes, or NULL. */
 struct gvm_rma_work *gvm_rma_work_new(struct gvm_rma_conn *conn, uint32_t len);
-/* With the operation's own buffer, or NULL. local is the work's from here on. */
-struct gvm_rma_work *gvm_rma_work_direct(struct gvm_rma_conn *conn, struct rma_local *local,
-					 const struct gvm_op *op);
-/* That was not posted, or has ended and is in no list. */
-void gvm_rma_work_free(struct gvm_rma_work *work);
-/* Give it to the hardware. -EAGAIN, or what has broken the connection: then work is not in it. */
-int gvm_rma_work_post(struct gvm_rma_conn *conn, struct gvm_rma_work *work);
-/* The hardware is done with it. */
-void gvm_rma_work_unlink(struct gvm_rma_work *work);
+/* Without a buffer, or NULL. */
+struct gvm_rma_work *gvm_rma_work_alloc(struct gvm_rma_core *core);
+/* A bounce buffer or cell goes back. */
+void gvm_rma_buf_put(struct gvm_rma_work *work);
 /* All of a connection's work is an orphan from here on; its operations come to ops. */
 void gvm_rma_works_orphan(struct gvm_rma_conn *conn, struct rma_ops *ops);
 void gvm_rma_orphans_free(struct gvm_rma_core *core);
 
-/* ---- rma_local.c --------------------------------------------------------------------------- */
+static inline void gvm_rma_work_link(struct gvm_rma_work **list, struct gvm_rma_work *work)
+{
+	work->prev = NULL;
+	work->next = *list;
+	if (*list)
+		(*list)->prev = work;
+	*list = work;
+}
 
-/* The registration of op->mem, kept for this operation until gvm_rma_local_put(). NULL: its bytes
- * are to be copied. */
-struct rma_local *gvm_rma_local_get(struct gvm_rma_core *core, const struct gvm_op *op);
-void gvm_rma_local_put(struct rma_local *local);
-/* Give up what was withdrawn, or have its last work do that. Returns how many there were. */
-int gvm_rma_locals_withdraw(struct gvm_rma_core *core);
-/* With no work left in the hardware. */
-void gvm_rma_locals_close(struct gvm_rma_core *core);
+/* Give it to the hardware. -EAGAIN, or what has broken the connection: then work is not in it. */
+static inline int gvm_rma_work_post(struct gvm_rma_conn *conn, struct gvm_rma_work *work)
+{
+	int err = -EAGAIN;
+
+	if (conn->n_works < GVM_RMA_WORKS)
+		err = conn->core->rma->fabric->post(conn->ep, work);
+	if (err)
+		return err;
+	gvm_rma_work_link(&conn->works, work);
+	conn->n_works++;
+	conn->core->n_works++;
+	return 0;
+}
+
+static inline struct gvm_rma_core *gvm_rma_core_of(const struct gvm_rma_work *work)
+{
+	const struct rma_local *local = work->local;
+
+	return local ? local->core : ((const struct rma_chunk *)work->chunk)->core;
+}
+
+/* The hardware is done with it. conn: NULL for an orphan. */
+static inline void gvm_rma_work_unlink(struct gvm_rma_core *core, struct gvm_rma_conn *conn,
+				       struct gvm_rma_work *work)
+{
+	if (work->prev)
+		work->prev->next = work->next;
+	else if (conn)
+		conn->works = work->next;
+	else
+		core->orphans = work->next;
+	if (work->next)
+		work->next->prev = work->prev;
+	if (conn)
+		conn->n_works--;
+	core->n_works--;
+	core->room = 1;
+}
+
+/* That was not posted, or has ended and is in no list. */
+static inline void gvm_rma_work_free(struct gvm_rma_core *core, struct gvm_rma_work *work)
+{
+	struct rma_local *local = work->local;
+
+	if (!local)
+		gvm_rma_buf_put(work);
+	else if (--local->under_way == 0 && local->state == LOCAL_GOING)
+		gvm_rma_local_end(local);
+	work->next = core->free_works;
+	core->free_works = work;
+}
 
 /* ---- rma_map.c ----------------------------------------------------------------------------- */
 

@@ -17,7 +17,6 @@
 
 #include <string.h>
 
-#define DIRECT_NS                       1000000000ull
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 /* ---- its end ------------------------------------------------------------------------------- */
@@ -48,7 +47,7 @@ static void local_free(struct rma_local *local)
 	free(local);
 }
 
-static void local_end(struct rma_local *local)
+void gvm_rma_local_end(struct rma_local *local)
 {
 	struct gvm_rma_core *core = local->core;
 
@@ -56,12 +55,6 @@ static void local_end(struct rma_local *local)
 		core->last_local = NULL;
 	rma_table_remove(&core->locals, &local->node);
 	local_free(local);
-}
-
-void gvm_rma_local_put(struct rma_local *local)
-{
-	if (--local->under_way == 0 && local->state == LOCAL_GOING)
-		local_end(local);
 }
 
 void gvm_rma_locals_close(struct gvm_rma_core *core)
@@ -114,7 +107,7 @@ int gvm_rma_locals_withdraw(struct gvm_rma_core *core)
 		if (local->under_way)
 			local->state = LOCAL_GOING;
 		else
-			local_end(local);
+			gvm_rma_local_end(local);
 	}
 	return n;
 }
@@ -163,29 +156,14 @@ static struct rma_local *local_open(struct gvm_rma_core *core, struct gvm_mem *m
 }
 
 /* The memory's own address is its key: it is not used for another as long as we hold it. */
-static struct rma_local *find(struct gvm_rma_core *core, struct gvm_mem *mem)
+struct rma_local *gvm_rma_local_find(struct gvm_rma_core *core, struct gvm_mem *mem)
 {
-	struct rma_local *local = core->last_local;
+	struct rma_local *local =
+	    (struct rma_local *)rma_table_find(&core->locals, (uintptr_t)mem);
 
-	if (local && local->node.key == (uintptr_t)mem)
-		return local;
-	local = (struct rma_local *)rma_table_find(&core->locals, (uintptr_t)mem);
 	if (!local)
 		local = local_open(core, mem);
 	if (local)
 		core->last_local = local;
-	return local;
-}
-
-struct rma_local *gvm_rma_local_get(struct gvm_rma_core *core, const struct gvm_op *op)
-{
-	struct rma_local *local;
-
-	if (!core->rma->fabric->takes_back || op->expires < gvm_rma_now(core) + DIRECT_NS)
-		return NULL;
-	local = find(core, op->mem);
-	if (!local || local->state != LOCAL_LIVE)
-		return NULL;
-	local->under_way++;
 	return local;
 }

@@ -20,6 +20,9 @@
 /* So many keys are remembered to be soft; of more the oldest is forgotten, and asked for again. */
 #define SOFT_MAX 1024u
 
+/* An operation with a nearer deadline than this is copied. */
+#define DIRECT_NS 1000000000ull
+
 /* ---- lists of operations ------------------------------------------------------------------- */
 
 static struct gvm_op *ptr_op(uint64_t value)
@@ -37,6 +40,18 @@ void gvm_rma_ops_add(struct rma_ops *list, struct gvm_op *op)
 	else
 		list->first = op;
 	list->last = op;
+}
+
+static void ops_add_first(struct rma_ops *list, struct gvm_op *op)
+{
+	op->prov[1] = (uintptr_t)list;
+	op->prov[2] = (uintptr_t)list->first;
+	op->prov[3] = 0;
+	if (list->first)
+		list->first->prov[3] = (uintptr_t)op;
+	else
+		list->last = op;
+	list->first = op;
 }
 
 void gvm_rma_ops_remove(struct gvm_op *op)
@@ -118,6 +133,8 @@ static void key_forget(struct gvm_rma_conn *conn, struct rma_key *key)
 {
 	if (key->state == KEY_SOFT)
 		soft_remove(conn, key);
+	if (conn->last_key == key)
+		conn->last_key = NULL;
 	rma_table_remove(&conn->keys, &key->node);
 	gvm_rma_ops_move(&conn->ready, &key->wait);
 	free(key);
@@ -165,6 +182,7 @@ void gvm_rma_keys_free(struct gvm_rma_conn *conn, struct rma_ops *ops)
 {
 	struct rma_node *node;
 
+	conn->last_key = NULL;
 	while ((node = rma_table_pop(&conn->keys))) {
 		gvm_rma_ops_move(ops, &((struct rma_key *)node)->wait);
 		free(node);
@@ -184,49 +202,64 @@ static int may_reach(const struct gvm_mapped *at, const struct gvm_op *op)
 	return 0;
 }
 
-/* From and to the operation's own buffer if that may be, else by way of a bounce buffer. NULL:
- * there is none. */
-static struct gvm_rma_work *work_for(struct gvm_rma_conn *conn, const struct gvm_op *op)
+/* The registration of the operation's own buffer, if it may have that. */
+static inline struct rma_local *local_of(struct gvm_rma_core *core, const struct gvm_op *op)
 {
-	struct rma_local *local = op->mem ? gvm_rma_local_get(conn->core, op) : NULL;
+	struct rma_local *local = core->last_local;
+
+	if (!op->mem || !core->rma->fabric->takes_back)
+		return NULL;
+	if (op->expires != GVM_NEVER && op->expires < gvm_rma_now(core) + DIRECT_NS)
+		return NULL;
+	if (!local || local->node.key != (uintptr_t)op->mem)
+		local = gvm_rma_local_find(core, op->mem);
+	return local && local->state == LOCAL_LIVE ? local : NULL;
+}
+
+/* From and to the operation's own buffer if that may be, else by way of a bounce buffer. NULL: there
+ * is none. */
+static inline struct gvm_rma_work *work_for(struct gvm_rma_conn *conn, const struct gvm_op *op)
+{
+	struct rma_local *local = local_of(conn->core, op);
 	struct gvm_rma_work *work;
 
-	if (!local)
-		return gvm_rma_work_new(conn, op->len);
-	work = gvm_rma_work_direct(conn, local, op);
+	if (!local) {
+		work = gvm_rma_work_new(conn, op->len);
+		if (work && op->kind == GVM_OP_PUT)
+			memcpy(work->buf, op->buf, op->len);
+		return work;
+	}
+	work = gvm_rma_work_alloc(conn->core);
 	if (!work)
-		gvm_rma_local_put(local);
+		return NULL;
+	local->under_way++;
+	work->ep = conn->ep;
+	work->chunk = NULL;
+	work->local = local;
+	work->buf = op->buf;
+	work->reg = &local->reg;
 	return work;
 }
 
-/* 0: the hardware has it, or it has ended. */
-static int post_hard(struct gvm_rma_conn *conn, struct rma_key *key, struct gvm_op *op)
+/* The operation is in no list. 0: the hardware has it. */
+static inline int post_hard(struct gvm_rma_conn *conn, struct rma_key *key, struct gvm_op *op)
 {
-	int err = may_reach(&key->at, op);
-	struct gvm_rma_work *work;
+	struct gvm_rma_work *work = work_for(conn, op);
+	int err;
 
-	if (err) {
-		gvm_rma_ops_remove(op);
-		end_later(conn, op, err);
-		return 0;
-	}
-	work = work_for(conn, op);
 	if (!work)
 		return -EAGAIN;
 	work->kind = op->kind == GVM_OP_FETCH ? GVM_RMA_READ : GVM_RMA_WRITE;
+	work->op = op;
 	work->map = key;
 	work->len = op->len;
 	work->remote_key = key->at.rkey;
 	work->remote_addr = key->at.base + op->offset;
-	if (work->kind == GVM_RMA_WRITE && !work->local)
-		memcpy(work->buf, op->buf, op->len);
 	err = gvm_rma_work_post(conn, work);
 	if (err) {
-		gvm_rma_work_free(work);
+		gvm_rma_work_free(conn->core, work);
 		return err;
 	}
-	gvm_rma_ops_remove(op);
-	work->op = op;
 	op->prov[1] = IN_HARDWARE;
 	op->prov[2] = (uintptr_t)work;
 	key->under_way++;
@@ -240,27 +273,44 @@ static int post_soft(struct gvm_rma_conn *conn, struct gvm_op *op)
 
 	if (err)
 		return err;
-	gvm_rma_ops_remove(op);
 	op->prov[1] = IN_STREAM;
 	gvm_rma_flush_later(conn);
 	return 0;
 }
 
+static inline struct rma_key *known_key(struct gvm_rma_conn *conn, uint64_t number)
+{
+	struct rma_key *key = conn->last_key;
+
+	if (!key || key->node.key != number)
+		key = conn->last_key = find_key(conn, number);
+	return key;
+}
+
 /* The first of conn->ready moves on; or a negative errno, then it does not. */
 static int route(struct gvm_rma_conn *conn, struct gvm_op *op)
 {
-	struct rma_key *key = find_key(conn, op->key);
+	struct rma_key *key = known_key(conn, op->key);
 	int err = key ? 0 : key_ask(conn, op->key, &key);
 
 	if (err)
 		return err;
-	if (key->state == KEY_HARD)
-		return post_hard(conn, key, op);
-	if (key->state == KEY_SOFT)
-		return post_soft(conn, op);
 	gvm_rma_ops_remove(op);
-	gvm_rma_ops_add(&key->wait, op);
-	return 0;
+	if (key->state == KEY_HARD) {
+		err = may_reach(&key->at, op);
+		if (err) {
+			end_later(conn, op, err);
+			return 0;
+		}
+		err = post_hard(conn, key, op);
+	} else if (key->state == KEY_SOFT) {
+		err = post_soft(conn, op);
+	} else {
+		gvm_rma_ops_add(&key->wait, op);
+	}
+	if (err)
+		ops_add_first(&conn->ready, op);
+	return err;
 }
 
 void gvm_rma_run_ready(struct gvm_rma_conn *conn)
@@ -281,6 +331,15 @@ void gvm_rma_run_ready(struct gvm_rma_conn *conn)
 	gvm_rma_tell_later(conn);
 }
 
+/* What most of them do: nobody waits, the key is known, and there is room. */
+static inline int post_at_once(struct gvm_rma_conn *conn, struct gvm_op *op)
+{
+	struct rma_key *key = known_key(conn, op->key);
+
+	return key && key->state == KEY_HARD && !may_reach(&key->at, op) &&
+	       !post_hard(conn, key, op);
+}
+
 static int post_op(struct gvm_ep *ep, struct gvm_op *op)
 {
 	struct gvm_rma_conn *conn = gvm_rma_of_ep(ep);
@@ -292,6 +351,8 @@ static int post_op(struct gvm_ep *ep, struct gvm_op *op)
 		return -EAGAIN;
 	}
 	conn->n_ops++;
+	if (!conn->ready.first && post_at_once(conn, op))
+		return 0;
 	gvm_rma_ops_add(&conn->ready, op);
 	/* One that is not the first waits for whatever those before it wait for. */
 	if (conn->ready.first == op)
@@ -353,21 +414,21 @@ static void unmapped(struct gvm_rma_conn *conn, struct rma_key *key)
 }
 
 /* The bytes are where they belong: count them, and the other side is there. */
-static void work_arrived(struct gvm_rma_conn *conn, struct gvm_rma_work *work)
+static inline void work_arrived(struct gvm_rma_conn *conn, struct gvm_rma_work *work)
 {
 	struct gvm_net_stats *stats = gvm_stream_stats(&conn->s);
 	struct gvm_op *op = work->op;
 
 	if (work->kind == GVM_RMA_SEND)
 		return;
-	conn->ep->ep.last_heard = gvm_rma_now(conn->core);
+	conn->ep->ep.last_heard = gvm_rma_about_now(conn->core);
 	gvm_count(work->kind == GVM_RMA_READ ? &stats->bytes_received : &stats->bytes_sent,
 		  work->len);
 	if (work->kind == GVM_RMA_READ && op && !work->local)
 		memcpy(op->buf, work->buf, work->len);
 }
 
-static void conn_done(struct gvm_rma_conn *conn, struct gvm_rma_work *work, int status)
+static inline void conn_done(struct gvm_rma_conn *conn, struct gvm_rma_work *work, int status)
 {
 	struct rma_key *key = work->map;
 
@@ -385,10 +446,13 @@ static void conn_done(struct gvm_rma_conn *conn, struct gvm_rma_work *work, int 
 
 void gvm_rma_done(struct gvm_rma_work *work, int status)
 {
-	gvm_rma_work_unlink(work);
-	if (work->ep)
-		conn_done(work->ep->conn, work, status);
-	gvm_rma_work_free(work);
+	struct gvm_rma_conn *conn = work->ep ? work->ep->conn : NULL;
+	struct gvm_rma_core *core = gvm_rma_core_of(work);
+
+	gvm_rma_work_unlink(core, conn, work);
+	if (conn)
+		conn_done(conn, work, status);
+	gvm_rma_work_free(core, work);
 }
 
 void gvm_rma_soft_completed(struct gvm_ep *ep, struct gvm_op *op, int status)

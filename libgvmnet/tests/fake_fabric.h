@@ -240,6 +240,8 @@ static inline int fake_post(struct gvm_rma_ep *gep, struct gvm_rma_work *work)
 	if (fake.depth && ep->works >= fake.depth)
 		return -EAGAIN;
 	ep->works++;
+	w->next = NULL;
+	w->executed = w->status = 0;
 	w->ep = ep;
 	w->prov = fake_prov_of(ep);
 	if (work->kind == GVM_RMA_SEND) {
