@@ -16,22 +16,6 @@
 
 #define FIRST_BUCKETS 16u
 
-struct gvm_mem {
-	struct gvm_mem *next;
-	struct gvm_mem_table *table;
-	uint64_t key, owner;
-	uint8_t *base;
-	size_t len;
-	unsigned access;
-	/* one is the table's (or the registrant's, with no access), one each user's and operation's
-	 */
-	atomic_uint refs;
-	struct gvm_mem_user *users; /* under the shard's lock, as withdrawn */
-	int withdrawn;
-	void (*gone)(void *arg);
-	void *arg;
-};
-
 static struct gvm_mem_shard *shard_of(struct gvm_mem_table *table, uint64_t key)
 {
 	return &table->shard[key % GVM_MEM_SHARDS];
@@ -265,16 +249,6 @@ int gvm_mem_hold_local(struct gvm_mem *mem, struct gvm_mem_user *user)
 		add_user(mem, user);
 	pthread_rwlock_unlock(&shard->lock);
 	return err;
-}
-
-int gvm_mem_use(struct gvm_mem *mem, const void *buf, uint32_t len)
-{
-	uint64_t offset = (uintptr_t)buf - (uintptr_t)mem->base;
-
-	if (offset > mem->len || len > mem->len - offset)
-		return -EINVAL;
-	atomic_fetch_add_explicit(&mem->refs, 1, memory_order_relaxed);
-	return 0;
 }
 
 void gvm_mem_release(struct gvm_mem_user *user)

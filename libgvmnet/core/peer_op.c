@@ -20,6 +20,9 @@ enum op_state { OP_IDLE, OP_WAITING, OP_ACTIVE, OP_EXPIRED, OP_DONE };
 #define DONE_PER_FLUSH 8
 #define SPIN_PAYS      2u
 
+/* On the way of each fetch and put, where a call costs as much as what is called does. */
+#define HOT inline __attribute__((always_inline))
+
 /* ---- lists --------------------------------------------------------------------------------- */
 
 static void list_append(struct gvm_op_list *list, struct gvm_op *op)
@@ -81,7 +84,7 @@ static void free_slot(struct gvm_peer *peer, unsigned slot)
 }
 
 /* Take an operation from those under way. */
-static void deactivate(struct gvm_peer *peer, struct gvm_op *op)
+static HOT void deactivate(struct gvm_peer *peer, struct gvm_op *op)
 {
 	list_remove(&peer->active, op);
 	if (op->kind == GVM_OP_CALL)
@@ -258,7 +261,7 @@ void peer_on_deadline(struct gvm_timer *timer)
 	}
 }
 
-static void set_deadline(struct gvm_peer *peer, struct gvm_op *op)
+static HOT void set_deadline(struct gvm_peer *peer, struct gvm_op *op)
 {
 	op->peer = peer;
 	op->expires = op->deadline_ns;
@@ -322,7 +325,7 @@ static int start_call(struct gvm_peer *peer, struct gvm_op *op, struct gvm_hdr *
 	return 0;
 }
 
-static int start_one_sided(struct gvm_peer *peer, struct gvm_op *op)
+static HOT int start_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 {
 	const struct gvm_provider_ops *ops = peer->ep->ops;
 	int err;
@@ -388,7 +391,7 @@ void peer_kick(struct gvm_peer *peer)
 
 /* ---- posting them -------------------------------------------------------------------------- */
 
-static int may_post(const struct gvm_peer *peer, const struct gvm_op *op)
+static HOT int may_post(const struct gvm_peer *peer, const struct gvm_op *op)
 {
 	if (!op->done)
 		return -EINVAL;
@@ -445,7 +448,7 @@ int gvm_call(struct gvm_peer *peer, const struct gvm_msg *msg, struct gvm_op *op
 	return 0;
 }
 
-static int begin_one_sided(struct gvm_peer *peer, struct gvm_op *op)
+static HOT int begin_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 {
 	int err;
 
@@ -462,7 +465,7 @@ static int begin_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 	return err == -EAGAIN ? peer_starve(peer) : err;
 }
 
-static int post_one_sided(struct gvm_peer *peer, struct gvm_op *op)
+static HOT int post_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 {
 	int err = begin_one_sided(peer, op);
 
@@ -473,7 +476,7 @@ static int post_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 	return err;
 }
 
-static int fill_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind, uint64_t key,
+static HOT int fill_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind, uint64_t key,
 			  uint64_t offset, void *buf, uint32_t len, struct gvm_mem *local)
 {
 	int err = may_post(peer, op);

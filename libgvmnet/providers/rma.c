@@ -573,6 +573,8 @@ static int core_new(struct gvm_rma *rma, const struct gvm_provider_ops *self)
 	if (!core)
 		return -ENOMEM;
 	core->rma = rma;
+	core->fabric = rma->fabric;
+	core->stats = rma->up->stats(rma->host);
 	core->self = self;
 	core->up = *rma->up;
 	core->completed = rma->up->completed;

@@ -123,6 +123,8 @@ struct rma_chunk {
 
 struct gvm_rma_core {
 	struct gvm_rma *rma;
+	const struct gvm_rma_fabric *fabric; /* rma's */
+	struct gvm_net_stats *stats;         /* the worker's */
 	const struct gvm_provider_ops *self;
 	struct gvm_host_ops up; /* as core gave it, but for the end of operations in the stream */
 	void (*completed)(struct gvm_ep *ep, struct gvm_op *op, int status);
@@ -234,7 +236,7 @@ static inline int gvm_rma_work_post(struct gvm_rma_conn *conn, struct gvm_rma_wo
 	int err = -EAGAIN;
 
 	if (conn->n_works < GVM_RMA_WORKS)
-		err = conn->core->rma->fabric->post(conn->ep, work);
+		err = conn->core->fabric->post(conn->ep, work);
 	if (err)
 		return err;
 	gvm_rma_work_link(&conn->works, work);

@@ -20,6 +20,9 @@
 /* So many keys are remembered to be soft; of more the oldest is forgotten, and asked for again. */
 #define SOFT_MAX 1024u
 
+/* On the way of each operation, where a call costs as much as what is called does. */
+#define HOT inline __attribute__((always_inline))
+
 /* An operation with a nearer deadline than this is copied. */
 #define DIRECT_NS 1000000000ull
 
@@ -191,9 +194,10 @@ void gvm_rma_keys_free(struct gvm_rma_conn *conn, struct rma_ops *ops)
 
 /* ---- posting ------------------------------------------------------------------------------- */
 
-static int may_reach(const struct gvm_mapped *at, const struct gvm_op *op)
+static HOT int may_reach(const struct gvm_mapped *at, const struct gvm_op *op,
+			 enum gvm_op_kind kind)
 {
-	unsigned access = op->kind == GVM_OP_FETCH ? GVM_ACCESS_FETCH : GVM_ACCESS_PUT;
+	unsigned access = kind == GVM_OP_FETCH ? GVM_ACCESS_FETCH : GVM_ACCESS_PUT;
 
 	if (!(at->access & access))
 		return -EPERM;
@@ -203,11 +207,11 @@ static int may_reach(const struct gvm_mapped *at, const struct gvm_op *op)
 }
 
 /* The registration of the operation's own buffer, if it may have that. */
-static inline struct rma_local *local_of(struct gvm_rma_core *core, const struct gvm_op *op)
+static HOT struct rma_local *local_of(struct gvm_rma_core *core, const struct gvm_op *op)
 {
 	struct rma_local *local = core->last_local;
 
-	if (!op->mem || !core->rma->fabric->takes_back)
+	if (!op->mem || !core->fabric->takes_back)
 		return NULL;
 	if (op->expires != GVM_NEVER && op->expires < gvm_rma_now(core) + DIRECT_NS)
 		return NULL;
@@ -218,7 +222,7 @@ static inline struct rma_local *local_of(struct gvm_rma_core *core, const struct
 
 /* From and to the operation's own buffer if that may be, else by way of a bounce buffer. NULL: there
  * is none. */
-static inline struct gvm_rma_work *work_for(struct gvm_rma_conn *conn, const struct gvm_op *op)
+static HOT struct gvm_rma_work *work_for(struct gvm_rma_conn *conn, const struct gvm_op *op)
 {
 	struct rma_local *local = local_of(conn->core, op);
 	struct gvm_rma_work *work;
@@ -242,14 +246,15 @@ static inline struct gvm_rma_work *work_for(struct gvm_rma_conn *conn, const str
 }
 
 /* The operation is in no list. 0: the hardware has it. */
-static inline int post_hard(struct gvm_rma_conn *conn, struct rma_key *key, struct gvm_op *op)
+static HOT int post_hard(struct gvm_rma_conn *conn, struct rma_key *key, struct gvm_op *op,
+			 enum gvm_op_kind kind)
 {
 	struct gvm_rma_work *work = work_for(conn, op);
 	int err;
 
 	if (!work)
 		return -EAGAIN;
-	work->kind = op->kind == GVM_OP_FETCH ? GVM_RMA_READ : GVM_RMA_WRITE;
+	work->kind = kind == GVM_OP_FETCH ? GVM_RMA_READ : GVM_RMA_WRITE;
 	work->op = op;
 	work->map = key;
 	work->len = op->len;
@@ -278,7 +283,7 @@ static int post_soft(struct gvm_rma_conn *conn, struct gvm_op *op)
 	return 0;
 }
 
-static inline struct rma_key *known_key(struct gvm_rma_conn *conn, uint64_t number)
+static HOT struct rma_key *known_key(struct gvm_rma_conn *conn, uint64_t number)
 {
 	struct rma_key *key = conn->last_key;
 
@@ -297,12 +302,12 @@ static int route(struct gvm_rma_conn *conn, struct gvm_op *op)
 		return err;
 	gvm_rma_ops_remove(op);
 	if (key->state == KEY_HARD) {
-		err = may_reach(&key->at, op);
+		err = may_reach(&key->at, op, op->kind);
 		if (err) {
 			end_later(conn, op, err);
 			return 0;
 		}
-		err = post_hard(conn, key, op);
+		err = post_hard(conn, key, op, op->kind);
 	} else if (key->state == KEY_SOFT) {
 		err = post_soft(conn, op);
 	} else {
@@ -332,15 +337,24 @@ void gvm_rma_run_ready(struct gvm_rma_conn *conn)
 }
 
 /* What most of them do: nobody waits, the key is known, and there is room. */
-static inline int post_at_once(struct gvm_rma_conn *conn, struct gvm_op *op)
+static HOT int post_at_once(struct gvm_rma_conn *conn, struct gvm_op *op, enum gvm_op_kind kind)
 {
 	struct rma_key *key = known_key(conn, op->key);
 
-	return key && key->state == KEY_HARD && !may_reach(&key->at, op) &&
-	       !post_hard(conn, key, op);
+	return key && key->state == KEY_HARD && !may_reach(&key->at, op, kind) &&
+	       !post_hard(conn, key, op, kind);
 }
 
-static int post_op(struct gvm_ep *ep, struct gvm_op *op)
+static void post_in_turn(struct gvm_rma_conn *conn, struct gvm_op *op)
+{
+	gvm_rma_ops_add(&conn->ready, op);
+	/* One that is not the first waits for whatever those before it wait for. */
+	if (conn->ready.first == op)
+		gvm_rma_run_ready(conn);
+	gvm_rma_flush_later(conn);
+}
+
+static HOT int post_op(struct gvm_ep *ep, struct gvm_op *op, enum gvm_op_kind kind)
 {
 	struct gvm_rma_conn *conn = gvm_rma_of_ep(ep);
 
@@ -351,26 +365,21 @@ static int post_op(struct gvm_ep *ep, struct gvm_op *op)
 		return -EAGAIN;
 	}
 	conn->n_ops++;
-	if (!conn->ready.first && post_at_once(conn, op))
-		return 0;
-	gvm_rma_ops_add(&conn->ready, op);
-	/* One that is not the first waits for whatever those before it wait for. */
-	if (conn->ready.first == op)
-		gvm_rma_run_ready(conn);
-	gvm_rma_flush_later(conn);
+	if (conn->ready.first || !post_at_once(conn, op, kind))
+		post_in_turn(conn, op);
 	return 0;
 }
 
 int gvm_rma_fetch(struct gvm_ep *ep, struct gvm_op *op)
 {
 	assert(op->kind == GVM_OP_FETCH);
-	return post_op(ep, op);
+	return post_op(ep, op, GVM_OP_FETCH);
 }
 
 int gvm_rma_put(struct gvm_ep *ep, struct gvm_op *op)
 {
 	assert(op->kind == GVM_OP_PUT);
-	return post_op(ep, op);
+	return post_op(ep, op, GVM_OP_PUT);
 }
 
 int gvm_rma_cancel(struct gvm_ep *ep, struct gvm_op *op)
@@ -414,21 +423,24 @@ static void unmapped(struct gvm_rma_conn *conn, struct rma_key *key)
 }
 
 /* The bytes are where they belong: count them, and the other side is there. */
-static inline void work_arrived(struct gvm_rma_conn *conn, struct gvm_rma_work *work)
+static HOT void work_arrived(struct gvm_rma_conn *conn, const struct gvm_rma_work *work)
 {
-	struct gvm_net_stats *stats = gvm_stream_stats(&conn->s);
+	struct gvm_rma_core *core = conn->core;
 	struct gvm_op *op = work->op;
 
-	if (work->kind == GVM_RMA_SEND)
+	conn->ep->ep.last_heard = gvm_rma_about_now(core);
+	if (work->kind == GVM_RMA_WRITE) {
+		gvm_count(&core->stats->bytes_sent, work->len);
 		return;
-	conn->ep->ep.last_heard = gvm_rma_about_now(conn->core);
-	gvm_count(work->kind == GVM_RMA_READ ? &stats->bytes_received : &stats->bytes_sent,
-		  work->len);
-	if (work->kind == GVM_RMA_READ && op && !work->local)
+	}
+	gvm_count(&core->stats->bytes_received, work->len);
+	if (!work->local && op)
 		memcpy(op->buf, work->buf, work->len);
 }
 
-static inline void conn_done(struct gvm_rma_conn *conn, struct gvm_rma_work *work, int status)
+/* A read or write has ended. */
+static HOT void transfer_done(struct gvm_rma_conn *conn, const struct gvm_rma_work *work,
+			      int status)
 {
 	struct rma_key *key = work->map;
 
@@ -436,12 +448,8 @@ static inline void conn_done(struct gvm_rma_conn *conn, struct gvm_rma_work *wor
 		work_arrived(conn, work);
 	if (work->op)
 		gvm_rma_op_end(conn, work->op, status ? -ECONNRESET : 0);
-	if (status && !conn->error)
-		conn->error = -ECONNRESET;
-	if (key && --key->under_way == 0 && key->state == KEY_GOING)
+	if (--key->under_way == 0 && key->state == KEY_GOING)
 		unmapped(conn, key);
-	if (conn->error || conn->s.want_room)
-		gvm_rma_tell_later(conn);
 }
 
 void gvm_rma_done(struct gvm_rma_work *work, int status)
@@ -450,8 +458,12 @@ void gvm_rma_done(struct gvm_rma_work *work, int status)
 	struct gvm_rma_core *core = gvm_rma_core_of(work);
 
 	gvm_rma_work_unlink(core, conn, work);
-	if (conn)
-		conn_done(conn, work, status);
+	if (conn && work->map)
+		transfer_done(conn, work, status);
+	if (conn && status && !conn->error)
+		conn->error = -ECONNRESET;
+	if (conn && (conn->error || conn->s.want_room))
+		gvm_rma_tell_later(conn);
 	gvm_rma_work_free(core, work);
 }
 
