@@ -50,6 +50,17 @@ static void list_remove(struct gvm_op_list *list, struct gvm_op *op)
 	list->count--;
 }
 
+/* The first one goes. */
+static void list_shift(struct gvm_op_list *list, const struct gvm_op *op)
+{
+	list->first = op->next;
+	if (op->next)
+		op->next->prev = NULL;
+	else
+		list->last = NULL;
+	list->count--;
+}
+
 static void put_back(struct gvm_peer *peer, struct gvm_op *op)
 {
 	struct gvm_op_list *list = &peer->waiting;
@@ -171,7 +182,7 @@ int gvm_ops_serve_done(struct gvm_worker *worker)
 	int served = 0;
 
 	while ((op = worker->done.first) && served < DONE_AT_ONCE) {
-		list_remove(&worker->done, op);
+		list_shift(&worker->done, op);
 		op->state = OP_IDLE;
 		tell(op);
 		if (++served % DONE_PER_FLUSH == 0 && runs_beside(worker))

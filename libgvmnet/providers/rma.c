@@ -574,6 +574,7 @@ static int core_new(struct gvm_rma *rma, const struct gvm_provider_ops *self)
 		return -ENOMEM;
 	core->rma = rma;
 	core->fabric = rma->fabric;
+	core->takes_back = rma->fabric->takes_back;
 	core->stats = rma->up->stats(rma->host);
 	core->self = self;
 	core->up = *rma->up;

@@ -191,16 +191,6 @@ void gvm_rma_bufs_close(struct gvm_rma_core *core)
 
 /* ---- work ---------------------------------------------------------------------------------- */
 
-struct gvm_rma_work *gvm_rma_work_alloc(struct gvm_rma_core *core)
-{
-	struct gvm_rma_work *work = core->free_works;
-
-	if (!work)
-		return calloc(1, core->rma->fabric->work_size);
-	core->free_works = work->next;
-	return work;
-}
-
 /* A work with a buffer from a chunk that has one. */
 static struct gvm_rma_work *work_from(struct gvm_rma_conn *conn, struct rma_chunk *chunk)
 {

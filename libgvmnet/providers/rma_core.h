@@ -124,6 +124,7 @@ struct rma_chunk {
 struct gvm_rma_core {
 	struct gvm_rma *rma;
 	const struct gvm_rma_fabric *fabric; /* rma's */
+	int takes_back;                      /* fabric's */
 	struct gvm_net_stats *stats;         /* the worker's */
 	const struct gvm_provider_ops *self;
 	struct gvm_host_ops up; /* as core gave it, but for the end of operations in the stream */
@@ -213,13 +214,22 @@ void gvm_rma_bufs_close(struct gvm_rma_core *core);
 struct gvm_rma_work *gvm_rma_work_cell(struct gvm_rma_conn *conn);
 /* With a buffer for len bytes, or NULL. */
 struct gvm_rma_work *gvm_rma_work_new(struct gvm_rma_conn *conn, uint32_t len);
-/* Without a buffer, or NULL. */
-struct gvm_rma_work *gvm_rma_work_alloc(struct gvm_rma_core *core);
 /* A bounce buffer or cell goes back. */
 void gvm_rma_buf_put(struct gvm_rma_work *work);
 /* All of a connection's work is an orphan from here on; its operations come to ops. */
 void gvm_rma_works_orphan(struct gvm_rma_conn *conn, struct rma_ops *ops);
 void gvm_rma_orphans_free(struct gvm_rma_core *core);
+
+/* Without a buffer, or NULL. */
+static inline struct gvm_rma_work *gvm_rma_work_alloc(struct gvm_rma_core *core)
+{
+	struct gvm_rma_work *work = core->free_works;
+
+	if (!work)
+		return calloc(1, core->fabric->work_size);
+	core->free_works = work->next;
+	return work;
+}
 
 static inline void gvm_rma_work_link(struct gvm_rma_work **list, struct gvm_rma_work *work)
 {

@@ -211,7 +211,7 @@ static HOT struct rma_local *local_of(struct gvm_rma_core *core, const struct gv
 {
 	struct rma_local *local = core->last_local;
 
-	if (!op->mem || !core->fabric->takes_back)
+	if (!op->mem || !core->takes_back)
 		return NULL;
 	if (op->expires != GVM_NEVER && op->expires < gvm_rma_now(core) + DIRECT_NS)
 		return NULL;
@@ -372,13 +372,11 @@ static HOT int post_op(struct gvm_ep *ep, struct gvm_op *op, enum gvm_op_kind ki
 
 int gvm_rma_fetch(struct gvm_ep *ep, struct gvm_op *op)
 {
-	assert(op->kind == GVM_OP_FETCH);
 	return post_op(ep, op, GVM_OP_FETCH);
 }
 
 int gvm_rma_put(struct gvm_ep *ep, struct gvm_op *op)
 {
-	assert(op->kind == GVM_OP_PUT);
 	return post_op(ep, op, GVM_OP_PUT);
 }
 
@@ -452,18 +450,24 @@ static HOT void transfer_done(struct gvm_rma_conn *conn, const struct gvm_rma_wo
 		unmapped(conn, key);
 }
 
+static HOT void conn_done(struct gvm_rma_conn *conn, const struct gvm_rma_work *work, int status)
+{
+	if (work->map)
+		transfer_done(conn, work, status);
+	if (status && !conn->error)
+		conn->error = -ECONNRESET;
+	if (conn->error || conn->s.want_room)
+		gvm_rma_tell_later(conn);
+}
+
 void gvm_rma_done(struct gvm_rma_work *work, int status)
 {
 	struct gvm_rma_conn *conn = work->ep ? work->ep->conn : NULL;
 	struct gvm_rma_core *core = gvm_rma_core_of(work);
 
 	gvm_rma_work_unlink(core, conn, work);
-	if (conn && work->map)
-		transfer_done(conn, work, status);
-	if (conn && status && !conn->error)
-		conn->error = -ECONNRESET;
-	if (conn && (conn->error || conn->s.want_room))
-		gvm_rma_tell_later(conn);
+	if (conn)
+		conn_done(conn, work, status);
 	gvm_rma_work_free(core, work);
 }
 
