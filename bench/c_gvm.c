@@ -29,6 +29,8 @@ static struct bench_node fetch_node;
 static struct gvm_worker *worker;
 static struct gvm_region *region;
 static struct slot slots[WINDOW_MAX];
+static char *buffers; /* of all slots */
+static struct gvm_mem *buffers_mem;
 static int opened_status;
 
 static void opened(void *arg, struct gvm_region *r, int status)
@@ -81,9 +83,17 @@ static int fetch_start(const struct bench_opts *opts, const char **why)
 
 	if (err)
 		return err;
+	*why = "no memory for pages";
+	buffers = aligned_alloc(PAGE, WINDOW_MAX * PAGE);
+	err = buffers
+		  ? gvm_mem_register(fetch_node.net, buffers, WINDOW_MAX * PAGE, 0, 0, &buffers_mem)
+		  : -ENOMEM;
+	if (err)
+		return err;
 	for (unsigned i = 0; i < WINDOW_MAX; i++) {
 		slots[i].op.done = slot_done;
-		slots[i].buf = aligned_alloc(PAGE, PAGE);
+		slots[i].op.local = buffers_mem;
+		slots[i].buf = buffers + (size_t)i * PAGE;
 	}
 	*why = "the worker or the region cannot be opened";
 	err = gvm_worker_open(fetch_node.net, &config, &worker);
@@ -166,9 +176,12 @@ static void fetch_stop(void)
 	if (worker)
 		gvm_worker_close(worker);
 	worker = NULL;
+	if (buffers_mem)
+		gvm_mem_unregister(buffers_mem, NULL, NULL);
+	buffers_mem = NULL;
 	bench_node_close(&fetch_node);
-	for (unsigned i = 0; i < WINDOW_MAX; i++)
-		free(slots[i].buf);
+	free(buffers);
+	buffers = NULL;
 	memset(slots, 0, sizeof(slots));
 }
 

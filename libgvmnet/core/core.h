@@ -11,6 +11,7 @@
 
 #include <gvmnet/cluster.h>
 #include <gvmnet/gvmnet.h>
+#include <errno.h>
 #include <stdatomic.h>
 #include <pthread.h>
 #include "providers/provider.h"
@@ -32,6 +33,22 @@ struct gvm_mem_table {
 	struct gvm_mem_shard shard[GVM_MEM_SHARDS];
 };
 
+struct gvm_mem {
+	struct gvm_mem *next;
+	struct gvm_mem_table *table;
+	uint64_t key, owner;
+	uint8_t *base;
+	size_t len;
+	unsigned access;
+	/* one is the table's (or the registrant's, with no access), one each user's and operation's
+	 */
+	atomic_uint refs;
+	struct gvm_mem_user *users; /* under the shard's lock, as withdrawn */
+	int withdrawn;
+	void (*gone)(void *arg);
+	void *arg;
+};
+
 int gvm_mem_table_init(struct gvm_mem_table *table);
 /* Everything must have been unregistered. */
 void gvm_mem_table_fini(struct gvm_mem_table *table);
@@ -43,6 +60,18 @@ void gvm_mem_drop(struct gvm_mem *mem);
 int gvm_mem_hold(struct gvm_mem_table *table, uint64_t key, uint64_t owner,
 		 struct gvm_mem_user *user);
 void gvm_mem_release(struct gvm_mem_user *user);
+/* As mem_hold_local of gvm_host_ops. */
+int gvm_mem_hold_local(struct gvm_mem *mem, struct gvm_mem_user *user);
+/* An operation's buffer is in it: a reference, for gvm_mem_drop(). -EINVAL: it is not. */
+static inline int gvm_mem_use(struct gvm_mem *mem, const void *buf, uint32_t len)
+{
+	uint64_t offset = (uintptr_t)buf - (uintptr_t)mem->base;
+
+	if (offset > mem->len || len > mem->len - offset)
+		return -EINVAL;
+	atomic_fetch_add_explicit(&mem->refs, 1, memory_order_relaxed);
+	return 0;
+}
 
 /* ---- group.c ------------------------------------------------------------------------------- */
 

@@ -72,6 +72,7 @@ const struct gvm_host_ops gvm_core_host_ops = {
 	.mem_put = gvm_mem_drop,
 	.mem_hold = host_mem_hold,
 	.mem_release = gvm_mem_release,
+	.mem_hold_local = gvm_mem_hold_local,
 	.wake = host_wake,
 	.stats = host_stats,
 };

@@ -1,32 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Memory that this process offers to peers, found by unguessable 64-bit keys.
+ * Memory that this process offers to peers, found by unguessable 64-bit keys, and memory of its own
+ * that operations read to and write from (access 0), which is in no table.
  *
  * The table is the net's and is used by all threads. It is cut into shards by the key's low bits,
  * each a chained hash table under a reader-writer lock that the data path holds only to find the
  * entry and count a reference. An entry out of the table lives until its last reference is dropped;
  * who drops it calls gone(). Providers whose hardware uses an entry are its users: they are told
- * when it leaves the table, under the lock, so that none can go away meanwhile.
+ * when it is withdrawn, under the lock, so that none can go away meanwhile. An operation that names
+ * local memory has a reference to it, so that it may be withdrawn while the operation waits.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include "core/core.h"
 
 #define FIRST_BUCKETS 16u
-
-struct gvm_mem {
-	struct gvm_mem *next;
-	struct gvm_mem_table *table;
-	uint64_t key, owner;
-	uint8_t *base;
-	size_t len;
-	unsigned access;
-	atomic_uint
-	    refs; /* one is the table's (or the registrant's, with no access), one each user's */
-	struct gvm_mem_user *users; /* under the shard's lock */
-	void (*gone)(void *arg);
-	void *arg;
-};
 
 static struct gvm_mem_shard *shard_of(struct gvm_mem_table *table, uint64_t key)
 {
@@ -100,10 +88,13 @@ static void withdraw(struct gvm_mem *mem)
 	struct gvm_mem **at;
 
 	pthread_rwlock_wrlock(&shard->lock);
-	for (at = bucket_of(shard, mem->key); *at != mem; at = &(*at)->next)
-		;
-	*at = mem->next;
-	shard->count--;
+	if (mem->access) {
+		for (at = bucket_of(shard, mem->key); *at != mem; at = &(*at)->next)
+			;
+		*at = mem->next;
+		shard->count--;
+	}
+	mem->withdrawn = 1;
 	for (struct gvm_mem_user *user = mem->users; user; user = user->next)
 		user->withdrawn(user);
 	pthread_rwlock_unlock(&shard->lock);
@@ -180,8 +171,7 @@ void gvm_mem_unregister(struct gvm_mem *mem, void (*gone)(void *arg), void *arg)
 {
 	mem->gone = gone;
 	mem->arg = arg;
-	if (mem->access)
-		withdraw(mem);
+	withdraw(mem);
 	gvm_mem_drop(mem);
 }
 
@@ -215,6 +205,21 @@ int gvm_mem_lookup(struct gvm_mem_table *table, uint64_t key, uint64_t owner, un
 	return 0;
 }
 
+/* With the lock held. */
+static void add_user(struct gvm_mem *mem, struct gvm_mem_user *user)
+{
+	atomic_fetch_add_explicit(&mem->refs, 1, memory_order_relaxed);
+	user->mem = mem;
+	user->prev = NULL;
+	user->next = mem->users;
+	if (mem->users)
+		mem->users->prev = user;
+	mem->users = user;
+	user->base = mem->base;
+	user->len = mem->len;
+	user->access = mem->access;
+}
+
 int gvm_mem_hold(struct gvm_mem_table *table, uint64_t key, uint64_t owner,
 		 struct gvm_mem_user *user)
 {
@@ -227,18 +232,21 @@ int gvm_mem_hold(struct gvm_mem_table *table, uint64_t key, uint64_t owner,
 	err = mem ? may_use(mem, owner, 0, 0, 0) : -ENOENT;
 	if (!err && (mem->access & GVM_ACCESS_SOFT))
 		err = -EOPNOTSUPP;
-	if (!err) {
-		atomic_fetch_add_explicit(&mem->refs, 1, memory_order_relaxed);
-		user->mem = mem;
-		user->prev = NULL;
-		user->next = mem->users;
-		if (mem->users)
-			mem->users->prev = user;
-		mem->users = user;
-		user->base = mem->base;
-		user->len = mem->len;
-		user->access = mem->access;
-	}
+	if (!err)
+		add_user(mem, user);
+	pthread_rwlock_unlock(&shard->lock);
+	return err;
+}
+
+int gvm_mem_hold_local(struct gvm_mem *mem, struct gvm_mem_user *user)
+{
+	struct gvm_mem_shard *shard = shard_of(mem->table, mem->key);
+	int err;
+
+	pthread_rwlock_wrlock(&shard->lock);
+	err = mem->withdrawn ? -ENOENT : 0;
+	if (!err)
+		add_user(mem, user);
 	pthread_rwlock_unlock(&shard->lock);
 	return err;
 }

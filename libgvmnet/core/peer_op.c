@@ -21,6 +21,9 @@ enum op_state { OP_IDLE, OP_WAITING, OP_ACTIVE, OP_EXPIRED, OP_DONE };
 #define DONE_PER_FLUSH 8
 #define SPIN_PAYS      2u
 
+/* On the way of each fetch and put, where a call costs as much as what is called does. */
+#define HOT inline __attribute__((always_inline))
+
 /* ---- lists --------------------------------------------------------------------------------- */
 
 static void put_back(struct gvm_peer *peer, struct gvm_op *op)
@@ -48,7 +51,7 @@ static void free_slot(struct gvm_peer *peer, unsigned slot)
 }
 
 /* Take an operation from those under way. */
-static void deactivate(struct gvm_peer *peer, struct gvm_op *op)
+static HOT void deactivate(struct gvm_peer *peer, struct gvm_op *op)
 {
 	GVM_LIST_REMOVE(&peer->active, op, next, prev);
 	if (op->kind == GVM_OP_CALL)
@@ -122,6 +125,17 @@ static int runs_beside(const struct gvm_worker *worker)
 	return worker->opt.spin_ns && worker->spin_fails <= SPIN_PAYS;
 }
 
+/* The op is its owner's again when done is called; what it has read is looked at in there. */
+static void tell(struct gvm_op *op)
+{
+	struct gvm_mem *mem = op->mem;
+
+	op->mem = NULL;
+	op->done(op, op->status);
+	if (mem)
+		gvm_mem_drop(mem);
+}
+
 int gvm_ops_serve_done(struct gvm_worker *worker)
 {
 	struct gvm_op *op;
@@ -130,7 +144,7 @@ int gvm_ops_serve_done(struct gvm_worker *worker)
 	while ((op = worker->done.first) && served < DONE_AT_ONCE) {
 		GVM_LIST_REMOVE(&worker->done, op, next, prev);
 		op->state = OP_IDLE;
-		op->done(op, op->status);
+		tell(op);
 		if (++served % DONE_PER_FLUSH == 0 && runs_beside(worker))
 			gvm_worker_flush(worker);
 	}
@@ -218,7 +232,7 @@ void peer_on_deadline(struct gvm_timer *timer)
 	}
 }
 
-static void set_deadline(struct gvm_peer *peer, struct gvm_op *op)
+static HOT void set_deadline(struct gvm_peer *peer, struct gvm_op *op)
 {
 	op->peer = peer;
 	op->expires = op->deadline_ns;
@@ -282,7 +296,7 @@ static int start_call(struct gvm_peer *peer, struct gvm_op *op, struct gvm_hdr *
 	return 0;
 }
 
-static int start_one_sided(struct gvm_peer *peer, struct gvm_op *op)
+static HOT int start_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 {
 	const struct gvm_provider_ops *ops = peer->ep->ops;
 	int err;
@@ -351,7 +365,7 @@ void peer_kick(struct gvm_peer *peer)
 
 /* ---- posting them -------------------------------------------------------------------------- */
 
-static int may_post(const struct gvm_peer *peer, const struct gvm_op *op)
+static HOT int may_post(const struct gvm_peer *peer, const struct gvm_op *op)
 {
 	if (!op->done)
 		return -EINVAL;
@@ -417,7 +431,7 @@ int gvm_call(struct gvm_peer *peer, const struct gvm_msg *msg, struct gvm_op *op
 	return 0;
 }
 
-static int post_one_sided(struct gvm_peer *peer, struct gvm_op *op)
+static HOT int begin_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 {
 	int err;
 
@@ -427,15 +441,25 @@ static int post_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 		wait_for_connection(peer, op);
 		return 0;
 	}
+	set_deadline(peer, op); /* the provider looks at it */
 	err = start_one_sided(peer, op);
-	if (!err)
-		set_deadline(peer, op);
-	else
+	if (err)
 		op->state = OP_IDLE;
 	return err == -EAGAIN ? peer_starve(peer) : err;
 }
 
-static int fill_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind, uint64_t key,
+static HOT int post_one_sided(struct gvm_peer *peer, struct gvm_op *op)
+{
+	int err = begin_one_sided(peer, op);
+
+	if (err && op->mem) {
+		gvm_mem_drop(op->mem);
+		op->mem = NULL;
+	}
+	return err;
+}
+
+static HOT int fill_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind, uint64_t key,
 			  uint64_t offset, void *buf, uint32_t len, struct gvm_mem *local)
 {
 	int err = may_post(peer, op);
@@ -444,6 +468,11 @@ static int fill_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind
 		return err;
 	if (!buf || len == 0 || len > GVM_XFER_MAX)
 		return -EINVAL;
+	if (local) {
+		err = gvm_mem_use(local, buf, len);
+		if (err)
+			return err;
+	}
 	op->kind = kind;
 	op->key = key;
 	op->offset = offset;

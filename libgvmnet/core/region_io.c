@@ -311,8 +311,8 @@ static inline int post(struct gvm_region_op *op, struct region_node *node,
 
 	op->op.done = op_done;
 	rc = op->kind == OP_FETCH
-		 ? gvm_fetch(node->peer, slab->key, offset, op->buf, len, NULL, &op->op)
-		 : gvm_put(node->peer, slab->key, offset, op->buf, len, NULL, &op->op);
+		 ? gvm_fetch(node->peer, slab->key, offset, op->buf, len, op->local, &op->op)
+		 : gvm_put(node->peer, slab->key, offset, op->buf, len, op->local, &op->op);
 	if (unlikely(rc))
 		return refused(op, node, rc);
 	op->state = OP_POSTED;

@@ -52,6 +52,7 @@ static int send_fetch(struct fetch *fetch)
 	uint64_t since;
 
 	fetch->op.done = fetch_done;
+	fetch->op.local = view->shard->landing;
 	fetch->op.deadline_ns = deadline(view, fetch->page, &since);
 	fetch->hurried = since != 0;
 	return view->shard->pager->store->fetch(view->region, fetch->page, fetch->count, fetch->buf,

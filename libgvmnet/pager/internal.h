@@ -360,7 +360,8 @@ struct shard {
 	struct gvm_timer hold_timer; /* a node that was full is asked again */
 	struct gvm_timer retry_timer, sync_timer;
 
-	struct fetch *fetches; /* DEMANDS single ones, then aheads long ones */
+	struct fetch *fetches;   /* DEMANDS single ones, then aheads long ones */
+	struct gvm_mem *landing; /* their buffers, for hardware to read into; NULL: no memory */
 	uint32_t aheads, demand_free, ahead_free, fetching;
 	struct put *puts;
 	uint32_t put_free, putting;

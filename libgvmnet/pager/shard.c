@@ -404,6 +404,18 @@ static int open_fds(struct shard *shard)
 	return mem_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP, &features, &shard->stage_fd);
 }
 
+/*
+ * What pages are fetched into stays where it is, and pages are copied on from there. So hardware
+ * may have it, once for all. Not what is written back: the kernel moves pages in and out of the
+ * slots.
+ */
+static void name_landing(struct shard *shard)
+{
+	if (gvm_mem_register(shard->pager->net, shard->fetches[0].buf, buffers_bytes(shard), 0, 0,
+			     &shard->landing))
+		shard->landing = NULL;
+}
+
 static int open_worker(struct shard *shard)
 {
 	struct gvm_worker_config config = { .arg = shard, .cpu = gvm_option_cpu(shard->number) };
@@ -411,6 +423,8 @@ static int open_worker(struct shard *shard)
 
 	if (err)
 		return err;
+	/* in a forked child the one before is the parent's worker's */
+	name_landing(shard);
 	if (shard->recheck_count)
 		gvm_timer_set(shard->worker, &shard->recheck_timer, 0);
 	shard->watch.fd = shard->uffd;
@@ -500,6 +514,8 @@ void shard_close(struct shard *shard)
 	if (shard->worker) {
 		gvm_worker_unwatch(shard->worker, &shard->watch);
 		gvm_worker_close(shard->worker);
+		if (shard->landing)
+			gvm_mem_unregister(shard->landing, NULL, NULL);
 	}
 	close_fd(shard->uffd);
 	for (uint32_t i = 0; i * 1024u < shard->slot_limit; i++)

@@ -56,7 +56,8 @@ struct gvm_ep {
 	char name[64];       /* the other side, for the log: "10.0.0.3:9999" */
 };
 
-/* Offered memory that a provider's hardware reaches by itself, from mem_hold() to mem_release(). */
+/* Offered or local memory that a provider's hardware reaches by itself, from mem_hold() or
+ * mem_hold_local() to mem_release(). */
 struct gvm_mem_user {
 	/* The memory is withdrawn: release it soon. On any thread, with a lock held: it may do no
 	 * more than note it and wake its worker. Comes once at most, not after mem_release(). */
@@ -112,6 +113,9 @@ struct gvm_host_ops {
 	int (*mem_hold)(struct gvm_host *host, uint64_t key, uint64_t owner,
 			struct gvm_mem_user *user);
 	void (*mem_release)(struct gvm_mem_user *user);
+	/* The same of an operation's op->mem, all of which buf is inside. -ENOENT: it has been
+	 * withdrawn. */
+	int (*mem_hold_local)(struct gvm_mem *mem, struct gvm_mem_user *user);
 	/* End the worker's sleep. From any thread. */
 	void (*wake)(struct gvm_host *host);
 	/* Counters that the provider adds to. */
@@ -166,7 +170,8 @@ struct gvm_provider_ops {
 
 	/* hdr->length bytes of payload, copied. -EAGAIN: queue full, writable() will follow. */
 	int (*send)(struct gvm_ep *ep, const struct gvm_hdr *hdr, const void *payload);
-	/* op->key, offset, buf, len, mem, xid are set. completed() follows once. -EAGAIN. */
+	/* op->key, offset, buf, len, mem, xid, expires are set. completed() follows once, when
+	 * nothing touches buf any more. -EAGAIN. */
 	int (*fetch)(struct gvm_ep *ep, struct gvm_op *op);
 	int (*put)(struct gvm_ep *ep, struct gvm_op *op);
 	/*

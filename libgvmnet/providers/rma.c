@@ -155,7 +155,7 @@ static int send_cell(struct gvm_rma_conn *conn, int empty)
 	/* there may be nothing but frames that were taken back */
 	err = empty || len ? gvm_rma_work_post(conn, work) : 0;
 	if (err || (!empty && !len))
-		gvm_rma_work_free(work);
+		gvm_rma_work_free(conn->core, work);
 	if (err)
 		return err;
 	if (!empty)
@@ -508,10 +508,19 @@ static void bury(struct gvm_rma_core *core)
 	}
 }
 
+/* Memory of which any thread has noted that it is withdrawn. */
+static int withdraw(struct gvm_rma_core *core)
+{
+	if (!atomic_load(&core->any_noted))
+		return 0;
+	atomic_store(&core->any_noted, 0);
+	return gvm_rma_shares_withdraw(core) + gvm_rma_locals_withdraw(core);
+}
+
 static int rounds(struct gvm_rma *rma)
 {
 	struct gvm_rma_core *core = rma->core;
-	int n = gvm_rma_shares_withdraw(core);
+	int n = withdraw(core);
 
 	/* a queue may also have room for reasons of its own, e.g. a path that is now there */
 	feed_starved(core);
@@ -526,16 +535,20 @@ static int rounds(struct gvm_rma *rma)
 int gvm_rma_progress(struct gvm_prov *prov)
 {
 	struct gvm_rma *rma = to_rma(prov);
-	int n = rma->fabric->poll(rma);
+	int n;
 
+	rma->core->round = 0;
+	n = rma->fabric->poll(rma);
 	return n + rounds(rma);
 }
 
 int gvm_rma_peek(struct gvm_prov *prov)
 {
 	struct gvm_rma *rma = to_rma(prov);
-	int n = rma->fabric->poll(rma);
+	int n;
 
+	rma->core->round = 0;
+	n = rma->fabric->poll(rma);
 	return n ? n + rounds(rma) : 0;
 }
 
@@ -560,6 +573,9 @@ static int core_new(struct gvm_rma *rma, const struct gvm_provider_ops *self)
 	if (!core)
 		return -ENOMEM;
 	core->rma = rma;
+	core->fabric = rma->fabric;
+	core->takes_back = rma->fabric->takes_back;
+	core->stats = rma->up->stats(rma->host);
 	core->self = self;
 	core->up = *rma->up;
 	core->completed = rma->up->completed;
@@ -622,6 +638,7 @@ void gvm_rma_close(struct gvm_prov *prov)
 
 	rma->fabric->stop(rma);
 	gvm_rma_orphans_free(core);
+	gvm_rma_locals_close(core);
 	feed_starved(core); /* unlinks the dead from the lists, as do the others */
 	gvm_rma_flush(prov);
 	tell(core);

@@ -6,8 +6,9 @@
  *
  * Threads: everything of a gvm_rma belongs to the thread of its worker. Registrations too.
  *
- * Who frees what: endpoints and work are allocated by rma.c, zeroed, with room for the fabric's
- * part behind them (ep_size, work_size); a work is the fabric's from post to gvm_rma_done().
+ * Who frees what: endpoints and work are allocated by rma.c with room for the fabric's part behind
+ * them (ep_size, work_size), which is zeroed in an endpoint, and of a work what the fabric left
+ * there; a work is the fabric's from post to gvm_rma_done().
  * disconnect() is called once for each endpoint, whoever has ended it, and is where the fabric
  * gives up its part; the endpoint's memory stays until after the current poll(), so that a fabric
  * that has made an upcall can see in its own part that disconnect() has been called inside.
@@ -29,6 +30,7 @@
 #define GVM_RMA_GRACE_MS 200u
 #define GVM_RMA_SHARES                                                                             \
 	(16u << 10) /* registrations for a peer; beyond, memory is served in software */
+#define GVM_RMA_LOCALS     1024u       /* buffers of the application's that a worker registers */
 #define GVM_RMA_SEND_CELLS 1024u       /* of a worker */
 #define GVM_RMA_BOUNCE_MAX (32u << 20) /* bytes of a worker's bounce buffers */
 
@@ -49,7 +51,7 @@ struct gvm_rma_work {
 	struct gvm_rma_ep *ep; /* NULL: its connection has ended and it is still in the hardware */
 	struct gvm_rma_work *next, *prev; /* rma.c's */
 	struct gvm_op *op;                /* rma.c's; NULL: cancelled, or a cell */
-	void *map, *chunk;                /* rma.c's */
+	void *map, *chunk, *local;        /* rma.c's */
 	uint8_t kind;
 	uint16_t slot; /* rma.c's */
 	uint32_t len;
@@ -62,7 +64,9 @@ struct gvm_rma_fabric {
 	const char *name, *what;
 	size_t prov_size, ep_size,
 	    work_size;  /* of the fabric's own structs, which begin with ours */
-	int takes_back; /* disconnect() takes work back out of the hardware at once */
+	/* disconnect() takes work back out of the hardware at once. Only then may work->buf be the
+	 * application's own. */
+	int takes_back;
 
 	int (*probe)(const char **why);
 	/* args as of provider.h. On return, gvm_rma_local() may be called. */

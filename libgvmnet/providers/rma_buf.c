@@ -2,12 +2,14 @@
 /*
  * Buffers that the device knows, and the work that uses them.
  *
- * All are the worker's: cells to send, and bounce buffers, through which an operation's bytes pass.
- * They are cut from chunks of 1 MiB, each registered once; a chunk has buffers of one size until
- * all of them are free again. At most GVM_RMA_BOUNCE_MAX bytes, however many connections there are.
+ * But for an application's own (rma_local.c) all are the worker's: cells to send, and bounce
+ * buffers, through which an operation's bytes pass. They are cut from chunks of 1 MiB, each
+ * registered once; a chunk has buffers of one size until all of them are free again. At most
+ * GVM_RMA_BOUNCE_MAX bytes, however many connections there are.
  *
  * A work that the hardware still has when its connection ends is an orphan: its buffer is kept
- * until the hardware is done with it, and then nobody is told.
+ * until the hardware is done with it, and then nobody is told. (One with the application's buffer
+ * is none for long: its fabric takes it back.)
  */
 #include "providers/rma_core.h"
 
@@ -80,6 +82,25 @@ static void list_remove(struct rma_chunk **list, struct rma_chunk *chunk)
 		chunk->next->prev = chunk->prev;
 }
 
+static int is_unused(const struct rma_chunk *chunk)
+{
+	return chunk->n_free == chunk->n;
+}
+
+/* The last one of a size stays as it is cut, until another size wants it. */
+static struct rma_chunk *chunk_unused(struct gvm_rma_core *core)
+{
+	for (unsigned i = 0; i < CHUNK_SIZES; i++) {
+		struct rma_chunk *chunk = core->chunk_room[i];
+
+		if (chunk && is_unused(chunk)) {
+			list_remove(&core->chunk_room[i], chunk);
+			return chunk;
+		}
+	}
+	return NULL;
+}
+
 /* One that has no buffers in use. */
 static struct rma_chunk *chunk_empty(struct gvm_rma_core *core)
 {
@@ -90,7 +111,7 @@ static struct rma_chunk *chunk_empty(struct gvm_rma_core *core)
 		return chunk;
 	}
 	if (core->n_chunks >= GVM_RMA_BOUNCE_MAX / CHUNK_BYTES)
-		return NULL;
+		return chunk_unused(core);
 	chunk = chunk_new(core);
 	core->n_chunks += chunk != NULL;
 	return chunk;
@@ -116,21 +137,25 @@ static struct rma_chunk *chunk_get(struct gvm_rma_core *core, unsigned shift)
 	return chunk;
 }
 
-/* A bounce buffer goes back: its chunk moves between the lists. */
+static void to_empty(struct rma_chunk **room, struct rma_chunk *chunk)
+{
+	list_remove(room, chunk);
+	list_add(&chunk->core->empty, chunk);
+}
+
+/* A bounce buffer goes back: its chunk moves between the lists. One that is not used is in a list of
+ * those with room only if it is alone there. */
 static void chunk_put(struct rma_chunk *chunk)
 {
-	struct gvm_rma_core *core = chunk->core;
-	struct rma_chunk **room;
+	struct rma_chunk **room = room_of(chunk->core, chunk->shift);
 
-	if (chunk == core->cells)
-		return;
-	room = room_of(core, chunk->shift);
-	if (chunk->n_free == 1)
+	if (chunk->n_free == 1) {
+		if (*room && is_unused(*room))
+			to_empty(room, *room);
 		list_add(room, chunk);
-	if (chunk->n_free == chunk->n) {
-		list_remove(room, chunk);
-		list_add(&core->empty, chunk);
 	}
+	if (is_unused(chunk) && (*room)->next)
+		to_empty(room, chunk);
 }
 
 int gvm_rma_bufs_open(struct gvm_rma_core *core)
@@ -166,25 +191,16 @@ void gvm_rma_bufs_close(struct gvm_rma_core *core)
 
 /* ---- work ---------------------------------------------------------------------------------- */
 
-static struct gvm_rma_work *work_alloc(struct gvm_rma_core *core)
-{
-	struct gvm_rma_work *work = core->free_works;
-
-	if (!work)
-		return calloc(1, core->rma->fabric->work_size);
-	core->free_works = work->next;
-	memset(work, 0, core->rma->fabric->work_size);
-	return work;
-}
-
 /* A work with a buffer from a chunk that has one. */
 static struct gvm_rma_work *work_from(struct gvm_rma_conn *conn, struct rma_chunk *chunk)
 {
-	struct gvm_rma_work *work = work_alloc(conn->core);
+	struct gvm_rma_work *work = gvm_rma_work_alloc(conn->core);
 
 	if (!work)
 		return NULL;
 	work->ep = conn->ep;
+	work->op = NULL;
+	work->map = work->local = NULL;
 	work->chunk = chunk;
 	work->slot = chunk->free[--chunk->n_free];
 	work->buf = chunk->base + ((size_t)work->slot << chunk->shift);
@@ -222,58 +238,13 @@ struct gvm_rma_work *gvm_rma_work_new(struct gvm_rma_conn *conn, uint32_t len)
 	return work_from(conn, chunk);
 }
 
-void gvm_rma_work_free(struct gvm_rma_work *work)
+void gvm_rma_buf_put(struct gvm_rma_work *work)
 {
 	struct rma_chunk *chunk = work->chunk;
-	struct gvm_rma_core *core = chunk->core;
 
 	chunk->free[chunk->n_free++] = work->slot;
-	chunk_put(chunk);
-	work->next = core->free_works;
-	core->free_works = work;
-}
-
-static void link_work(struct gvm_rma_work **list, struct gvm_rma_work *work)
-{
-	work->prev = NULL;
-	work->next = *list;
-	if (*list)
-		(*list)->prev = work;
-	*list = work;
-}
-
-int gvm_rma_work_post(struct gvm_rma_conn *conn, struct gvm_rma_work *work)
-{
-	struct gvm_rma *rma = conn->core->rma;
-	int err = -EAGAIN;
-
-	if (conn->n_works < GVM_RMA_WORKS)
-		err = rma->fabric->post(conn->ep, work);
-	if (err)
-		return err;
-	link_work(&conn->works, work);
-	conn->n_works++;
-	conn->core->n_works++;
-	return 0;
-}
-
-void gvm_rma_work_unlink(struct gvm_rma_work *work)
-{
-	struct gvm_rma_core *core = ((struct rma_chunk *)work->chunk)->core;
-	struct gvm_rma_conn *conn = work->ep ? work->ep->conn : NULL;
-
-	if (work->prev)
-		work->prev->next = work->next;
-	else if (conn)
-		conn->works = work->next;
-	else
-		core->orphans = work->next;
-	if (work->next)
-		work->next->prev = work->prev;
-	if (conn)
-		conn->n_works--;
-	core->n_works--;
-	core->room = 1;
+	if (chunk != chunk->core->cells)
+		chunk_put(chunk);
 }
 
 void gvm_rma_works_orphan(struct gvm_rma_conn *conn, struct rma_ops *ops)
@@ -287,7 +258,7 @@ void gvm_rma_works_orphan(struct gvm_rma_conn *conn, struct rma_ops *ops)
 		if (work->op)
 			gvm_rma_ops_add(ops, work->op);
 		work->op = NULL;
-		link_work(&conn->core->orphans, work);
+		gvm_rma_work_link(&conn->core->orphans, work);
 	}
 	conn->n_works = 0;
 }
@@ -297,7 +268,7 @@ void gvm_rma_orphans_free(struct gvm_rma_core *core)
 	struct gvm_rma_work *work;
 
 	while ((work = core->orphans)) {
-		gvm_rma_work_unlink(work);
-		gvm_rma_work_free(work);
+		gvm_rma_work_unlink(core, NULL, work);
+		gvm_rma_work_free(core, work);
 	}
 }

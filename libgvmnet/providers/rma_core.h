@@ -4,11 +4,12 @@
  *
  *     rma.c         endpoints: cells and credits, their life, a worker's rounds
  *     rma_buf.c     registered buffers of the worker, and work
+ *     rma_local.c   registered buffers of the application
  *     rma_map.c     fetch and put: the other side's keys, and what is under way with them
  *     rma_share.c   this side's memory in the other side's reach
  *     rma_table.h   keys to whatever is kept for them
  *
- * Threads: everything belongs to the worker's thread, but core->noted.
+ * Threads: everything belongs to the worker's thread, but core->noted and noted_locals.
  */
 #ifndef GVM_PROVIDERS_RMA_CORE_H
 #define GVM_PROVIDERS_RMA_CORE_H
@@ -63,6 +64,18 @@ struct rma_share {
 	uint64_t until;
 };
 
+/* Memory of the application's that this side's hardware reads to and writes from. */
+struct rma_local {
+	struct rma_node node; /* first */
+	struct gvm_rma_core *core;
+	struct gvm_mem_user user;
+	struct gvm_rma_reg reg;
+	enum { LOCAL_LIVE, LOCAL_GOING, LOCAL_REFUSED } state;
+	unsigned under_way;
+	int noted;                    /* in core->noted_locals; under core->noted_lock */
+	struct rma_local *noted_next; /* under the same lock */
+};
+
 struct gvm_rma_conn {
 	struct gvm_stream s; /* first */
 	struct gvm_rma_ep *ep;
@@ -84,7 +97,8 @@ struct gvm_rma_conn {
 	struct rma_ops ready; /* not yet posted: for want of room, in order */
 	struct rma_ops ended; /* progress() tells */
 
-	struct rma_table keys; /* struct rma_key */
+	struct rma_table keys;    /* struct rma_key */
+	struct rma_key *last_key; /* that was found; NULL: none */
 	struct rma_key *soft_first, *soft_last;
 	unsigned n_soft;
 	struct rma_table shares; /* struct rma_share */
@@ -109,6 +123,9 @@ struct rma_chunk {
 
 struct gvm_rma_core {
 	struct gvm_rma *rma;
+	const struct gvm_rma_fabric *fabric; /* rma's */
+	int takes_back;                      /* fabric's */
+	struct gvm_net_stats *stats;         /* the worker's */
 	const struct gvm_provider_ops *self;
 	struct gvm_host_ops up; /* as core gave it, but for the end of operations in the stream */
 	void (*completed)(struct gvm_ep *ep, struct gvm_op *op, int status);
@@ -126,10 +143,15 @@ struct gvm_rma_core {
 	unsigned n_works;                /* in the hardware */
 	struct rma_chunk *cells, *all, *empty, *chunk_room[CHUNK_SIZES];
 	unsigned n_chunks;
+	uint64_t round; /* the clock of this round of progress(); 0: not read */
 
-	/* shares whose memory is withdrawn, noted by any thread */
+	struct rma_table locals; /* struct rma_local */
+	struct rma_local *last_local;
+
+	/* shares and locals whose memory is withdrawn, noted by any thread */
 	pthread_mutex_t noted_lock;
 	struct rma_share *noted;
+	struct rma_local *noted_locals;
 	atomic_int any_noted;
 	struct rma_share *going, *going_last; /* wait for UNMAPPED, first to be over first */
 	unsigned n_shares;
@@ -156,6 +178,14 @@ static inline uint64_t gvm_rma_now(const struct gvm_rma_core *core)
 	return core->up.now(core->rma->host);
 }
 
+/* Not older than the last round: for what need not be exact. */
+static inline uint64_t gvm_rma_about_now(struct gvm_rma_core *core)
+{
+	if (!core->round)
+		core->round = gvm_rma_now(core);
+	return core->round;
+}
+
 /* ---- rma.c --------------------------------------------------------------------------------- */
 
 void gvm_rma_flush_later(struct gvm_rma_conn *conn);
@@ -163,6 +193,17 @@ void gvm_rma_tell_later(struct gvm_rma_conn *conn);
 /* It has something to post for which there is no room: it is tried again when a work has ended. */
 void gvm_rma_starve(struct gvm_rma_conn *conn);
 void gvm_rma_fail(struct gvm_rma_conn *conn, int why, const char *reason);
+
+/* ---- rma_local.c --------------------------------------------------------------------------- */
+
+/* What this memory is to the device; NULL: nothing. core->last_local is not it. */
+struct rma_local *gvm_rma_local_find(struct gvm_rma_core *core, struct gvm_mem *mem);
+/* It was withdrawn, and the last operation that had it has ended. */
+void gvm_rma_local_end(struct rma_local *local);
+/* Give up what was withdrawn, or have its last work do that. Returns how many there were. */
+int gvm_rma_locals_withdraw(struct gvm_rma_core *core);
+/* With no work left in the hardware. */
+void gvm_rma_locals_close(struct gvm_rma_core *core);
 
 /* ---- rma_buf.c ----------------------------------------------------------------------------- */
 
@@ -173,15 +214,84 @@ void gvm_rma_bufs_close(struct gvm_rma_core *core);
 struct gvm_rma_work *gvm_rma_work_cell(struct gvm_rma_conn *conn);
 /* With a buffer for len bytes, or NULL. */
 struct gvm_rma_work *gvm_rma_work_new(struct gvm_rma_conn *conn, uint32_t len);
-/* That was not posted, or has ended and is in no list. */
-void gvm_rma_work_free(struct gvm_rma_work *work);
-/* Give it to the hardware. -EAGAIN, or what has broken the connection: then work is not in it. */
-int gvm_rma_work_post(struct gvm_rma_conn *conn, struct gvm_rma_work *work);
-/* The hardware is done with it. */
-void gvm_rma_work_unlink(struct gvm_rma_work *work);
+/* A bounce buffer or cell goes back. */
+void gvm_rma_buf_put(struct gvm_rma_work *work);
 /* All of a connection's work is an orphan from here on; its operations come to ops. */
 void gvm_rma_works_orphan(struct gvm_rma_conn *conn, struct rma_ops *ops);
 void gvm_rma_orphans_free(struct gvm_rma_core *core);
+
+/* Without a buffer, or NULL. */
+static inline struct gvm_rma_work *gvm_rma_work_alloc(struct gvm_rma_core *core)
+{
+	struct gvm_rma_work *work = core->free_works;
+
+	if (!work)
+		return calloc(1, core->fabric->work_size);
+	core->free_works = work->next;
+	return work;
+}
+
+static inline void gvm_rma_work_link(struct gvm_rma_work **list, struct gvm_rma_work *work)
+{
+	work->prev = NULL;
+	work->next = *list;
+	if (*list)
+		(*list)->prev = work;
+	*list = work;
+}
+
+/* Give it to the hardware. -EAGAIN, or what has broken the connection: then work is not in it. */
+static inline int gvm_rma_work_post(struct gvm_rma_conn *conn, struct gvm_rma_work *work)
+{
+	int err = -EAGAIN;
+
+	if (conn->n_works < GVM_RMA_WORKS)
+		err = conn->core->fabric->post(conn->ep, work);
+	if (err)
+		return err;
+	gvm_rma_work_link(&conn->works, work);
+	conn->n_works++;
+	conn->core->n_works++;
+	return 0;
+}
+
+static inline struct gvm_rma_core *gvm_rma_core_of(const struct gvm_rma_work *work)
+{
+	const struct rma_local *local = work->local;
+
+	return local ? local->core : ((const struct rma_chunk *)work->chunk)->core;
+}
+
+/* The hardware is done with it. conn: NULL for an orphan. */
+static inline void gvm_rma_work_unlink(struct gvm_rma_core *core, struct gvm_rma_conn *conn,
+				       struct gvm_rma_work *work)
+{
+	if (work->prev)
+		work->prev->next = work->next;
+	else if (conn)
+		conn->works = work->next;
+	else
+		core->orphans = work->next;
+	if (work->next)
+		work->next->prev = work->prev;
+	if (conn)
+		conn->n_works--;
+	core->n_works--;
+	core->room = 1;
+}
+
+/* That was not posted, or has ended and is in no list. */
+static inline void gvm_rma_work_free(struct gvm_rma_core *core, struct gvm_rma_work *work)
+{
+	struct rma_local *local = work->local;
+
+	if (!local)
+		gvm_rma_buf_put(work);
+	else if (--local->under_way == 0 && local->state == LOCAL_GOING)
+		gvm_rma_local_end(local);
+	work->next = core->free_works;
+	core->free_works = work;
+}
 
 /* ---- rma_map.c ----------------------------------------------------------------------------- */
 

@@ -20,6 +20,12 @@
 /* So many keys are remembered to be soft; of more the oldest is forgotten, and asked for again. */
 #define SOFT_MAX 1024u
 
+/* On the way of each operation, where a call costs as much as what is called does. */
+#define HOT inline __attribute__((always_inline))
+
+/* An operation with a nearer deadline than this is copied. */
+#define DIRECT_NS 1000000000ull
+
 /* ---- lists of operations ------------------------------------------------------------------- */
 
 static struct gvm_op *ptr_op(uint64_t value)
@@ -37,6 +43,18 @@ void gvm_rma_ops_add(struct rma_ops *list, struct gvm_op *op)
 	else
 		list->first = op;
 	list->last = op;
+}
+
+static void ops_add_first(struct rma_ops *list, struct gvm_op *op)
+{
+	op->prov[1] = (uintptr_t)list;
+	op->prov[2] = (uintptr_t)list->first;
+	op->prov[3] = 0;
+	if (list->first)
+		list->first->prov[3] = (uintptr_t)op;
+	else
+		list->last = op;
+	list->first = op;
 }
 
 void gvm_rma_ops_remove(struct gvm_op *op)
@@ -118,6 +136,8 @@ static void key_forget(struct gvm_rma_conn *conn, struct rma_key *key)
 {
 	if (key->state == KEY_SOFT)
 		soft_remove(conn, key);
+	if (conn->last_key == key)
+		conn->last_key = NULL;
 	rma_table_remove(&conn->keys, &key->node);
 	gvm_rma_ops_move(&conn->ready, &key->wait);
 	free(key);
@@ -165,6 +185,7 @@ void gvm_rma_keys_free(struct gvm_rma_conn *conn, struct rma_ops *ops)
 {
 	struct rma_node *node;
 
+	conn->last_key = NULL;
 	while ((node = rma_table_pop(&conn->keys))) {
 		gvm_rma_ops_move(ops, &((struct rma_key *)node)->wait);
 		free(node);
@@ -173,9 +194,10 @@ void gvm_rma_keys_free(struct gvm_rma_conn *conn, struct rma_ops *ops)
 
 /* ---- posting ------------------------------------------------------------------------------- */
 
-static int may_reach(const struct gvm_mapped *at, const struct gvm_op *op)
+static HOT int may_reach(const struct gvm_mapped *at, const struct gvm_op *op,
+			 enum gvm_op_kind kind)
 {
-	unsigned access = op->kind == GVM_OP_FETCH ? GVM_ACCESS_FETCH : GVM_ACCESS_PUT;
+	unsigned access = kind == GVM_OP_FETCH ? GVM_ACCESS_FETCH : GVM_ACCESS_PUT;
 
 	if (!(at->access & access))
 		return -EPERM;
@@ -184,34 +206,65 @@ static int may_reach(const struct gvm_mapped *at, const struct gvm_op *op)
 	return 0;
 }
 
-/* 0: the hardware has it, or it has ended. */
-static int post_hard(struct gvm_rma_conn *conn, struct rma_key *key, struct gvm_op *op)
+/* The registration of the operation's own buffer, if it may have that. */
+static HOT struct rma_local *local_of(struct gvm_rma_core *core, const struct gvm_op *op)
 {
-	int err = may_reach(&key->at, op);
+	struct rma_local *local = core->last_local;
+
+	if (!op->mem || !core->takes_back)
+		return NULL;
+	if (op->expires != GVM_NEVER && op->expires < gvm_rma_now(core) + DIRECT_NS)
+		return NULL;
+	if (!local || local->node.key != (uintptr_t)op->mem)
+		local = gvm_rma_local_find(core, op->mem);
+	return local && local->state == LOCAL_LIVE ? local : NULL;
+}
+
+/* From and to the operation's own buffer if that may be, else by way of a bounce buffer. NULL: there
+ * is none. */
+static HOT struct gvm_rma_work *work_for(struct gvm_rma_conn *conn, const struct gvm_op *op)
+{
+	struct rma_local *local = local_of(conn->core, op);
 	struct gvm_rma_work *work;
 
-	if (err) {
-		gvm_rma_ops_remove(op);
-		end_later(conn, op, err);
-		return 0;
+	if (!local) {
+		work = gvm_rma_work_new(conn, op->len);
+		if (work && op->kind == GVM_OP_PUT)
+			memcpy(work->buf, op->buf, op->len);
+		return work;
 	}
-	work = gvm_rma_work_new(conn, op->len);
+	work = gvm_rma_work_alloc(conn->core);
+	if (!work)
+		return NULL;
+	local->under_way++;
+	work->ep = conn->ep;
+	work->chunk = NULL;
+	work->local = local;
+	work->buf = op->buf;
+	work->reg = &local->reg;
+	return work;
+}
+
+/* The operation is in no list. 0: the hardware has it. */
+static HOT int post_hard(struct gvm_rma_conn *conn, struct rma_key *key, struct gvm_op *op,
+			 enum gvm_op_kind kind)
+{
+	struct gvm_rma_work *work = work_for(conn, op);
+	int err;
+
 	if (!work)
 		return -EAGAIN;
-	work->kind = op->kind == GVM_OP_FETCH ? GVM_RMA_READ : GVM_RMA_WRITE;
+	work->kind = kind == GVM_OP_FETCH ? GVM_RMA_READ : GVM_RMA_WRITE;
+	work->op = op;
 	work->map = key;
 	work->len = op->len;
 	work->remote_key = key->at.rkey;
 	work->remote_addr = key->at.base + op->offset;
-	if (work->kind == GVM_RMA_WRITE)
-		memcpy(work->buf, op->buf, op->len);
 	err = gvm_rma_work_post(conn, work);
 	if (err) {
-		gvm_rma_work_free(work);
+		gvm_rma_work_free(conn->core, work);
 		return err;
 	}
-	gvm_rma_ops_remove(op);
-	work->op = op;
 	op->prov[1] = IN_HARDWARE;
 	op->prov[2] = (uintptr_t)work;
 	key->under_way++;
@@ -225,27 +278,44 @@ static int post_soft(struct gvm_rma_conn *conn, struct gvm_op *op)
 
 	if (err)
 		return err;
-	gvm_rma_ops_remove(op);
 	op->prov[1] = IN_STREAM;
 	gvm_rma_flush_later(conn);
 	return 0;
 }
 
+static HOT struct rma_key *known_key(struct gvm_rma_conn *conn, uint64_t number)
+{
+	struct rma_key *key = conn->last_key;
+
+	if (!key || key->node.key != number)
+		key = conn->last_key = find_key(conn, number);
+	return key;
+}
+
 /* The first of conn->ready moves on; or a negative errno, then it does not. */
 static int route(struct gvm_rma_conn *conn, struct gvm_op *op)
 {
-	struct rma_key *key = find_key(conn, op->key);
+	struct rma_key *key = known_key(conn, op->key);
 	int err = key ? 0 : key_ask(conn, op->key, &key);
 
 	if (err)
 		return err;
-	if (key->state == KEY_HARD)
-		return post_hard(conn, key, op);
-	if (key->state == KEY_SOFT)
-		return post_soft(conn, op);
 	gvm_rma_ops_remove(op);
-	gvm_rma_ops_add(&key->wait, op);
-	return 0;
+	if (key->state == KEY_HARD) {
+		err = may_reach(&key->at, op, op->kind);
+		if (err) {
+			end_later(conn, op, err);
+			return 0;
+		}
+		err = post_hard(conn, key, op, op->kind);
+	} else if (key->state == KEY_SOFT) {
+		err = post_soft(conn, op);
+	} else {
+		gvm_rma_ops_add(&key->wait, op);
+	}
+	if (err)
+		ops_add_first(&conn->ready, op);
+	return err;
 }
 
 void gvm_rma_run_ready(struct gvm_rma_conn *conn)
@@ -266,7 +336,25 @@ void gvm_rma_run_ready(struct gvm_rma_conn *conn)
 	gvm_rma_tell_later(conn);
 }
 
-static int post_op(struct gvm_ep *ep, struct gvm_op *op)
+/* What most of them do: nobody waits, the key is known, and there is room. */
+static HOT int post_at_once(struct gvm_rma_conn *conn, struct gvm_op *op, enum gvm_op_kind kind)
+{
+	struct rma_key *key = known_key(conn, op->key);
+
+	return key && key->state == KEY_HARD && !may_reach(&key->at, op, kind) &&
+	       !post_hard(conn, key, op, kind);
+}
+
+static void post_in_turn(struct gvm_rma_conn *conn, struct gvm_op *op)
+{
+	gvm_rma_ops_add(&conn->ready, op);
+	/* One that is not the first waits for whatever those before it wait for. */
+	if (conn->ready.first == op)
+		gvm_rma_run_ready(conn);
+	gvm_rma_flush_later(conn);
+}
+
+static HOT int post_op(struct gvm_ep *ep, struct gvm_op *op, enum gvm_op_kind kind)
 {
 	struct gvm_rma_conn *conn = gvm_rma_of_ep(ep);
 
@@ -277,24 +365,19 @@ static int post_op(struct gvm_ep *ep, struct gvm_op *op)
 		return -EAGAIN;
 	}
 	conn->n_ops++;
-	gvm_rma_ops_add(&conn->ready, op);
-	/* One that is not the first waits for whatever those before it wait for. */
-	if (conn->ready.first == op)
-		gvm_rma_run_ready(conn);
-	gvm_rma_flush_later(conn);
+	if (conn->ready.first || !post_at_once(conn, op, kind))
+		post_in_turn(conn, op);
 	return 0;
 }
 
 int gvm_rma_fetch(struct gvm_ep *ep, struct gvm_op *op)
 {
-	assert(op->kind == GVM_OP_FETCH);
-	return post_op(ep, op);
+	return post_op(ep, op, GVM_OP_FETCH);
 }
 
 int gvm_rma_put(struct gvm_ep *ep, struct gvm_op *op)
 {
-	assert(op->kind == GVM_OP_PUT);
-	return post_op(ep, op);
+	return post_op(ep, op, GVM_OP_PUT);
 }
 
 int gvm_rma_cancel(struct gvm_ep *ep, struct gvm_op *op)
@@ -306,8 +389,10 @@ int gvm_rma_cancel(struct gvm_ep *ep, struct gvm_op *op)
 	if (op->prov[1] == IN_STREAM) {
 		err = gvm_stream_cancel(&conn->s, op);
 	} else if (op->prov[1] == IN_HARDWARE) {
-		/* Its bytes are in the work's buffer, which nobody looks at any more. */
 		work = (struct gvm_rma_work *)(uintptr_t)op->prov[2];
+		if (work->local)
+			return -EBUSY;
+		/* Its bytes are in the work's buffer, which nobody looks at any more. */
 		work->op = NULL;
 	} else {
 		gvm_rma_ops_remove(op);
@@ -336,21 +421,24 @@ static void unmapped(struct gvm_rma_conn *conn, struct rma_key *key)
 }
 
 /* The bytes are where they belong: count them, and the other side is there. */
-static void work_arrived(struct gvm_rma_conn *conn, struct gvm_rma_work *work)
+static HOT void work_arrived(struct gvm_rma_conn *conn, const struct gvm_rma_work *work)
 {
-	struct gvm_net_stats *stats = gvm_stream_stats(&conn->s);
+	struct gvm_rma_core *core = conn->core;
 	struct gvm_op *op = work->op;
 
-	if (work->kind == GVM_RMA_SEND)
+	conn->ep->ep.last_heard = gvm_rma_about_now(core);
+	if (work->kind == GVM_RMA_WRITE) {
+		gvm_count(&core->stats->bytes_sent, work->len);
 		return;
-	conn->ep->ep.last_heard = gvm_rma_now(conn->core);
-	gvm_count(work->kind == GVM_RMA_READ ? &stats->bytes_received : &stats->bytes_sent,
-		  work->len);
-	if (work->kind == GVM_RMA_READ && op)
+	}
+	gvm_count(&core->stats->bytes_received, work->len);
+	if (!work->local && op)
 		memcpy(op->buf, work->buf, work->len);
 }
 
-static void conn_done(struct gvm_rma_conn *conn, struct gvm_rma_work *work, int status)
+/* A read or write has ended. */
+static HOT void transfer_done(struct gvm_rma_conn *conn, const struct gvm_rma_work *work,
+			      int status)
 {
 	struct rma_key *key = work->map;
 
@@ -358,20 +446,29 @@ static void conn_done(struct gvm_rma_conn *conn, struct gvm_rma_work *work, int 
 		work_arrived(conn, work);
 	if (work->op)
 		gvm_rma_op_end(conn, work->op, status ? -ECONNRESET : 0);
+	if (--key->under_way == 0 && key->state == KEY_GOING)
+		unmapped(conn, key);
+}
+
+static HOT void conn_done(struct gvm_rma_conn *conn, const struct gvm_rma_work *work, int status)
+{
+	if (work->map)
+		transfer_done(conn, work, status);
 	if (status && !conn->error)
 		conn->error = -ECONNRESET;
-	if (key && --key->under_way == 0 && key->state == KEY_GOING)
-		unmapped(conn, key);
 	if (conn->error || conn->s.want_room)
 		gvm_rma_tell_later(conn);
 }
 
 void gvm_rma_done(struct gvm_rma_work *work, int status)
 {
-	gvm_rma_work_unlink(work);
-	if (work->ep)
-		conn_done(work->ep->conn, work, status);
-	gvm_rma_work_free(work);
+	struct gvm_rma_conn *conn = work->ep ? work->ep->conn : NULL;
+	struct gvm_rma_core *core = gvm_rma_core_of(work);
+
+	gvm_rma_work_unlink(core, conn, work);
+	if (conn)
+		conn_done(conn, work, status);
+	gvm_rma_work_free(core, work);
 }
 
 void gvm_rma_soft_completed(struct gvm_ep *ep, struct gvm_op *op, int status)

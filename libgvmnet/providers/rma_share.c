@@ -188,9 +188,6 @@ int gvm_rma_shares_withdraw(struct gvm_rma_core *core)
 	struct rma_share *share;
 	int n = 0;
 
-	if (!atomic_load(&core->any_noted))
-		return 0;
-	atomic_store(&core->any_noted, 0);
 	while ((share = note_take(core))) {
 		struct gvm_hdr hdr = { .type = GVM_T_UNMAP, .region = share->node.key };
 		struct gvm_rma_conn *conn = share->conn;

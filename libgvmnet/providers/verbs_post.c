@@ -396,7 +396,10 @@ static struct verbs_gathered *gather(struct verbs_conn *conn)
 	if (v->gathered_count == VERBS_GATHER)
 		verbs_ring(&v->rma);
 	g = &v->gathered[v->gathered_count++];
-	memset(g, 0, sizeof(*g));
+	/* verbs_post() fills in the rest of what its requests have */
+	g->wr.next = NULL;
+	g->wr.send_flags = 0;
+	g->sge.lkey = 0;
 	if (conn->last)
 		conn->last->next = &g->wr;
 	else
@@ -560,6 +563,8 @@ static void serve_sent(struct verbs_conn *conn, uint16_t number)
 		if (!sends_only || s->kind == GVM_RMA_SEND)
 			finish(conn, s);
 	}
+	if (!sends_only)
+		conn->tail = (uint16_t)(number + 1);
 	while (conn->tail != conn->head && conn->sent[conn->tail % VERBS_RING].over)
 		conn->tail++;
 }

@@ -25,6 +25,9 @@ static struct fake {
 	int hold_done;  /* they are carried out, but their completions are held */
 	int fail;       /* so many works end with an error */
 	int refuse_reg; /* memory cannot be registered, but for local buffers */
+	int refuse_local;                   /* nor can those */
+	unsigned tries;                     /* registrations that were asked for */
+	const void *buf;                    /* of the last read or write */
 	unsigned in_flight, most_in_flight; /* cells that one endpoint has not yet taken */
 	unsigned regs, shared;              /* registrations, and those for the other side */
 	unsigned reads, writes, cells;
@@ -192,6 +195,16 @@ static inline void fake_run(void)
 		}
 }
 
+/* Does the hardware have anything of this? */
+static inline int fake_holds(const uint8_t *at, size_t len)
+{
+	for (struct fake_prov *prov = fake_provs; prov; prov = prov->next)
+		for (struct fake_work *w = prov->held; w; w = w->next)
+			if (w->work.buf < at + len && w->work.buf + w->work.len > at)
+				return 1;
+	return 0;
+}
+
 static inline void fake_hold(struct fake_work *w)
 {
 	struct fake_work **at = &w->prov->held;
@@ -227,6 +240,8 @@ static inline int fake_post(struct gvm_rma_ep *gep, struct gvm_rma_work *work)
 	if (fake.depth && ep->works >= fake.depth)
 		return -EAGAIN;
 	ep->works++;
+	w->next = NULL;
+	w->executed = w->status = 0;
 	w->ep = ep;
 	w->prov = fake_prov_of(ep);
 	if (work->kind == GVM_RMA_SEND) {
@@ -235,6 +250,7 @@ static inline int fake_post(struct gvm_rma_ep *gep, struct gvm_rma_work *work)
 		fake_done(w);
 		return 0;
 	}
+	fake.buf = work->buf;
 	fake.reads += work->kind == GVM_RMA_READ;
 	fake.writes += work->kind == GVM_RMA_WRITE;
 	if (!fake.hold)
@@ -410,7 +426,8 @@ static inline int fake_reg(struct gvm_rma *rma, struct gvm_rma_ep *ep, void *at,
 {
 	struct fake_reg *r;
 
-	if (access && fake.refuse_reg)
+	fake.tries++;
+	if (access ? fake.refuse_reg : fake.refuse_local)
 		return -EOPNOTSUPP;
 	r = calloc(1, sizeof(*r));
 	r->rma = rma;

@@ -223,6 +223,23 @@ static inline void host_mem_release(struct gvm_mem_user *user)
 	host_mem_put(user->mem);
 }
 
+static inline int host_mem_hold_local(struct gvm_mem *mem, struct gvm_mem_user *user)
+{
+	if (mem->withdrawn)
+		return -ENOENT;
+	mem->refs++;
+	user->mem = mem;
+	user->prev = NULL;
+	user->next = mem->users;
+	if (user->next)
+		user->next->prev = user;
+	mem->users = user;
+	user->base = mem->base;
+	user->len = mem->len;
+	user->access = mem->access;
+	return 0;
+}
+
 /* From here on it is not found, and gone when refs is 0. */
 static inline void withdraw(struct gvm_mem *mem)
 {
@@ -256,6 +273,7 @@ static const struct gvm_host_ops host_ops = {
 	.mem_put = host_mem_put,
 	.mem_hold = host_mem_hold,
 	.mem_release = host_mem_release,
+	.mem_hold_local = host_mem_hold_local,
 	.wake = host_wake,
 	.stats = host_stats,
 };

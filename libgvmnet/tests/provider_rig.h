@@ -17,6 +17,8 @@
 static int epfd;
 static struct gvm_host server, client;
 static uint64_t next_xid = 1;
+static struct gvm_mem *post_mem; /* what the buffers of operations are said to be in */
+static uint64_t post_expires = GVM_NEVER;
 
 /* ---- driving ------------------------------------------------------------------------------- */
 
@@ -68,6 +70,8 @@ static inline int no_allow(void **state)
 {
 	epfd = epoll_create1(EPOLL_CLOEXEC);
 	next_xid = 1;
+	post_mem = NULL;
+	post_expires = GVM_NEVER;
 	node_open(&server, *state, epfd);
 	node_open(&client, *state, epfd);
 	node_listen(&server, "127.0.0.1");
@@ -120,6 +124,8 @@ static inline int post(struct conn *c, enum gvm_op_kind kind, struct top *t, uin
 	t->op.len = len;
 	t->op.xid = next_xid++;
 	t->op.kind = kind;
+	t->op.mem = post_mem;
+	t->op.expires = post_expires;
 	return kind == GVM_OP_FETCH ? client.ops->fetch(c->ep, &t->op)
 				    : client.ops->put(c->ep, &t->op);
 }

@@ -170,6 +170,58 @@ static void memory_withdrawn_in_flight(void **state)
 	free(buf);
 }
 
+static void buffers_gone(void *arg)
+{
+	++*(int *)arg;
+	assert_int_equal(jobs_done, 64); /* all of them have been told done */
+}
+
+/* Registered buffers, whatever the transport makes of that, and withdrawn under the operations. */
+static void registered_buffers(void **state)
+{
+	enum { N = 64, LEN = 4096 };
+	uint8_t *buf = calloc(N, LEN), *want = malloc((size_t)N * LEN);
+	struct gvm_peer *peer = the_server();
+	struct job jobs[N];
+	struct gvm_mem *mem;
+	struct offer o;
+	int gone = 0;
+
+	offer_open(&o, N * LEN, RW, 0);
+	fill(o.base, N * LEN, 5);
+	memcpy(want, o.base, (size_t)N * LEN);
+	for (int puts = 0; puts < 2; puts++, gone = 0) {
+		assert_int_equal(gvm_mem_register(client.net, buf, (size_t)N * LEN, 0, 0, &mem), 0);
+		jobs_done = 0;
+		for (unsigned i = 0; i < N; i++) {
+			uint64_t at = (uint64_t)i * LEN;
+
+			job_init(&jobs[i], 0);
+			assert_int_equal(
+			    gvm_fetch(peer, o.key, at, buf + at + 1, N * LEN, mem, &jobs[i].op),
+			    -EINVAL);
+			assert_int_equal(
+			    puts ? gvm_put(peer, o.key, at, buf + at, LEN, mem, &jobs[i].op)
+				 : gvm_fetch(peer, o.key, at, buf + at, LEN, mem, &jobs[i].op),
+			    0);
+			if (i == N / 2 && puts)
+				until(jobs_done > 4);
+		}
+		gvm_mem_unregister(mem, buffers_gone, &gone);
+		until(jobs_done == N && gone);
+		assert_int_equal(gone, 1);
+		for (unsigned i = 0; i < N; i++)
+			assert_true(jobs[i].calls == 1 && jobs[i].status == 0);
+		assert_memory_equal(puts ? o.base : buf, want, (size_t)N * LEN);
+		fill(buf, N * LEN, 6);
+		memcpy(want, buf, (size_t)N * LEN);
+	}
+	assert_int_equal(client.ended, 0);
+	offer_close(&o);
+	free(buf);
+	free(want);
+}
+
 static void a_full_window(void **state)
 {
 	enum { N = 1000, LEN = 4096 };
@@ -580,6 +632,7 @@ int main(int argc, char **argv)
 		PAIR(sizes_and_odd_offsets),
 		PAIR(keys_are_checked),
 		PAIR(memory_withdrawn_in_flight),
+		PAIR(registered_buffers),
 		PAIR(a_full_window),
 		PAIR(nobody_listens),
 		PAIR(deadlines_hold),

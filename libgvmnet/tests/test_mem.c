@@ -170,6 +170,35 @@ static void soft_memory_is_not_held(void **state)
 	assert_int_equal(gone, 1);
 }
 
+/* Local memory has no key that anyone finds. Operations and hardware have it; gone comes last. */
+static void local_memory(void **state)
+{
+	struct user user[2] = { 0 };
+	struct gvm_net *net = *state;
+	struct gvm_mem *mem;
+	uint8_t *at = memory + 64;
+	int gone = 0;
+
+	assert_int_equal(gvm_mem_register(net, at, 64, 0, 0, &mem), 0);
+	assert_int_equal(look(net, gvm_mem_key(mem), 1, 0, 0, 1), -ENOENT);
+	assert_int_equal(gvm_mem_use(mem, at + 1, 64), -EINVAL);
+	assert_int_equal(gvm_mem_use(mem, at - 1, 2), -EINVAL);
+	assert_int_equal(gvm_mem_use(mem, at + 65, 1), -EINVAL);
+	assert_int_equal(gvm_mem_use(mem, at, UINT32_MAX), -EINVAL);
+	assert_int_equal(gvm_mem_use(mem, at, 64), 0);
+	user[0].user.withdrawn = user[1].user.withdrawn = note_withdrawn;
+	assert_int_equal(gvm_mem_hold_local(mem, &user[0].user), 0);
+	assert_ptr_equal(user[0].user.base, at);
+	assert_int_equal(user[0].user.len, 64);
+	gvm_mem_unregister(mem, count_gone, &gone);
+	assert_int_equal(user[0].told, 1);
+	assert_int_equal(gvm_mem_hold_local(mem, &user[1].user), -ENOENT);
+	gvm_mem_release(&user[0].user);
+	assert_int_equal(gone, 0);
+	gvm_mem_drop(mem);
+	assert_int_equal(gone, 1);
+}
+
 #define MANY 20000
 
 static void many_keys(void **state)
@@ -270,7 +299,7 @@ int main(void)
 		TEST(only_what_is_offered),         TEST(local_registration_is_not_offered),
 		TEST(gone_waits_for_the_last_user), TEST(many_keys),
 		TEST(withdrawn_under_readers),      TEST(users_are_told_and_waited_for),
-		TEST(soft_memory_is_not_held),
+		TEST(soft_memory_is_not_held),      TEST(local_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

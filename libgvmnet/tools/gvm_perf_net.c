@@ -60,6 +60,7 @@ struct run {
 	struct slot *slots;
 	uint8_t *buffers;
 	size_t buffer_bytes;
+	struct gvm_mem *mem; /* all of them */
 	unsigned under_way, dropped;
 	uint64_t posted, completed, target, begin, end_at;
 	int filling, measuring, ending, failure, waited_status, waited;
@@ -252,11 +253,12 @@ static int post_local(struct run *run, struct slot *slot)
 {
 	uint64_t offset = next_page(run) * GVM_PAGE_SIZE;
 
+	uint32_t size = (uint32_t)run->perf->size;
+
 	slot->op.done = op_completed;
-	return run->perf->test == PERF_PUT ? gvm_put(run->peer, run->key, offset, slot->buf,
-						     (uint32_t)run->perf->size, NULL, &slot->op)
-					   : gvm_fetch(run->peer, run->key, offset, slot->buf,
-						       (uint32_t)run->perf->size, NULL, &slot->op);
+	return run->perf->test == PERF_PUT
+		   ? gvm_put(run->peer, run->key, offset, slot->buf, size, run->mem, &slot->op)
+		   : gvm_fetch(run->peer, run->key, offset, slot->buf, size, run->mem, &slot->op);
 }
 
 static int post_page(struct run *run, struct slot *slot)
@@ -265,6 +267,7 @@ static int post_page(struct run *run, struct slot *slot)
 	uint32_t count = (uint32_t)(run->perf->size / GVM_PAGE_SIZE);
 
 	slot->page.done = page_completed;
+	slot->page.local = run->mem;
 	return run->perf->test == PERF_PUT || run->filling
 		   ? gvm_region_put(run->region, page, count, slot->buf, &slot->page)
 		   : gvm_region_fetch(run->region, page, count, slot->buf, &slot->page);
@@ -325,7 +328,7 @@ static int make_slots(struct run *run)
 		run->slots[i].run = run;
 		run->slots[i].buf = run->buffers + i * room;
 	}
-	return 0;
+	return gvm_mem_register(run->net, run->buffers, run->buffer_bytes, 0, 0, &run->mem);
 }
 
 /* The slabs that the operations go over. */
@@ -471,6 +474,8 @@ static void close_run(struct run *run)
 	}
 	if (run->worker)
 		gvm_worker_close(run->worker);
+	if (run->mem)
+		gvm_mem_unregister(run->mem, NULL, NULL);
 	if (run->net)
 		gvm_net_close(run->net);
 	server_close(&run->server);

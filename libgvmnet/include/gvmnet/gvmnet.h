@@ -381,14 +381,17 @@ int gvm_call(struct gvm_peer *peer, const struct gvm_msg *msg, struct gvm_op *op
 
 /*
  * Read len bytes (1 to GVM_XFER_MAX) at offset of the peer's memory named by key into buf. local
- * is buf's registration; NULL lets the provider copy if it must. The bytes are all there when done
- * is called with 0. Fetches are not ordered among each other. Errors as of gvm_call; also
- * -EOPNOTSUPP: the peer serves none.
+ * is the registration of memory that buf is in; NULL: the provider copies if it must. With it
+ * hardware reads into buf itself, and then a deadline that passes while it does ends the
+ * connection, as done must not be called before the hardware has let go of buf. An operation whose
+ * deadline is less than a second away is copied nevertheless, and never does that. The bytes are
+ * all there when done is called with 0. Fetches are not ordered among each other. Errors as of
+ * gvm_call; also -EOPNOTSUPP: the peer serves none; -EINVAL: buf is not in local.
  */
 int gvm_fetch(struct gvm_peer *peer, uint64_t key, uint64_t offset, void *buf, uint32_t len,
 	      struct gvm_mem *local, struct gvm_op *op);
 /* Write. done(0): the bytes are in the peer's memory, and each later fetch by anyone sees them.
- * buf must not change until then. */
+ * buf must not change until then. local as of gvm_fetch. */
 int gvm_put(struct gvm_peer *peer, uint64_t key, uint64_t offset, const void *buf, uint32_t len,
 	    struct gvm_mem *local, struct gvm_op *op);
 /* Posted operations may be gathered until the next progress or wait; this sends them now. */
@@ -405,7 +408,11 @@ void gvm_worker_flush(struct gvm_worker *worker);
 /*
  * Offer memory to peers. owner: only the client with this incarnation may use it; 0: every peer
  * that has proven the key. The memory must stay mapped until gone() (see gvm_mem_unregister).
- * With access 0 it is only a registration of local buffers. Thread-safe. -ENOMEM.
+ * With access 0 it is only a registration of local buffers, for operations to name (all of them, or
+ * offered memory too). Each worker whose hardware can has it registered once, by the first
+ * operation that names it, and its pages must stay where they are from then on: none given back
+ * to the system, moved or mapped anew, or the hardware goes on with the old ones. Where it cannot
+ * be registered operations are as without. Thread-safe. -ENOMEM.
  */
 int gvm_mem_register(struct gvm_net *net, void *base, size_t len, unsigned access, uint64_t owner,
 		     struct gvm_mem **mem);
@@ -413,9 +420,10 @@ int gvm_mem_register(struct gvm_net *net, void *base, size_t len, unsigned acces
 uint64_t gvm_mem_key(const struct gvm_mem *mem);
 /*
  * Withdraw it: operations that arrive from now on fail with -ENOENT; where hardware serves them,
- * those that arrive before gone() may still succeed. gone(arg) is called once, when no operation
- * touches the memory any more: from here or from a worker's thread, in the middle of its work, so
- * it posts and disconnects nothing. Thread-safe.
+ * those that arrive before gone() may still succeed. gone(arg), which may be NULL, is called once,
+ * when no operation touches the memory any more, for local memory when all that name it have been
+ * told done too: from here or from a worker's thread, in the middle of its work, so it posts and
+ * disconnects nothing. Thread-safe.
  */
 void gvm_mem_unregister(struct gvm_mem *mem, void (*gone)(void *arg), void *arg);
 

@@ -76,6 +76,7 @@ unsigned gvm_region_node(const struct gvm_region *region, uint64_t page);
 struct gvm_region_op {
 	void (*done)(struct gvm_region_op *op, int status);
 	uint64_t deadline_ns; /* absolute; 0: GVM_OP_TIMEOUT_MS from now; GVM_NEVER: stall */
+	struct gvm_mem *local; /* of a fetch or put: buf's registration, until done; or NULL */
 	/* the library's */
 	struct gvm_op op;
 	struct gvm_region *region;
