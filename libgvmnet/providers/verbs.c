@@ -16,6 +16,7 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #define LINGER_MS 200 /* at the end of the worker, for what was sent last */
@@ -77,13 +78,13 @@ static void dereg(struct gvm_rma *rma, struct gvm_rma_reg *reg)
 }
 
 /* Pinned pages of the provider's own. */
-static uint8_t *pinned(struct verbs *v, size_t len, struct ibv_mr **mr)
+static uint8_t *pinned(struct verbs *v, size_t len, int access, struct ibv_mr **mr)
 {
 	uint8_t *at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (at == MAP_FAILED)
 		return NULL;
-	*mr = ibv_reg_mr(v->pd, at, len, IBV_ACCESS_LOCAL_WRITE);
+	*mr = ibv_reg_mr(v->pd, at, len, IBV_ACCESS_LOCAL_WRITE | access);
 	if (*mr)
 		return at;
 	verbs_told_limit(v, errno, len);
@@ -109,7 +110,7 @@ static int chunk_new(struct verbs *v)
 		return -ENOMEM;
 	b = (struct verbs_block *)(c + 1);
 	c->len = VERBS_BLOCKS * block;
-	c->at = pinned(v, c->len, &c->mr);
+	c->at = pinned(v, c->len, 0, &c->mr);
 	if (!c->at) {
 		free(c);
 		return -ENOMEM;
@@ -319,6 +320,40 @@ static int take_async(struct verbs *v)
 	return n;
 }
 
+/* ---- connections that hear nothing ----------------------------------------------------------- */
+
+void verbs_tick_soon(struct verbs *v)
+{
+	const struct itimerspec when = { .it_value = { 0, VERBS_TICK_MS * 1000000l } };
+
+	timerfd_settime(v->tick_fd, 0, &when, NULL);
+}
+
+/*
+ * siw_accept(), 6.1, answers the other side before it watches the socket for what comes next
+ * (siw_qp_socket_assoc()): what comes in between is left in the socket until something else comes.
+ * So something has to come, but not before the other side has taken the answer, or that is a breach
+ * of its rules.
+ */
+static void tick(struct verbs *v)
+{
+	uint64_t times;
+	int again = 0;
+
+	if (read(v->tick_fd, &times, sizeof(times)) < 0)
+		return;
+	for (struct verbs_conn *conn = v->conns; conn; conn = conn->next) {
+		if (conn->state != VERBS_OPEN || conn->failed || !conn->silent)
+			continue;
+		if (--conn->silent)
+			again = 1;
+		else
+			verbs_nudge(conn);
+	}
+	if (again)
+		verbs_tick_soon(v);
+}
+
 /* ---- poll and sleep ------------------------------------------------------------------------ */
 
 static int due(struct verbs_watch *w)
@@ -343,6 +378,8 @@ static int poll_all(struct gvm_rma *rma)
 		n += verbs_cm_poll(v);
 	if (due(&v->async_watch))
 		n += take_async(v);
+	if (due(&v->tick_watch))
+		tick(v);
 	if (__atomic_load_n(&v->inbox_due, __ATOMIC_ACQUIRE))
 		n += verbs_take_inbox(v);
 	verbs_connect_waiting(v);
@@ -358,7 +395,7 @@ static int arm(struct gvm_rma *rma)
 
 	if ((v->waiting && v->connecting < VERBS_CONNECTING) || v->early_count || v->late ||
 	    v->stash_count || v->completion_watch.due || v->event_watch.due ||
-	    v->resolver_watch.due || v->async_watch.due ||
+	    v->resolver_watch.due || v->async_watch.due || v->tick_watch.due ||
 	    __atomic_load_n(&v->inbox_due, __ATOMIC_ACQUIRE))
 		return 1;
 	for (struct verbs_lane *lane = v->lanes; lane; lane = lane->next) {
@@ -414,6 +451,10 @@ static int watch_all(struct verbs *v)
 		err = gvm_resolver_open(&v->resolver, &fd);
 	if (!err)
 		err = watch(v, &v->resolver_watch, fd);
+	if (!err && v->siw) {
+		v->tick_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+		err = v->tick_fd < 0 ? -errno : watch(v, &v->tick_watch, v->tick_fd);
+	}
 	return err;
 }
 
@@ -428,8 +469,13 @@ static int make_all(struct verbs *v)
 	v->events = rdma_create_event_channel();
 	if (!v->events)
 		return -errno;
-	v->copies = pinned(v, VERBS_COPIES * GVM_RMA_CELL, &v->copies_mr);
+	v->copies = pinned(v, VERBS_COPIES * GVM_RMA_CELL, 0, &v->copies_mr);
 	if (!v->copies)
+		return -ENOMEM;
+	if (v->iwarp)
+		v->proof = pinned(v, VERBS_PROOF, IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE,
+				  &v->proof_mr);
+	if (v->iwarp && !v->proof)
 		return -ENOMEM;
 	while (v->copy_count < VERBS_COPIES) {
 		v->copy_free[v->copy_count] = (uint16_t)v->copy_count;
@@ -449,6 +495,9 @@ static void close_all(struct gvm_rma *rma)
 	unwatch(v, &v->event_watch);
 	unwatch(v, &v->async_watch);
 	unwatch(v, &v->resolver_watch);
+	unwatch(v, &v->tick_watch);
+	if (v->tick_fd >= 0)
+		close(v->tick_fd);
 	if (v->resolver)
 		gvm_resolver_close(v->resolver);
 	while ((lane = v->lanes)) {
@@ -461,6 +510,7 @@ static void close_all(struct gvm_rma *rma)
 		free(c);
 	}
 	unpin(v->copies, VERBS_COPIES * GVM_RMA_CELL, v->copies_mr);
+	unpin(v->proof, VERBS_PROOF, v->proof_mr);
 	if (v->events)
 		rdma_destroy_event_channel(v->events);
 	if (v->channel)
@@ -479,7 +529,8 @@ static int open_all(struct gvm_rma *rma, const char *args)
 	int err;
 
 	v->completion_watch.watch.fd = v->event_watch.watch.fd = -1;
-	v->async_watch.watch.fd = v->resolver_watch.watch.fd = -1;
+	v->async_watch.watch.fd = v->resolver_watch.watch.fd = v->tick_watch.watch.fd = -1;
+	v->tick_fd = -1;
 	err = verbs_device_open(v, args);
 	if (!err)
 		err = make_all(v);

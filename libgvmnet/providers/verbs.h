@@ -38,25 +38,30 @@
 #include "providers/rma.h"
 #include "providers/tcp_addr.h"
 
-#define VERBS_TIMEOUT   16u
-#define VERBS_RETRIES   6u
-#define VERBS_RNR_TIMER 12u                   /* 0.64 ms: of a receiver that is not ready */
-#define VERBS_SENDS     (GVM_RMA_WORKS + 32u) /* of the send queue: sends are done with early */
-#define VERBS_ENTRIES   (VERBS_SENDS + GVM_RMA_RECVS) /* of a completion queue, a connection */
-#define VERBS_RING      512u /* a power of two, of which VERBS_SENDS are used */
-#define VERBS_INLINE    92u
-#define VERBS_READS     16u /* RDMA reads of a connection under way in the hardware */
-#define VERBS_LANE      32u /* connections of the first lane */
-#define VERBS_LANE_MAX  2048u
-#define VERBS_GATHER    256u /* requests gathered until ring() */
-#define VERBS_COPIES    256u /* cells that are copied so that a send is done with at once */
-#define VERBS_BATCH     32u
-#define VERBS_HALF_OPEN 4096u /* accepted, not yet established */
+#define VERBS_TIMEOUT    16u
+#define VERBS_RETRIES    6u
+#define VERBS_RNR_TIMER  12u                   /* 0.64 ms: of a receiver that is not ready */
+#define VERBS_SENDS      (GVM_RMA_WORKS + 32u) /* of the send queue: sends are done with early */
+#define VERBS_ENTRIES    (VERBS_SENDS + GVM_RMA_RECVS) /* of a completion queue, a connection */
+#define VERBS_RING       512u /* a power of two, of which VERBS_SENDS are used */
+#define VERBS_INLINE     92u
+#define VERBS_READS      16u /* RDMA reads of a connection under way in the hardware */
+#define VERBS_LANE       32u /* connections of the first lane */
+#define VERBS_LANE_MAX   2048u
+#define VERBS_GATHER     256u /* requests gathered until ring() */
+#define VERBS_COPIES     256u /* cells that are copied so that a send is done with at once */
+#define VERBS_BATCH      32u
+#define VERBS_PROOF      4096u /* the page of verbs_proof */
+#define VERBS_PROOF_SINK 64u   /* where in it is read to; from its beginning others read */
+#define VERBS_HALF_OPEN  4096u /* accepted, not yet established */
 #define VERBS_CONNECTING                                                                           \
 	64u /* asked for, not yet answered: more would lose datagrams of the manager */
 #define VERBS_BLOCKS     32u /* connections whose receive buffers are registered together */
 #define VERBS_RESOLVE_MS 2000
 #define VERBS_NONE       0xFFFFu
+#define VERBS_SILENT     2u
+#define VERBS_TICK_MS    50
+#define VERBS_SIW        0x626D74u /* the kernel's iWARP in software: its vendor id */
 
 struct verbs;
 struct verbs_conn;
@@ -107,6 +112,12 @@ struct verbs_sent {
  * of one that was asked for there and is not answered yet). */
 enum verbs_kind { VERBS_CONN = 1, VERBS_PORT };
 
+/* A byte that the peer may read, which proves that what was written before is where it belongs. */
+struct verbs_proof {
+	uint64_t at;
+	uint32_t key;
+};
+
 /* A connection in the hardware. Its endpoint may end before it. */
 struct verbs_conn {
 	enum verbs_kind kind; /* first */
@@ -122,9 +133,11 @@ struct verbs_conn {
 	uint32_t slot, generation;
 	uint8_t state;
 	uint8_t in_ring, in_late;
-	uint8_t flush;  /* writes are gathered that need a proof (iWARP) */
-	uint8_t failed; /* nothing goes any more */
-	int error;      /* found while posting, told by poll() */
+	uint8_t flush;            /* writes are gathered that need a proof (iWARP) */
+	struct verbs_proof proof; /* the peer's (iWARP) */
+	uint8_t failed;           /* nothing goes any more */
+	uint8_t silent;           /* ticks until it is nudged, as nothing has come (siw) */
+	int error;                /* found while posting, told by poll() */
 
 	/* the send queue: [tail, head) is in it or gathered for it */
 	uint16_t head, tail;
@@ -162,6 +175,7 @@ struct verbs_request {
 	struct verbs_request *next;
 	struct rdma_cm_id *id;
 	struct gvm_listener *listener;
+	struct verbs_proof proof;
 	uint8_t reads_in, reads_out;
 };
 
@@ -180,12 +194,15 @@ struct verbs {
 	unsigned port; /* 0: any */
 	int gid;       /* -1: any */
 	int iwarp;     /* no time-outs of its own, and a read's sink is written to by the peer */
+	int siw;       /* iWARP in software */
 	int gone;      /* the device was taken away */
 	struct ibv_pd *pd;
 	struct ibv_comp_channel *channel;
 	struct rdma_event_channel *events;
 	struct gvm_resolver *resolver;
 	struct verbs_watch completion_watch, event_watch, async_watch, resolver_watch;
+	struct verbs_watch tick_watch; /* siw */
+	int tick_fd;
 
 	struct verbs_lane *lanes;
 	struct verbs_chunk *chunks;
@@ -208,6 +225,10 @@ struct verbs {
 	struct ibv_mr *copies_mr;
 	uint16_t copy_free[VERBS_COPIES];
 	unsigned copy_count;
+
+	uint8_t
+	    *proof; /* iWARP: a page without meaning, for peers to read from and to be read to */
+	struct ibv_mr *proof_mr;
 
 	struct ibv_wc stash[VERBS_BATCH]; /* found by arm(), for the next poll() */
 	unsigned stash_count;
@@ -244,6 +265,8 @@ struct verbs_lane *verbs_lane_get(struct verbs *v);
 struct verbs_block *verbs_block_get(struct verbs *v);
 /* Serve all completions that there are. */
 void verbs_drain(struct verbs *v);
+/* There is one that may have to be nudged. */
+void verbs_tick_soon(struct verbs *v);
 /* The kernel would not pin memory: say once what to do. Returns -err. */
 int verbs_told_limit(struct verbs *v, int err, size_t len);
 
@@ -259,6 +282,8 @@ void verbs_conn_free(struct verbs_conn *conn);
 /* The i-th receive buffer is free: it is posted with the next ring(). */
 void verbs_repost(struct verbs_conn *conn, unsigned i);
 int verbs_post_receives(struct verbs_conn *conn);
+/* Have the peer's hardware answer something, with the next ring(); on iWARP. */
+void verbs_nudge(struct verbs_conn *conn);
 uint64_t verbs_receive_id(const struct verbs_conn *conn, unsigned i);
 void verbs_disconnect(struct gvm_rma_ep *ep, int orderly);
 int verbs_post(struct gvm_rma_ep *ep, struct gvm_rma_work *work);
@@ -296,12 +321,16 @@ void verbs_conn_fail(struct verbs_conn *conn, int why, const char *reason);
 /* What both sides say of themselves as they connect; checked in front of everything else. */
 struct verbs_hello {
 	uint8_t magic[4]; /* "GVMR" */
-	uint8_t version;  /* 1 */
+	uint8_t version;  /* 2 */
 	uint8_t cells;    /* GVM_RMA_CELLS */
 	uint8_t cell[2];  /* GVM_RMA_CELL, little-endian */
+	/* verbs_proof of who sends this, little-endian; elsewhere than on iWARP nothing */
+	uint8_t proof_key[4];
+	uint8_t proof_at[8];
 };
-void verbs_hello_make(struct verbs_hello *hello);
-int verbs_hello_check(const void *data, size_t len);
+void verbs_hello_make(const struct verbs *v, struct verbs_hello *hello);
+/* Is it one, and what it says of its sender's proof. */
+int verbs_hello_check(const void *data, size_t len, struct verbs_proof *proof);
 
 /* ---- verbs_listen.c ------------------------------------------------------------------------ */
 

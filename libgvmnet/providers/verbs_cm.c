@@ -17,24 +17,46 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HELLO_VERSION 1u
+#define HELLO_VERSION 2u
 
 /* ---- hello --------------------------------------------------------------------------------- */
 
-void verbs_hello_make(struct verbs_hello *hello)
+static const struct verbs_hello plain = { .magic = { 'G', 'V', 'M', 'R' },
+					  .version = HELLO_VERSION,
+					  .cells = GVM_RMA_CELLS,
+					  .cell = { GVM_RMA_CELL & 0xFF, GVM_RMA_CELL >> 8 } };
+
+void verbs_hello_make(const struct verbs *v, struct verbs_hello *hello)
 {
-	*hello = (struct verbs_hello){ .magic = { 'G', 'V', 'M', 'R' },
-				       .version = HELLO_VERSION,
-				       .cells = GVM_RMA_CELLS,
-				       .cell = { GVM_RMA_CELL & 0xFF, GVM_RMA_CELL >> 8 } };
+	*hello = plain;
+	if (!v->proof)
+		return;
+	for (unsigned i = 0; i < sizeof(hello->proof_key); i++)
+		hello->proof_key[i] = (uint8_t)(v->proof_mr->rkey >> 8 * i);
+	for (unsigned i = 0; i < sizeof(hello->proof_at); i++)
+		hello->proof_at[i] = (uint8_t)((uintptr_t)v->proof >> 8 * i);
 }
 
-int verbs_hello_check(const void *data, size_t len)
+int verbs_hello_check(const void *data, size_t len, struct verbs_proof *proof)
 {
-	struct verbs_hello want;
+	const struct verbs_hello *hello = data;
 
-	verbs_hello_make(&want);
-	return data && len >= sizeof(want) && !memcmp(data, &want, sizeof(want)) ? 0 : -EPROTO;
+	if (!data || len < sizeof(*hello) ||
+	    memcmp(hello, &plain, offsetof(struct verbs_hello, proof_key)))
+		return -EPROTO;
+	*proof = (struct verbs_proof){ 0 };
+	for (unsigned i = 0; i < sizeof(hello->proof_key); i++)
+		proof->key |= (uint32_t)hello->proof_key[i] << 8 * i;
+	for (unsigned i = 0; i < sizeof(hello->proof_at); i++)
+		proof->at |= (uint64_t)hello->proof_at[i] << 8 * i;
+	return 0;
+}
+
+/* What the other side said as it accepted. */
+static int hear_hello(struct verbs_conn *conn, const struct rdma_cm_event *event)
+{
+	return verbs_hello_check(event->param.conn.private_data, event->param.conn.private_data_len,
+				 &conn->proof);
 }
 
 /* ---- ends ---------------------------------------------------------------------------------- */
@@ -225,7 +247,7 @@ static void ask(struct verbs_conn *conn)
 		attempt_failed(conn, err);
 		return;
 	}
-	verbs_hello_make(&hello);
+	verbs_hello_make(v, &hello);
 	param = parameters(conn, &hello);
 	param.responder_resources = least(VERBS_READS, v->attr.max_qp_rd_atom);
 	param.initiator_depth = least(VERBS_READS, v->attr.max_qp_init_rd_atom);
@@ -275,8 +297,7 @@ void verbs_connect_waiting(struct verbs *v)
 /* InfiniBand, RoCE: the other side has accepted, and waits to hear that this one has. */
 static void on_response(struct verbs_conn *conn, const struct rdma_cm_event *event)
 {
-	int err =
-	    verbs_hello_check(event->param.conn.private_data, event->param.conn.private_data_len);
+	int err = hear_hello(conn, event);
 
 	if (!err)
 		err = verbs_qp_ready(conn, 0, 0);
@@ -291,8 +312,7 @@ static void on_response(struct verbs_conn *conn, const struct rdma_cm_event *eve
 /* iWARP: the kernel has done all of that. */
 static void on_connected(struct verbs_conn *conn, const struct rdma_cm_event *event)
 {
-	int err =
-	    verbs_hello_check(event->param.conn.private_data, event->param.conn.private_data_len);
+	int err = hear_hello(conn, event);
 
 	if (err)
 		attempt_failed(conn, err);
@@ -330,7 +350,8 @@ static int accept_on(struct verbs_conn *conn, const struct verbs_request *reques
 		err = verbs_qp_ready(conn, in, out);
 	if (err)
 		return err;
-	verbs_hello_make(&hello);
+	verbs_hello_make(v, &hello);
+	conn->proof = request->proof;
 	param = parameters(conn, &hello);
 	param.responder_resources = (uint8_t)in;
 	param.initiator_depth = (uint8_t)out;
@@ -381,10 +402,15 @@ void verbs_answer(struct verbs *v, const struct verbs_request *request)
 
 static void on_established(struct verbs_conn *conn, const struct rdma_cm_event *event)
 {
-	if (conn->state == VERBS_CONNECT)
+	if (conn->state == VERBS_CONNECT) {
 		on_connected(conn, event);
-	else if (conn->state == VERBS_ACCEPT)
-		verbs_established(conn);
+		return;
+	}
+	if (conn->v->siw) {
+		conn->silent = VERBS_SILENT;
+		verbs_tick_soon(conn->v);
+	}
+	verbs_established(conn);
 }
 
 /* ---- the end ------------------------------------------------------------------------------- */

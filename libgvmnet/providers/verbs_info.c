@@ -174,6 +174,7 @@ static int adopt(struct verbs *v, struct ibv_context *context)
 		return -ENODEV;
 	}
 	v->iwarp = context->device->transport_type == IBV_TRANSPORT_IWARP;
+	v->siw = v->iwarp && v->attr.vendor_id == VERBS_SIW;
 	v->context = context;
 	return 0;
 }

@@ -96,7 +96,7 @@ void verbs_asked(struct verbs *v, struct verbs_port *port, struct rdma_cm_id *id
 					 .reads_out = param->initiator_depth };
 	struct member *m;
 
-	if (verbs_hello_check(param->private_data, param->private_data_len)) {
+	if (verbs_hello_check(param->private_data, param->private_data_len, &request.proof)) {
 		gvm_log(GVM_LOG_WARN,
 			"%s: a connection is refused: the other side is no gvmnet node of this "
 			"version",

@@ -6,8 +6,10 @@
  * all before it, so that only the last request of each ring(), and all reads and writes, have one.
  *
  * On iWARP the completion of a write or send says only that its bytes are in the socket, and may
- * overtake that of a read before it. A read of nothing behind the writes of each ring() brings the
- * proof that they are where they belong, as the other side serves in order.
+ * overtake that of a read before it. A read of one byte behind the writes of each ring() brings the
+ * proof that they are where they belong, as the other side serves in order. (Of no byte would do by
+ * the standard. But siw's siw_activate_tx(), 6.1, answers a read of nothing that has waited behind
+ * other answers with the bytes of the one before it, and that ends the connection.)
  *
  * Sends are put into the request itself (inline) or copied, so their works are done with as soon as
  * they were posted. That is also what lets an ended connection linger until its last words have
@@ -308,24 +310,30 @@ static void finish_early(struct verbs_conn *conn, uint16_t first)
 	}
 }
 
-/* Behind all that was gathered: when it has been answered, the writes before it have been done. An
- * element of no length is needed: without any, siw takes the one of an earlier request. */
-static void add_flush(struct verbs_conn *conn, struct verbs_gathered *g)
+/* A read of one byte. Where to it is read is nobody's, and all connections' at once. */
+static void make_proof(struct verbs_conn *conn, struct verbs_gathered *g)
 {
 	struct verbs *v = conn->v;
-	struct ibv_send_wr *flush = &g->wr;
 
-	g->sge = (struct ibv_sge){ .addr = (uintptr_t)v->copies,
-				   .length = 0,
-				   .lkey = v->copies_mr->lkey };
-	*flush = (struct ibv_send_wr){ .wr_id = request_id(conn, conn->head),
-				       .opcode = IBV_WR_RDMA_READ,
-				       .sg_list = &g->sge,
-				       .num_sge = 1 };
+	g->sge = (struct ibv_sge){ .addr = (uintptr_t)v->proof + VERBS_PROOF_SINK,
+				   .length = 1,
+				   .lkey = v->proof_mr->lkey };
+	g->wr = (struct ibv_send_wr){ .wr_id = request_id(conn, conn->head),
+				      .opcode = IBV_WR_RDMA_READ,
+				      .sg_list = &g->sge,
+				      .num_sge = 1,
+				      .wr.rdma = { .remote_addr = conn->proof.at,
+						   .rkey = conn->proof.key } };
 	conn->sent[conn->head++ % VERBS_RING] =
 	    (struct verbs_sent){ .copy = VERBS_NONE, .kind = GVM_RMA_READ };
-	conn->last->next = flush;
-	conn->last = flush;
+}
+
+/* Behind all that was gathered: when it has been answered, the writes before it have been done. */
+static void add_flush(struct verbs_conn *conn, struct verbs_gathered *g)
+{
+	make_proof(conn, g);
+	conn->last->next = &g->wr;
+	conn->last = &g->wr;
 }
 
 /* siw sends in the context of who posts, and has the kernel raise SIGPIPE there when the connection
@@ -411,6 +419,11 @@ static struct verbs_gathered *gather(struct verbs_conn *conn)
 		v->ring = conn;
 	}
 	return g;
+}
+
+void verbs_nudge(struct verbs_conn *conn)
+{
+	make_proof(conn, gather(conn));
 }
 
 /* Where the bytes of a send are to be found after the work has gone; else where they are. */
@@ -574,6 +587,7 @@ static void serve_cell(struct verbs_conn *conn, const struct ibv_wc *wc)
 	struct verbs *v = conn->v;
 	unsigned i = (unsigned)(wc->wr_id & 0xFFFFu);
 
+	conn->silent = 0;
 	if (conn->state == VERBS_ACCEPT || conn->state == VERBS_CONNECT)
 		verbs_established(conn);
 	if (conn_of(v, wc->wr_id) != conn || conn->state != VERBS_OPEN)

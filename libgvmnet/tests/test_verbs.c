@@ -505,6 +505,46 @@ static void numbers_begin_anew(void **state)
 	free(jobs);
 }
 
+/* Writes whose proof waits at the other side behind the answers to reads. */
+static void writes_behind_reads(void **state)
+{
+	enum { READS = 12, LEN = 65536 };
+	struct gvm_rma_conn *c = dialled();
+	struct job jobs[READS + 1];
+
+	offer(c, RW);
+	fill(remote_at, MIB, 5);
+	for (unsigned round = 0; round < 20; round++) {
+		fill(local_at + MIB, 4096, round);
+		for (unsigned i = 0; i < READS; i++)
+			assert_int_equal(post(c, &jobs[i], GVM_RMA_READ, i * LEN, i * LEN, LEN), 0);
+		assert_int_equal(post(c, &jobs[READS], GVM_RMA_WRITE, MIB, MIB, 4096), 0);
+		for (unsigned i = 0; i <= READS; i++) {
+			until(jobs[i].done || c->broken);
+			assert_int_equal(c->broken, 0);
+			assert_int_equal(jobs[i].status, 0);
+		}
+		assert_memory_equal(local_at, remote_at, READS * LEN);
+		assert_memory_equal(local_at + MIB, remote_at + MIB, 4096);
+	}
+	verbs_fabric.dereg(server.rma, &remote);
+}
+
+/* siw may have left what came first in its socket; the answer to a read wakes it up. */
+static void a_silent_connection_is_nudged(void **state)
+{
+	struct gvm_rma_conn *c;
+	struct verbs_conn *accepted;
+
+	if (!verbs_of(server.rma)->siw)
+		skip();
+	c = dialled();
+	accepted = verbs_ep_of(server.last)->conn;
+	until_s(accepted->tail == 1, 5);
+	assert_int_equal(accepted->silent, 0);
+	assert_int_equal(c->broken, 0);
+}
+
 /* What is not offered is not reached, and the connection ends, on both sides, soon. */
 static void refused_access(struct gvm_rma_conn *c, enum gvm_rma_kind kind)
 {
@@ -738,7 +778,7 @@ static void strangers_are_refused(void **state)
 		pd = ibv_alloc_pd(id->verbs);
 		init.send_cq = init.recv_cq = ibv_create_cq(id->verbs, 4, NULL, NULL, 0);
 		assert_int_equal(rdma_create_qp(id, pd, &init), 0);
-		verbs_hello_make(&hello);
+		verbs_hello_make(verbs_of(client.rma), &hello);
 		hello.version += 1;
 		assert_int_equal(rdma_connect(id, i ? &param : NULL), 0);
 		gvm_log_set(drop_line);
@@ -896,6 +936,8 @@ int main(void)
 		PAIR(cells_come_back_in_order),
 		PAIR(reads_and_writes),
 		PAIR(a_full_queue_says_so),
+		PAIR(writes_behind_reads),
+		PAIR(a_silent_connection_is_nudged),
 		PAIR(numbers_begin_anew),
 		PAIR(a_wrong_key_ends_the_connection),
 		PAIR(withdrawn_memory_is_not_reached),
