@@ -32,14 +32,32 @@ uint16_t ivy_home_of(const struct ivy *ivy, uint64_t page)
 	return ivy->config.env->home(ivy->config.user, page);
 }
 
+static size_t peers_size(const struct ivy_config *config)
+{
+	return (config->nodes + 3u) / 4;
+}
+
+static unsigned peer_state(const struct ivy *ivy, uint16_t peer)
+{
+	return ivy->peers[peer / 4] >> peer % 4 * 2 & 3u;
+}
+
+static void set_peer(struct ivy *ivy, uint16_t peer, enum peer_state state)
+{
+	uint8_t *at = &ivy->peers[peer / 4];
+	unsigned shift = peer % 4 * 2;
+
+	*at = (uint8_t)((*at & ~(3u << shift)) | (unsigned)state << shift);
+}
+
 int ivy_peer_down(const struct ivy *ivy, uint16_t peer)
 {
-	return ivy->peers[peer] != PEER_THERE;
+	return peer_state(ivy, peer) != PEER_THERE;
 }
 
 int ivy_peer_gone(const struct ivy *ivy, uint16_t peer)
 {
-	return ivy->peers[peer] == PEER_DEAD;
+	return peer_state(ivy, peer) == PEER_DEAD;
 }
 
 int ivy_refuse(struct ivy *ivy)
@@ -209,7 +227,7 @@ void ivy_peer_lost(struct ivy *ivy, uint16_t peer)
 {
 	if (!other(ivy, peer) || ivy_peer_down(ivy, peer))
 		return;
-	ivy->peers[peer] = PEER_LOST;
+	set_peer(ivy, peer, PEER_LOST);
 	ivy_tree_peer_lost(ivy, peer);
 	ivy_home_peer_lost(ivy, peer);
 	drain(ivy);
@@ -219,7 +237,7 @@ void ivy_peer_back(struct ivy *ivy, uint16_t peer)
 {
 	if (!other(ivy, peer) || !ivy_peer_down(ivy, peer))
 		return;
-	ivy->peers[peer] = PEER_THERE;
+	set_peer(ivy, peer, PEER_THERE);
 	ivy_node_peer_back(ivy, peer);
 	ivy_home_peer_back(ivy, peer);
 	drain(ivy);
@@ -229,7 +247,7 @@ void ivy_peer_dead(struct ivy *ivy, uint16_t peer)
 {
 	if (!other(ivy, peer) || ivy_peer_gone(ivy, peer))
 		return;
-	ivy->peers[peer] = PEER_DEAD;
+	set_peer(ivy, peer, PEER_DEAD);
 	ivy_tree_peer_lost(ivy, peer);
 	ivy_node_home_dead(ivy, peer);
 	ivy_home_peer_dead(ivy, peer);
@@ -283,12 +301,12 @@ int ivy_new(const struct ivy_config *config, struct ivy **out)
 	memset(ivy, 0, sizeof(*ivy));
 	ivy->config = *config;
 	ivy->self_last = &ivy->self_first;
-	ivy->peers = ivy_alloc(ivy, config->nodes);
+	ivy->peers = ivy_alloc(ivy, peers_size(config));
 	if (!ivy->peers) {
 		config->env->free(config->user, ivy, sizeof(*ivy));
 		return -ENOMEM;
 	}
-	memset(ivy->peers, PEER_THERE, config->nodes);
+	memset(ivy->peers, 0, peers_size(config));          /* all are PEER_THERE */
 	ivy->clock = config->env->nonce(config->user) >> 2; /* unlike that of another incarnation */
 	*out = ivy;
 	return 0;
@@ -301,7 +319,7 @@ void ivy_free(struct ivy *ivy)
 	ivy_node_fini(ivy);
 	ivy_home_fini(ivy);
 	ivy_tree_fini(ivy);
-	ivy_release(ivy, ivy->peers, config.nodes);
+	ivy_release(ivy, ivy->peers, peers_size(&config));
 	config.env->free(config.user, ivy, sizeof(*ivy));
 }
 

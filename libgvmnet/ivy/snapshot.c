@@ -99,7 +99,7 @@ void ivy_snapshot(const struct ivy *ivy, void (*put_word)(void *to, uint64_t wor
 	uint16_t peer;
 
 	for (peer = 0; peer < ivy->config.nodes; peer++)
-		put(&s, ivy->peers[peer]);
+		put(&s, (uint64_t)ivy_peer_down(ivy, peer) + (uint64_t)ivy_peer_gone(ivy, peer));
 	for (page = 0; page < ivy->config.pages; page++) {
 		p = ivy_page_find(ivy, page);
 		e = ivy_dir_find(ivy, page);

@@ -72,21 +72,40 @@ uint32_t ivy_fan_left(struct ivy_fan *fan)
 	return n;
 }
 
+/* The nodes of the least full tree with room for all: of one child, itself included. */
+static uint32_t run_of(uint32_t n)
+{
+	uint32_t run = 1;
+
+	while (run * FAN_OUT < n)
+		run = 1 + run * FAN_OUT;
+	return run;
+}
+
+/* Full trees first, at least one for each child: so the fewest nodes have others to tell, and no
+ * path is longer than it must be. */
+static uint32_t take_run(uint32_t left, uint32_t children, uint32_t run)
+{
+	uint32_t most = left - (children - 1);
+
+	return run < most ? run : most;
+}
+
 void ivy_fan_start(struct ivy *ivy, struct ivy_fan *fan, uint64_t round, int direct)
 {
-	uint32_t i, first = 0;
+	uint32_t run = direct ? 1 : run_of(fan->n), i, first = 0;
 
 	fan->round = round;
 	fan->children = fan->open = direct || fan->n < FAN_OUT ? fan->n : FAN_OUT;
 	for (i = 0; i < fan->children; i++) {
 		struct ivy_child *c = &fan->child[i];
-		uint32_t end = (uint32_t)((uint64_t)fan->n * (i + 1) / fan->children);
+		uint32_t count = take_run(fan->n - first, fan->children - i, run);
 
 		c->first = (uint16_t)first;
-		c->count = (uint16_t)(end - first);
+		c->count = (uint16_t)count;
 		c->left = 0;
 		c->node = fan->ids[first];
-		first = end;
+		first += count;
 		tell(ivy, fan, c);
 		if (c->state == CHILD_UNSENT && !direct)
 			leave(fan, c);
@@ -158,7 +177,11 @@ int ivy_fan_ack(struct ivy *ivy, struct ivy_fan *fan, uint16_t from, const struc
 	struct ivy_child *c = child_of(fan, from);
 	int n = gvm_set_count(set, h->length);
 
-	if (!c || c->state != CHILD_PENDING || n < 0 || n > c->count)
+	if (n < 0)
+		return ivy_refuse(ivy);
+	if (!c || c->state != CHILD_PENDING) /* not owed, or given up */
+		return ivy_late(ivy);
+	if (n > c->count)
 		return ivy_refuse(ivy);
 	gvm_set_decode(set, h->length, fan->left + c->first);
 	if (!of_run(fan, c, fan->left + c->first, (uint32_t)n))
@@ -269,7 +292,8 @@ int ivy_tree_ack(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const 
 	struct ivy_relay *r;
 	int status;
 
-	if (t && t->fan && t->fan->round == h->xid) {
+	/* the home may have passed on its own round, as a sharer */
+	if (t && t->fan && t->fan->round == h->xid && child_of(t->fan, from)) {
 		status = ivy_fan_ack(ivy, t->fan, from, h, set);
 		if (status == 0) {
 			ivy_write_step(ivy, t, ivy_dir_find(ivy, h->page));
