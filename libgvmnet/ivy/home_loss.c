@@ -164,8 +164,10 @@ static void tick_txn(struct ivy *ivy, struct ivy_txn *t)
 		ivy_recall_again(ivy, t);
 	} else if (t->phase == TXN_INV) {
 		t->due = ivy->now + ivy->config.round_ns;
-		if (t->fan)
+		if (t->fan) {
 			ivy_fan_give_up(t->fan);
+			ivy_fan_resume(ivy, t->fan, NOBODY); /* there may have been no memory */
+		}
 		ivy_write_step(ivy, t, ivy_dir_find(ivy, page));
 		ivy_home_advance(ivy, page);
 	} else {

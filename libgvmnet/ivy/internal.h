@@ -180,7 +180,7 @@ void ivy_fan_lost(struct ivy_fan *fan, uint16_t peer, int dead);
 uint32_t ivy_fan_left(struct ivy_fan *fan);
 /* All that have not answered are left. */
 void ivy_fan_give_up(struct ivy_fan *fan);
-/* Who could not be told because it was down is back. */
+/* Who could not be told because it was down is back; NOBODY: try all of them again. */
 void ivy_fan_resume(struct ivy *ivy, struct ivy_fan *fan, uint16_t peer);
 /* An ACK with its set. 0, or -EPROTO: it is not owed. */
 int ivy_fan_ack(struct ivy *ivy, struct ivy_fan *fan, uint16_t from, const struct gvm_hdr *h,

@@ -151,7 +151,7 @@ void ivy_fan_resume(struct ivy *ivy, struct ivy_fan *fan, uint16_t peer)
 	for (i = 0; i < fan->children; i++) {
 		struct ivy_child *c = &fan->child[i];
 
-		if (c->state == CHILD_UNSENT && c->node == peer)
+		if (c->state == CHILD_UNSENT && (c->node == peer || peer == NOBODY))
 			tell(ivy, fan, c);
 	}
 }

@@ -57,7 +57,7 @@ static struct sim_config of_seed(uint64_t seed)
 	c.slow_nodes = seed % 4 == 1 ? 2 : 0;
 	c.chaos_ns = seed % 2 ? 300000 : 0;
 	c.crashes = seed % 3 ? 3 : 0;
-	c.alloc_fail = seed % 6 == 5 ? 200 : 0;
+	c.alloc_fail = seed % 6 == 5 ? 20 : 0;
 	return c;
 }
 
