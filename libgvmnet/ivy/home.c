@@ -294,7 +294,7 @@ static int writer_done(struct ivy *ivy, struct ivy_txn *t, const struct gvm_hdr 
 	if (h->status == GVM_ST_OK)
 		ivy_write_finish(ivy, t, e);
 	else
-		ivy_home_lose(ivy, t, e);
+		ivy_write_abandon(ivy, t, e);
 	ivy_home_advance(ivy, h->page);
 	return 0;
 }

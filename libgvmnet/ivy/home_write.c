@@ -164,3 +164,17 @@ void ivy_write_finish(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 	t->supplier = NOBODY;
 	t->phase = TXN_IDLE;
 }
+
+void ivy_write_abandon(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
+{
+	uint16_t supplier = t->supplier, writer = t->served->node;
+
+	ivy_waiter_del(ivy, &t->served, t->served);
+	t->supplier = NOBODY;
+	t->phase = TXN_IDLE;
+	t->version = 0;
+	if (supplier != NOBODY) /* it has kept the page */
+		ivy_recall_start(ivy, t, e, supplier, 0);
+	else if (e->owner == writer)
+		ivy_home_lose(ivy, t, e);
+}

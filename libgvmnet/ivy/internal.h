@@ -301,6 +301,8 @@ int ivy_write_start(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
 void ivy_write_again(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
 /* The writer has completed. */
 void ivy_write_finish(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
+/* The writer, granted, says that it has nothing. */
+void ivy_write_abandon(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
 /* The invalidation may be over: look, and go on. */
 void ivy_write_step(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
 

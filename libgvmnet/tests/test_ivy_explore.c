@@ -8,7 +8,8 @@
  * what nodes have. And it shows that it would find a fault: each of those that are built in for
  * this is found.
  *
- * With an argument only that scenario; GVM_IVY_WIDE=1 has the wider bounds of ci/soak.
+ * With an argument only that scenario; GVM_IVY_WIDE=N: one more of each thing that may go wrong,
+ * and up to N states (ci/soak.d).
  */
 #include "ivy_world.h"
 #include <stdint.h>
@@ -330,9 +331,21 @@ static unsigned fair_of(void)
 	return getenv("GVM_IVY_ALL") ? 1 : FAIR;
 }
 
-static unsigned limit_of(const struct scenario *s)
+/* The scenario, or with one more of each thing that may go wrong, and up to GVM_IVY_WIDE states. */
+static struct scenario widened(const struct scenario *s)
 {
-	return getenv("GVM_IVY_WIDE") ? 0 : s->limit;
+	const char *wide = getenv("GVM_IVY_WIDE");
+	struct scenario w = *s;
+
+	if (!wide)
+		return w;
+	w.limit = (unsigned)strtoul(wide, NULL, 10);
+	w.evicts++;
+	w.stores++;
+	w.early_ticks++;
+	w.resets += w.crashes || w.burials || w.resets;
+	w.crashes += w.crashes > 0 && w.crash_mask != 1;
+	return w;
 }
 
 static void every_order_is_right(void **state)
@@ -342,13 +355,13 @@ static void every_order_is_right(void **state)
 
 	ivy_test_bug = IVY_BUG_NONE;
 	for (i = 0; i < SCENARIOS; i++) {
-		const struct scenario *s = &scenarios[i];
+		const struct scenario s = widened(&scenarios[i]);
 		double begun = seconds();
 
-		if (only && strcmp(only, s->name) != 0)
+		if (only && strcmp(only, s.name) != 0)
 			continue;
-		if (explore(s, limit_of(s), fair_of()) != 0)
-			fail_msg("%s: %s", s->name, violation);
+		if (explore(&s, s.limit, fair_of()) != 0)
+			fail_msg("%s: %s", s.name, violation);
 		print_message(
 		    "%s: %llu states%s, %llu steps, depth %d, %llu to their end, %.1f s\n", s->name,
 		    (unsigned long long)found.states, found.cut ? " (not all)" : "",
