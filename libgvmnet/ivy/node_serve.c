@@ -149,15 +149,16 @@ int ivy_node_wb_ok(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, cons
 int ivy_node_ask(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
 {
 	struct ivy_page *p = ivy_page_find(ivy, h->page);
-	int has = p && (is_owner(p) || p->state == PAGE_SHARED);
-	struct gvm_hdr done = { .type = GVM_COH_DONE,
-				.status = has ? GVM_ST_OK : GVM_ST_NOENT,
-				.page = h->page,
-				.xid = h->xid,
-				.arg = has ? p->version : 0 };
+	struct gvm_hdr done = {
+		.type = GVM_COH_DONE, .status = GVM_ST_NOENT, .page = h->page, .xid = h->xid
+	};
 
 	if (p && p->want && (p->flags & ASKED))
 		return 0;
+	if (p && (is_owner(p) || p->state == PAGE_SHARED)) {
+		done.status = GVM_ST_OK;
+		done.arg = p->version;
+	}
 	ivy_post(ivy, from, &done, NULL);
 	return 0;
 }

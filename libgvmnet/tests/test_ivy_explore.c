@@ -363,7 +363,7 @@ static void every_order_is_right(void **state)
 		if (explore(&s, s.limit, fair_of()) != 0)
 			fail_msg("%s: %s", s.name, violation);
 		print_message(
-		    "%s: %llu states%s, %llu steps, depth %d, %llu to their end, %.1f s\n", s->name,
+		    "%s: %llu states%s, %llu steps, depth %d, %llu to their end, %.1f s\n", s.name,
 		    (unsigned long long)found.states, found.cut ? " (not all)" : "",
 		    (unsigned long long)found.steps, found.depth, (unsigned long long)found.fair,
 		    seconds() - begun);
