@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A page at its home: who is served, who waits. One transaction at a time: readers together, or a
+ * writer alone (home_write.c), in the order in which they came.
+ */
+#include "ivy/internal.h"
+
+/* ---- transactions -------------------------------------------------------------------------- */
+
+struct ivy_txn *ivy_txn_find(const struct ivy *ivy, uint64_t page)
+{
+	return (struct ivy_txn *)ivy_table_find(&ivy->txns, page);
+}
+
+struct ivy_txn *ivy_txn_get(struct ivy *ivy, uint64_t page)
+{
+	struct ivy_txn *t = ivy_txn_find(ivy, page);
+
+	if (t || ivy->txns.count >= ivy->config.max_txns)
+		return t;
+	t = ivy_alloc(ivy, sizeof(*t));
+	if (!t)
+		return NULL;
+	memset(t, 0, sizeof(*t));
+	t->link.key = page;
+	t->supplier = t->candidate = NOBODY;
+	if (ivy_table_add(ivy, &ivy->txns, &t->link) != 0) {
+		ivy_release(ivy, t, sizeof(*t));
+		return NULL;
+	}
+	t->next = ivy->txn_list;
+	if (t->next)
+		t->next->prev = t;
+	ivy->txn_list = t;
+	return t;
+}
+
+static void free_all(struct ivy *ivy, struct ivy_waiter **list)
+{
+	while (*list)
+		ivy_waiter_del(ivy, list, *list);
+}
+
+static void txn_free(struct ivy *ivy, struct ivy_txn *t)
+{
+	free_all(ivy, &t->queue);
+	free_all(ivy, &t->served);
+	ivy_fan_free(ivy, t->fan);
+	if (t->prev)
+		t->prev->next = t->next;
+	else
+		ivy->txn_list = t->next;
+	if (t->next)
+		t->next->prev = t->prev;
+	ivy_table_del(&ivy->txns, &t->link);
+	ivy_release(ivy, t, sizeof(*t));
+}
+
+/* ---- waiters ------------------------------------------------------------------------------- */
+
+static struct ivy_waiter *waiter_make(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h)
+{
+	struct ivy_waiter *w;
+
+	if (ivy->stats.waiters >= ivy->config.max_waiters)
+		return NULL;
+	w = ivy_alloc(ivy, sizeof(*w));
+	if (!w)
+		return NULL;
+	w->next = NULL;
+	w->node = from;
+	w->request = h->xid;
+	w->has = h->arg;
+	w->write = h->type == GVM_COH_WRITE;
+	ivy->stats.waiters++;
+	return w;
+}
+
+static void append(struct ivy_waiter **list, struct ivy_waiter *w)
+{
+	while (*list)
+		list = &(*list)->next;
+	*list = w;
+}
+
+void ivy_waiter_del(struct ivy *ivy, struct ivy_waiter **list, struct ivy_waiter *w)
+{
+	while (*list != w)
+		list = &(*list)->next;
+	*list = w->next;
+	ivy_release(ivy, w, sizeof(*w));
+	ivy->stats.waiters--;
+}
+
+struct ivy_waiter *ivy_waiter_of(struct ivy_waiter *list, uint16_t node)
+{
+	while (list && list->node != node)
+		list = list->next;
+	return list;
+}
+
+void ivy_txn_requeue(struct ivy_txn *t)
+{
+	append(&t->served, t->queue);
+	t->queue = t->served;
+	t->served = NULL;
+}
+
+static void nak(struct ivy *ivy, uint16_t to, uint64_t page, uint64_t request, unsigned status)
+{
+	struct gvm_hdr h = {
+		.type = GVM_COH_NAK, .status = (uint16_t)status, .page = page, .xid = request
+	};
+
+	ivy->stats.no_memory += status == GVM_ST_LIMIT;
+	ivy_post(ivy, to, &h, NULL);
+}
+
+static void refuse_first(struct ivy *ivy, struct ivy_txn *t, unsigned status)
+{
+	struct ivy_waiter *w = t->queue;
+
+	nak(ivy, w->node, t->link.key, w->request, status);
+	ivy_waiter_del(ivy, &t->queue, w);
+}
+
+void ivy_txn_refuse(struct ivy *ivy, struct ivy_txn *t, unsigned status)
+{
+	while (t->queue)
+		refuse_first(ivy, t, status);
+}
+
+/* ---- serving ------------------------------------------------------------------------------- */
+
+void ivy_home_serve_read(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e,
+			 struct ivy_waiter *w)
+{
+	struct gvm_hdr h = { .type = GVM_COH_DATA,
+			     .page = t->link.key,
+			     .xid = w->request,
+			     .arg = entry_version(e) };
+
+	if (e->owner != NOBODY)
+		ivy_say(ivy, e->owner, GVM_COH_FWD_READ, h.page, w->request, w->node);
+	else
+		ivy_say_page(ivy, w->node, &h,
+			     ivy->config.env->store_read(ivy->config.user, h.page));
+}
+
+/* The first of the queue reads. It is a sharer from now on: the content may be on its way. */
+static void start_read(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
+{
+	struct ivy_waiter *w = t->queue;
+
+	if (ivy_sharers_add(ivy, e, w->node) != 0) {
+		refuse_first(ivy, t, GVM_ST_LIMIT);
+		return;
+	}
+	t->queue = w->next;
+	w->next = t->served;
+	t->served = w;
+	if (t->phase == TXN_IDLE) {
+		t->phase = TXN_READ;
+		t->tries = 0;
+		t->due = ivy_backoff(ivy, 0);
+	}
+	ivy_home_serve_read(ivy, t, e, w);
+}
+
+/* One step for the first of the queue. 0: there may be another one. */
+static int serve_first(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
+{
+	int status;
+
+	if (!t->queue->write) {
+		start_read(ivy, t, e);
+		return 0;
+	}
+	if (t->phase == TXN_READ)
+		return 1;
+	status = ivy_write_start(ivy, t, e);
+	if (status != 0)
+		refuse_first(ivy, t, status == -ENOMEM ? GVM_ST_LIMIT : GVM_ST_PROTO);
+	return status == 0;
+}
+
+/* Content that only others have is fetched before anybody is served. */
+static void look_for_content(struct ivy *ivy, struct ivy_txn **t, struct ivy_entry *e)
+{
+	if ((e->bits & DIR_STALE) && !*t)
+		*t = ivy_txn_get(ivy, entry_page(e));
+	if (!*t || (*t)->phase != TXN_IDLE)
+		return;
+	if (e->bits & DIR_STALE)
+		ivy_recall_start(ivy, *t, e, NOBODY, 0);
+	else if (e->bits & DIR_LOST)
+		ivy_txn_refuse(ivy, *t, GVM_ST_IO);
+}
+
+void ivy_home_advance(struct ivy *ivy, uint64_t page)
+{
+	struct ivy_entry *e = ivy_dir_find(ivy, page);
+	struct ivy_txn *t = ivy_txn_find(ivy, page);
+
+	if (!e)
+		return;
+	look_for_content(ivy, &t, e);
+	while (t && t->queue && (t->phase == TXN_IDLE || t->phase == TXN_READ))
+		if (serve_first(ivy, t, e))
+			break;
+	if (t && t->phase == TXN_IDLE)
+		txn_free(ivy, t);
+	else if (t)
+		return;
+	if (e->owner == NOBODY && ivy_sharers_count(e) == 0 && !(e->bits & (DIR_LOST | DIR_STALE)))
+		ivy_dir_del(ivy, e);
+}
+
+/* ---- requests ------------------------------------------------------------------------------ */
+
+static void reader_done(struct ivy *ivy, struct ivy_txn *t, struct ivy_waiter *w)
+{
+	ivy_waiter_del(ivy, &t->served, w);
+	if (!t->served)
+		t->phase = TXN_IDLE;
+}
+
+static void again(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e, struct ivy_waiter *w,
+		  const struct gvm_hdr *h)
+{
+	w->has = h->arg;
+	if (t->phase == TXN_READ)
+		ivy_home_serve_read(ivy, t, e, w);
+	else
+		ivy_write_again(ivy, t, e);
+}
+
+static int enqueue(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h)
+{
+	struct ivy_txn *t = ivy_txn_get(ivy, h->page);
+	struct ivy_waiter *w = t ? waiter_make(ivy, from, h) : NULL;
+
+	if (w)
+		append(&t->queue, w);
+	else
+		nak(ivy, from, h->page, h->xid, GVM_ST_LIMIT);
+	ivy_home_advance(ivy, h->page);
+	return 0;
+}
+
+/* The node was the owner, and has been asked for its page. */
+static int is_giving(const struct ivy_txn *t, uint16_t node)
+{
+	return t && (t->supplier == node || (t->phase == TXN_RECALL && t->candidate == node));
+}
+
+int ivy_home_request(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
+{
+	struct ivy_entry *e = ivy_dir_get(ivy, h->page);
+	struct ivy_txn *t = ivy_txn_find(ivy, h->page);
+	struct ivy_waiter *w = t ? ivy_waiter_of(t->served, from) : NULL;
+
+	if (!e) {
+		nak(ivy, from, h->page, h->xid, GVM_ST_LIMIT);
+		return 0;
+	}
+	if (w && w->request == h->xid && w->write == (h->type == GVM_COH_WRITE)) {
+		again(ivy, t, e, w, h);
+		return 0;
+	}
+	if (w && (t->phase != TXN_READ || w->request == h->xid))
+		return ivy_refuse(ivy);
+	if (w) /* another request: the one before is done, and its DONE was lost */
+		reader_done(ivy, t, w);
+	w = t ? ivy_waiter_of(t->queue, from) : NULL;
+	if (w) {
+		w->request = h->xid;
+		w->has = h->arg;
+		w->write = h->type == GVM_COH_WRITE;
+		ivy_home_advance(ivy, h->page);
+		return 0;
+	}
+	if (e->owner == from && h->type == GVM_COH_READ && !is_giving(t, from))
+		return ivy_refuse(ivy);
+	return enqueue(ivy, from, h);
+}
+
+static int writer_done(struct ivy *ivy, struct ivy_txn *t, const struct gvm_hdr *h)
+{
+	struct ivy_entry *e = ivy_dir_find(ivy, h->page);
+
+	if (t->phase != TXN_GRANT || (h->status == GVM_ST_OK && h->arg != t->version))
+		return ivy_refuse(ivy);
+	if (h->status == GVM_ST_OK)
+		ivy_write_finish(ivy, t, e);
+	else
+		ivy_write_abandon(ivy, t, e);
+	ivy_home_advance(ivy, h->page);
+	return 0;
+}
+
+int ivy_home_done(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
+{
+	struct ivy_txn *t = ivy_txn_find(ivy, h->page);
+	struct ivy_waiter *served = t ? ivy_waiter_of(t->served, from) : NULL;
+	struct ivy_waiter *queued = t ? ivy_waiter_of(t->queue, from) : NULL;
+
+	if (served && served->request == h->xid && served->write)
+		return writer_done(ivy, t, h);
+	if (served && served->request == h->xid)
+		reader_done(ivy, t, served);
+	else if (queued && queued->request == h->xid && !queued->write)
+		ivy_waiter_del(ivy, &t->queue, queued); /* it was served before */
+	else
+		return ivy_late(ivy);
+	if (h->status != GVM_ST_OK)
+		ivy_sharers_del(ivy, ivy_dir_find(ivy, h->page), from);
+	ivy_home_advance(ivy, h->page);
+	return 0;
+}
+
+/* ---- copies that are given up -------------------------------------------------------------- */
+
+int ivy_home_drop(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
+{
+	struct ivy_entry *e = ivy_dir_find(ivy, h->page);
+	struct ivy_txn *t = ivy_txn_find(ivy, h->page);
+	struct ivy_waiter *w = t && t->phase == TXN_READ ? ivy_waiter_of(t->served, from) : NULL;
+
+	if (!e)
+		return ivy_late(ivy);
+	if (w) /* it had it, so it was done */
+		reader_done(ivy, t, w);
+	ivy_sharers_del(ivy, e, from);
+	ivy_home_advance(ivy, h->page);
+	return 0;
+}
+
+/* What an owner wrote back becomes the backing copy. */
+static void keep_written(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e,
+			 const struct gvm_hdr *h, const void *bytes)
+{
+	if (ivy_recall_store(ivy, e, h, bytes) != 0)
+		ivy_home_lose(ivy, t, e);
+	else
+		e->owner = NOBODY;
+}
+
+int ivy_home_wb(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
+{
+	struct ivy_entry *e = ivy_dir_find(ivy, h->page);
+	struct ivy_txn *t = ivy_txn_find(ivy, h->page);
+
+	if (t && t->phase == TXN_GRANT && t->served->node == from && h->arg == t->version)
+		ivy_write_finish(ivy, t, e); /* it had it, so it was done */
+	if (e && e->owner == from) {
+		if (h->arg != entry_version(e))
+			return ivy_refuse(ivy);
+		if (t && t->phase != TXN_IDLE && t->phase != TXN_READ)
+			return 0; /* it has been asked for this page, and answers that */
+		keep_written(ivy, t, e, h, bytes);
+	}
+	ivy_say(ivy, from, GVM_COH_WB_OK, h->page, h->xid, 0);
+	ivy_home_advance(ivy, h->page);
+	return 0;
+}
+
+int ivy_home_still(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
+{
+	struct ivy_txn *t = ivy_txn_find(ivy, h->page);
+
+	if (is_giving(t, from))
+		return 0;
+	ivy_say(ivy, from, GVM_COH_FREE, h->page, h->xid, 0);
+	return 0;
+}
+
+void ivy_home_fini(struct ivy *ivy)
+{
+	while (ivy->txn_list)
+		txn_free(ivy, ivy->txn_list);
+	ivy_table_fini(ivy, &ivy->txns);
+	ivy_dir_fini(ivy);
+}

@@ -1,0 +1,372 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the files of ivy/ share and nobody else sees.
+ *
+ *     engine.c    one engine: its life, messages in and out, peers, time
+ *     node.c      a page at a node: faults, what ends them, eviction
+ *     node_serve.c  the same page as others see it: what an owner or sharer is told to do
+ *     home.c      a page at its home: who is served and who waits
+ *     home_write.c  a writer, from its turn to its DONE
+ *     home_loss.c   content that is to be got back; peers that die
+ *     tree.c      an invalidation on its way down, at the home and at those that pass it on
+ *     dir.c, sharers.c  the directory
+ *     table.c     the hash table of all of them
+ */
+#ifndef GVM_IVY_INTERNAL_H
+#define GVM_IVY_INTERNAL_H
+
+#include "ivy/ivy.h"
+
+#ifdef __KERNEL__
+#include <linux/errno.h>
+#include <linux/string.h>
+#else
+#include <errno.h>
+#include <string.h>
+#endif
+
+#define NOBODY GVM_WIRE_NODE_NONE
+#define NEVER  (~(uint64_t)0)
+
+/* Faults that the tests put in, to see that they are found. */
+#ifdef IVY_TEST_BUGS
+enum ivy_bug {
+	IVY_BUG_NONE,
+	IVY_BUG_NO_ACK,      /* a writer is granted before its invalidation is acknowledged */
+	IVY_BUG_GIVE_ALL,    /* an owner drops what it gave before it has arrived */
+	IVY_BUG_RELAY_EARLY, /* a relay answers before its children have */
+	IVY_BUG_OLD_BACK,    /* the home takes any version back */
+	IVY_BUG_NO_RENEW,    /* a request keeps its id after BACK */
+	IVY_BUG_NO_KEEP,     /* an evicted owner's page is dropped before the home has it */
+	IVY_BUG_ZERO,        /* a lost page is given out as it last was at home */
+	IVY_BUG_COUNT
+};
+extern enum ivy_bug ivy_test_bug;
+#define IVY_BUG(which) (ivy_test_bug == IVY_BUG_##which)
+#else
+#define IVY_BUG(which) 0
+#endif
+
+/* ---- table.c: objects by a 64-bit key, chained --------------------------------------------- */
+
+struct ivy_link {
+	struct ivy_link *next;
+	uint64_t key;
+};
+
+struct ivy_table {
+	struct ivy_link **heads; /* a power of two of them, or NULL */
+	uint32_t size, count;
+};
+
+/* The first object with this key, or NULL; the next one with the same. */
+struct ivy_link *ivy_table_find(const struct ivy_table *table, uint64_t key);
+struct ivy_link *ivy_table_again(const struct ivy_link *link);
+/* Any object, or NULL: first, and the one after link. The table does not change meanwhile, but for
+ * the removal of link after its successor was asked for. */
+struct ivy_link *ivy_table_any(const struct ivy_table *table);
+struct ivy_link *ivy_table_after(const struct ivy_table *table, const struct ivy_link *link);
+/* 0 or -ENOMEM. link->key is set. */
+int ivy_table_add(struct ivy *ivy, struct ivy_table *table, struct ivy_link *link);
+void ivy_table_del(struct ivy_table *table, struct ivy_link *link);
+void ivy_table_fini(struct ivy *ivy, struct ivy_table *table);
+uint32_t ivy_hash(uint64_t key);
+
+/* ---- dir.c, sharers.c ---------------------------------------------------------------------- */
+
+#define DIR_INLINE 4u
+#define DIR_COUNT  0x07u /* of bits: ids inline, or DIR_HEAP */
+#define DIR_HEAP   0x07u
+#define DIR_LOST   0x08u
+#define DIR_STALE  0x10u
+
+/* A directory entry: 28 bytes. Where a page has none, the backing copy is all there is of it. */
+struct ivy_entry {
+	uint32_t version_low, version_high;
+	union {
+		uint16_t id[DIR_INLINE]; /* ascending */
+		uint8_t heap[8];         /* a pointer to a struct ivy_sharers */
+	} set;
+	uint32_t page_low;
+	uint32_t next; /* index of the next one of its chain, or of the free ones; NO_ENTRY */
+	uint16_t owner;
+	uint8_t page_high;
+	uint8_t bits;
+};
+#define NO_ENTRY 0xFFFFFFFFu
+_Static_assert(sizeof(struct ivy_entry) == 28, "an entry has 28 bytes");
+
+struct ivy_dir {
+	struct ivy_entry **chunks;
+	uint32_t *heads;
+	uint32_t chunk_room, chunk_count, size, count, used, free;
+	uint64_t bytes;
+};
+
+struct ivy_entry *ivy_dir_find(const struct ivy *ivy, uint64_t page);
+/* Made if it is not there; NULL: no memory, or the limit. */
+struct ivy_entry *ivy_dir_get(struct ivy *ivy, uint64_t page);
+void ivy_dir_del(struct ivy *ivy, struct ivy_entry *entry);
+/* All entries: from 0 until NULL; *at is the next to ask for. */
+struct ivy_entry *ivy_dir_walk(const struct ivy *ivy, uint32_t *at);
+void ivy_dir_fini(struct ivy *ivy);
+
+static inline uint64_t entry_version(const struct ivy_entry *e)
+{
+	return (uint64_t)e->version_high << 32 | e->version_low;
+}
+
+static inline void entry_set_version(struct ivy_entry *e, uint64_t version)
+{
+	e->version_low = (uint32_t)version;
+	e->version_high = (uint32_t)(version >> 32);
+}
+
+static inline uint64_t entry_page(const struct ivy_entry *e)
+{
+	return (uint64_t)e->page_high << 32 | e->page_low;
+}
+
+/* 0, also if it is there already, or -ENOMEM. */
+int ivy_sharers_add(struct ivy *ivy, struct ivy_entry *e, uint16_t node);
+void ivy_sharers_del(struct ivy *ivy, struct ivy_entry *e, uint16_t node);
+void ivy_sharers_clear(struct ivy *ivy, struct ivy_entry *e);
+int ivy_sharers_has(const struct ivy_entry *e, uint16_t node);
+uint32_t ivy_sharers_count(const struct ivy_entry *e);
+/* Ascending; ids has room for all. */
+void ivy_sharers_list(const struct ivy_entry *e, uint16_t *ids);
+
+/* ---- tree.c -------------------------------------------------------------------------------- */
+
+#ifndef IVY_FAN_OUT
+#define IVY_FAN_OUT 16u
+#endif
+#define FAN_OUT IVY_FAN_OUT
+
+enum child_state { CHILD_UNSENT, CHILD_PENDING, CHILD_SETTLED };
+
+/* One that was told, and its run: ids first to first + count - 1, itself the first of them. */
+struct ivy_child {
+	uint16_t node, first, count;
+	uint16_t left; /* of its run, that could not be told: in the fan's left, from first on */
+	uint8_t state;
+};
+
+/* An invalidation at one node: at the home, or at one that passes it on. */
+struct ivy_fan {
+	uint64_t page, round, version;
+	uint32_t room; /* ids, left: that many; children: child_room */
+	uint32_t child_room;
+	uint32_t n, children, open; /* open: children that have not settled */
+	uint16_t *ids, *left; /* to be told; could not be told */
+	struct ivy_child child[];
+};
+
+struct ivy_relay {
+	struct ivy_link link; /* by round */
+	struct ivy_fan *fan;
+	uint16_t parent;
+};
+
+/* Room for n ids, and for as many children if direct, else FAN_OUT; ids are the caller's to set. */
+struct ivy_fan *ivy_fan_make(struct ivy *ivy, uint64_t page, uint32_t n, int direct);
+void ivy_fan_free(struct ivy *ivy, struct ivy_fan *fan);
+/* Cut the ids in runs and tell the first of each. direct: each by itself; who is down is told later,
+ * where a tree has its run among those left. */
+void ivy_fan_start(struct ivy *ivy, struct ivy_fan *fan, uint64_t round, int direct);
+/* The peer is not to be heard of: its run is left. Who was not told yet waits on, but for the dead. */
+void ivy_fan_lost(struct ivy_fan *fan, uint16_t peer, int dead);
+/* All have settled: bring those that are left to the front, ascending. Returns how many. */
+uint32_t ivy_fan_left(struct ivy_fan *fan);
+/* All that have not answered are left. */
+void ivy_fan_give_up(struct ivy_fan *fan);
+/* Who could not be told because it was down is back; NOBODY: try all of them again. */
+void ivy_fan_resume(struct ivy *ivy, struct ivy_fan *fan, uint16_t peer);
+/* An ACK with its set. 0, or -EPROTO: it is not owed. */
+int ivy_fan_ack(struct ivy *ivy, struct ivy_fan *fan, uint16_t from, const struct gvm_hdr *h,
+		const void *set);
+
+int ivy_tree_inv(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *set);
+int ivy_tree_ack(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *set);
+void ivy_tree_peer_lost(struct ivy *ivy, uint16_t peer);
+void ivy_tree_fini(struct ivy *ivy);
+
+/* ---- node.c -------------------------------------------------------------------------------- */
+
+enum page_state { PAGE_NONE, PAGE_SHARED, PAGE_OWNED, PAGE_EXCL, PAGE_EVICT, PAGE_GIVEN };
+
+#define ASKED     1u /* the request has been sent (in EVICT it waits for WB_OK) */
+#define HAS_DATA  2u /* the content for WRITE is here */
+#define HAS_GRANT 4u
+#define WANT_MORE 8u /* a program wants WRITE too, after READ */
+
+/* A page at a node. In the list of open pages while something has to come. */
+struct ivy_page {
+	struct ivy_link link; /* by page */
+	struct ivy_page *next, *prev;
+	uint64_t version; /* of the content */
+	uint64_t request; /* id of what is wanted */
+	uint64_t granted; /* version to be, with HAS_GRANT */
+	uint64_t side;    /* id of the write-back, or of the request that it was given to */
+	uint64_t due;
+	uint8_t state, want, flags, tries, open;
+};
+
+struct ivy_page *ivy_page_find(const struct ivy *ivy, uint64_t page);
+/* Whether there are bytes of it. */
+static inline int page_has_content(const struct ivy_page *p)
+{
+	return p->state != PAGE_NONE || (p->flags & HAS_DATA);
+}
+/* Unmap and forget the content; the record goes too if nothing is wanted. */
+void ivy_page_drop(struct ivy *ivy, struct ivy_page *p);
+/* After a change of state or want: in the list or not; and what waited for EVICT's end is asked. */
+void ivy_page_settle(struct ivy *ivy, struct ivy_page *p);
+/* The open request takes another id, and is made again. */
+void ivy_page_renew(struct ivy *ivy, struct ivy_page *p);
+int ivy_node_data(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+int ivy_node_grant(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+int ivy_node_nak(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+/* As ivy_fault() and ivy_evict(). */
+int ivy_node_fault(struct ivy *ivy, uint64_t page, enum ivy_access access);
+int ivy_node_evict(struct ivy *ivy, uint64_t page);
+/* Send WB of a page in EVICT. */
+void ivy_page_write_back(struct ivy *ivy, struct ivy_page *p);
+void ivy_node_tick(struct ivy *ivy);
+void ivy_node_peer_back(struct ivy *ivy, uint16_t peer);
+void ivy_node_home_dead(struct ivy *ivy, uint16_t home);
+void ivy_node_fini(struct ivy *ivy);
+
+/* ---- node_serve.c -------------------------------------------------------------------------- */
+
+int ivy_node_ask(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+int ivy_node_forward(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+int ivy_node_free(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+int ivy_node_recall(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+int ivy_node_wb_ok(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+/* This node's copy, if older than version, is none any more; an owner's may not be taken so. */
+int ivy_node_may_invalidate(const struct ivy *ivy, uint64_t page, uint64_t version);
+void ivy_node_invalidate(struct ivy *ivy, uint64_t page, uint64_t version);
+
+/* ---- home*.c ------------------------------------------------------------------------------- */
+
+enum txn_phase { TXN_IDLE, TXN_READ, TXN_INV, TXN_GRANT, TXN_RECALL };
+
+/* A request at the home, in the queue or served. */
+struct ivy_waiter {
+	struct ivy_waiter *next;
+	uint64_t request, has; /* its id; the version that the node has a copy of */
+	uint16_t node;
+	uint8_t write;
+};
+
+/* A page for which somebody is served or waits. */
+struct ivy_txn {
+	struct ivy_link link; /* by page */
+	struct ivy_txn *next, *prev;
+	struct ivy_waiter *queue, *served; /* served: readers, or the one writer */
+	struct ivy_fan *fan;
+	uint64_t version; /* that the writer will have */
+	uint64_t round;   /* of a RECALL */
+	uint64_t due;
+	uint16_t supplier; /* who was told to send its page to the writer, or NOBODY */
+	uint16_t candidate; /* of a RECALL */
+	uint8_t phase, same, tries, strict;
+};
+
+struct ivy_txn *ivy_txn_find(const struct ivy *ivy, uint64_t page);
+/* Made if there is none; NULL: no memory, or the limit. */
+struct ivy_txn *ivy_txn_get(struct ivy *ivy, uint64_t page);
+/* Serve whoever is next; the transaction, and the entry, go when there is nothing to keep them for. */
+void ivy_home_advance(struct ivy *ivy, uint64_t page);
+/* Take w out of a list and free it. */
+void ivy_waiter_del(struct ivy *ivy, struct ivy_waiter **list, struct ivy_waiter *w);
+struct ivy_waiter *ivy_waiter_of(struct ivy_waiter *list, uint16_t node);
+/* All that are served wait again, before the others. */
+void ivy_txn_requeue(struct ivy_txn *t);
+/* Refuse all that wait. */
+void ivy_txn_refuse(struct ivy *ivy, struct ivy_txn *t, unsigned status);
+void ivy_home_serve_read(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e,
+			 struct ivy_waiter *w);
+int ivy_home_request(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+int ivy_home_done(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+int ivy_home_wb(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+int ivy_home_drop(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+int ivy_home_still(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+void ivy_home_fini(struct ivy *ivy);
+
+/* home_write.c. The first of the queue becomes the writer: 0, or -ENOMEM, -EPROTO: it may not. */
+int ivy_write_start(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
+/* The writer asks again, or is thought to need it. */
+void ivy_write_again(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
+/* The writer has completed. */
+void ivy_write_finish(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
+/* The writer, granted, says that it has nothing. */
+void ivy_write_abandon(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
+/* The invalidation may be over: look, and go on. */
+void ivy_write_step(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
+
+/* home_loss.c. The page is lost: all that wait are refused. */
+void ivy_home_lose(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
+/* Fetch the content from candidate, or (NOBODY) from any sharer. strict: not if it has given it to
+ * the writer, who may have changed it. */
+void ivy_recall_start(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e, uint16_t candidate,
+		      int strict);
+void ivy_recall_again(struct ivy *ivy, struct ivy_txn *t);
+/* Keep content that came back. 0, or the page is lost. */
+int ivy_recall_store(struct ivy *ivy, struct ivy_entry *e, const struct gvm_hdr *h,
+		     const void *bytes);
+int ivy_home_back(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+void ivy_home_tick(struct ivy *ivy);
+void ivy_home_peer_lost(struct ivy *ivy, uint16_t peer);
+void ivy_home_peer_back(struct ivy *ivy, uint16_t peer);
+void ivy_home_peer_dead(struct ivy *ivy, uint16_t peer);
+
+/* ---- engine.c ------------------------------------------------------------------------------ */
+
+/* A message to this node itself. */
+struct ivy_self {
+	struct ivy_self *next;
+	struct gvm_hdr h;
+	uint8_t payload[];
+};
+
+struct ivy {
+	struct ivy_config config;
+	struct ivy_stats stats;
+	struct ivy_self *self_first, **self_last;
+	uint8_t *peers; /* two bits each: there, lost or dead */
+	uint64_t now;
+	uint64_t clock; /* of versions and rounds */
+	/* node */
+	struct ivy_table pages;
+	struct ivy_page *open;
+	struct ivy_table relays;
+	/* home */
+	struct ivy_dir dir;
+	struct ivy_table txns;
+	struct ivy_txn *txn_list;
+};
+
+void *ivy_alloc(struct ivy *ivy, size_t size);
+void ivy_release(struct ivy *ivy, void *mem, size_t size);
+
+/* A message to be: h.region, epoch are set when it is sent. 0; -ENOTCONN: the peer is down;
+ * -ENOMEM: to itself, and no memory. */
+int ivy_post(struct ivy *ivy, uint16_t to, struct gvm_hdr *h, const void *payload);
+/* One without payload. */
+int ivy_say(struct ivy *ivy, uint16_t to, unsigned type, uint64_t page, uint64_t xid, uint64_t arg);
+/* One with a page: bytes, or NULL for zeros. */
+int ivy_say_page(struct ivy *ivy, uint16_t to, struct gvm_hdr *h, const void *bytes);
+
+uint16_t ivy_home_of(const struct ivy *ivy, uint64_t page);
+int ivy_peer_down(const struct ivy *ivy, uint16_t peer); /* lost or dead */
+int ivy_peer_gone(const struct ivy *ivy, uint16_t peer); /* dead */
+/* When to ask again, the tries-th time. */
+uint64_t ivy_backoff(struct ivy *ivy, unsigned tries);
+/* It broke the rules, and is counted. Returns -EPROTO. */
+int ivy_refuse(struct ivy *ivy);
+/* Nobody waits for it. Returns 0. */
+int ivy_late(struct ivy *ivy);
+
+#endif

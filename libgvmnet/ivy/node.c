@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A page at a node: what its programs want of it. A fault becomes one request to the home; DATA and
+ * GRANT end it. A request is made again until it is answered; only the answer to the request that
+ * is open now, by its random id, changes anything.
+ */
+#include "ivy/internal.h"
+
+struct ivy_page *ivy_page_find(const struct ivy *ivy, uint64_t page)
+{
+	return (struct ivy_page *)ivy_table_find(&ivy->pages, page);
+}
+
+static enum ivy_access access_of(const struct ivy_page *p)
+{
+	switch (p->state) {
+	case PAGE_SHARED:
+	case PAGE_OWNED:
+		return IVY_READ;
+	case PAGE_EXCL:
+		return IVY_WRITE;
+	default:
+		return IVY_NONE;
+	}
+}
+
+enum ivy_access ivy_page_access(const struct ivy *ivy, uint64_t page)
+{
+	const struct ivy_page *p = ivy_page_find(ivy, page);
+
+	return p ? access_of(p) : IVY_NONE;
+}
+
+uint64_t ivy_page_version(const struct ivy *ivy, uint64_t page)
+{
+	const struct ivy_page *p = ivy_page_find(ivy, page);
+
+	return p && access_of(p) ? p->version : 0;
+}
+
+/* ---- records ------------------------------------------------------------------------------- */
+
+static struct ivy_page *page_make(struct ivy *ivy, uint64_t page)
+{
+	struct ivy_page *p;
+
+	if (ivy->pages.count >= ivy->config.max_pages)
+		return NULL;
+	p = ivy_alloc(ivy, sizeof(*p));
+	if (!p)
+		return NULL;
+	memset(p, 0, sizeof(*p));
+	p->link.key = page;
+	if (ivy_table_add(ivy, &ivy->pages, &p->link) == 0)
+		return p;
+	ivy_release(ivy, p, sizeof(*p));
+	return NULL;
+}
+
+static void unlist(struct ivy *ivy, struct ivy_page *p)
+{
+	if (!p->open)
+		return;
+	if (p->prev)
+		p->prev->next = p->next;
+	else
+		ivy->open = p->next;
+	if (p->next)
+		p->next->prev = p->prev;
+	p->open = 0;
+}
+
+static void enlist(struct ivy *ivy, struct ivy_page *p)
+{
+	p->tries = 0;
+	p->due = ivy_backoff(ivy, 0);
+	if (p->open)
+		return;
+	p->open = 1;
+	p->prev = NULL;
+	p->next = ivy->open;
+	if (p->next)
+		p->next->prev = p;
+	ivy->open = p;
+}
+
+static void page_free(struct ivy *ivy, struct ivy_page *p)
+{
+	unlist(ivy, p);
+	ivy_table_del(&ivy->pages, &p->link);
+	ivy_release(ivy, p, sizeof(*p));
+}
+
+/* ---- requests ------------------------------------------------------------------------------ */
+
+/* Ask for what is wanted, by the id that it has. */
+static void ask(struct ivy *ivy, struct ivy_page *p)
+{
+	uint64_t has = p->state == PAGE_SHARED || p->state == PAGE_OWNED ? p->version : 0;
+
+	p->flags |= ASKED;
+	ivy_say(ivy, ivy_home_of(ivy, p->link.key),
+		p->want == IVY_WRITE ? GVM_COH_WRITE : GVM_COH_READ, p->link.key, p->request,
+		p->want == IVY_WRITE ? has : 0);
+}
+
+void ivy_page_renew(struct ivy *ivy, struct ivy_page *p)
+{
+	if (!IVY_BUG(NO_RENEW))
+		p->request = ivy->config.env->nonce(ivy->config.user);
+	p->flags &= WANT_MORE;
+	ask(ivy, p);
+}
+
+void ivy_page_settle(struct ivy *ivy, struct ivy_page *p)
+{
+	int waits = p->want || p->state == PAGE_EVICT || p->state == PAGE_GIVEN;
+
+	if (p->want && !(p->flags & ASKED) && p->state != PAGE_EVICT)
+		ivy_page_renew(ivy, p);
+	if (waits)
+		enlist(ivy, p);
+	else if (p->state == PAGE_NONE)
+		page_free(ivy, p);
+	else
+		unlist(ivy, p);
+}
+
+void ivy_page_drop(struct ivy *ivy, struct ivy_page *p)
+{
+	const struct ivy_env *env = ivy->config.env;
+
+	if (access_of(p))
+		env->protect(ivy->config.user, p->link.key, IVY_NONE);
+	if (page_has_content(p))
+		env->copy_drop(ivy->config.user, p->link.key);
+	p->state = PAGE_NONE;
+	p->flags &= (uint8_t)~HAS_DATA;
+	ivy_page_settle(ivy, p);
+}
+
+/* The fault has ended. Access is there already; more may be wanted. */
+static void end_fault(struct ivy *ivy, struct ivy_page *p, int status)
+{
+	uint64_t page = p->link.key;
+	enum ivy_access want = p->want;
+	int more = p->flags & WANT_MORE;
+
+	ivy->stats.faults_failed += status != 0;
+	p->want = status == 0 && more ? IVY_WRITE : IVY_NONE;
+	p->flags = 0;
+	ivy_page_settle(ivy, p);
+	ivy->config.env->fault_done(ivy->config.user, page, status != 0 && more ? IVY_WRITE : want,
+				    status);
+}
+
+int ivy_node_fault(struct ivy *ivy, uint64_t page, enum ivy_access access)
+{
+	struct ivy_page *p;
+
+	if (page >= ivy->config.pages || (access != IVY_READ && access != IVY_WRITE))
+		return -EINVAL;
+	p = ivy_page_find(ivy, page);
+	if (p && access_of(p) >= access)
+		return 0;
+	if (ivy_peer_gone(ivy, ivy_home_of(ivy, page)))
+		return -EHOSTDOWN;
+	if (access == IVY_WRITE)
+		ivy->stats.faults_write++;
+	else
+		ivy->stats.faults_read++;
+	if (!p)
+		p = page_make(ivy, page);
+	if (!p) {
+		ivy->stats.no_memory++;
+		return -ENOMEM;
+	}
+	if (p->want) {
+		if (access > (enum ivy_access)p->want)
+			p->flags |= WANT_MORE;
+		return 1;
+	}
+	p->want = (uint8_t)access;
+	ivy_page_settle(ivy, p);
+	return 1;
+}
+
+/* ---- answers ------------------------------------------------------------------------------- */
+
+static struct ivy_page *open_request(const struct ivy *ivy, const struct gvm_hdr *h)
+{
+	struct ivy_page *p = ivy_page_find(ivy, h->page);
+
+	return p && p->want && (p->flags & ASKED) && p->request == h->xid ? p : NULL;
+}
+
+static void say_done(struct ivy *ivy, const struct ivy_page *p, uint64_t request)
+{
+	ivy_say(ivy, ivy_home_of(ivy, p->link.key), GVM_COH_DONE, p->link.key, request, p->version);
+}
+
+/* Content for a page that is not mapped. 0 or -ENOMEM: as if it had not come. */
+static int take_content(struct ivy *ivy, struct ivy_page *p, const struct gvm_hdr *h,
+			const void *bytes)
+{
+	if (ivy->config.env->copy_write(ivy->config.user, h->page, h->length ? bytes : NULL) != 0) {
+		ivy->stats.no_memory++;
+		return -ENOMEM;
+	}
+	p->state = PAGE_NONE; /* what was GIVEN is overwritten */
+	p->version = h->arg;
+	return 0;
+}
+
+static int take_read(struct ivy *ivy, struct ivy_page *p, const struct gvm_hdr *h,
+		     const void *bytes)
+{
+	uint64_t request = p->request;
+
+	if ((h->flags & GVM_F_SAME) || (p->state != PAGE_NONE && p->state != PAGE_GIVEN))
+		return ivy_refuse(ivy);
+	if (take_content(ivy, p, h, bytes) != 0)
+		return 0;
+	p->state = PAGE_SHARED;
+	ivy->config.env->protect(ivy->config.user, h->page, IVY_READ);
+	say_done(ivy, p, request);
+	end_fault(ivy, p, 0);
+	return 0;
+}
+
+/* Content for WRITE: keep it, or note that the copy that is here is the one. */
+static void take_data(struct ivy *ivy, struct ivy_page *p, const struct gvm_hdr *h,
+		      const void *bytes)
+{
+	int copy = p->state == PAGE_SHARED || p->state == PAGE_OWNED;
+	int same = (h->flags & GVM_F_SAME) != 0;
+
+	if ((p->flags & HAS_DATA) || copy != same) /* a mapped page is not written to */
+		return;
+	if (same || take_content(ivy, p, h, bytes) == 0)
+		p->flags |= HAS_DATA;
+}
+
+static void complete_write(struct ivy *ivy, struct ivy_page *p)
+{
+	uint64_t request = p->request;
+
+	if (!(p->flags & HAS_DATA) || !(p->flags & HAS_GRANT))
+		return;
+	p->state = PAGE_EXCL;
+	p->version = p->granted;
+	ivy->config.env->protect(ivy->config.user, p->link.key, IVY_WRITE);
+	say_done(ivy, p, request);
+	end_fault(ivy, p, 0);
+}
+
+int ivy_node_data(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
+{
+	struct ivy_page *p = open_request(ivy, h);
+
+	if (!p)
+		return ivy_late(ivy);
+	if (p->want == IVY_READ)
+		return take_read(ivy, p, h, bytes);
+	take_data(ivy, p, h, bytes);
+	complete_write(ivy, p);
+	return 0;
+}
+
+int ivy_node_grant(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
+{
+	struct ivy_page *p = open_request(ivy, h);
+
+	if (!p)
+		return ivy_late(ivy);
+	if (p->want != IVY_WRITE)
+		return ivy_refuse(ivy);
+	if (!(h->flags & GVM_F_WAIT))
+		take_data(ivy, p, h, bytes);
+	p->flags |= HAS_GRANT;
+	p->granted = h->arg;
+	complete_write(ivy, p);
+	return 0;
+}
+
+int ivy_node_nak(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
+{
+	struct ivy_page *p = open_request(ivy, h);
+
+	if (!p)
+		return ivy_late(ivy);
+	if (h->status == GVM_ST_LIMIT) /* it is asked again in time */
+		return 0;
+	if (p->flags & HAS_DATA && p->state == PAGE_NONE)
+		ivy->config.env->copy_drop(ivy->config.user, h->page);
+	end_fault(ivy, p, gvm_wire_errno(h->status));
+	return 0;
+}
+
+/* ---- eviction ------------------------------------------------------------------------------ */
+
+void ivy_page_write_back(struct ivy *ivy, struct ivy_page *p)
+{
+	struct gvm_hdr h = {
+		.type = GVM_COH_WB, .page = p->link.key, .xid = p->side, .arg = p->version
+	};
+
+	ivy_say_page(ivy, ivy_home_of(ivy, h.page), &h,
+		     ivy->config.env->copy_read(ivy->config.user, h.page));
+}
+
+static void evict_owned(struct ivy *ivy, struct ivy_page *p)
+{
+	ivy->config.env->protect(ivy->config.user, p->link.key, IVY_NONE);
+	p->state = PAGE_EVICT;
+	p->side = ivy->config.env->nonce(ivy->config.user);
+	ivy_page_write_back(ivy, p);
+	if (IVY_BUG(NO_KEEP))
+		ivy_page_drop(ivy, p);
+	else
+		ivy_page_settle(ivy, p);
+}
+
+int ivy_node_evict(struct ivy *ivy, uint64_t page)
+{
+	struct ivy_page *p = ivy_page_find(ivy, page);
+
+	if (!p || p->state == PAGE_EVICT)
+		return 0;
+	if (p->want || p->state == PAGE_GIVEN)
+		return -EBUSY;
+	if (p->state == PAGE_SHARED) {
+		ivy_say(ivy, ivy_home_of(ivy, page), GVM_COH_DROP, page, 0, p->version);
+		ivy_page_drop(ivy, p);
+	} else {
+		evict_owned(ivy, p);
+	}
+	return 0;
+}
+
+/* ---- time and peers ------------------------------------------------------------------------ */
+
+/* Ask once more for what this page waits for. */
+static void ask_again(struct ivy *ivy, struct ivy_page *p)
+{
+	uint64_t page = p->link.key;
+
+	ivy->stats.repeated++;
+	if (p->state == PAGE_EVICT)
+		ivy_page_write_back(ivy, p);
+	else if (p->state == PAGE_GIVEN)
+		ivy_say(ivy, ivy_home_of(ivy, page), GVM_COH_STILL, page, p->side, 0);
+	if (p->want && (p->flags & ASKED))
+		ask(ivy, p);
+}
+
+void ivy_node_tick(struct ivy *ivy)
+{
+	struct ivy_page *p;
+
+	for (p = ivy->open; p; p = p->next) {
+		if (p->due > ivy->now)
+			continue;
+		if (p->tries < 255)
+			p->tries++;
+		p->due = ivy_backoff(ivy, p->tries);
+		ask_again(ivy, p);
+	}
+}
+
+void ivy_node_peer_back(struct ivy *ivy, uint16_t peer)
+{
+	struct ivy_page *p;
+
+	for (p = ivy->open; p; p = p->next)
+		if (ivy_home_of(ivy, p->link.key) == peer)
+			ask_again(ivy, p);
+}
+
+/* Nothing of this home can be trusted to be the newest any more: take it from the programs. */
+void ivy_node_home_dead(struct ivy *ivy, uint16_t home)
+{
+	struct ivy_link *link = ivy_table_any(&ivy->pages), *next;
+
+	for (; link; link = next) {
+		struct ivy_page *p = (struct ivy_page *)link;
+		int wanted = p->want;
+
+		next = ivy_table_after(&ivy->pages, link);
+		if (ivy_home_of(ivy, link->key) != home)
+			continue;
+		p->flags |= ASKED; /* that it is not asked for when EVICT ends */
+		if (!wanted || page_has_content(p))
+			ivy_page_drop(ivy, p);
+		if (wanted)
+			end_fault(ivy, p, -EHOSTDOWN);
+	}
+}
+
+void ivy_node_fini(struct ivy *ivy)
+{
+	struct ivy_link *link;
+
+	while ((link = ivy_table_any(&ivy->pages)))
+		page_free(ivy, (struct ivy_page *)link);
+	ivy_table_fini(ivy, &ivy->pages);
+}

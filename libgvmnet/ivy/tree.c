@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Invalidation in a tree. A fan is one node's part of a round: the ids that it has to see to, cut
+ * in runs; the first of each run is told and sees to the rest of it. The home has a fan for each
+ * writer; who passes a round on has one in a relay. Only the home tries again: whoever could not be
+ * told is named to it, and is told by the home itself, in a round of its own.
+ */
+#include "ivy/internal.h"
+
+static size_t fan_size(uint32_t room, uint32_t child_room)
+{
+	return sizeof(struct ivy_fan) + child_room * sizeof(struct ivy_child) +
+	       2 * (size_t)room * sizeof(uint16_t);
+}
+
+struct ivy_fan *ivy_fan_make(struct ivy *ivy, uint64_t page, uint32_t n, int direct)
+{
+	uint32_t child_room = !direct && n > FAN_OUT ? FAN_OUT : n;
+	struct ivy_fan *fan = ivy_alloc(ivy, fan_size(n, child_room));
+
+	if (!fan)
+		return NULL;
+	memset(fan, 0, sizeof(*fan));
+	fan->page = page;
+	fan->room = fan->n = n;
+	fan->child_room = child_room;
+	fan->ids = (uint16_t *)(fan->child + child_room);
+	fan->left = fan->ids + n;
+	return fan;
+}
+
+void ivy_fan_free(struct ivy *ivy, struct ivy_fan *fan)
+{
+	if (fan)
+		ivy_release(ivy, fan, fan_size(fan->room, fan->child_room));
+}
+
+static void tell(struct ivy *ivy, struct ivy_fan *fan, struct ivy_child *c)
+{
+	uint8_t set[GVM_SET_MAX];
+	struct gvm_hdr h = {
+		.type = GVM_COH_INV, .page = fan->page, .xid = fan->round, .arg = fan->version
+	};
+
+	h.length = (uint32_t)gvm_set_encode(set, fan->ids + c->first + 1, c->count - 1u);
+	c->state = ivy_post(ivy, c->node, &h, set) == 0 ? CHILD_PENDING : CHILD_UNSENT;
+}
+
+static void settle(struct ivy_fan *fan, struct ivy_child *c)
+{
+	c->state = CHILD_SETTLED;
+	fan->open--;
+}
+
+static void leave(struct ivy_fan *fan, struct ivy_child *c)
+{
+	memcpy(fan->left + c->first, fan->ids + c->first, c->count * sizeof(*fan->left));
+	c->left = c->count;
+	settle(fan, c);
+}
+
+uint32_t ivy_fan_left(struct ivy_fan *fan)
+{
+	uint32_t i, n = 0;
+
+	for (i = 0; i < fan->children; i++) {
+		const struct ivy_child *c = &fan->child[i];
+
+		memmove(fan->left + n, fan->left + c->first, c->left * sizeof(*fan->left));
+		n += c->left;
+	}
+	return n;
+}
+
+/* The nodes of the least full tree with room for all: of one child, itself included. */
+static uint32_t run_of(uint32_t n)
+{
+	uint32_t run = 1;
+
+	while (run * FAN_OUT < n)
+		run = 1 + run * FAN_OUT;
+	return run;
+}
+
+/* Full trees first, at least one for each child: so the fewest nodes have others to tell, and no
+ * path is longer than it must be. */
+static uint32_t take_run(uint32_t left, uint32_t children, uint32_t run)
+{
+	uint32_t most = left - (children - 1);
+
+	return run < most ? run : most;
+}
+
+void ivy_fan_start(struct ivy *ivy, struct ivy_fan *fan, uint64_t round, int direct)
+{
+	uint32_t run = direct ? 1 : run_of(fan->n), i, first = 0;
+
+	fan->round = round;
+	fan->children = fan->open = direct || fan->n < FAN_OUT ? fan->n : FAN_OUT;
+	for (i = 0; i < fan->children; i++) {
+		struct ivy_child *c = &fan->child[i];
+		uint32_t count = take_run(fan->n - first, fan->children - i, run);
+
+		c->first = (uint16_t)first;
+		c->count = (uint16_t)count;
+		c->left = 0;
+		c->node = fan->ids[first];
+		first += count;
+		tell(ivy, fan, c);
+		if (c->state == CHILD_UNSENT && !direct)
+			leave(fan, c);
+	}
+}
+
+static struct ivy_child *child_of(struct ivy_fan *fan, uint16_t node)
+{
+	uint32_t low = 0, high = fan->children;
+
+	while (low < high) {
+		uint32_t middle = (low + high) / 2;
+
+		if (fan->child[middle].node < node)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < fan->children && fan->child[low].node == node ? &fan->child[low] : NULL;
+}
+
+void ivy_fan_lost(struct ivy_fan *fan, uint16_t peer, int dead)
+{
+	struct ivy_child *c = child_of(fan, peer);
+
+	if (c && (c->state == CHILD_PENDING || (dead && c->state == CHILD_UNSENT)))
+		leave(fan, c);
+}
+
+void ivy_fan_give_up(struct ivy_fan *fan)
+{
+	uint32_t i;
+
+	for (i = 0; i < fan->children; i++)
+		if (fan->child[i].state == CHILD_PENDING)
+			leave(fan, &fan->child[i]);
+}
+
+void ivy_fan_resume(struct ivy *ivy, struct ivy_fan *fan, uint16_t peer)
+{
+	uint32_t i;
+
+	for (i = 0; i < fan->children; i++) {
+		struct ivy_child *c = &fan->child[i];
+
+		if (c->state == CHILD_UNSENT && (c->node == peer || peer == NOBODY))
+			tell(ivy, fan, c);
+	}
+}
+
+/* Whether all of the n ids, ascending, are of the child's run. */
+static int of_run(const struct ivy_fan *fan, const struct ivy_child *c, const uint16_t *ids,
+		  uint32_t n)
+{
+	const uint16_t *run = fan->ids + c->first, *end = run + c->count;
+
+	for (; n > 0; n--, ids++) {
+		while (run < end && *run < *ids)
+			run++;
+		if (run == end || *run != *ids)
+			return 0;
+	}
+	return 1;
+}
+
+int ivy_fan_ack(struct ivy *ivy, struct ivy_fan *fan, uint16_t from, const struct gvm_hdr *h,
+		const void *set)
+{
+	struct ivy_child *c = child_of(fan, from);
+	int n = gvm_set_count(set, h->length);
+
+	if (n < 0)
+		return ivy_refuse(ivy);
+	if (!c || c->state != CHILD_PENDING) /* not owed, or given up */
+		return ivy_late(ivy);
+	if (n > c->count)
+		return ivy_refuse(ivy);
+	gvm_set_decode(set, h->length, fan->left + c->first);
+	if (!of_run(fan, c, fan->left + c->first, (uint32_t)n))
+		return ivy_refuse(ivy);
+	c->left = (uint16_t)n;
+	settle(fan, c);
+	return 0;
+}
+
+/* ---- those that pass it on ----------------------------------------------------------------- */
+
+static void acknowledge(struct ivy *ivy, uint16_t to, uint64_t page, uint64_t round,
+			const uint16_t *left, uint32_t n)
+{
+	uint8_t set[GVM_SET_MAX];
+	struct gvm_hdr h = { .type = GVM_COH_ACK, .page = page, .xid = round };
+
+	h.length = (uint32_t)gvm_set_encode(set, left, n);
+	ivy_post(ivy, to, &h, set);
+}
+
+static void relay_free(struct ivy *ivy, struct ivy_relay *r)
+{
+	ivy_table_del(&ivy->relays, &r->link);
+	ivy_fan_free(ivy, r->fan);
+	ivy_release(ivy, r, sizeof(*r));
+}
+
+/* If all have answered, so does this node. */
+static void relay_step(struct ivy *ivy, struct ivy_relay *r)
+{
+	struct ivy_fan *fan = r->fan;
+
+	if (fan->open && !IVY_BUG(RELAY_EARLY))
+		return;
+	acknowledge(ivy, r->parent, fan->page, fan->round, fan->left, ivy_fan_left(fan));
+	relay_free(ivy, r);
+}
+
+static struct ivy_relay *relay_find(const struct ivy *ivy, uint64_t round, uint64_t page)
+{
+	struct ivy_link *link = ivy_table_find(&ivy->relays, round);
+
+	while (link && ((struct ivy_relay *)link)->fan->page != page)
+		link = ivy_table_again(link);
+	return (struct ivy_relay *)link;
+}
+
+static struct ivy_relay *relay_make(struct ivy *ivy, uint16_t parent, const struct gvm_hdr *h,
+				    uint32_t n)
+{
+	struct ivy_relay *r;
+
+	if (ivy->relays.count >= ivy->config.max_relays)
+		return NULL;
+	r = ivy_alloc(ivy, sizeof(*r));
+	if (!r)
+		return NULL;
+	r->parent = parent;
+	r->link.key = h->xid;
+	r->fan = ivy_fan_make(ivy, h->page, n, 0);
+	if (r->fan && ivy_table_add(ivy, &ivy->relays, &r->link) == 0)
+		return r;
+	ivy_fan_free(ivy, r->fan);
+	ivy_release(ivy, r, sizeof(*r));
+	return NULL;
+}
+
+/* Nobody of the set could be told: all of them in the answer. */
+static void pass_back(struct ivy *ivy, uint16_t parent, const struct gvm_hdr *h, const void *set)
+{
+	struct gvm_hdr ack = {
+		.type = GVM_COH_ACK, .page = h->page, .xid = h->xid, .length = h->length
+	};
+
+	ivy->stats.no_memory++;
+	ivy_post(ivy, parent, &ack, set);
+}
+
+int ivy_tree_inv(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *set)
+{
+	int n = gvm_set_count(set, h->length);
+	struct ivy_relay *r = NULL;
+
+	if (n < 0 || relay_find(ivy, h->xid, h->page) ||
+	    !ivy_node_may_invalidate(ivy, h->page, h->arg))
+		return ivy_refuse(ivy);
+	if (n > 0)
+		r = relay_make(ivy, from, h, (uint32_t)n);
+	if (r) {
+		r->fan->version = h->arg;
+		gvm_set_decode(set, h->length, r->fan->ids);
+		ivy_fan_start(ivy, r->fan, h->xid, 0);
+	}
+	ivy_node_invalidate(ivy, h->page, h->arg);
+	if (r)
+		relay_step(ivy, r);
+	else if (n > 0)
+		pass_back(ivy, from, h, set);
+	else
+		acknowledge(ivy, from, h->page, h->xid, NULL, 0);
+	return 0;
+}
+
+int ivy_tree_ack(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *set)
+{
+	struct ivy_txn *t = ivy_txn_find(ivy, h->page);
+	struct ivy_relay *r;
+	int status;
+
+	/* the home may have passed on its own round, as a sharer */
+	if (t && t->fan && t->fan->round == h->xid && child_of(t->fan, from)) {
+		status = ivy_fan_ack(ivy, t->fan, from, h, set);
+		if (status == 0) {
+			ivy_write_step(ivy, t, ivy_dir_find(ivy, h->page));
+			ivy_home_advance(ivy, h->page);
+		}
+		return status;
+	}
+	r = relay_find(ivy, h->xid, h->page);
+	if (!r)
+		return ivy_late(ivy);
+	status = ivy_fan_ack(ivy, r->fan, from, h, set);
+	if (status == 0)
+		relay_step(ivy, r);
+	return status;
+}
+
+void ivy_tree_peer_lost(struct ivy *ivy, uint16_t peer)
+{
+	struct ivy_link *link = ivy_table_any(&ivy->relays), *next;
+
+	for (; link; link = next) {
+		struct ivy_relay *r = (struct ivy_relay *)link;
+
+		next = ivy_table_after(&ivy->relays, link);
+		if (r->parent == peer) {
+			relay_free(ivy, r);
+			continue;
+		}
+		ivy_fan_lost(r->fan, peer, 1);
+		if (!r->fan->open)
+			relay_step(ivy, r);
+	}
+}
+
+void ivy_tree_fini(struct ivy *ivy)
+{
+	struct ivy_link *link;
+
+	while ((link = ivy_table_any(&ivy->relays)))
+		relay_free(ivy, (struct ivy_relay *)link);
+	ivy_table_fini(ivy, &ivy->relays);
+}

@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Shows that the coherence engine is right in every order of events that small clusters have: 2 to
+ * 4 nodes, 1 or 2 pages, bounded faults of programs, connections and nodes. All states are gone
+ * through, depth first, each once; in each, one writer or many readers, and what can be read is
+ * what was written last. From one in FAIR of them (all, with GVM_IVY_ALL) it is tried that with
+ * messages delivered and nothing further going wrong all faults end, and the directory agrees with
+ * what nodes have. And it shows that it would find a fault: each of those that are built in for
+ * this is found.
+ *
+ * With an argument only that scenario; GVM_IVY_WIDE=N: one more of each thing that may go wrong,
+ * and up to N states (ci/soak.d).
+ */
+#include "ivy_world.h"
+#include <stdint.h>
+#include <cmocka.h>
+#include <time.h>
+
+#define DEPTH_MAX  512
+#define FAIR       8u
+#define FAIR_STEPS 2000
+
+static const struct scenario scenarios[] = {
+	{ .name = "two nodes and a home",
+	  .nodes = 3,
+	  .pages = 1,
+	  .reads = { 0, 1, 1 },
+	  .writes = { 0, 1, 1 },
+	  .evicts = 1,
+	  .stores = 1 },
+	{ .name = "the home's programs too",
+	  .nodes = 2,
+	  .pages = 1,
+	  .reads = { 1, 1 },
+	  .writes = { 1, 2 },
+	  .evicts = 2,
+	  .stores = 1,
+	  .early_ticks = 1 },
+	{ .name = "a broken connection",
+	  .nodes = 3,
+	  .pages = 1,
+	  .reads = { 0, 1, 0 },
+	  .writes = { 0, 1, 1 },
+	  .evicts = 1,
+	  .resets = 1,
+	  .limit = 300000 },
+	{ .name = "time-outs too soon",
+	  .nodes = 3,
+	  .pages = 1,
+	  .reads = { 0, 1, 0 },
+	  .writes = { 0, 1, 1 },
+	  .evicts = 1,
+	  .early_ticks = 2,
+	  .limit = 300000 },
+	{ .name = "a node dies",
+	  .nodes = 3,
+	  .pages = 1,
+	  .reads = { 0, 1, 1 },
+	  .writes = { 0, 1, 1 },
+	  .evicts = 1,
+	  .crashes = 1,
+	  .crash_mask = 6,
+	  .limit = 300000 },
+	{ .name = "a node dies and comes back",
+	  .nodes = 3,
+	  .pages = 1,
+	  .reads = { 0, 1, 0 },
+	  .writes = { 0, 1, 1 },
+	  .crashes = 1,
+	  .restarts = 1,
+	  .crash_mask = 2,
+	  .limit = 200000 },
+	{ .name = "the home dies",
+	  .nodes = 3,
+	  .pages = 1,
+	  .reads = { 0, 1, 1 },
+	  .writes = { 0, 1, 1 },
+	  .evicts = 1,
+	  .crashes = 1,
+	  .crash_mask = 1,
+	  .limit = 200000 },
+	{ .name = "a node is buried alive",
+	  .nodes = 3,
+	  .pages = 1,
+	  .reads = { 0, 1, 1 },
+	  .writes = { 0, 1, 1 },
+	  .burials = 1,
+	  .limit = 200000 },
+	{ .name = "four nodes",
+	  .nodes = 4,
+	  .pages = 1,
+	  .reads = { 0, 1, 1, 0 },
+	  .writes = { 0, 0, 1, 1 },
+	  .evicts = 1,
+	  .limit = 200000 },
+	{ .name = "a broken connection and a death",
+	  .nodes = 4,
+	  .pages = 1,
+	  .reads = { 0, 1, 1, 0 },
+	  .writes = { 0, 1, 0, 1 },
+	  .resets = 1,
+	  .crashes = 1,
+	  .crash_mask = 14,
+	  .limit = 200000 },
+	{ .name = "a tree",
+	  .nodes = 4,
+	  .pages = 1,
+	  .shared = 7,
+	  .writes = { 0, 0, 1, 1 },
+	  .reads = { 0, 1, 0, 0 },
+	  .evicts = 1 },
+	{ .name = "a tree, and the home writes",
+	  .nodes = 4,
+	  .pages = 1,
+	  .shared = 14,
+	  .writes = { 1, 0, 0, 1 },
+	  .resets = 1,
+	  .early_ticks = 1,
+	  .limit = 200000 },
+	{ .name = "a tree, and broken connections",
+	  .nodes = 4,
+	  .pages = 1,
+	  .shared = 7,
+	  .writes = { 0, 0, 0, 1 },
+	  .reads = { 0, 0, 1, 0 },
+	  .resets = 2,
+	  .limit = 200000 },
+	{ .name = "a tree, a broken connection and a death",
+	  .nodes = 4,
+	  .pages = 1,
+	  .shared = 7,
+	  .writes = { 0, 0, 0, 1 },
+	  .reads = { 0, 1, 1, 0 },
+	  .resets = 1,
+	  .crashes = 1,
+	  .crash_mask = 14,
+	  .limit = 200000 },
+	{ .name = "a tree, and a node buried alive",
+	  .nodes = 4,
+	  .pages = 1,
+	  .shared = 7,
+	  .writes = { 0, 0, 0, 1 },
+	  .reads = { 0, 1, 1, 0 },
+	  .burials = 1,
+	  .early_ticks = 1,
+	  .limit = 200000 },
+	{ .name = "two pages, two homes",
+	  .nodes = 2,
+	  .pages = 2,
+	  .home = { 0, 1 },
+	  .reads = { 1, 1 },
+	  .writes = { 1, 1 },
+	  .evicts = 1,
+	  .resets = 1,
+	  .limit = 200000 },
+};
+#define SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
+
+/* ---- visited states ------------------------------------------------------------------------ */
+
+static uint64_t *seen;
+static size_t seen_size, seen_count;
+
+static void seen_begin(void)
+{
+	free(seen);
+	seen_size = 1 << 16;
+	seen_count = 0;
+	seen = calloc(seen_size, sizeof(*seen));
+}
+
+static int seen_put(uint64_t hash)
+{
+	size_t at = hash & (seen_size - 1);
+
+	while (seen[at] && seen[at] != hash)
+		at = (at + 1) & (seen_size - 1);
+	if (seen[at])
+		return 0;
+	seen[at] = hash;
+	seen_count++;
+	return 1;
+}
+
+static void seen_grow(void)
+{
+	uint64_t *old = seen;
+	size_t size = seen_size, i;
+
+	if (seen_count * 2 < seen_size)
+		return;
+	seen_size *= 2;
+	seen_count = 0;
+	seen = calloc(seen_size, sizeof(*seen));
+	for (i = 0; i < size; i++)
+		if (old[i])
+			seen_put(old[i]);
+	free(old);
+}
+
+/* ---- search -------------------------------------------------------------------------------- */
+
+struct level {
+	uint8_t *state;
+	size_t size, room;
+	struct action actions[ACTIONS_MAX];
+	int count, next;
+};
+static struct level stack[DEPTH_MAX];
+static struct {
+	uint64_t states, steps, fair;
+	int depth, cut;
+} found;
+
+static void keep(struct level *l)
+{
+	l->size = world_size();
+	if (l->room < l->size) {
+		free(l->state);
+		l->room = l->size + 4096;
+		l->state = malloc(l->room);
+	}
+	memcpy(l->state, &W, l->size);
+}
+
+static void restore(const struct level *l)
+{
+	memcpy(&W, l->state, l->size);
+}
+
+static void try_fair(const struct level *l, int loud)
+{
+	struct action a;
+	int steps = 0;
+
+	found.fair++;
+	while (!violation[0] && world_fair_step(&a)) {
+		if (loud)
+			world_print(&a, "(all goes well)");
+		world_do(&a);
+		if (++steps > FAIR_STEPS)
+			world_violated("it does not come to rest");
+	}
+	if (!violation[0])
+		world_check_rest();
+	restore(l);
+}
+
+static void show_path(int depth)
+{
+	int i;
+
+	fprintf(stderr, "%s: %s\n", scenario.name, violation);
+	for (i = 0; i <= depth; i++)
+		if (stack[i].next > 0)
+			world_print(&stack[i].actions[stack[i].next - 1], "");
+}
+
+/* The state that W is in is new: what can be done in it. */
+static void enter(int depth, uint64_t hash, unsigned fair)
+{
+	struct level *l = &stack[depth];
+
+	found.states++;
+	if (depth > found.depth)
+		found.depth = depth;
+	keep(l);
+	l->count = world_actions(l->actions);
+	l->next = 0;
+	if (hash % fair == 0 || l->count == 0)
+		try_fair(l, 0);
+	if (violation[0] && !ivy_test_bug) {
+		show_path(depth);
+		violation[0] = 0;
+		try_fair(l, 1);
+	}
+}
+
+/* 0: all states are as they must be; else violation says what is not. */
+static int explore(const struct scenario *s, unsigned limit, unsigned fair)
+{
+	int depth = 0;
+	uint64_t hash;
+
+	memset(&found, 0, sizeof(found));
+	seen_begin();
+	world_begin(s);
+	hash = world_hash();
+	seen_put(hash);
+	enter(0, hash, fair);
+	while (depth >= 0 && !violation[0]) {
+		struct level *l = &stack[depth];
+
+		if (l->next == l->count || (limit && found.states >= limit)) {
+			found.cut |= l->next != l->count;
+			depth--;
+			continue;
+		}
+		restore(l);
+		world_do(&l->actions[l->next++]);
+		found.steps++;
+		if (violation[0] && !ivy_test_bug)
+			show_path(depth);
+		if (violation[0])
+			break;
+		hash = world_hash();
+		seen_grow();
+		if (!seen_put(hash))
+			continue;
+		if (depth + 1 == DEPTH_MAX) {
+			found.cut = 1;
+			continue;
+		}
+		enter(++depth, hash, fair);
+	}
+	return violation[0] != 0;
+}
+
+static const char *only;
+
+static double seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static unsigned fair_of(void)
+{
+	return getenv("GVM_IVY_ALL") ? 1 : FAIR;
+}
+
+/* The scenario, or with one more of each thing that may go wrong, and up to GVM_IVY_WIDE states. */
+static struct scenario widened(const struct scenario *s)
+{
+	const char *wide = getenv("GVM_IVY_WIDE");
+	struct scenario w = *s;
+
+	if (!wide)
+		return w;
+	w.limit = (unsigned)strtoul(wide, NULL, 10);
+	w.evicts++;
+	w.stores++;
+	w.early_ticks++;
+	w.resets += w.crashes || w.burials || w.resets;
+	w.crashes += w.crashes > 0 && w.crash_mask != 1;
+	return w;
+}
+
+static void every_order_is_right(void **state)
+{
+	uint64_t total = 0;
+	size_t i;
+
+	ivy_test_bug = IVY_BUG_NONE;
+	for (i = 0; i < SCENARIOS; i++) {
+		const struct scenario s = widened(&scenarios[i]);
+		double begun = seconds();
+
+		if (only && strcmp(only, s.name) != 0)
+			continue;
+		if (explore(&s, s.limit, fair_of()) != 0)
+			fail_msg("%s: %s", s.name, violation);
+		print_message(
+		    "%s: %llu states%s, %llu steps, depth %d, %llu to their end, %.1f s\n", s.name,
+		    (unsigned long long)found.states, found.cut ? " (not all)" : "",
+		    (unsigned long long)found.steps, found.depth, (unsigned long long)found.fair,
+		    seconds() - begun);
+		total += found.states;
+	}
+	print_message("%llu states in all\n", (unsigned long long)total);
+}
+
+static void faults_that_are_put_in_are_found(void **state)
+{
+	int bug;
+	size_t i;
+
+	for (bug = IVY_BUG_NONE + 1; bug < IVY_BUG_COUNT && !only; bug++) {
+		ivy_test_bug = (enum ivy_bug)bug;
+		for (i = 0; i < SCENARIOS; i++)
+			if (explore(&scenarios[i], 300000, FAIR) != 0)
+				break;
+		ivy_test_bug = IVY_BUG_NONE;
+		if (i == SCENARIOS)
+			fail_msg("bug %d is not found", bug);
+		print_message("bug %d: \"%s\" after %llu states of \"%s\"\n", bug, violation,
+			      (unsigned long long)found.states, scenarios[i].name);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_order_is_right),
+		cmocka_unit_test(faults_that_are_put_in_are_found),
+	};
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	only = argc > 1 ? argv[1] : NULL;
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A simulated cluster: many coherence engines (ivy/) in one process, a network with delays, loss of
+ * connections, partitions and deaths, and programs that read and write pages. One seed repeats a run
+ * exactly. What the engine promises is checked as it goes: one writer or many readers, and who maps
+ * a page finds in it what was written last.
+ */
+#ifndef GVM_SIM_H
+#define GVM_SIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum sim_pattern {
+	SIM_UNIFORM,   /* any page */
+	SIM_HOT,       /* half of all accesses to 1/64 of the pages */
+	SIM_MIGRATORY, /* read a page, then write it */
+	SIM_BROADCAST, /* all nodes read page 0, then the last node writes it; nothing else */
+};
+
+struct sim_config {
+	uint64_t seed;
+	uint32_t nodes, homes; /* homes: nodes 0 to homes - 1 are home of the pages, in turn */
+	uint32_t pages;
+	uint64_t ops; /* accesses of all programs together */
+	enum sim_pattern pattern;
+	uint32_t write_percent, evict_percent;
+	uint64_t latency_ns, jitter_ns; /* of a message: latency and up to jitter more */
+	uint64_t think_ns;              /* between two accesses of a program, at most */
+	uint32_t slow_nodes;            /* messages to them take 20 times as long */
+	uint64_t chaos_ns;   /* about as often a connection breaks, or many; 0: never */
+	uint32_t crashes;    /* so many times a node that is no home dies, and comes back */
+	uint32_t alloc_fail; /* one of so many allocations fails; 0: none */
+};
+
+struct sim_result {
+	char error[256]; /* what was wrong; empty: nothing */
+	uint64_t events, messages, bytes, pages_sent;
+	uint64_t accesses, hits, faults, failed; /* failed: the page was lost */
+	uint64_t resets, deaths, refused, repeated, lost;
+	uint64_t time_ns; /* simulated */
+	uint64_t fault_ns, fault_ns_max; /* sum, maximum */
+	uint64_t histogram[64];          /* of faults: less than 2^i ns */
+	uint64_t last_fault_ns;          /* SIM_BROADCAST: of the write */
+	uint64_t last_messages, last_bytes; /* and what it took */
+	uint64_t entries, directory_bytes;
+	uint64_t node_least, node_most; /* accesses of the node with the least, the most */
+	uint64_t digest;                /* of all that happened: the same seed has the same */
+};
+
+/* 0; -1: result->error says what was wrong, and when. */
+int sim_run(const struct sim_config *config, struct sim_result *result);
+
+#endif
