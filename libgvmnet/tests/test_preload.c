@@ -25,6 +25,7 @@
 #ifdef PRELOAD
 static char dir[] = "/tmp/gvm-test-preload-XXXXXX";
 static char calls[65536], errors[65536];
+static const char *program = PROG;
 
 static void slurp(const char *name, char *text, size_t room)
 {
@@ -63,7 +64,7 @@ static void become(const char *scenario, const char *const *more)
 	int fd = open(err, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 	if (fd < 0 || dup2(fd, 2) < 0)
 		_exit(99);
-	execl(PROG, "preload_prog", scenario, (char *)NULL);
+	execl(program, "preload_prog", scenario, (char *)NULL);
 	_exit(98);
 }
 
@@ -284,6 +285,16 @@ static void blocks_of_malloc(void **state)
 	const char *off[] = { "GVM_RUN_MALLOC=0", NULL };
 	assert_int_equal(run("malloc", off), 0);
 	NEVER("attach");
+}
+
+/* Not taken for one that brings its own. */
+static void malloc_of_a_program_at_a_fixed_address(void **state)
+{
+	program = FIXED_PROG;
+	int status = run("", NULL);
+	program = PROG;
+	assert_int_equal(status, 0);
+	MADE("attach");
 }
 
 static void a_closed_standard_error_still_gets_the_report(void **state)
@@ -589,6 +600,7 @@ int main(void)
 		cmocka_unit_test(lent_pages_are_told_of),
 		cmocka_unit_test(reservations),
 		cmocka_unit_test(blocks_of_malloc),
+		cmocka_unit_test(malloc_of_a_program_at_a_fixed_address),
 		cmocka_unit_test(a_closed_standard_error_still_gets_the_report),
 		cmocka_unit_test(code_that_is_loaded_later),
 		cmocka_unit_test(files_in_memory),

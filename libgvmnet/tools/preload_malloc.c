@@ -10,6 +10,7 @@
  */
 #include <dlfcn.h>
 #include <errno.h>
+#include <link.h>
 #include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,14 +54,21 @@ static void resolve(void)
 	next.malloc = next_symbol("malloc"); /* last: it says that all are there */
 }
 
-/* Does the program bring a malloc inside its executable? That one comes before ours. */
+/*
+ * Does the program bring a malloc inside its executable? That one comes before ours. But an
+ * executable at a fixed address (not a PIE) that takes malloc's address has an entry of its own
+ * through which it calls whichever malloc there is, and that entry is the function's address for
+ * all: its symbol has a value and no definition.
+ */
 static int comes_before(void *fn)
 {
 	static const char here;
 	Dl_info theirs, ours;
+	ElfW(Sym) *symbol = NULL;
 
-	return fn && dladdr(fn, &theirs) && dladdr(&here, &ours) &&
-	       theirs.dli_fbase != ours.dli_fbase;
+	if (!fn || !dladdr1(fn, &theirs, (void **)&symbol, RTLD_DL_SYMENT) || !dladdr(&here, &ours))
+		return 0;
+	return theirs.dli_fbase != ours.dli_fbase && !(symbol && symbol->st_shndx == SHN_UNDEF);
 }
 
 /*
