@@ -204,6 +204,7 @@ void shard_unpark(struct shard *shard)
 	uint32_t n = shard->parked_count;
 
 	shard->unpark = false;
+	shard->unpark_below = 0;
 	/* in place: what is parked again goes to the end of what has been looked at */
 	shard->parked_count = 0;
 	for (uint32_t i = 0; i < n; i++) {

@@ -93,22 +93,35 @@ static bool is_away(const struct view *view, uint64_t page)
 }
 
 /*
- * May the page's node have one more place? One that does not answer keeps what it has for as long,
- * so none of several gets all of them, and those that are known to be away none of the last half.
+ * How many places may be in use, for all nodes, for this one to get another? A node that does not
+ * answer keeps what it has for as long, and until that is known it looks like any other. So a node
+ * has at most as many as are free (Choudhury and Hahne, 1998, dynamic thresholds): one alone half
+ * of them, two a third each; some are left for the others however many stop in the same instant.
+ * Those that are known to be away get none of the last half.
  */
+static uint32_t places_below(const struct view *view, uint64_t page, const struct outlet *outlet)
+{
+	uint32_t most = DEMANDS - outlet->demands;
+
+	return most > DEMANDS_NODE && is_away(view, page) ? DEMANDS_NODE : most;
+}
+
 static bool claim(struct view *view, uint64_t page, uint16_t *number)
 {
 	struct shard *shard = view->shard;
 	struct outlet *outlet;
+	uint32_t below;
 
 	*number = NO_OUTLET;
 	if (shard->outlets_seen < 2)
 		return true;
 	*number = outlet_note(shard, shard->pager->store->node(view->region, page));
 	outlet = &shard->outlets[*number];
-	if (outlet->demands < DEMANDS_NODE &&
-	    (shard->demands < DEMANDS_NODE || !is_away(view, page)))
+	below = places_below(view, page, outlet);
+	if (shard->demands < below)
 		return true;
+	if (shard->unpark_below < below)
+		shard->unpark_below = below;
 	outlet->parked = true;
 	return false;
 }
@@ -126,11 +139,11 @@ static void give_back(struct shard *shard, const struct fetch *fetch)
 {
 	struct outlet *outlet;
 
-	if (!fetch->demand || fetch->outlet == NO_OUTLET)
+	if (fetch->outlet == NO_OUTLET)
 		return;
 	outlet = &shard->outlets[fetch->outlet];
 	account(shard, fetch->outlet, -1);
-	if (shard->parked_count && (outlet->parked || shard->demands < DEMANDS_NODE))
+	if (shard->parked_count && (outlet->parked || shard->demands < shard->unpark_below))
 		shard->unpark = true;
 	outlet->parked = false;
 }
@@ -181,8 +194,13 @@ uint32_t fetch_ahead(struct view *view, uint64_t page, uint32_t count)
 		return 0;
 	fetch->start_ns = 0;
 	fetch->demand = false;
+	fetch->outlet = NO_OUTLET;
 	if (post(view, fetch, page, count))
 		return 0;
+	if (fetch->number < DEMANDS && shard->outlets_seen > 1) {
+		fetch->outlet = outlet_note(shard, shard->pager->store->node(view->region, page));
+		account(shard, fetch->outlet, 1);
+	}
 	for (uint32_t i = 0; i < count; i++)
 		view->table[page + i] = page_make(
 		    PAGE_FETCHING, (view->table[page + i] & PAGE_KEEP) | PAGE_AHEAD, fetch->number);

@@ -44,7 +44,7 @@
 #define DISCARDS   32u
 #define JOBS       64u /* what the helper thread has to do, per shard */
 #define DEMANDS_NODE                                                                               \
-	(DEMANDS / 2)   /* of them for one memory node of several, or for all that are away */
+	(DEMANDS / 2)   /* of them for all memory nodes that are away, where there are several */
 #define PARKED    4096u /* faults that wait for their node to answer others, per shard */
 #define FAULTS    128u  /* faults read and not served yet, per shard; a power of two */
 #define TRACKERS  64u   /* slabs whose faults are followed, per shard; a power of two */
@@ -381,6 +381,8 @@ struct shard {
 	uint32_t parked_count;
 	uint32_t demands; /* fetches for faults under way, where there are several nodes */
 	bool unpark;      /* they are to look again */
+	/* so few places in use let one of them go on */
+	uint32_t unpark_below;
 	struct tracker *trackers;
 	struct ahead ahead_queue[16];
 	uint32_t ahead_count;

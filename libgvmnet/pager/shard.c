@@ -491,6 +491,7 @@ int shard_renew(struct shard *shard)
 	shard->wait_tail = shard->wait_head;
 	shard->parked_count = 0;
 	shard->unpark = false;
+	shard->unpark_below = 0;
 	shard->ahead_count = 0;
 	shard->recheck_timer.place = shard->retry_timer.place = shard->hold_timer.place = 0;
 	shard->sync_timer.place = 0;

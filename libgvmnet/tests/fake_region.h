@@ -41,8 +41,9 @@ static struct {
 	_Atomic uint64_t away_since;
 	_Atomic unsigned nodes;        /* slabs lie on nodes 0 to nodes - 1 in turn; 0: on one */
 	_Atomic unsigned node_step;    /* their ids are multiples of it; 0: of 1 */
-	_Atomic uint64_t node_away[2]; /* since when; nothing of theirs completes */
-	_Atomic bool node_full[2];     /* puts fail with -ENOSPC */
+	_Atomic uint64_t node_away[3]; /* since when; nothing of theirs completes */
+	_Atomic bool node_silent[3];   /* nor here, but nobody knows that it is away */
+	_Atomic bool node_full[3];     /* puts fail with -ENOSPC */
 	_Atomic uint64_t away_asked;   /* how often the pager has asked */
 	_Atomic uint64_t fetches, puts, discards, fetched, put, discarded;
 	struct gvm_region *open;
@@ -120,8 +121,11 @@ static void fake_reset(void)
 	fake.stall = fake.lost = fake.full = false;
 	fake.latency_ns = fake.away_since = 0;
 	fake.nodes = fake.node_step = 0;
-	fake.node_full[0] = fake.node_full[1] = false;
-	fake.node_away[0] = fake.node_away[1] = fake.away_asked = 0;
+	for (unsigned i = 0; i < 3; i++) {
+		fake.node_full[i] = fake.node_silent[i] = false;
+		fake.node_away[i] = 0;
+	}
+	fake.away_asked = 0;
 	fake.fetches = fake.puts = fake.discards = fake.fetched = fake.put = fake.discarded = 0;
 }
 
@@ -210,7 +214,10 @@ static void fake_complete(struct gvm_region *r, struct gvm_region_op *op, int st
 
 static bool fake_stuck(const struct gvm_region *r, const struct gvm_region_op *op)
 {
-	return fake.stall || (op->kind != FAKE_CONTROL && fake.node_away[fake_nth(r, op->page)]);
+	unsigned node = fake_nth(r, op->page);
+
+	return fake.stall ||
+	       (op->kind != FAKE_CONTROL && (fake.node_away[node] || fake.node_silent[node]));
 }
 
 static void fake_arm(struct gvm_region *r)
@@ -304,15 +311,30 @@ static int fake_post(struct gvm_region *r, struct gvm_region_op *op, uint8_t kin
 	return 0;
 }
 
+static inline void fake_wake_all(void)
+{
+	pthread_mutex_lock(&fake.lock);
+	for (struct gvm_region *r = fake.open; r; r = r->next_open)
+		gvm_worker_run(r->worker, &r->wake);
+	pthread_mutex_unlock(&fake.lock);
+}
+
 /* A node goes away, with all that is under way to it; or it is back, and the workers learn of it.
  */
 static inline void fake_set_away(unsigned node, bool away)
 {
 	fake.node_away[node] = away ? gvm_now() : 0;
-	pthread_mutex_lock(&fake.lock);
-	for (struct gvm_region *r = away ? NULL : fake.open; r; r = r->next_open)
-		gvm_worker_run(r->worker, &r->wake);
-	pthread_mutex_unlock(&fake.lock);
+	if (!away)
+		fake_wake_all();
+}
+
+/* The first nodes stop in the same instant, and nobody knows; or they go on. */
+static inline void fake_set_silent(unsigned nodes, bool silent)
+{
+	for (unsigned i = 0; i < nodes; i++)
+		fake.node_silent[i] = silent;
+	if (!silent)
+		fake_wake_all();
 }
 
 static void fake_wake(struct gvm_task *task)

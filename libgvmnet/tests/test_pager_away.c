@@ -19,15 +19,20 @@ static bool is_on(uint64_t page, unsigned node)
 	return page / SLAB_N % 2 == node;
 }
 
-static void open_two(struct bed *bed, const struct kind *kind)
+static void open_many(struct bed *bed, const struct kind *kind, unsigned nodes)
 {
 	gvm_pager_config_init(&bed->config);
 	bed->config.local_bytes = LOCAL;
 	bed->config.slab_bytes = SLAB_N * PAGE;
 	bed->config.prefetch_pages = 0;
-	fake.nodes = 2;
+	fake.nodes = nodes;
 	open_bed(bed, kind, PAGES * PAGE);
 	gvm_pager_set_prefetch(bed->pager, 0);
+}
+
+static void open_two(struct bed *bed, const struct kind *kind)
+{
+	open_many(bed, kind, 2);
 }
 
 /* Every second page of a node's, so that each is a put of its own; n at most. */
@@ -250,6 +255,12 @@ static void *wait_for_page(void *arg)
 	return NULL;
 }
 
+static void begin_waiting(struct bed *bed, struct waiter *waiter, uint64_t page)
+{
+	*waiter = (struct waiter){ .bed = bed, .page = page };
+	pthread_create(&waiter->thread, NULL, wait_for_page, waiter);
+}
+
 static void *read_the_other(void *arg)
 {
 	struct user *user = arg;
@@ -284,8 +295,7 @@ static void many_waiters_take_not_all_places(void **state)
 		for (unsigned i = 0; i < MANY; i++) {
 			while (!is_on(page, AWAY))
 				page++;
-			waiters[i] = (struct waiter){ .bed = &bed, .page = page++ };
-			pthread_create(&waiters[i].thread, NULL, wait_for_page, &waiters[i]);
+			begin_waiting(&bed, &waiters[i], page++);
 		}
 		assert_true(AWAITED(stats_of(&bed).faults - before >= MANY));
 		pthread_create(&user.thread, NULL, read_the_other, &user);
@@ -298,6 +308,65 @@ static void many_waiters_take_not_all_places(void **state)
 		if (!in_time) {
 			pthread_join(user.thread, NULL);
 			fail_msg("%s: pages of the other node waited too", kind->name);
+		}
+		assert_int_equal(user.wrong, 0);
+		close_bed(&bed);
+	}
+}
+
+#define THIRD 2
+
+static bool is_of_three(uint64_t page, unsigned node)
+{
+	return page / SLAB_N % 3 == node;
+}
+
+static void *read_the_third(void *arg)
+{
+	struct user *user = arg;
+
+	for (uint64_t p = 0; p < PAGES; p++)
+		if (is_of_three(p, THIRD))
+			user->wrong += !page_is(user->bed->mem, p, 3);
+	user->ended = true;
+	return NULL;
+}
+
+/* Two nodes stop answering in the same instant, before anybody knows: each has what it can get of
+ * the places, and what is left does for the third. */
+static void two_that_stop_at_once_take_not_all_places(void **state)
+{
+	EACH_KIND(kind)
+	{
+		static struct waiter waiters[2 * MANY];
+		struct bed bed = { 0 };
+		struct user user = { .bed = &bed };
+		uint64_t before;
+		bool in_time;
+
+		open_many(&bed, kind, 3);
+		for (uint64_t p = 0; p < PAGES; p++)
+			fill_page(bed.mem, p, 3);
+		for (uint64_t p = PAGES / 2; p < PAGES; p++)
+			assert_page(bed.mem, p, 3);
+		assert_int_equal(gvm_pager_sync(bed.range), 0);
+		fake_set_silent(2, true);
+		before = stats_of(&bed).faults;
+		for (unsigned i = 0; i < 2 * MANY; i++)
+			begin_waiting(&bed, &waiters[i],
+				      i / 2 / SLAB_N * 3 * SLAB_N + i % 2 * SLAB_N +
+					  i / 2 % SLAB_N);
+		assert_true(AWAITED(stats_of(&bed).faults - before >= 2 * MANY));
+		pthread_create(&user.thread, NULL, read_the_third, &user);
+		in_time = ends_in_time(&user);
+		fake_set_silent(2, false);
+		for (unsigned i = 0; i < 2 * MANY; i++) {
+			pthread_join(waiters[i].thread, NULL);
+			assert_true(waiters[i].right);
+		}
+		if (!in_time) {
+			pthread_join(user.thread, NULL);
+			fail_msg("%s: pages of the third node waited too", kind->name);
 		}
 		assert_int_equal(user.wrong, 0);
 		close_bed(&bed);
@@ -335,6 +404,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_full_budget_waits_at_rest),
 		cmocka_unit_test(a_full_node_holds_up_no_other),
 		cmocka_unit_test(many_waiters_take_not_all_places),
+		cmocka_unit_test(two_that_stop_at_once_take_not_all_places),
 		cmocka_unit_test(an_absent_node_is_forgotten_with_who_said_so),
 		cmocka_unit_test(nodes_have_queues_of_their_own),
 	};

@@ -25,12 +25,12 @@ struct taking {
 	struct gvm_cluster *cluster;
 	struct gvm_net *net;
 	struct gvm_pager *pager;
-	pid_t pid;        /* whose threads the pager's are (not those of a vforked child) */
+	pid_t pid;         /* whose threads the pager's are (not those of a vforked child) */
 	_Atomic(int) lent; /* see take_lend */
-	int failed;       /* why the pager could not be started; said once */
-	unsigned number;  /* of the last region */
-	size_t pooled;    /* bytes of all pools */
-	uint64_t blocked; /* signals, by the program, in the thread that has the lock */
+	int failed;        /* why the pager could not be started; said once */
+	unsigned number;   /* of the last region */
+	size_t pooled;     /* bytes of all pools */
+	uint64_t blocked;  /* signals, by the program, in the thread that has the lock */
 };
 extern struct taking take;
 
