@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -56,6 +57,7 @@ struct node {
 static inline void spawn(struct node *n, const char *const *args)
 {
 	const char *argv[24] = { program };
+	pid_t parent = getpid();
 	int pipes[2], i = 1;
 
 	memset(n, 0, sizeof(*n));
@@ -64,6 +66,10 @@ static inline void spawn(struct node *n, const char *const *args)
 	assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
 	n->pid = fork();
 	if (!n->pid) {
+		/* a test that is ended leaves no node behind */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(127);
 		dup2(pipes[1], 2);
 		execv(program, (char *const *)argv);
 		_exit(127);
