@@ -205,6 +205,7 @@ struct verbs {
 	int tick_fd;
 
 	struct verbs_lane *lanes;
+	unsigned armed; /* of them */
 	struct verbs_chunk *chunks;
 	struct verbs_block *blocks; /* free */
 	struct verbs_conn *conns;
