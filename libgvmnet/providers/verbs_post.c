@@ -315,7 +315,7 @@ static void make_proof(struct verbs_conn *conn, struct verbs_gathered *g)
 {
 	struct verbs *v = conn->v;
 
-	g->sge = (struct ibv_sge){ .addr = (uintptr_t)v->proof + VERBS_PROOF_SINK,
+	g->sge = (struct ibv_sge){ .addr = (uintptr_t)v->proof + VERBS_SINK,
 				   .length = 1,
 				   .lkey = v->proof_mr->lkey };
 	g->wr = (struct ibv_send_wr){ .wr_id = request_id(conn, conn->head),
