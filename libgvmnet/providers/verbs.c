@@ -181,21 +181,25 @@ static void lane_free(struct verbs_lane *lane)
 	free(lane);
 }
 
-/* The completion channel has fired: those queues are not armed any more. */
+/* The completion channel has fired: those queues are not armed any more. Each that is armed says so
+ * once, so that none needs to be asked for in vain. */
 static void take_channel(struct verbs *v)
 {
 	struct verbs_lane *lane;
 	struct ibv_cq *cq;
 	void *context;
 
-	while (!ibv_get_cq_event(v->channel, &cq, &context)) {
+	do {
+		if (ibv_get_cq_event(v->channel, &cq, &context))
+			return;
 		lane = context;
+		v->armed -= (unsigned)lane->armed;
 		lane->armed = 0;
 		if (++lane->unacked < 1024)
 			continue;
 		ibv_ack_cq_events(cq, lane->unacked);
 		lane->unacked = 0;
-	}
+	} while (v->armed);
 }
 
 static int serve_stash(struct verbs *v)
@@ -399,8 +403,10 @@ static int arm(struct gvm_rma *rma)
 	    __atomic_load_n(&v->inbox_due, __ATOMIC_ACQUIRE))
 		return 1;
 	for (struct verbs_lane *lane = v->lanes; lane; lane = lane->next) {
-		if (!lane->armed && !ibv_req_notify_cq(lane->cq, 0))
+		if (!lane->armed && !ibv_req_notify_cq(lane->cq, 0)) {
 			lane->armed = 1;
+			v->armed++;
+		}
 		n = ibv_poll_cq(lane->cq, VERBS_BATCH, v->stash);
 		if (n <= 0)
 			continue;

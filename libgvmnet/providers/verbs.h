@@ -38,22 +38,22 @@
 #include "providers/rma.h"
 #include "providers/tcp_addr.h"
 
-#define VERBS_TIMEOUT    16u
-#define VERBS_RETRIES    6u
-#define VERBS_RNR_TIMER  12u                   /* 0.64 ms: of a receiver that is not ready */
-#define VERBS_SENDS      (GVM_RMA_WORKS + 32u) /* of the send queue: sends are done with early */
-#define VERBS_ENTRIES    (VERBS_SENDS + GVM_RMA_RECVS) /* of a completion queue, a connection */
-#define VERBS_RING       512u /* a power of two, of which VERBS_SENDS are used */
-#define VERBS_INLINE     92u
-#define VERBS_READS      16u /* RDMA reads of a connection under way in the hardware */
-#define VERBS_LANE       32u /* connections of the first lane */
-#define VERBS_LANE_MAX   2048u
-#define VERBS_GATHER     256u /* requests gathered until ring() */
-#define VERBS_COPIES     256u /* cells that are copied so that a send is done with at once */
-#define VERBS_BATCH      32u
-#define VERBS_PROOF      4096u /* the page of verbs_proof */
-#define VERBS_PROOF_SINK 64u   /* where in it is read to; from its beginning others read */
-#define VERBS_HALF_OPEN  4096u /* accepted, not yet established */
+#define VERBS_TIMEOUT   16u
+#define VERBS_RETRIES   6u
+#define VERBS_RNR_TIMER 12u                   /* 0.64 ms: of a receiver that is not ready */
+#define VERBS_SENDS     (GVM_RMA_WORKS + 32u) /* of the send queue: sends are done with early */
+#define VERBS_ENTRIES   (VERBS_SENDS + GVM_RMA_RECVS) /* of a completion queue, a connection */
+#define VERBS_RING      512u /* a power of two, of which VERBS_SENDS are used */
+#define VERBS_INLINE    92u
+#define VERBS_READS     16u /* RDMA reads of a connection under way in the hardware */
+#define VERBS_LANE      32u /* connections of the first lane */
+#define VERBS_LANE_MAX  2048u
+#define VERBS_GATHER    256u /* requests gathered until ring() */
+#define VERBS_COPIES    256u /* cells that are copied so that a send is done with at once */
+#define VERBS_BATCH     32u
+#define VERBS_PROOF     4096u /* the page of verbs_proof: others read from its beginning */
+#define VERBS_SINK      64u   /* where in it is read to */
+#define VERBS_HALF_OPEN 4096u /* accepted, not yet established */
 #define VERBS_CONNECTING                                                                           \
 	64u /* asked for, not yet answered: more would lose datagrams of the manager */
 #define VERBS_BLOCKS     32u /* connections whose receive buffers are registered together */
@@ -133,11 +133,11 @@ struct verbs_conn {
 	uint32_t slot, generation;
 	uint8_t state;
 	uint8_t in_ring, in_late;
-	uint8_t flush;            /* writes are gathered that need a proof (iWARP) */
+	uint8_t flush;  /* writes are gathered that need a proof (iWARP) */
+	uint8_t failed; /* nothing goes any more */
+	uint8_t silent; /* ticks until it is nudged, as nothing has come (siw) */
+	int error;      /* found while posting, told by poll() */
 	struct verbs_proof proof; /* the peer's (iWARP) */
-	uint8_t failed;           /* nothing goes any more */
-	uint8_t silent;           /* ticks until it is nudged, as nothing has come (siw) */
-	int error;                /* found while posting, told by poll() */
 
 	/* the send queue: [tail, head) is in it or gathered for it */
 	uint16_t head, tail;
@@ -205,6 +205,7 @@ struct verbs {
 	int tick_fd;
 
 	struct verbs_lane *lanes;
+	unsigned armed; /* of them */
 	struct verbs_chunk *chunks;
 	struct verbs_block *blocks; /* free */
 	struct verbs_conn *conns;
@@ -226,8 +227,7 @@ struct verbs {
 	uint16_t copy_free[VERBS_COPIES];
 	unsigned copy_count;
 
-	uint8_t
-	    *proof; /* iWARP: a page without meaning, for peers to read from and to be read to */
+	uint8_t *proof; /* iWARP: a page that peers read from, and that is read to */
 	struct ibv_mr *proof_mr;
 
 	struct ibv_wc stash[VERBS_BATCH]; /* found by arm(), for the next poll() */

@@ -315,7 +315,7 @@ static void make_proof(struct verbs_conn *conn, struct verbs_gathered *g)
 {
 	struct verbs *v = conn->v;
 
-	g->sge = (struct ibv_sge){ .addr = (uintptr_t)v->proof + VERBS_PROOF_SINK,
+	g->sge = (struct ibv_sge){ .addr = (uintptr_t)v->proof + VERBS_SINK,
 				   .length = 1,
 				   .lkey = v->proof_mr->lkey };
 	g->wr = (struct ibv_send_wr){ .wr_id = request_id(conn, conn->head),
@@ -529,16 +529,20 @@ static int status_of(const struct ibv_wc *wc, const char **reason)
 	}
 }
 
-/* Faults of this side's own making. */
+/* Faults of this side's own making. siw has two of these also for a socket that was closed while
+ * something was sent (siw_qp_sq_process()) or received (siw_rdmap_complete()). */
 static void log_own_fault(const struct verbs *v, const struct ibv_wc *wc)
 {
 	switch (wc->status) {
-	case IBV_WC_LOC_LEN_ERR:
 	case IBV_WC_LOC_QP_OP_ERR:
+	case IBV_WC_GENERAL_ERR:
+		gvm_log(v->siw ? GVM_LOG_DEBUG : GVM_LOG_ERROR, "%s: %s", v->device,
+			ibv_wc_status_str(wc->status));
+		break;
+	case IBV_WC_LOC_LEN_ERR:
 	case IBV_WC_LOC_PROT_ERR:
 	case IBV_WC_LOC_ACCESS_ERR:
 	case IBV_WC_FATAL_ERR:
-	case IBV_WC_GENERAL_ERR:
 		gvm_log(GVM_LOG_ERROR, "%s: %s", v->device, ibv_wc_status_str(wc->status));
 		break;
 	default:
