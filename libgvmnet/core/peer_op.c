@@ -460,7 +460,7 @@ static HOT int post_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 }
 
 static HOT int fill_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind, uint64_t key,
-			  uint64_t offset, void *buf, uint32_t len, struct gvm_mem *local)
+			      uint64_t offset, void *buf, uint32_t len, struct gvm_mem *local)
 {
 	int err = may_post(peer, op);
 

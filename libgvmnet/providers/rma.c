@@ -557,6 +557,7 @@ int gvm_rma_arm(struct gvm_prov *prov)
 	struct gvm_rma *rma = to_rma(prov);
 	struct gvm_rma_core *core = rma->core;
 
+	core->round = 0; /* it may be a long sleep */
 	if (core->flush || core->late || atomic_load(&core->any_noted))
 		return 1;
 	if (core->starved && (core->room || !core->n_works))

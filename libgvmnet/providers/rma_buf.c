@@ -143,8 +143,8 @@ static void to_empty(struct rma_chunk **room, struct rma_chunk *chunk)
 	list_add(&chunk->core->empty, chunk);
 }
 
-/* A bounce buffer goes back: its chunk moves between the lists. One that is not used is in a list of
- * those with room only if it is alone there. */
+/* A bounce buffer goes back: its chunk moves between the lists. One that is not used is in a list
+ * of those with room only if it is alone there. */
 static void chunk_put(struct rma_chunk *chunk)
 {
 	struct rma_chunk **room = room_of(chunk->core, chunk->shift);

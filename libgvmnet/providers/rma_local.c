@@ -158,8 +158,7 @@ static struct rma_local *local_open(struct gvm_rma_core *core, struct gvm_mem *m
 /* The memory's own address is its key: it is not used for another as long as we hold it. */
 struct rma_local *gvm_rma_local_find(struct gvm_rma_core *core, struct gvm_mem *mem)
 {
-	struct rma_local *local =
-	    (struct rma_local *)rma_table_find(&core->locals, (uintptr_t)mem);
+	struct rma_local *local = (struct rma_local *)rma_table_find(&core->locals, (uintptr_t)mem);
 
 	if (!local)
 		local = local_open(core, mem);

@@ -220,8 +220,8 @@ static HOT struct rma_local *local_of(struct gvm_rma_core *core, const struct gv
 	return local && local->state == LOCAL_LIVE ? local : NULL;
 }
 
-/* From and to the operation's own buffer if that may be, else by way of a bounce buffer. NULL: there
- * is none. */
+/* From and to the operation's own buffer if that may be, else by way of a bounce buffer. NULL:
+ * there is none. */
 static HOT struct gvm_rma_work *work_for(struct gvm_rma_conn *conn, const struct gvm_op *op)
 {
 	struct rma_local *local = local_of(conn->core, op);
