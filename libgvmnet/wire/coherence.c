@@ -156,6 +156,16 @@ static int count_ids(const uint8_t *buf, size_t len)
 	return (int)n;
 }
 
+/* Not the compiler's own, which is a function of a library that the kernel does not have. */
+static int ones(unsigned byte)
+{
+	int n = 0;
+
+	for (; byte; byte &= byte - 1)
+		n++;
+	return n;
+}
+
 static int count_bits(const uint8_t *buf, size_t len)
 {
 	uint32_t first = get16(buf + 2), top = 7;
@@ -169,7 +179,7 @@ static int count_bits(const uint8_t *buf, size_t len)
 	if (first + 8 * (len - SET_HEAD - 1) + top >= GVM_WIRE_NODE_MAX)
 		return -GVM_EPROTO;
 	for (at = SET_HEAD; at < len; at++)
-		n += __builtin_popcount(buf[at]);
+		n += ones(buf[at]);
 	return n;
 }
 
