@@ -260,6 +260,7 @@ void ivy_tick(struct ivy *ivy, uint64_t now)
 		ivy->now = now;
 	ivy_node_tick(ivy);
 	ivy_home_tick(ivy);
+	ivy_tree_tick(ivy);
 	drain(ivy);
 }
 
@@ -267,7 +268,7 @@ uint64_t ivy_next_tick(const struct ivy *ivy)
 {
 	const struct ivy_page *p;
 	const struct ivy_txn *t;
-	uint64_t next = NEVER;
+	uint64_t next = ivy_tree_due(ivy);
 
 	for (p = ivy->open; p; p = p->next)
 		if (p->due < next)

@@ -228,6 +228,7 @@ static void reader_done(struct ivy *ivy, struct ivy_txn *t, struct ivy_waiter *w
 static void again(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e, struct ivy_waiter *w,
 		  const struct gvm_hdr *h)
 {
+	w->request = h->xid; /* a writer may have renewed it, after a RECALL that came twice */
 	w->has = h->arg;
 	if (t->phase == TXN_READ)
 		ivy_home_serve_read(ivy, t, e, w);
@@ -264,11 +265,11 @@ int ivy_home_request(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, co
 		nak(ivy, from, h->page, h->xid, GVM_ST_LIMIT);
 		return 0;
 	}
-	if (w && w->request == h->xid && w->write == (h->type == GVM_COH_WRITE)) {
+	if (w && w->write == (h->type == GVM_COH_WRITE) && (w->write || w->request == h->xid)) {
 		again(ivy, t, e, w, h);
 		return 0;
 	}
-	if (w && (t->phase != TXN_READ || w->request == h->xid))
+	if (w && (w->write || w->request == h->xid))
 		return ivy_refuse(ivy);
 	if (w) /* another request: the one before is done, and its DONE was lost */
 		reader_done(ivy, t, w);

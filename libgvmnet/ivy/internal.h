@@ -165,6 +165,7 @@ struct ivy_fan {
 struct ivy_relay {
 	struct ivy_link link; /* by round */
 	struct ivy_fan *fan;
+	uint64_t due; /* then it is given up */
 	uint16_t parent;
 };
 
@@ -189,6 +190,9 @@ int ivy_fan_ack(struct ivy *ivy, struct ivy_fan *fan, uint16_t from, const struc
 int ivy_tree_inv(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *set);
 int ivy_tree_ack(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *set);
 void ivy_tree_peer_lost(struct ivy *ivy, uint16_t peer);
+void ivy_tree_tick(struct ivy *ivy);
+/* When that has something to do, or NEVER. */
+uint64_t ivy_tree_due(const struct ivy *ivy);
 void ivy_tree_fini(struct ivy *ivy);
 
 /* ---- node.c -------------------------------------------------------------------------------- */

@@ -53,8 +53,11 @@ struct ivy_env {
 	/* NULL: zeros. An error means that the content is lost, and the page with it. */
 	int (*store_write)(void *user, uint64_t page, const void *bytes);
 
-	/* A fault that ivy_fault() answered with 1 has ended: 0, or why there is no access (-EIO: the
-	 * page is lost, -EHOSTDOWN: its home is). */
+	/*
+	 * A fault that ivy_fault() answered with 1 has ended, and all others on the page that want
+	 * this access or less: 0, or why there is no access (-EIO: the page is lost, -EHOSTDOWN: its
+	 * home is). The page may be taken away again at any time from when this returns.
+	 */
 	void (*fault_done)(void *user, uint64_t page, enum ivy_access access, int status);
 	/* NULL, or told of each message that is sent (out 1) or taken (0), those to itself too. */
 	void (*trace)(void *user, int out, uint16_t peer, const struct gvm_hdr *h);
@@ -101,7 +104,7 @@ void ivy_free(struct ivy *ivy);
 
 /*
  * A program needs access (IVY_READ or IVY_WRITE) to a page. 0: it has it. 1: fault_done() follows,
- * with this access or more; it may come before this returns. -EIO, -EHOSTDOWN: the page's home is
+ * with this access or more, and may have come already when this returns. -EIO, -EHOSTDOWN: the page's home is
  * dead; -ENOMEM, -EINVAL.
  */
 int ivy_fault(struct ivy *ivy, uint64_t page, enum ivy_access access);

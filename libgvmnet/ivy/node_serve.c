@@ -79,6 +79,7 @@ static void forward_write(struct ivy *ivy, struct ivy_page *p, const struct gvm_
 {
 	if (is_owner(p))
 		give(ivy, p, h->xid);
+	p->side = h->xid; /* the writer may have renewed its request */
 	send_data(ivy, p, h);
 	if (IVY_BUG(GIVE_ALL))
 		ivy_page_drop(ivy, p);
@@ -88,8 +89,7 @@ int ivy_node_forward(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, co
 {
 	struct ivy_page *p = ivy_page_find(ivy, h->page);
 	uint16_t to = (uint16_t)h->arg;
-	int again =
-	    p && h->type == GVM_COH_FWD_WRITE && p->state == PAGE_GIVEN && p->side == h->xid;
+	int again = p && h->type == GVM_COH_FWD_WRITE && p->state == PAGE_GIVEN;
 
 	if (to >= ivy->config.nodes || to == ivy->config.self)
 		return ivy_refuse(ivy);

@@ -175,7 +175,7 @@ int ivy_fan_ack(struct ivy *ivy, struct ivy_fan *fan, uint16_t from, const struc
 		const void *set)
 {
 	struct ivy_child *c = child_of(fan, from);
-	int n = gvm_set_count(set, h->length);
+	int n = gvm_set_count(set, h->length, ivy->config.nodes);
 
 	if (n < 0)
 		return ivy_refuse(ivy);
@@ -241,6 +241,7 @@ static struct ivy_relay *relay_make(struct ivy *ivy, uint16_t parent, const stru
 	if (!r)
 		return NULL;
 	r->parent = parent;
+	r->due = ivy->now + ivy->config.round_ns;
 	r->link.key = h->xid;
 	r->fan = ivy_fan_make(ivy, h->page, n, 0);
 	if (r->fan && ivy_table_add(ivy, &ivy->relays, &r->link) == 0)
@@ -261,9 +262,18 @@ static void pass_back(struct ivy *ivy, uint16_t parent, const struct gvm_hdr *h,
 	ivy_post(ivy, parent, &ack, set);
 }
 
+static int names(const uint16_t *ids, uint32_t n, uint16_t node)
+{
+	uint32_t i = 0;
+
+	while (i < n && ids[i] != node)
+		i++;
+	return i < n;
+}
+
 int ivy_tree_inv(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *set)
 {
-	int n = gvm_set_count(set, h->length);
+	int n = gvm_set_count(set, h->length, ivy->config.nodes);
 	struct ivy_relay *r = NULL;
 
 	if (n < 0 || relay_find(ivy, h->xid, h->page) ||
@@ -274,6 +284,10 @@ int ivy_tree_inv(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const 
 	if (r) {
 		r->fan->version = h->arg;
 		gvm_set_decode(set, h->length, r->fan->ids);
+		if (names(r->fan->ids, r->fan->n, ivy->config.self)) {
+			relay_free(ivy, r);
+			return ivy_refuse(ivy);
+		}
 		ivy_fan_start(ivy, r->fan, h->xid, 0);
 	}
 	ivy_node_invalidate(ivy, h->page, h->arg);
@@ -326,6 +340,33 @@ void ivy_tree_peer_lost(struct ivy *ivy, uint16_t peer)
 		if (!r->fan->open)
 			relay_step(ivy, r);
 	}
+}
+
+/* Who has not answered for long is left to the home. */
+void ivy_tree_tick(struct ivy *ivy)
+{
+	struct ivy_link *link = ivy_table_any(&ivy->relays), *next;
+
+	for (; link; link = next) {
+		struct ivy_relay *r = (struct ivy_relay *)link;
+
+		next = ivy_table_after(&ivy->relays, link);
+		if (r->due > ivy->now)
+			continue;
+		ivy_fan_give_up(r->fan);
+		relay_step(ivy, r);
+	}
+}
+
+uint64_t ivy_tree_due(const struct ivy *ivy)
+{
+	struct ivy_link *link = ivy_table_any(&ivy->relays);
+	uint64_t due = NEVER;
+
+	for (; link; link = ivy_table_after(&ivy->relays, link))
+		if (((struct ivy_relay *)link)->due < due)
+			due = ((struct ivy_relay *)link)->due;
+	return due;
 }
 
 void ivy_tree_fini(struct ivy *ivy)

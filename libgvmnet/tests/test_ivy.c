@@ -204,7 +204,7 @@ static void sets_travel(void **state)
 		size_t len = gvm_set_encode(buf, ids, n);
 
 		assert_true(len <= GVM_SET_MAX && len <= 4 + 2 * (size_t)n);
-		assert_int_equal(gvm_set_count(buf, len), n);
+		assert_int_equal(gvm_set_count(buf, len, GVM_WIRE_NODE_MAX), n);
 		gvm_set_decode(buf, len, back);
 		assert_memory_equal(ids, back, n * sizeof(*ids));
 	}
@@ -224,12 +224,13 @@ static void bytes_that_are_no_set_are_refused(void **state)
 		for (k = 0; k < 3 && len; k++)
 			buf[draw() % (len < 6 ? len : 6)] ^= (uint8_t)(1u << draw() % 8);
 		cut = draw() % 2 ? len : draw() % (len + 1);
-		n = gvm_set_count(buf, cut);
+		n = gvm_set_count(buf, cut, GVM_WIRE_NODE_MAX);
 		if (n <= 0)
 			continue;
 		taken++;
 		assert_true((uint32_t)n <= GVM_WIRE_NODE_MAX);
 		gvm_set_decode(buf, cut, ids);
+		assert_int_equal(gvm_set_count(buf, cut, ids[n - 1]), -GVM_EPROTO);
 		for (k = 1; k < (uint32_t)n; k++)
 			assert_true(ids[k - 1] < ids[k]);
 		assert_true(ids[n - 1] < GVM_WIRE_NODE_MAX);
@@ -502,6 +503,35 @@ static void strangers_do_not_take_a_page(void **state)
 	end(ivy);
 }
 
+/* What a relay was given to pass on: nodes that there are, and not itself; and not for ever. */
+static void a_relay_does_not_wait_for_ever(void **state)
+{
+	struct ivy_config c = config_of(0);
+	struct gvm_hdr inv = message(GVM_COH_INV, 1, 7, 9);
+	const uint16_t sets[][2] = { { 2, 30 }, { 0, 2 }, { 2, 3 } };
+	struct ivy_stats stats;
+	uint8_t set[GVM_SET_MAX];
+	struct ivy *ivy;
+	int i;
+
+	c.nodes = 30;
+	assert_int_equal(ivy_new(&c, &ivy), 0);
+	for (i = 0; i < 3; i++) {
+		inv.length = (uint32_t)gvm_set_encode(set, sets[i], 2);
+		assert_int_equal(ivy_receive(ivy, 1, &inv, set), i < 2 ? -EPROTO : 0);
+	}
+	assert_int_equal(say(ivy, 3, GVM_COH_ACK, 1, 7, 0), 0);
+	ivy_stats(ivy, &stats);
+	assert_int_equal(stats.relays, 1);
+	ivy_tick(ivy, ivy_next_tick(ivy));
+	ivy_stats(ivy, &stats);
+	assert_int_equal(stats.relays, 0);
+	assert_int_equal(seen.sent.type, GVM_COH_ACK);
+	assert_int_equal(seen.to, 1);
+	assert_int_equal(gvm_set_count(seen.payload, seen.sent.length, 30), 1); /* node 2 is left */
+	end(ivy);
+}
+
 /* Everybody, the home too: nothing ends the program, nothing grows beyond the limits. */
 static void nobody_can_do_more_than_is_bounded(void **state)
 {
@@ -546,6 +576,7 @@ int main(void)
 		cmocka_unit_test(strangers_do_not_move_an_owner),
 		cmocka_unit_test(who_wants_nothing_takes_nothing),
 		cmocka_unit_test(strangers_do_not_take_a_page),
+		cmocka_unit_test(a_relay_does_not_wait_for_ever),
 		cmocka_unit_test(nobody_can_do_more_than_is_bounded),
 	};
 

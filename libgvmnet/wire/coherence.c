@@ -139,7 +139,7 @@ size_t gvm_set_encode(uint8_t *buf, const uint16_t *ids, uint32_t n)
 	return SET_HEAD + 2 * (size_t)n;
 }
 
-static int count_ids(const uint8_t *buf, size_t len)
+static int count_ids(const uint8_t *buf, size_t len, uint32_t nodes)
 {
 	uint32_t n = get16(buf + 2), i;
 	int64_t before = -1;
@@ -149,14 +149,24 @@ static int count_ids(const uint8_t *buf, size_t len)
 	for (i = 0; i < n; i++) {
 		uint32_t id = get16(buf + SET_HEAD + 2 * i);
 
-		if (id >= GVM_WIRE_NODE_MAX || id <= before)
+		if (id >= nodes || id <= before)
 			return -GVM_EPROTO;
 		before = id;
 	}
 	return (int)n;
 }
 
-static int count_bits(const uint8_t *buf, size_t len)
+/* Not the compiler's own, which is a function of a library that the kernel does not have. */
+static int ones(unsigned byte)
+{
+	int n = 0;
+
+	for (; byte; byte &= byte - 1)
+		n++;
+	return n;
+}
+
+static int count_bits(const uint8_t *buf, size_t len, uint32_t nodes)
 {
 	uint32_t first = get16(buf + 2), top = 7;
 	size_t at;
@@ -166,14 +176,14 @@ static int count_bits(const uint8_t *buf, size_t len)
 		return -GVM_EPROTO;
 	while (!(buf[len - 1] >> top))
 		top--;
-	if (first + 8 * (len - SET_HEAD - 1) + top >= GVM_WIRE_NODE_MAX)
+	if (first + 8 * (len - SET_HEAD - 1) + top >= nodes)
 		return -GVM_EPROTO;
 	for (at = SET_HEAD; at < len; at++)
-		n += __builtin_popcount(buf[at]);
+		n += ones(buf[at]);
 	return n;
 }
 
-int gvm_set_count(const uint8_t *buf, size_t len)
+int gvm_set_count(const uint8_t *buf, size_t len, uint32_t nodes)
 {
 	if (len == 0)
 		return 0;
@@ -181,9 +191,9 @@ int gvm_set_count(const uint8_t *buf, size_t len)
 		return -GVM_EPROTO;
 	switch (get16(buf)) {
 	case SET_IDS:
-		return count_ids(buf, len);
+		return count_ids(buf, len, nodes);
 	case SET_BITS:
-		return count_bits(buf, len);
+		return count_bits(buf, len, nodes);
 	default:
 		return -GVM_EPROTO;
 	}

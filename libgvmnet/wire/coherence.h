@@ -55,10 +55,10 @@ const char *gvm_coh_name(unsigned type);
  */
 size_t gvm_set_encode(uint8_t *buf, const uint16_t *ids, uint32_t n);
 /*
- * How many ids the set has, or -GVM_EPROTO: form, order, range, padding or length are wrong. len 0
- * is the empty set.
+ * How many ids the set has, or -GVM_EPROTO: form, order, padding or length are wrong, or an id is
+ * not below nodes (at most GVM_WIRE_NODE_MAX). len 0 is the empty set.
  */
-int gvm_set_count(const uint8_t *buf, size_t len);
+int gvm_set_count(const uint8_t *buf, size_t len, uint32_t nodes);
 /* Write the ids of a set that gvm_set_count has found good, ascending; ids has room for all. */
 void gvm_set_decode(const uint8_t *buf, size_t len, uint16_t *ids);
 
