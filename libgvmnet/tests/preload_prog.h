@@ -58,6 +58,13 @@ void reserved_fork(void);
 void shared_fork(void);
 void shared_lost(void);
 
+/* preload_prog_exec.c: other programs, with an environment that it makes up */
+void cleared(void);
+void let_out(void);
+void helpers(void);
+void helpers_let_out(void);
+void helpers_without(void);
+
 /* preload_prog_kernel.c: what the kernel does with the memory, or is told of it */
 void lent(void);
 void advices(void);

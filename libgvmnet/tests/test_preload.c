@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -191,6 +192,61 @@ static void who_starts_others_is_not_warned(void **state)
 		assert_int_equal(run(starters[i], NULL), 0);
 		assert_null(strstr(errors, "WARNING"));
 	}
+}
+
+static void a_cleared_environment_is_filled(void **state)
+{
+	assert_int_equal(run("cleared", NULL), 0);
+	assert_int_equal(count(errors, "]: took over"), 15);
+	assert_int_equal(count(errors, "at most 1.0 MiB of it local"), 1); /* what it says, goes */
+	assert_int_equal(run("let_out", NULL), 0);
+	assert_string_equal(errors, "");
+}
+
+/* Runs the program at path; returns how many lines said text. */
+static int said_of_helper(const char *scenario, const char *path, const char *text)
+{
+	char helper[300];
+	const char *more[] = { helper, NULL };
+
+	snprintf(helper, sizeof helper, "HELPER=%s", path);
+	assert_int_equal(run(scenario, more), 0);
+	return count(errors, text);
+}
+
+static void what_cannot_be_loaded_into_is_told(void **state)
+{
+	char script[256];
+
+	assert_int_equal(said_of_helper("helpers", STATIC_PROG,
+					"preload_static runs without gvm, in local memory only: it "
+					"is a static program"),
+			 1);
+	assert_int_equal(said_of_helper("helpers_let_out", STATIC_PROG, "without gvm"), 0);
+	assert_int_equal(said_of_helper("helpers", "/bin/true", "without gvm"), 0);
+	snprintf(script, sizeof script, "%s/script", dir);
+	FILE *out = fopen(script, "w");
+	assert_true(out && fprintf(out, "#!%s\n", STATIC_PROG) > 0 && !fclose(out));
+	assert_int_equal(chmod(script, 0755), 0);
+	assert_int_equal(said_of_helper("helpers", script, "preload_static runs without gvm"), 1);
+	unlink(script);
+}
+
+static void privileges_are_told(void **state)
+{
+	char path[256], copy[600];
+	struct statvfs fs;
+
+	snprintf(path, sizeof path, "%s/suid", dir);
+	snprintf(copy, sizeof copy, "cp /bin/true %s", path);
+	if (geteuid() || statvfs(dir, &fs) || fs.f_flag & ST_NOSUID)
+		skip();
+	assert_int_equal(system(copy), 0);
+	assert_int_equal(chown(path, 1, 1), 0);
+	assert_int_equal(chmod(path, 04755), 0);
+	assert_int_equal(said_of_helper("helpers", path, "it is set-user-id or set-group-id"), 1);
+	assert_int_equal(said_of_helper("helpers_without", path, "without gvm"), 0);
+	unlink(path);
 }
 
 static void many_threads(void **state)
@@ -592,6 +648,9 @@ int main(void)
 		cmocka_unit_test(what_is_left_alone_and_large_is_told),
 		cmocka_unit_test(descriptors_of_the_pager_stay_open),
 		cmocka_unit_test(who_starts_others_is_not_warned),
+		cmocka_unit_test(a_cleared_environment_is_filled),
+		cmocka_unit_test(what_cannot_be_loaded_into_is_told),
+		cmocka_unit_test(privileges_are_told),
 		cmocka_unit_test(many_threads),
 		cmocka_unit_test(a_fork_is_followed),
 		cmocka_unit_test(a_fork_that_cannot_be_followed_is_loud),

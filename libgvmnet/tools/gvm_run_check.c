@@ -5,7 +5,6 @@
  * whether what may be local is more than the kernel lets it have: it would be killed without a
  * word.
  */
-#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -16,31 +15,14 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 #include <gvmnet/gvmnet.h>
 #include "tools/gvm_run.h"
+#include "tools/loadable.h"
 
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 #endif
-
-#define SCRIPTS_MOST 4 /* interpreters of interpreters; the kernel's own bound */
-
-#if defined(__x86_64__)
-#define MACHINE EM_X86_64
-#elif defined(__aarch64__)
-#define MACHINE EM_AARCH64
-#else
-#error "which ELF machine is this?"
-#endif
-
-static int executable(const char *path)
-{
-	struct stat st;
-
-	return !stat(path, &st) && S_ISREG(st.st_mode) && !access(path, X_OK);
-}
 
 /* As execvp: a name without a slash is looked for in PATH. */
 static int find_program(const char *name, char *path, size_t room)
@@ -50,7 +32,7 @@ static int find_program(const char *name, char *path, size_t room)
 	if (strchr(name, '/')) {
 		if ((size_t)snprintf(path, room, "%s", name) >= room)
 			return run_refuse("%s: the name is too long", name);
-		if (executable(path))
+		if (loadable_executable(path))
 			return 0;
 		if (access(path, F_OK))
 			return run_refuse("%s cannot be run: no such file", name);
@@ -62,7 +44,7 @@ static int find_program(const char *name, char *path, size_t room)
 		int len = (int)strcspn(dirs, ":");
 		if ((size_t)snprintf(path, room, "%.*s/%s", len ? len : 1, len ? dirs : ".", name) <
 			room &&
-		    executable(path))
+		    loadable_executable(path))
 			return 0;
 		if (!dirs[len])
 			break;
@@ -71,172 +53,48 @@ static int find_program(const char *name, char *path, size_t room)
 	return run_refuse("%s: no such program was found in PATH", name);
 }
 
-/* Programs with privileges of their own do not load what the environment names. */
-static int check_privileges(const char *path, int fd)
+static int refuse_interpreter(const struct loadable_file *file)
 {
-	struct stat st;
+	int len = (int)strcspn(file->name, "\r");
 
-	if (fstat(fd, &st))
-		return run_refuse("%s: %s", path, strerror(errno));
-	if ((st.st_mode & S_ISUID && st.st_uid != geteuid()) ||
-	    (st.st_mode & S_ISGID && st.st_mode & S_IXGRP && st.st_gid != getegid()))
-		return run_refuse(
-		    "%s is set-user-id or set-group-id, so the loader ignores the preload "
-		    "library; run it as its owner",
-		    path);
-	if (geteuid() && fgetxattr(fd, "security.capability", NULL, 0) > 0)
-		return run_refuse(
-		    "%s has file capabilities, so the loader ignores the preload library; "
-		    "run it as root, or a copy without them",
-		    path);
-	return 0;
-}
-
-static int check_loader(const char *path, int fd, const Elf64_Phdr *ph)
-{
-	char loader[256] = "";
-	size_t want = ph->p_filesz < sizeof loader - 1 ? ph->p_filesz : sizeof loader - 1;
-
-	if (pread(fd, loader, want, (off_t)ph->p_offset) != (ssize_t)want)
-		return run_refuse("%s is damaged: its loader's name cannot be read", path);
-	if (strstr(loader, "musl"))
-		return run_refuse(
-		    "%s uses another C library (%s); gvm run needs programs of the GNU C "
-		    "library, or a VM",
-		    path, loader);
-	return 0;
-}
-
-/* Does a segment of notes hold the build id of Go? */
-static int has_go_note(int fd, const Elf64_Phdr *ph)
-{
-	char notes[1024];
-	size_t want = ph->p_filesz < sizeof notes ? ph->p_filesz : sizeof notes;
-	ssize_t got = pread(fd, notes, want, (off_t)ph->p_offset);
-
-	for (size_t at = 0; got > 0 && at + sizeof(Elf64_Nhdr) + 4 <= (size_t)got;) {
-		Elf64_Nhdr note;
-		memcpy(&note, notes + at, sizeof note);
-		at += sizeof note;
-		if (note.n_namesz == 4 && !memcmp(notes + at, "Go", 3))
-			return 1;
-		at += ((size_t)note.n_namesz + 3) / 4 * 4 + ((size_t)note.n_descsz + 3) / 4 * 4;
-	}
-	return 0;
-}
-
-/* Go's run-time ends the program without the C library, too, so that no report would say it. */
-static void warn_of_go(const char *path, int fd, const Elf64_Ehdr *eh)
-{
-	for (unsigned i = 0; i < eh->e_phnum; i++) {
-		Elf64_Phdr ph;
-		off_t at = (off_t)(eh->e_phoff + (Elf64_Off)i * sizeof ph);
-		if (pread(fd, &ph, sizeof ph, at) != sizeof ph)
-			return;
-		if (ph.p_type != PT_NOTE || !has_go_note(fd, &ph))
-			continue;
-		fprintf(stderr,
-			"gvm run: WARNING: %s is a Go program: its run-time maps memory past the C "
-			"library, and that stays local; only what C parts of it allocate is taken "
-			"over\n",
-			path);
-		return;
-	}
-}
-
-static int check_elf(const char *path, int fd, const Elf64_Ehdr *eh)
-{
-	if (eh->e_ident[EI_CLASS] != ELFCLASS64 || eh->e_ident[EI_DATA] != ELFDATA2LSB ||
-	    eh->e_machine != MACHINE)
-		return run_refuse(
-		    "%s is a program for another kind of machine (32 bits, or another "
-		    "processor)",
-		    path);
-	if (eh->e_phentsize != sizeof(Elf64_Phdr))
-		return run_refuse("%s is damaged: its program headers have another size", path);
-	for (unsigned i = 0; i < eh->e_phnum; i++) {
-		Elf64_Phdr ph;
-		off_t at = (off_t)(eh->e_phoff + (Elf64_Off)i * sizeof ph);
-		if (pread(fd, &ph, sizeof ph, at) != sizeof ph)
-			return run_refuse("%s is damaged: it ends within its headers", path);
-		if (ph.p_type != PT_INTERP)
-			continue;
-		int err = check_loader(path, fd, &ph);
-		if (!err)
-			warn_of_go(path, fd, eh);
-		return err;
-	}
-	return run_refuse("%s is a static program: no library can be preloaded into it; use a "
-			  "dynamic build of it",
-			  path);
-}
-
-/* The interpreter of a script: the rest of the line after "#!", up to white space. */
-static int interpreter(const char *head, size_t len, char *path, size_t room)
-{
-	size_t at = 2, n = 0;
-
-	while (at < len && (head[at] == ' ' || head[at] == '\t'))
-		at++;
-	while (at < len && n + 1 < room && !strchr(" \t\n", head[at]) && head[at])
-		path[n++] = head[at++];
-	path[n] = 0;
-	return n > 0;
-}
-
-static int check_interpreter(const char *script, char *path)
-{
-	char *cr = strchr(path, '\r');
-
-	if (executable(path))
-		return 0;
-	if (cr) {
-		*cr = 0;
+	if (file->name[len])
 		return run_refuse("%s cannot be run: its first line ends as on Windows, and there "
-				  "is no interpreter \"%s\\r\" (sed -i 's/\\r$//' %s)",
-				  script, path, script);
-	}
+				  "is no interpreter \"%.*s\\r\" (sed -i 's/\\r$//' %s)",
+				  file->of, len, file->name, file->of);
 	return run_refuse("%s cannot be run: its interpreter %s is no file that this user may "
 			  "execute",
-			  script, path);
+			  file->of, file->name);
 }
 
-static int check_file(const char *path, int depth)
+static int check_file(const char *path)
 {
-	char head[256], next[256];
-	int fd = open(path, O_RDONLY | O_CLOEXEC), err;
-	Elf64_Ehdr eh;
+	struct loadable_file file;
+	enum loadable what = loadable_check(path, &file);
 
-	if (fd < 0)
-		return run_refuse("%s cannot be looked at: %s", path, strerror(errno));
-	ssize_t n = pread(fd, head, sizeof head, 0);
-	err = check_privileges(path, fd);
-	if (err) {
-		close(fd);
-		return err;
+	switch (what) {
+	case LOADABLE:
+		return 0;
+	case LOADABLE_GO: /* it ends without the C library, too, so that no report would say it */
+		fprintf(stderr, "gvm run: WARNING: %s %s\n", file.name, loadable_text(what));
+		return 0;
+	case LOADABLE_UNREADABLE:
+		return run_refuse("%s cannot be looked at: %s", file.name, strerror(file.why));
+	case LOADABLE_NO_PROGRAM:
+		return run_refuse("%s is neither a program nor a script with \"#!\"; a script "
+				  "without it is run by its interpreter, as -- sh %s",
+				  file.name, file.name);
+	case LOADABLE_INTERPRETER:
+		return refuse_interpreter(&file);
+	default:
+		return run_refuse("%s %s", file.name, loadable_text(what));
 	}
-	if (n >= (ssize_t)sizeof eh && !memcmp(head, ELFMAG, SELFMAG)) {
-		memcpy(&eh, head, sizeof eh);
-		err = check_elf(path, fd, &eh);
-	} else if (n > 2 && head[0] == '#' && head[1] == '!' && depth < SCRIPTS_MOST &&
-		   interpreter(head, (size_t)n, next, sizeof next)) {
-		err = check_interpreter(path, next);
-		err = err ? err : check_file(next, depth + 1);
-	} else {
-		err =
-		    run_refuse("%s is neither a program nor a script with \"#!\"; a script without "
-			       "it is run by its interpreter, as -- sh %s",
-			       path, path);
-	}
-	close(fd);
-	return err;
 }
 
 int run_check_program(const char *name, char *path, size_t room)
 {
 	int err = find_program(name, path, room);
 
-	return err ? err : check_file(path, 0);
+	return err ? err : check_file(path);
 }
 
 int run_check_userfaultfd(void)

@@ -6,6 +6,7 @@
  *   preload_malloc.c  malloc and its family
  *   preload_fork.c    fork, daemon, forkpty, pthread_atfork
  *   preload_exec.c    becoming another program
+ *   preload_env.c     what the other program needs for that to be under gvm run
  *   preload_exit.c    the beginning and the ends of a process
  *   preload_stdio.c   streams, which must not lie in paged memory
  *   preload_send.c    descriptors sent to other processes
@@ -290,6 +291,22 @@ void control_end(void);
 /* The local budget in force, and the largest that was. */
 uint64_t control_local(void);
 uint64_t control_local_most(void);
+
+/* ---- programs that come after this one ------------------------------------------------------ */
+
+/* Remember what this program was given. */
+void env_init(void);
+/* How many pointers an environment with all that it needs has room in; 0: envp is as it must be. */
+size_t env_room(char *const envp[]);
+/* That environment, made in such a room; envp if there is none. */
+char *const *env_fill(char *const envp[], char **room, size_t words);
+/* The same in this program's own environment, for what the C library starts. */
+void env_restore(void);
+/* A program that is about to be run with envp: say so if this library cannot be loaded into it. By
+ * path; by name as execvp; by a descriptor, and a path in it that may be "". */
+void env_look(const char *path, char *const envp[]);
+void env_look_in_path(const char *name, char *const envp[]);
+void env_look_at(int fd, const char *path, char *const envp[]);
 
 /* ---- set up --------------------------------------------------------------------------------- */
 /* The constructor has run, and there is a cluster to page to. */

@@ -2,23 +2,30 @@
 /*
  * Becoming another program: what this one had on the memory nodes need not wait for it to come
  * back. If the call fails, everything goes on as before. And starting another one, which may be the
- * one that does the work: gcc and make only wait for theirs.
+ * one that does the work: gcc and make only wait for theirs. Either way the other one is to be
+ * under gvm run as well (preload_env.c).
  */
 #include <errno.h>
 #include <spawn.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include "preload.h"
 
 extern char **environ;
 
-#define NEXT(name)                                                                                 \
-	static __typeof__(name) *real;                                                             \
-	if (!real)                                                                                 \
-		real = next_symbol(#name);                                                         \
-	report_exec();                                                                             \
-	take_leave()
+/* Defines kept: envp with all that it needs. On the stack, because this may be a vforked child. */
+#define KEEP(envp)                                                                                 \
+	size_t words = env_room(envp);                                                             \
+	char *room[words + 1];                                                                     \
+	char *const *kept = env_fill(envp, room, words)
+
+static void begin(void)
+{
+	report_exec();
+	take_leave();
+}
 
 /* It has failed. */
 static int go_on(int rc)
@@ -32,32 +39,60 @@ static int go_on(int rc)
 
 PRELOAD_EXPORT int execve(const char *path, char *const argv[], char *const envp[])
 {
-	NEXT(execve);
-	return go_on(real(path, argv, envp));
+	static __typeof__(execve) *real;
+	KEEP(envp);
+
+	if (!real)
+		real = next_symbol("execve");
+	env_look(path, envp);
+	begin();
+	return go_on(real(path, argv, kept));
 }
 
 PRELOAD_EXPORT int execv(const char *path, char *const argv[])
 {
-	NEXT(execv);
-	return go_on(real(path, argv));
-}
-
-PRELOAD_EXPORT int execvp(const char *file, char *const argv[])
-{
-	NEXT(execvp);
-	return go_on(real(file, argv));
+	return execve(path, argv, environ);
 }
 
 PRELOAD_EXPORT int execvpe(const char *file, char *const argv[], char *const envp[])
 {
-	NEXT(execvpe);
-	return go_on(real(file, argv, envp));
+	static __typeof__(execvpe) *real;
+	KEEP(envp);
+
+	if (!real)
+		real = next_symbol("execvpe");
+	env_look_in_path(file, envp);
+	begin();
+	return go_on(real(file, argv, kept));
+}
+
+PRELOAD_EXPORT int execvp(const char *file, char *const argv[])
+{
+	return execvpe(file, argv, environ);
 }
 
 PRELOAD_EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
 {
-	NEXT(fexecve);
-	return go_on(real(fd, argv, envp));
+	static __typeof__(fexecve) *real;
+	KEEP(envp);
+
+	if (!real)
+		real = next_symbol("fexecve");
+	env_look_at(fd, "", envp);
+	begin();
+	return go_on(real(fd, argv, kept));
+}
+
+/* Not in older C libraries. */
+int execveat(int fd, const char *path, char *const argv[], char *const envp[], int flags);
+PRELOAD_EXPORT int execveat(int fd, const char *path, char *const argv[], char *const envp[],
+			    int flags)
+{
+	KEEP(envp);
+
+	env_look_at(fd, path, envp);
+	begin();
+	return go_on((int)syscall(SYS_execveat, fd, path, argv, kept, flags));
 }
 
 /* How many arguments there are up to NULL, with it. */
@@ -106,11 +141,13 @@ PRELOAD_EXPORT int posix_spawn(pid_t *pid, const char *path,
 			       char *const envp[])
 {
 	static __typeof__(posix_spawn) *real;
+	KEEP(envp);
 
 	if (!real)
 		real = next_symbol("posix_spawn");
+	env_look(path, envp);
 	report_fork_parent();
-	return real(pid, path, actions, attributes, argv, envp);
+	return real(pid, path, actions, attributes, argv, kept);
 }
 
 PRELOAD_EXPORT int posix_spawnp(pid_t *pid, const char *file,
@@ -119,11 +156,13 @@ PRELOAD_EXPORT int posix_spawnp(pid_t *pid, const char *file,
 				char *const envp[])
 {
 	static __typeof__(posix_spawnp) *real;
+	KEEP(envp);
 
 	if (!real)
 		real = next_symbol("posix_spawnp");
+	env_look_in_path(file, envp);
 	report_fork_parent();
-	return real(pid, file, actions, attributes, argv, envp);
+	return real(pid, file, actions, attributes, argv, kept);
 }
 
 PRELOAD_EXPORT int system(const char *command)
@@ -132,6 +171,8 @@ PRELOAD_EXPORT int system(const char *command)
 
 	if (!real)
 		real = next_symbol("system");
+	if (command)
+		env_restore();
 	report_fork_parent();
 	return real(command);
 }

@@ -32,6 +32,7 @@ __attribute__((constructor)) static void begin(void)
 	preload_active = *gvm_option_text("GVM_CLUSTER") || *gvm_option_text("GVM_CONNECT");
 	int own_malloc = malloc_init();
 	io_init();
+	env_init();
 	report_init();
 	preload_inside--;
 	if (!own_malloc || !preload_active)

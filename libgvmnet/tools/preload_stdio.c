@@ -77,6 +77,7 @@ PRELOAD_EXPORT FILE *tmpfile64(void)
 
 PRELOAD_EXPORT FILE *popen(const char *command, const char *mode)
 {
+	env_restore();
 	report_fork_parent();
 	OPEN_STREAM(popen, command, mode);
 }
