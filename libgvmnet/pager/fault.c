@@ -109,7 +109,7 @@ static void cover(struct view *view, uint64_t page, enum job_kind kind)
 }
 
 /* From now on an access to the page raises SIGBUS. It must hold neither frame nor slot. */
-void page_poison(struct view *view, uint64_t page)
+static void poison(struct view *view, uint64_t page)
 {
 	struct shard *shard = view->shard;
 	page_word w = view->table[page];
@@ -138,6 +138,58 @@ void page_poison(struct view *view, uint64_t page)
 		cover(view, page, JOB_COVER);
 	else if (addr)
 		mem_wake(shard->uffd, addr, PAGE);
+}
+
+bool zeros_for_lost(const struct shard *shard)
+{
+	return shard->pager->config.unreachable == GVM_UNREACHABLE_ZERO;
+}
+
+static const char *reason(int status)
+{
+	switch (status) {
+	case -EIO:
+		return "its memory node has lost it";
+	case -ETIMEDOUT:
+		return "its memory node did not answer";
+	default:
+		return strerror(-status);
+	}
+}
+
+void page_lose(struct view *view, uint64_t page)
+{
+	STAT_ADD(view->shard, lost_pages, 1);
+	view->table[page] |= PAGE_LOST;
+}
+
+void page_refuse(struct view *view, uint64_t page, int status)
+{
+	static struct gvm_log_limit limit;
+
+	gvm_log_limited(&limit, GVM_LOG_ERROR,
+			"page %llu of %s cannot be had: %s; access raises SIGBUS",
+			(unsigned long long)page, view->range->name, reason(status));
+	poison(view, page);
+}
+
+/* As clean: unless the program writes to it, what the region may hold comes with the next fetch. */
+int page_zeroed(struct view *view, uint64_t page, int status)
+{
+	struct shard *shard = view->shard;
+	static struct gvm_log_limit limit;
+	int err;
+
+	/* told before it can be read */
+	STAT_ADD(shard, unreachable_zeroed, 1);
+	gvm_log_limited(&limit, GVM_LOG_ERROR, "page %llu of %s reads as zeros: %s",
+			(unsigned long long)page, view->range->name, reason(status));
+	err = page_install(view, page, shard->zero, false);
+	if (err && err != -EEXIST)
+		return err;
+	page_set_mapped(view, page,
+			(view->table[page] & PAGE_KEEP) | (err == -EEXIST ? PAGE_DIRTY : 0));
+	return 0;
 }
 
 /* The nodes of a view are back: what was merely out of reach may be asked for again. */
@@ -215,6 +267,24 @@ void shard_unpark(struct shard *shard)
 	gvm_worker_flush(shard->worker);
 }
 
+static void fault_lost(struct view *view, uint64_t page, const struct fault *fault)
+{
+	struct shard *shard = view->shard;
+
+	if (!zeros_for_lost(shard)) {
+		page_refuse(view, page, -EIO);
+		return;
+	}
+	if (!frames_reserve(shard, 1)) {
+		wait_for_frame(shard, fault);
+		return;
+	}
+	if (page_zeroed(view, page, -EIO) == 0)
+		return;
+	frames_release(shard, 1);
+	mem_wake(shard->uffd, fault->addr, PAGE);
+}
+
 static void fault_none(struct view *view, uint64_t page, const struct fault *fault)
 {
 	struct shard *shard = view->shard;
@@ -223,7 +293,7 @@ static void fault_none(struct view *view, uint64_t page, const struct fault *fau
 	int err;
 
 	if (w & PAGE_LOST) {
-		page_poison(view, page);
+		fault_lost(view, page, fault);
 		return;
 	}
 	if (prefetch_gathers(view, page) || !frames_reserve(shard, 1)) {

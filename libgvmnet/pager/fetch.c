@@ -376,49 +376,41 @@ static uint32_t arrived(struct fetch *fetch)
 
 /* ---- failure ------------------------------------------------------------------------------- */
 
-/* As clean: unless the program writes to it, the true contents come with the next fetch. */
-static bool zeroed(struct fetch *fetch, uint64_t page)
+/* Policy zero: 1 if the page is here. */
+static uint32_t zeroed(struct fetch *fetch, uint64_t page, int status)
 {
 	struct view *view = fetch->view;
-	struct shard *shard = view->shard;
-	static struct gvm_log_limit limit;
+	int err;
 
-	/* told before it can be read */
-	STAT_ADD(shard, unreachable_zeroed, 1);
-	gvm_log_limited(&limit, GVM_LOG_ERROR,
-			"page %llu of %s reads as zeros: its memory node did not answer",
-			(unsigned long long)page, view->range->name);
-	if (page_install(view, page, shard->zero, false))
-		return false;
-	page_set_mapped(view, page, view->table[page] & PAGE_KEEP);
-	return true;
+	do
+		err = page_zeroed(view, page, status);
+	while (err == -ECHILD && is_of(fetch, view->table[page]));
+	if (err == 0)
+		return 1;
+	if (is_of(fetch, view->table[page])) {
+		uint64_t addr = view_addr(view, page);
+
+		/* whoever waits for it faults again */
+		view->table[page] = page_make(PAGE_NONE, view->table[page] & PAGE_KEEP, 0);
+		if (addr)
+			mem_wake(view->shard->uffd, addr, PAGE);
+	}
+	return 0;
 }
 
 /* A page of a fetch that has failed. Returns 1 if it is here nevertheless (policy zero). */
 static uint32_t failed_page(struct fetch *fetch, uint64_t page, int status)
 {
 	struct view *view = fetch->view;
-	struct shard *shard = view->shard;
-	page_word w = view->table[page];
-	bool wanted = w & PAGE_WANTED;
-	static struct gvm_log_limit limit;
+	bool refused = (view->table[page] & PAGE_WANTED) && status != -ECANCELED;
 
 	if (status == -EIO)
-		STAT_ADD(shard, lost_pages, 1);
-	if (wanted && shard->pager->config.unreachable == GVM_UNREACHABLE_ZERO &&
-	    status != -ECANCELED && zeroed(fetch, page))
-		return 1;
-	if (!is_of(fetch, view->table[page]))
-		return 0;
-	view->table[page] =
-	    page_make(PAGE_NONE, (w & PAGE_KEEP) | (status == -EIO ? PAGE_LOST : 0), 0);
-	if (!wanted || status == -ECANCELED)
-		return 0;
-	gvm_log_limited(&limit, GVM_LOG_ERROR,
-			"page %llu of %s cannot be had: %s; access raises SIGBUS",
-			(unsigned long long)page, view->range->name,
-			status == -EIO ? "its memory node has lost it" : strerror(-status));
-	page_poison(view, page);
+		page_lose(view, page);
+	if (refused && zeros_for_lost(view->shard))
+		return zeroed(fetch, page, status);
+	view->table[page] = page_make(PAGE_NONE, view->table[page] & PAGE_KEEP, 0);
+	if (refused)
+		page_refuse(view, page, status);
 	return 0;
 }
 

@@ -73,7 +73,7 @@ enum page_state {
 #define PAGE_PURGE    (1u << 6)  /* the region holds contents that were discarded here */
 #define PAGE_PURGING  (1u << 7)  /* the region has been told; no put until it answers */
 #define PAGE_REMOVED  (1u << 8)  /* a discard was announced: look again before it is taken */
-#define PAGE_LOST     (1u << 9)  /* the region has lost it */
+#define PAGE_LOST     (1u << 9)  /* the region has lost it: not asked again until it is stored */
 #define PAGE_WANTED   (1u << 10) /* a thread waits for it */
 #define PAGE_WANTED_W (1u << 11) /* ... to write */
 #define PAGE_AHEAD    (1u << 12) /* brought by prefetch, use not seen yet */
@@ -607,7 +607,13 @@ void fault_serve(struct shard *shard, const struct fault *fault);
  * word has changed meanwhile. */
 int page_install(struct view *view, uint64_t page, const void *src, bool writable);
 int page_install_zero(struct view *view, uint64_t page, bool write);
-void page_poison(struct view *view, uint64_t page);
+/* An access to a page that cannot be had, by the policy: told, and counted. status: why. */
+void page_refuse(struct view *view, uint64_t page, int status); /* SIGBUS */
+/* Zeros, as a clean page, for which the caller has a frame. As page_install. */
+int page_zeroed(struct view *view, uint64_t page, int status);
+bool zeros_for_lost(const struct shard *shard); /* is that the policy? */
+/* The region has lost what it held of the page, or what was written to it. */
+void page_lose(struct view *view, uint64_t page);
 void victim_back(struct view *view, uint64_t page, bool write);
 
 /* -EAGAIN: there is no place; -EBUSY: its node has all of those that it may have. */

@@ -37,7 +37,7 @@ static const struct gvm_counter counters[] = {
 	COUNT(discarded_pages, "pages", "Stored pages that the program discarded."),
 	COUNT(retries, "operations", "Operations that had to be tried again."),
 	COUNT(unreachable_zeroed, "pages",
-	      "Pages read as zeros because their node did not answer."),
+	      "Pages read as zeros because their node did not answer, or has lost them."),
 	COUNT(unreachable_sigbus, "pages", "Pages whose access raised SIGBUS."),
 	COUNT(lost_pages, "pages", "Pages that a memory node has lost."),
 	LEVEL(resident_pages, "pages", "Pages in the program's mappings."),

@@ -213,13 +213,19 @@ static bool can_put(struct shard *shard, uint32_t i)
 	       !shard->views[slot->range].closing;
 }
 
+static void back_from_sync(struct view *view, uint64_t page)
+{
+	view->table[page] &= ~(page_word)PAGE_RETURN;
+	victim_back(view, page, false);
+}
+
 static void put_page_done(struct put *put, uint32_t k, int status)
 {
 	struct view *view = put->view;
 	struct shard *shard = view->shard;
 	uint64_t page = put->page + k;
 	uint32_t i = put->slot + k;
-	page_word w = view->table[page] & ~(page_word)PAGE_WRITING;
+	page_word w = view->table[page] & ~(page_word)(PAGE_WRITING | (status ? 0 : PAGE_LOST));
 	bool here = page_state(w) == PAGE_VICTIM && page_index(w) == i;
 
 	view->table[page] = w;
@@ -230,17 +236,17 @@ static void put_page_done(struct put *put, uint32_t k, int status)
 			view->table[page] |= PAGE_DIRTY;
 		return;
 	}
-	if (status == -EIO) {
-		STAT_ADD(shard, lost_pages, 1);
+	if (status == -EIO && !(w & PAGE_RETURN)) {
 		page_forget(view, page, PAGE_NONE);
-		view->table[page] |= PAGE_LOST;
+		page_lose(view, page);
 	} else if (status) {
 		view->table[page] |= PAGE_DIRTY;
 		view->dirty++;
 		dirty_push(shard, i);
+		if (status == -EIO) /* it was but to be stored, and is here: so it stays */
+			back_from_sync(view, page);
 	} else if (w & PAGE_RETURN) {
-		view->table[page] &= ~(page_word)PAGE_RETURN;
-		victim_back(view, page, false);
+		back_from_sync(view, page);
 	} else if (shard->slots[i].flags & SLOT_STRANDED) { /* among those that leave, again */
 		victim_remove(shard, i);
 		victim_push(shard, i);

@@ -129,6 +129,16 @@ static void healing_shows_nothing_else(void **state)
 	}
 }
 
+static void open_zero(struct bed *bed, const struct kind *kind, unsigned ms, uint64_t pages)
+{
+	gvm_pager_config_init(&bed->config);
+	bed->config.local_bytes = BUDGET;
+	bed->config.slab_bytes = 256 * 1024;
+	bed->config.unreachable = GVM_UNREACHABLE_ZERO;
+	bed->config.unreachable_ms = ms;
+	fill_and_store(bed, kind, pages);
+}
+
 /* zero: the access reads zeros, which are counted, and are not stored over the true contents. */
 static void zero_is_told_and_does_not_spread(void **state)
 {
@@ -137,12 +147,7 @@ static void zero_is_told_and_does_not_spread(void **state)
 		struct bed bed = { 0 };
 		uint64_t pages = 4 * BUDGET / PAGE;
 
-		gvm_pager_config_init(&bed.config);
-		bed.config.local_bytes = BUDGET;
-		bed.config.slab_bytes = 256 * 1024;
-		bed.config.unreachable = GVM_UNREACHABLE_ZERO;
-		bed.config.unreachable_ms = 5;
-		fill_and_store(&bed, kind, pages);
+		open_zero(&bed, kind, 5, pages);
 		fake.stall = true;
 		assert_true(page_zero(bed.mem, 0));
 		assert_int_equal(stats_of(&bed).unreachable_zeroed, 1);
@@ -243,20 +248,207 @@ static void lost_pages_are_never_made_up(void **state)
 	}
 }
 
+static atomic_uint lines, other_lines;
+static const char *line_sought, *line_other;
+
+static void count_lines(enum gvm_log_level level, const char *line)
+{
+	if (strstr(line, line_sought))
+		lines++;
+	if (line_other && strstr(line, line_other))
+		other_lines++;
+}
+
+/* From now on lines with this text are counted, and those with the other, if any. */
+static void seek_lines(const char *text, const char *other)
+{
+	lines = other_lines = 0;
+	line_sought = text;
+	line_other = other;
+	gvm_log_set(count_lines);
+}
+
+/* A page that was written, and whose put is refused as its node has lost the region: as lost as one
+ * that is fetched, and told. */
+static void what_is_written_for_a_lost_region_is_lost(void **state)
+{
+	EACH_KIND(kind)
+	{
+		struct bed bed = { 0 };
+		uint64_t pages = 4 * BUDGET / PAGE;
+
+		open_bed(&bed, kind, pages * PAGE);
+		fake.lost = true;
+		for (uint64_t p = 0; p < pages; p++)
+			fill_page(bed.mem, p, 9);
+		assert_true(AWAITED(stats_of(&bed).lost_pages > 64));
+		seek_lines("its memory node has lost it; access raises SIGBUS", NULL);
+		for (uint64_t p = 0; p < pages / 2; p++)
+			if (!touch_is_fatal(bed.mem + p * PAGE))
+				assert_page(bed.mem, p, 9);
+		gvm_log_set(NULL);
+		assert_true(stats_of(&bed).unreachable_sigbus > 64);
+		assert_true(kind != kinds || lines > 0);
+		close_bed(&bed);
+	}
+}
+
+static void assert_no_bus(struct bed *bed, uint64_t page)
+{
+	if (touch_is_fatal(bed->mem + page * PAGE))
+		fail_msg("%s: page %llu raises SIGBUS", bed->kind->name, (unsigned long long)page);
+}
+
+/* What was written, or zeros; or both, as a page may be lost while it is being written. */
+static bool page_is_or_zero(const char *mem, uint64_t page, uint64_t seed)
+{
+	const uint64_t *p = (const uint64_t *)(mem + page * PAGE);
+
+	for (unsigned i = 0; i < PAGE / 8; i += 64) {
+		uint64_t got = __atomic_load_n(&p[i], __ATOMIC_RELAXED);
+
+		if (got && got != mix(page * 1000003 + seed + i))
+			return false;
+	}
+	return true;
+}
+
+/* Read all, in order; how many were zeros. */
+static uint64_t read_zero_or(struct bed *bed, uint64_t pages, uint64_t seed)
+{
+	uint64_t zeros = 0;
+
+	for (uint64_t p = 0; p < pages; p++) {
+		assert_no_bus(bed, p);
+		zeros += page_zero(bed->mem, p);
+		assert_true(page_is_or_zero(bed->mem, p, seed));
+	}
+	return zeros;
+}
+
+/* zero: what the store has lost is zeros too, whether it was fetched for a fault or ahead of it, or
+ * was written and refused; and those who wait for it never get SIGBUS. */
+static void lost_pages_are_zeros_by_policy(void **state)
+{
+	const uint64_t pages = 4 * BUDGET / PAGE;
+
+	EACH_KIND(kind)
+	{
+		struct bed bed = { 0 };
+		uint64_t zeros, x = 1;
+
+		open_zero(&bed, kind, LONG_MS, pages);
+		fake.lost = true;
+		seek_lines("reads as zeros: its memory node has lost it", "did not answer");
+		zeros = read_zero_or(&bed, pages, 9);
+		gvm_log_set(NULL);
+		assert_true(kind != kinds || lines > 0);
+		assert_int_equal(other_lines, 0);
+		assert_true(zeros >= pages - BUDGET / PAGE);
+		assert_true(stats_of(&bed).unreachable_zeroed >= zeros);
+		assert_true(stats_of(&bed).lost_pages >= zeros);
+		/* what is written is there for as long as it is here */
+		for (unsigned i = 0; i < 4 * pages; i++) {
+			uint64_t p = (x = mix(x + i)) % pages;
+
+			assert_no_bus(&bed, p);
+			fill_page(bed.mem, p, 9);
+			assert_true(page_is_or_zero(bed.mem, p, 9));
+		}
+		read_zero_or(&bed, pages, 9);
+		assert_int_equal(stats_of(&bed).unreachable_sigbus, 0);
+		assert_true(stats_of(&bed).local_pages <= BUDGET / PAGE);
+		/* a store that takes pages again has what is written from now on */
+		fake.lost = false;
+		for (uint64_t p = 0; p < pages; p++)
+			fill_page(bed.mem, p, 10);
+		for (uint64_t p = 0; p < pages; p++)
+			assert_page(bed.mem, p, 10);
+		close_bed(&bed);
+	}
+}
+
+/* In the child: exit code, 0 if all is well. */
+static int read_as_child(struct bed *bed, uint64_t pages)
+{
+	uint64_t zeros = 0;
+
+	if (gvm_pager_fork_child(bed->pager))
+		return 2;
+	for (uint64_t p = 0; p < pages; p++) {
+		if (touch_is_fatal(bed->mem + p * PAGE))
+			return 3;
+		if (page_zero(bed->mem, p))
+			zeros++;
+		else if (!page_is(bed->mem, p, 9))
+			return 4;
+	}
+	gvm_pager_close(bed->pager);
+	return zeros ? 0 : 5;
+}
+
+/* A forked child knows what its parent knows to be lost, and has the same policy. */
+static void forked_children_read_zeros_too(void **state)
+{
+#ifdef __SANITIZE_THREAD__
+	skip(); /* it does not let a child of a process with threads have threads */
+#endif
+	EACH_KIND(kind)
+	{
+		struct bed bed = { 0 };
+		uint64_t pages = 4 * BUDGET / PAGE;
+		int status;
+		pid_t pid;
+
+		if (kind->shared)
+			continue;
+		open_zero(&bed, kind, LONG_MS, pages);
+		fake.lost = true;
+		assert_true(read_zero_or(&bed, pages / 2, 9) > 0);
+		fake.lost = false;
+		assert_int_equal(gvm_pager_fork_prepare(bed.pager), 0);
+		pid = fork();
+		if (pid == 0)
+			_exit(read_as_child(&bed, pages));
+		gvm_pager_fork_parent(bed.pager, pid > 0);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_true(WIFEXITED(status));
+		assert_int_equal(WEXITSTATUS(status), 0);
+		close_bed(&bed);
+	}
+}
+
+/* A sync that cannot store says so, and takes nothing away that is here. */
+static void a_failed_sync_loses_nothing(void **state)
+{
+	EACH_KIND(kind)
+	{
+		struct bed bed = { 0 };
+		uint64_t pages = BUDGET / PAGE / 4;
+
+		fill_and_store(&bed, kind, pages);
+		for (uint64_t p = 0; p < pages; p++)
+			fill_page(bed.mem, p, 10);
+		fake.lost = true;
+		assert_int_equal(gvm_pager_sync(bed.range), -EIO);
+		for (uint64_t p = 0; p < pages; p++) {
+			assert_false(touch_is_fatal(bed.mem + p * PAGE));
+			assert_page(bed.mem, p, 10);
+		}
+		fake.lost = false;
+		assert_int_equal(gvm_pager_sync(bed.range), 0);
+		for (uint64_t p = 0; p < pages; p++)
+			assert_page(bed.mem, p, 10);
+		close_bed(&bed);
+	}
+}
+
 /* When it has refused pages, and some again. */
 static void *make_room(void *arg)
 {
 	AWAITED(fake.refused >= 8);
 	fake.full = false;
 	return NULL;
-}
-
-static atomic_uint lines;
-
-static void count_refused(enum gvm_log_level level, const char *line)
-{
-	if (strstr(line, "could not be stored"))
-		lines++;
 }
 
 /* A store that is full: pages stay here until it has room; nothing is lost. */
@@ -270,8 +462,7 @@ static void a_full_store_is_waited_for(void **state)
 	fake.refused = 0;
 	fake.full = true;
 	pthread_create(&thread, NULL, make_room, NULL);
-	lines = 0;
-	gvm_log_set(count_refused);
+	seek_lines("could not be stored", NULL);
 	for (uint64_t p = 0; p < pages; p++)
 		fill_page(bed.mem, p, 2);
 	pthread_join(thread, NULL);
@@ -321,6 +512,10 @@ static void closing_lets_waiters_go(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
+		/* first, for of lines that come often some are left out */
+		cmocka_unit_test(a_full_store_is_waited_for),
+		cmocka_unit_test(what_is_written_for_a_lost_region_is_lost),
+		cmocka_unit_test(lost_pages_are_zeros_by_policy),
 		cmocka_unit_test(stall_waits_for_the_store),
 		cmocka_unit_test(sigbus_fails_loudly_and_heals),
 		cmocka_unit_test(healing_shows_nothing_else),
@@ -328,7 +523,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(long_away_is_answered_at_once),
 		cmocka_unit_test(a_slow_node_is_not_an_absent_one),
 		cmocka_unit_test(lost_pages_are_never_made_up),
-		cmocka_unit_test(a_full_store_is_waited_for),
+		cmocka_unit_test(forked_children_read_zeros_too),
+		cmocka_unit_test(a_failed_sync_loses_nothing),
 		cmocka_unit_test(closing_lets_waiters_go),
 	};
 

@@ -250,6 +250,52 @@ static void a_node_without_its_data_is_known(void **state)
 	close_pager();
 }
 
+static void open_zero_pager(const char *ms)
+{
+	setenv("GVM_UNREACHABLE", "zero", 1);
+	setenv("GVM_UNREACHABLE_MS", ms, 1);
+	open_pager(1);
+	unsetenv("GVM_UNREACHABLE");
+	unsetenv("GVM_UNREACHABLE_MS");
+}
+
+/* Back without its data, policy zero: pages are right, or zeros that are counted, never SIGBUS. */
+static void a_node_without_its_data_gives_zeros_by_policy(void **state)
+{
+	struct sigaction action = { .sa_handler = on_bus }, old;
+	struct gvm_pager_stats s;
+	unsigned lost = 0;
+	uint64_t x = 7;
+
+	open_zero_pager("60000");
+	attach("vm", 0);
+	fill(3);
+	assert_int_equal(gvm_pager_sync(range), 0);
+	node_end(1, SIGKILL);
+	node_wipe(1);
+	node_start(1);
+	sigaction(SIGBUS, &action, &old);
+	for (uint64_t p = 0; p < PAGES; p++) {
+		assert_false(touch_is_fatal(mem + p * PAGE));
+		if (!page_is(p, 3)) {
+			assert_int_equal(*(uint64_t *)(mem + p * PAGE), 0);
+			lost++;
+		}
+	}
+	assert_true(lost > BUDGET / PAGE && lost < PAGES);
+	for (unsigned i = 0; i < 4 * PAGES; i++) {
+		uint64_t p = (x = mix(x + i)) % PAGES;
+
+		assert_false(touch_is_fatal(mem + p * PAGE));
+		fill_page(p, 3);
+	}
+	sigaction(SIGBUS, &old, NULL);
+	gvm_pager_stats(pager, &s, NULL);
+	assert_true(s.unreachable_zeroed >= lost && s.lost_pages >= lost);
+	assert_int_equal(s.unreachable_sigbus, 0);
+	close_pager();
+}
+
 /* How many pages read as zeros. */
 static unsigned zeros(void)
 {
@@ -273,11 +319,7 @@ static void zeros_come_at_once_from_a_dead_node(void **state)
 	uint64_t start;
 	unsigned n;
 
-	setenv("GVM_UNREACHABLE", "zero", 1);
-	setenv("GVM_UNREACHABLE_MS", "1000", 1);
-	open_pager(1);
-	unsetenv("GVM_UNREACHABLE");
-	unsetenv("GVM_UNREACHABLE_MS");
+	open_zero_pager("1000");
 	attach("vm", 0);
 	fill(3);
 	assert_int_equal(gvm_pager_sync(range), 0);
@@ -472,6 +514,7 @@ int main(int argc, char **argv)
 		T(contents_hold),
 		T(a_killed_node_comes_back),
 		T(a_node_without_its_data_is_known),
+		T(a_node_without_its_data_gives_zeros_by_policy),
 		T(zeros_come_at_once_from_a_dead_node),
 		T(saved_regions_come_back),
 		T(a_detached_region_is_free),
