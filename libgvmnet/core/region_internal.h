@@ -37,7 +37,7 @@
 #define REGION_BACKOFF_MAX_NS 1000000000ull
 /* A node keeps what rests for an hour: it hears of us after this time, and up to half of it more.
  */
-#define REGION_REST_NS        (20ull * 60 * 1000000000)
+#define REGION_REST_NS (20ull * 60 * 1000000000)
 /* Programs that start at once do not connect to each node at once: beside the first ones, nodes are
  * opened at random within a millisecond for each of the region's. */
 #define REGION_AT_ONCE        4u

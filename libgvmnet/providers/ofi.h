@@ -27,7 +27,7 @@
 
 #include "providers/rma.h"
 #include "providers/rma_table.h"
-#include "providers/tcp_addr.h"
+#include "providers/tcp_dial.h"
 
 #define OFI_VERSION FI_VERSION(1, 14)
 
@@ -78,7 +78,6 @@ struct ofi_port {
 };
 
 enum ofi_state {
-	OFI_LOOKUP,
 	OFI_DIALLING,
 	OFI_HELLO, /* waits for what the other side says first */
 	OFI_PATH,  /* the first cell is to come through */
@@ -106,9 +105,7 @@ struct ofi_ep {
 	uint64_t path_at; /* not before */
 	uint8_t rx[GVM_OFI_HELLO_LEN];
 	uint32_t rx_len;
-	struct gvm_addrs *addrs; /* while it is dialled */
-	unsigned addr_next;
-	struct gvm_lookup *lookup;
+	struct gvm_dial dial;
 };
 
 struct ofi_work {
@@ -148,8 +145,7 @@ struct ofi_prov {
 	struct ofi_listener *listeners;
 	int listeners_rest;
 	uint64_t log_at; /* not before: who is refused does not fill the log */
-	struct gvm_resolver *resolver;
-	struct gvm_watch resolver_watch;
+	struct gvm_dialler dialler;
 };
 
 static inline struct ofi_prov *ofi_prov(const struct gvm_rma *rma)

@@ -6,9 +6,9 @@
  * ended, which libfabric does not; and each connection has ids of its own, so that a cell of an
  * earlier one is known.
  *
- *     LOOKUP --> DIALLING --> HELLO --> PATH --> OPEN ---> ENDING ---> ENDED
- *       names      TCP         |                  |  orderly end of     disconnect()
- *                         accepted ones           |  the other side
+ *     DIALLING --> HELLO --> PATH --> OPEN ---> ENDING ---> ENDED
+ *        TCP         |                  |  orderly end of     disconnect()
+ *               accepted ones           |  the other side
  *
  * In PATH the connecting side sends an empty first cell, which goes no further: a new connection
  * must not fail because of what an earlier one has left behind in libfabric, so it is sent again
@@ -21,7 +21,6 @@
 
 #include <assert.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +29,6 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define USER_TIMEOUT_MS 30000
 #define TICK_NS         50000000l
 #define HELLO_NS        5000000000ull
 #define ENDING_NS       200000000ull /* cells that were to come, and the other side is gone */
@@ -201,8 +199,7 @@ void ofi_disconnect(struct gvm_rma_ep *gep, int orderly)
 	struct ofi_prov *prov = ofi_of(ep);
 
 	assert(ep->state != OFI_ENDED);
-	if (ep->lookup)
-		ep->lookup->user = NULL;
+	gvm_dial_stop(&ep->dial);
 	if (ep->watch.fd >= 0 && orderly)
 		say_end(ep);
 	else if (ep->watch.fd >= 0)
@@ -217,10 +214,8 @@ void ofi_disconnect(struct gvm_rma_ep *gep, int orderly)
 		ofi_addr_put(ep->addr);
 	if (ep->port)
 		ofi_port_unuse(ep->port);
-	free(ep->addrs);
 	ep->addr = NULL;
 	ep->port = NULL;
-	ep->addrs = NULL;
 }
 
 /* It comes to nothing, or has ended. */
@@ -419,56 +414,6 @@ static void boot_read(struct ofi_ep *ep)
 		end_done(ep);
 }
 
-static void set_options(int fd)
-{
-	int one = 1, ms = USER_TIMEOUT_MS;
-
-	/* Neither can fail on a TCP socket in a way that matters. */
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms));
-}
-
-static int dial(struct ofi_ep *ep, unsigned i)
-{
-	const struct sockaddr *sa = (const void *)&ep->addrs->at[i].sa;
-	struct ofi_prov *prov = ofi_of(ep);
-	int fd = socket(sa->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), err;
-
-	if (fd < 0)
-		return -errno;
-	set_options(fd);
-	if (connect(fd, sa, ep->addrs->at[i].len) && errno != EINPROGRESS) {
-		err = -errno;
-		goto close_fd;
-	}
-	ep->watch.fd = fd;
-	ep->watch.ready = boot_ready;
-	err = prov->rma.up->watch(prov->rma.host, &ep->watch, EPOLLOUT);
-	if (err)
-		goto forget_fd;
-	prov->conns++;
-	gvm_addr_print(sa, ep->ep.ep.name, sizeof(ep->ep.ep.name));
-	ep->state = OFI_DIALLING;
-	return 0;
-
-forget_fd:
-	ep->watch.fd = -1;
-close_fd:
-	close(fd);
-	return err;
-}
-
-/* Try the addresses that are left; err is how the one before has failed. */
-static int dial_next(struct ofi_ep *ep, int err)
-{
-	while (ep->addr_next < ep->addrs->n) {
-		err = dial(ep, ep->addr_next++);
-		if (!err)
-			break;
-	}
-	return err;
-}
-
 static int dialled(struct ofi_ep *ep)
 {
 	struct ofi_prov *prov = ofi_of(ep);
@@ -484,21 +429,29 @@ static int dialled(struct ofi_ep *ep)
 
 static void dial_ready(struct ofi_ep *ep)
 {
-	socklen_t len = sizeof(int);
-	int err = 0;
+	int err = gvm_dial_ready(&ep->dial);
 
-	if (getsockopt(ep->watch.fd, SOL_SOCKET, SO_ERROR, &err, &len))
-		err = errno;
-	if (!err && gvm_addr_is_self(ep->watch.fd))
-		err = ECONNREFUSED;
-	if (err) {
-		close_socket(ep);
-		err = dial_next(ep, -err);
-	} else {
+	if (!err) {
+		ofi_of(ep)->conns++;
 		err = dialled(ep);
 	}
-	if (err)
+	if (err && err != -EINPROGRESS)
 		fail(ep, err, "");
+}
+
+static void dial_failed(struct gvm_dial *dial, int err)
+{
+	fail(container_of(dial, struct ofi_ep, dial), err, "");
+}
+
+int ofi_connect(struct gvm_rma_ep *gep, const char *host, unsigned port)
+{
+	struct ofi_ep *ep = (struct ofi_ep *)gep;
+
+	ep->state = OFI_DIALLING;
+	ep->watch.ready = boot_ready;
+	ep->dial = (struct gvm_dial){ .ep = &gep->ep, .watch = &ep->watch, .events = EPOLLOUT };
+	return gvm_dial_start(&ofi_of(ep)->dialler, &ep->dial, host, port);
 }
 
 static void boot_ready(struct gvm_watch *watch, uint32_t events)
@@ -520,7 +473,7 @@ void ofi_accept(struct ofi_prov *prov, struct gvm_listener *listener, int fd,
 		close(fd);
 		return;
 	}
-	set_options(fd);
+	gvm_dial_options(fd);
 	gvm_addr_print(from, ep->ep.ep.name, sizeof(ep->ep.ep.name));
 	ep->listener = listener;
 	ep->state = OFI_HELLO;
@@ -534,74 +487,6 @@ void ofi_accept(struct ofi_prov *prov, struct gvm_listener *listener, int fd,
 	}
 	prov->conns++;
 	wait_add(ep, HELLO_NS);
-}
-
-/* ---- names --------------------------------------------------------------------------------- */
-
-static void lookup_done(struct ofi_ep *ep, const struct gvm_lookup *l)
-{
-	int err = l->err;
-
-	ep->lookup = NULL;
-	if (!err) {
-		*ep->addrs = l->addrs;
-		err = dial_next(ep, -EHOSTUNREACH);
-	}
-	if (err)
-		fail(ep, err, "");
-}
-
-static void resolver_ready(struct gvm_watch *watch, uint32_t events)
-{
-	struct ofi_prov *prov = container_of(watch, struct ofi_prov, resolver_watch);
-	struct gvm_lookup *l;
-
-	while ((l = gvm_resolver_next(prov->resolver))) {
-		if (l->user)
-			lookup_done(l->user, l);
-		free(l);
-	}
-}
-
-static int open_resolver(struct ofi_prov *prov)
-{
-	int err;
-
-	if (prov->resolver)
-		return 0;
-	err = gvm_resolver_open(&prov->resolver, &prov->resolver_watch.fd);
-	if (err)
-		return err;
-	prov->resolver_watch.ready = resolver_ready;
-	err = prov->rma.up->watch(prov->rma.host, &prov->resolver_watch, EPOLLIN);
-	if (err) {
-		gvm_resolver_close(prov->resolver);
-		prov->resolver = NULL;
-	}
-	return err;
-}
-
-int ofi_connect(struct gvm_rma_ep *gep, const char *host, unsigned port)
-{
-	struct ofi_ep *ep = (struct ofi_ep *)gep;
-	struct ofi_prov *prov = ofi_of(ep);
-	int err;
-
-	ep->watch.fd = -1;
-	ep->addrs = calloc(1, sizeof(*ep->addrs));
-	if (!ep->addrs)
-		return -ENOMEM;
-	if (gvm_addrs_numeric(host, port, ep->addrs)) {
-		ep->state = OFI_LOOKUP;
-		err = open_resolver(prov);
-		if (!err)
-			err = gvm_resolver_ask(prov->resolver, host, port, ep, &ep->lookup);
-	} else {
-		err = dial_next(ep, -EHOSTUNREACH);
-	}
-	if (err)
-		free(ep->addrs);
-	return err;
 }
 
 /* ---- the clock ----------------------------------------------------------------------------- */
@@ -630,6 +515,9 @@ int ofi_boot_open(struct ofi_prov *prov)
 {
 	int err;
 
+	prov->dialler = (struct gvm_dialler){ .host = prov->rma.host,
+					      .up = prov->rma.up,
+					      .failed = dial_failed };
 	prov->clock.ready = clock_ticks;
 	prov->clock.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (prov->clock.fd < 0)
@@ -642,10 +530,7 @@ int ofi_boot_open(struct ofi_prov *prov)
 
 void ofi_boot_close(struct ofi_prov *prov)
 {
-	if (prov->resolver) {
-		prov->rma.up->unwatch(prov->rma.host, &prov->resolver_watch);
-		gvm_resolver_close(prov->resolver);
-	}
+	gvm_dialler_close(&prov->dialler);
 	prov->rma.up->unwatch(prov->rma.host, &prov->clock);
 	close(prov->clock.fd);
 }

@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #define ACCEPT_BATCH 64
-#define PORT_TRIES   16
 
 static void listeners_watch(struct ofi_prov *prov, uint32_t events)
 {
@@ -58,8 +57,11 @@ static void acceptor_ready(struct gvm_watch *watch, uint32_t events)
 	}
 }
 
-static void listener_close(struct ofi_prov *prov, struct ofi_listener *l)
+static void listener_close(void *arg)
 {
+	struct ofi_listener *l = arg;
+	struct ofi_prov *prov = ofi_prov(l->l->rma);
+
 	while (l->n) {
 		struct gvm_watch *watch = &l->at[--l->n].watch;
 
@@ -69,9 +71,10 @@ static void listener_close(struct ofi_prov *prov, struct ofi_listener *l)
 	}
 }
 
-static int listener_add(struct ofi_prov *prov, struct ofi_listener *l,
-			const struct gvm_addrs *addrs, unsigned i, unsigned *port)
+static int listener_add(void *arg, const struct gvm_addrs *addrs, unsigned i, unsigned *port)
 {
+	struct ofi_listener *l = arg;
+	struct ofi_prov *prov = ofi_prov(l->l->rma);
 	struct ofi_acceptor *a = &l->at[l->n];
 	int err = gvm_addr_listen(addrs, i, port, &a->watch.fd);
 
@@ -89,25 +92,6 @@ static int listener_add(struct ofi_prov *prov, struct ofi_listener *l,
 	return 0;
 }
 
-/* An address of a name that this machine does not have is passed over if there is another. */
-static int listener_open(struct ofi_prov *prov, struct ofi_listener *l,
-			 const struct gvm_addrs *addrs, unsigned *port)
-{
-	int err = -EADDRNOTAVAIL, got;
-
-	for (unsigned i = 0; i < addrs->n; i++) {
-		got = listener_add(prov, l, addrs, i, port);
-		if (!got)
-			continue;
-		err = got;
-		if (got == -EAFNOSUPPORT || got == -EADDRNOTAVAIL)
-			continue;
-		listener_close(prov, l);
-		return got;
-	}
-	return l->n ? 0 : err;
-}
-
 int ofi_listen(struct gvm_rma *rma, struct gvm_listener *listener, const char *host, unsigned port,
 	       unsigned *bound_port)
 {
@@ -122,13 +106,7 @@ int ofi_listen(struct gvm_rma *rma, struct gvm_listener *listener, const char *h
 	if (!l)
 		return -ENOMEM;
 	l->l = listener;
-	/* A port that is free at one address need not be at the next. */
-	for (int tries = 0; tries < PORT_TRIES; tries++) {
-		*bound_port = port;
-		err = listener_open(prov, l, &addrs, bound_port);
-		if (err != -EADDRINUSE || port)
-			break;
-	}
+	err = gvm_addrs_listen(&addrs, port, bound_port, listener_add, listener_close, l);
 	if (err) {
 		free(l);
 		return err;
@@ -148,6 +126,6 @@ void ofi_unlisten(struct gvm_rma *rma, struct gvm_listener *listener)
 	while (*at != l)
 		at = &(*at)->next;
 	*at = l->next;
-	listener_close(prov, l);
+	listener_close(l);
 	free(l);
 }

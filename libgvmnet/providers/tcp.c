@@ -97,11 +97,8 @@ static void ep_end(struct tcp_ep *ep, int why)
 		drop_unsent(ep);
 	if (prov->hot == ep)
 		prov->hot = NULL;
+	gvm_dial_stop(&ep->dial);
 	close_socket(ep);
-	if (ep->lookup)
-		ep->lookup->user = NULL;
-	free(ep->addrs);
-	ep->addrs = NULL;
 	ep->dead_next = prov->dead;
 	prov->dead = ep;
 	gvm_stream_end(&ep->s, why);
@@ -330,162 +327,50 @@ static const struct gvm_stream_ops stream_ops = {
 
 /* ---- connecting ---------------------------------------------------------------------------- */
 
-void gvm_tcp_set_options(int fd)
-{
-	int one = 1, ms = USER_TIMEOUT_MS;
-
-	/* Neither can fail on a TCP socket in a way that matters. */
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms));
-}
-
-static int dial(struct tcp_ep *ep, unsigned i)
-{
-	const struct sockaddr *sa = (const void *)&ep->addrs->at[i].sa;
-	struct gvm_prov *prov = ep->ep.prov;
-	int fd, err;
-
-	fd = socket(sa->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	gvm_tcp_set_options(fd);
-	if (connect(fd, sa, ep->addrs->at[i].len) && errno != EINPROGRESS) {
-		err = -errno;
-		goto close_fd;
-	}
-	ep->watch.fd = fd;
-	err = prov->env.up->watch(prov->env.host, &ep->watch, GVM_TCP_EVENTS);
-	if (err)
-		goto forget_fd;
-	gvm_addr_print(sa, ep->ep.name, sizeof(ep->ep.name));
-	return 0;
-
-forget_fd:
-	ep->watch.fd = -1;
-close_fd:
-	close(fd);
-	return err;
-}
-
-/* Try the addresses that are left; err is how the one before has failed. */
-static int dial_next(struct tcp_ep *ep, int err)
-{
-	while (ep->addr_next < ep->addrs->n) {
-		err = dial(ep, ep->addr_next++);
-		if (!err)
-			break;
-	}
-	return err;
-}
-
 static void not_connected(struct tcp_ep *ep, int err)
 {
 	ep_end(ep, err);
 	ep->ep.prov->env.up->connected(&ep->ep, err);
 }
 
+static void dial_failed(struct gvm_dial *dial, int err)
+{
+	not_connected(container_of(dial, struct tcp_ep, dial), err);
+}
+
 static void connect_ready(struct tcp_ep *ep)
 {
 	struct gvm_prov *prov = ep->ep.prov;
-	socklen_t len = sizeof(int);
-	int err = 0;
+	int err = gvm_dial_ready(&ep->dial);
 
-	if (getsockopt(ep->watch.fd, SOL_SOCKET, SO_ERROR, &err, &len))
-		err = errno;
-	if (!err && gvm_addr_is_self(ep->watch.fd))
-		err = ECONNREFUSED;
 	if (err) {
-		close_socket(ep);
-		err = dial_next(ep, -err);
-		if (err)
+		if (err != -EINPROGRESS)
 			not_connected(ep, err);
 		return;
 	}
-	free(ep->addrs);
-	ep->addrs = NULL;
 	ep->s.state = GVM_STREAM_OPEN;
 	ep->ep.last_heard = prov->env.up->now(prov->env.host);
 	prov->env.up->connected(&ep->ep, 0);
-}
-
-static void lookup_done(struct tcp_ep *ep, const struct gvm_lookup *l)
-{
-	int err = l->err;
-
-	ep->lookup = NULL;
-	if (!err) {
-		*ep->addrs = l->addrs;
-		err = dial_next(ep, -EHOSTUNREACH);
-	}
-	if (err)
-		not_connected(ep, err);
-}
-
-static void resolver_ready(struct gvm_watch *watch, uint32_t events)
-{
-	struct gvm_prov *prov = container_of(watch, struct gvm_prov, resolver_watch);
-	struct gvm_lookup *l;
-
-	while ((l = gvm_resolver_next(prov->resolver))) {
-		if (l->user)
-			lookup_done(l->user, l);
-		free(l);
-	}
-}
-
-static int open_resolver(struct gvm_prov *prov)
-{
-	int err;
-
-	if (prov->resolver)
-		return 0;
-	err = gvm_resolver_open(&prov->resolver, &prov->resolver_watch.fd);
-	if (err)
-		return err;
-	prov->resolver_watch.ready = resolver_ready;
-	err = prov->env.up->watch(prov->env.host, &prov->resolver_watch, EPOLLIN);
-	if (err) {
-		gvm_resolver_close(prov->resolver);
-		prov->resolver = NULL;
-	}
-	return err;
-}
-
-static int look_up(struct tcp_ep *ep, const char *host, unsigned port)
-{
-	int err = open_resolver(ep->ep.prov);
-
-	if (err)
-		return err;
-	return gvm_resolver_ask(ep->ep.prov->resolver, host, port, ep, &ep->lookup);
 }
 
 static int tcp_connect(struct gvm_prov *prov, const char *host, unsigned port, void *user,
 		       struct gvm_ep **out)
 {
 	struct tcp_ep *ep = gvm_tcp_ep_new(prov, -1, user);
-	int err = -ENOMEM;
+	int err;
 
 	if (!ep)
 		return -ENOMEM;
-	ep->addrs = malloc(sizeof(*ep->addrs));
-	if (!ep->addrs)
-		goto free_ep;
+	ep->dial =
+	    (struct gvm_dial){ .ep = &ep->ep, .watch = &ep->watch, .events = GVM_TCP_EVENTS };
 	snprintf(ep->ep.name, sizeof(ep->ep.name), "%.50s:%u", host, port);
-	if (gvm_addrs_numeric(host, port, ep->addrs))
-		err = look_up(ep, host, port);
-	else
-		err = dial_next(ep, -EHOSTUNREACH);
-	if (err)
-		goto free_addrs;
+	err = gvm_dial_start(&prov->dialler, &ep->dial, host, port);
+	if (err) {
+		free(ep);
+		return err;
+	}
 	*out = &ep->ep;
 	return 0;
-
-free_addrs:
-	free(ep->addrs);
-free_ep:
-	free(ep);
-	return err;
 }
 
 /* ---- endpoints ----------------------------------------------------------------------------- */
@@ -565,8 +450,6 @@ static void tcp_allow(struct gvm_ep *ep)
 {
 	to_tcp(ep)->s.allowed = 1;
 }
-
-/* ---- posting ------------------------------------------------------------------------------- */
 
 /* ---- posting ------------------------------------------------------------------------------- */
 
@@ -733,6 +616,7 @@ static int tcp_open(struct gvm_host *host, const struct gvm_host_ops *ops, const
 		return -ENOMEM;
 	}
 	prov->env = (struct gvm_stream_env){ .host = host, .up = ops, .ops = &stream_ops };
+	prov->dialler = (struct gvm_dialler){ .host = host, .up = ops, .failed = dial_failed };
 	prov->flush_end = &prov->flush;
 	prov->rest.spare_fd = prov->rest.watch.fd = -1;
 	*out = prov;
@@ -747,10 +631,7 @@ static void tcp_close(struct gvm_prov *prov)
 	tell(prov);
 	bury(prov);
 	assert(!prov->dead);
-	if (prov->resolver) {
-		prov->env.up->unwatch(prov->env.host, &prov->resolver_watch);
-		gvm_resolver_close(prov->resolver);
-	}
+	gvm_dialler_close(&prov->dialler);
 	gvm_tcp_rest_close(prov);
 	gvm_txq_pool_drain(&prov->env.txqs);
 	free(prov->rx);

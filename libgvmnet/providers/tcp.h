@@ -12,7 +12,7 @@
 #include <sys/epoll.h>
 
 #include "providers/stream.h"
-#include "providers/tcp_addr.h"
+#include "providers/tcp_dial.h"
 
 #define GVM_TCP_JOINED 8192u /* two pieces of up to half of it are sent as one */
 
@@ -34,9 +34,7 @@ struct tcp_ep {
 	int error;        /* found while flushing, to be told by progress() */
 
 	/* while connecting */
-	struct gvm_addrs *addrs;
-	unsigned addr_next;
-	struct gvm_lookup *lookup;
+	struct gvm_dial dial;
 };
 
 /* What the listeners do when there is no descriptor left. */
@@ -55,8 +53,7 @@ struct gvm_prov {
 	struct tcp_ep *hot; /* the one that was heard of last; NULL: it has ended */
 	struct gvm_listener *listeners;
 	struct tcp_rest rest;
-	struct gvm_resolver *resolver;
-	struct gvm_watch resolver_watch;
+	struct gvm_dialler dialler;
 	uint8_t *rx;
 	uint8_t joined[GVM_TCP_JOINED];
 };
@@ -65,7 +62,6 @@ struct gvm_prov {
 
 /* An endpoint with this socket, or -1. NULL: no memory. */
 struct tcp_ep *gvm_tcp_ep_new(struct gvm_prov *prov, int fd, void *user);
-void gvm_tcp_set_options(int fd);
 
 /* ---- tcp_listen.c -------------------------------------------------------------------------- */
 

@@ -126,7 +126,7 @@ static void accept_one(struct gvm_listener *l, int fd, const struct sockaddr *sa
 		close(fd);
 		return;
 	}
-	gvm_tcp_set_options(fd);
+	gvm_dial_options(fd);
 	gvm_addr_print(sa, ep->ep.name, sizeof(ep->ep.name));
 	ep->s.state = GVM_STREAM_OPEN;
 	ep->ep.last_heard = prov->env.up->now(prov->env.host);
@@ -162,8 +162,10 @@ static void acceptor_ready(struct gvm_watch *watch, uint32_t events)
 	}
 }
 
-static void listener_close(struct gvm_listener *l)
+static void listener_close(void *arg)
 {
+	struct gvm_listener *l = arg;
+
 	while (l->n) {
 		struct gvm_watch *watch = &l->at[--l->n].watch;
 
@@ -173,9 +175,9 @@ static void listener_close(struct gvm_listener *l)
 	}
 }
 
-static int listener_add(struct gvm_listener *l, const struct gvm_addrs *addrs, unsigned i,
-			unsigned *port)
+static int listener_add(void *arg, const struct gvm_addrs *addrs, unsigned i, unsigned *port)
 {
+	struct gvm_listener *l = arg;
 	struct acceptor *a = &l->at[l->n];
 	int err = gvm_addr_listen(addrs, i, port, &a->watch.fd);
 
@@ -193,30 +195,12 @@ static int listener_add(struct gvm_listener *l, const struct gvm_addrs *addrs, u
 	return 0;
 }
 
-/* An address of a name that this machine does not have is passed over if there is another. */
-static int listener_open(struct gvm_listener *l, const struct gvm_addrs *addrs, unsigned *port)
-{
-	int err = -EADDRNOTAVAIL, got;
-
-	for (unsigned i = 0; i < addrs->n; i++) {
-		got = listener_add(l, addrs, i, port);
-		if (!got)
-			continue;
-		err = got;
-		if (got == -EAFNOSUPPORT || got == -EADDRNOTAVAIL)
-			continue;
-		listener_close(l);
-		return got;
-	}
-	return l->n ? 0 : err;
-}
-
 int gvm_tcp_listen(struct gvm_prov *prov, const char *host, unsigned port,
 		   struct gvm_listener **listener, unsigned *bound_port)
 {
 	struct gvm_listener *l;
 	struct gvm_addrs addrs;
-	unsigned bound = port;
+	unsigned bound;
 	int err = gvm_addrs_passive(host, port, &addrs);
 
 	if (!err)
@@ -228,13 +212,7 @@ int gvm_tcp_listen(struct gvm_prov *prov, const char *host, unsigned port,
 		return -ENOMEM;
 	l->prov = prov;
 	spare_open(prov);
-	/* A port that is free at one address need not be at the next. */
-	for (int tries = 0; tries < 16; tries++) {
-		bound = port;
-		err = listener_open(l, &addrs, &bound);
-		if (err != -EADDRINUSE || port)
-			break;
-	}
+	err = gvm_addrs_listen(&addrs, port, &bound, listener_add, listener_close, l);
 	if (err) {
 		free(l);
 		return err;

@@ -8,6 +8,7 @@
  * Shared by the process, under one lock: the ports, who listens at them, and each worker's inbox. A
  * request is moved to its worker's event channel before that hears of it.
  */
+#include "providers/tcp_dial.h"
 #include "providers/verbs.h"
 
 #include <arpa/inet.h>
@@ -36,6 +37,8 @@ struct verbs_port {
 };
 
 struct verbs_listener {
+	struct verbs *v;
+	struct gvm_listener *listener;
 	unsigned n;
 	struct member at[GVM_ADDRS_MAX];
 };
@@ -206,11 +209,12 @@ static int port_new(struct verbs *v, const struct sockaddr_storage *sa, socklen_
 	return 0;
 }
 
-static int join(struct verbs_listener *vl, struct verbs *v, struct gvm_listener *listener,
-		const struct sockaddr_storage *sa, socklen_t len, unsigned *port)
+static int join(void *arg, const struct gvm_addrs *addrs, unsigned i, unsigned *port)
 {
+	struct verbs_listener *vl = arg;
 	struct member *m = &vl->at[vl->n], **end;
-	struct sockaddr_storage at = *sa;
+	struct sockaddr_storage at = addrs->at[i].sa;
+	socklen_t len = addrs->at[i].len;
 	struct verbs_port *p = NULL;
 	int err = 0;
 
@@ -219,9 +223,9 @@ static int join(struct verbs_listener *vl, struct verbs *v, struct gvm_listener 
 	if (*port)
 		p = port_find(&at, len);
 	if (!p)
-		err = port_new(v, &at, len, &p);
+		err = port_new(vl->v, &at, len, &p);
 	if (!err) {
-		*m = (struct member){ .port = p, .v = v, .listener = listener };
+		*m = (struct member){ .port = p, .v = vl->v, .listener = vl->listener };
 		for (end = &p->members; *end; end = &(*end)->next)
 			;
 		*end = m;
@@ -244,26 +248,7 @@ static void explain(const struct verbs *v, const char *host, unsigned port, int 
 			strerror(-err));
 }
 
-static void leave_all(struct verbs_listener *vl);
-
-/* An address of a name that this machine does not have is passed over if there is another. */
-static int join_all(struct verbs_listener *vl, struct verbs *v, struct gvm_listener *listener,
-		    const struct gvm_addrs *addrs, unsigned *port)
-{
-	int err = -EADDRNOTAVAIL, got;
-
-	for (unsigned i = 0; i < addrs->n; i++) {
-		got = join(vl, v, listener, &addrs->at[i].sa, addrs->at[i].len, port);
-		if (!got)
-			continue;
-		err = got;
-		if (got == -EAFNOSUPPORT || got == -EADDRNOTAVAIL || got == -ENODEV)
-			continue;
-		leave_all(vl);
-		return got;
-	}
-	return vl->n ? 0 : err;
-}
+static void leave_all(void *arg);
 
 int verbs_listen(struct gvm_rma *rma, struct gvm_listener *listener, const char *host,
 		 unsigned port, unsigned *bound_port)
@@ -271,7 +256,7 @@ int verbs_listen(struct gvm_rma *rma, struct gvm_listener *listener, const char 
 	struct verbs *v = verbs_of(rma);
 	struct verbs_listener *vl;
 	struct gvm_addrs addrs;
-	unsigned bound = port;
+	unsigned bound;
 	int err = gvm_addrs_passive(host, port, &addrs);
 
 	if (err)
@@ -279,13 +264,9 @@ int verbs_listen(struct gvm_rma *rma, struct gvm_listener *listener, const char 
 	vl = calloc(1, sizeof(*vl));
 	if (!vl)
 		return -ENOMEM;
-	/* A port that is free at one address need not be at the next. */
-	for (int tries = 0; tries < 16; tries++) {
-		bound = port;
-		err = join_all(vl, v, listener, &addrs, &bound);
-		if (err != -EADDRINUSE || port)
-			break;
-	}
+	vl->v = v;
+	vl->listener = listener;
+	err = gvm_addrs_listen(&addrs, port, &bound, join, leave_all, vl);
 	if (err) {
 		explain(v, host, port, err);
 		free(vl);
@@ -318,8 +299,9 @@ static struct verbs_port *leave(struct member *m)
 	return p;
 }
 
-static void leave_all(struct verbs_listener *vl)
+static void leave_all(void *arg)
 {
+	struct verbs_listener *vl = arg;
 	struct verbs_port *p;
 
 	pthread_mutex_lock(&lock);

@@ -17,7 +17,7 @@
 #include <cmocka.h>
 
 #include <gvmnet/gvmnet.h>
-#include "providers/tcp_addr.h"
+#include "providers/tcp_dial.h"
 
 static const struct sockaddr *sa(const struct gvm_addrs *addrs, unsigned i)
 {
@@ -232,9 +232,73 @@ static void a_name_without_address_is_told_once(void **state)
 	gvm_log_set_level(before);
 }
 
+/* ---- all addresses of a listener ------------------------------------------------------------ */
+
+static struct {
+	const int *answers; /* of add, in turn */
+	unsigned asked, added, dropped, port;
+} listening;
+
+static int add(void *arg, const struct gvm_addrs *addrs, unsigned i, unsigned *port)
+{
+	int err = listening.answers[listening.asked++];
+
+	assert_true(arg == &listening && i < addrs->n);
+	if (err)
+		return err;
+	listening.added++;
+	*port = *port ? *port : 1000 + listening.asked;
+	return 0;
+}
+
+static void drop(void *arg)
+{
+	listening.dropped++;
+	listening.added = 0;
+}
+
+static int listen_with(unsigned n, unsigned port, const int *answers)
+{
+	struct gvm_addrs addrs = { .n = n };
+
+	memset(&listening, 0, sizeof listening);
+	listening.answers = answers;
+	return gvm_addrs_listen(&addrs, port, &listening.port, add, drop, &listening);
+}
+
+static void all_addresses_are_listened_at_or_none(void **state)
+{
+	int taken[64];
+
+	assert_int_equal(listen_with(2, 0, (int[]){ 0, 0 }), 0);
+	assert_int_equal(listening.added, 2);
+	assert_int_equal(listening.port, 1001);
+	/* one that another machine has is passed over, if there is another */
+	assert_int_equal(listen_with(2, 7, (int[]){ -EADDRNOTAVAIL, 0 }), 0);
+	assert_int_equal(listening.added, 1);
+	assert_int_equal(listen_with(2, 7, (int[]){ 0, -ENODEV }), 0);
+	assert_int_equal(listening.dropped, 0);
+	assert_int_equal(listen_with(2, 7, (int[]){ -EADDRNOTAVAIL, -EAFNOSUPPORT }),
+			 -EAFNOSUPPORT);
+	/* one that cannot be had takes the others with it */
+	assert_int_equal(listen_with(2, 7, (int[]){ 0, -EACCES }), -EACCES);
+	assert_int_equal(listening.dropped, 1);
+	assert_int_equal(listen_with(2, 7, (int[]){ 0, -EADDRINUSE }), -EADDRINUSE);
+	assert_int_equal(listening.asked, 2);
+	/* a port that was free at the first one only */
+	assert_int_equal(listen_with(2, 0, (int[]){ 0, -EADDRINUSE, 0, 0 }), 0);
+	assert_int_equal(listening.added, 2);
+	assert_int_equal(listening.port, 1003);
+	for (unsigned i = 0; i < 64; i++)
+		taken[i] = -EADDRINUSE;
+	assert_int_equal(listen_with(2, 0, taken), -EADDRINUSE);
+	assert_in_range(listening.asked, 2, 32);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(all_addresses_are_listened_at_or_none),
 		cmocka_unit_test(numeric_addresses_are_no_names),
 		cmocka_unit_test(a_star_is_every_address),
 		cmocka_unit_test(an_address_is_shared_within_the_process_only),

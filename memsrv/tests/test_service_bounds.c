@@ -168,6 +168,7 @@ static void idle_connections_are_cheap(void **state)
 	getrlimit(RLIMIT_NOFILE, &files);
 	files.rlim_cur = files.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &files);
+	gvm_option_set("GVM_CONNECTIONS", "0");
 	/* all of 127/8 is this machine: one peer for each address */
 	START(&n, "--listen", "127.0.0.1:0", "--listen", "0.0.0.0:0", "--key-file", key, "--memory",
 	      "16M");
