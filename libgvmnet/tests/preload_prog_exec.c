@@ -13,7 +13,8 @@
 
 static char self[PATH_MAX], path[PATH_MAX + 8]; /* "PATH=..." to it */
 static char *name;                              /* of it there */
-static char *const args[] = { "preload_prog", "fill", NULL }, *const none[] = { NULL };
+static char mib[24];
+static char *const args[] = { "preload_prog", "fill", mib, NULL }, *const none[] = { NULL };
 static char other[] = "LD_PRELOAD=libm.so.6", little[] = "GVM_LOCAL=1048576";
 
 static void find_self(void)
@@ -22,6 +23,7 @@ static void find_self(void)
 
 	CHECK(n > 0);
 	name = strrchr(self, '/') + 1;
+	snprintf(mib, sizeof mib, "%zu", size / MIB);
 	snprintf(path, sizeof path, "PATH=%.*s", (int)(name - 1 - self), self);
 }
 
@@ -77,18 +79,18 @@ static int by_vfork(void)
 
 static int by_shell(void)
 {
-	char command[PATH_MAX + 16];
+	char command[PATH_MAX + 40];
 
-	snprintf(command, sizeof command, "%s fill", self);
+	snprintf(command, sizeof command, "%s fill %s", self, mib);
 	clear();
 	return system(command);
 }
 
 static int by_pipe(void)
 {
-	char command[PATH_MAX + 16];
+	char command[PATH_MAX + 40];
 
-	snprintf(command, sizeof command, "exec %s fill", self);
+	snprintf(command, sizeof command, "exec %s fill %s", self, mib);
 	clear();
 	FILE *out = popen(command, "r");
 	CHECK(out && fgetc(out) == EOF);
@@ -121,18 +123,18 @@ static int by_execvpe(void)
 static int by_execl(void)
 {
 	environ = NULL;
-	return execl(self, "preload_prog", "fill", (char *)NULL);
+	return execl(self, "preload_prog", "fill", mib, (char *)NULL);
 }
 
 static int by_execlp(void)
 {
 	clear();
-	return execlp(name, "preload_prog", "fill", (char *)NULL);
+	return execlp(name, "preload_prog", "fill", mib, (char *)NULL);
 }
 
 static int by_execle(void)
 {
-	return execle(self, "preload_prog", "fill", (char *)NULL, none);
+	return execle(self, "preload_prog", "fill", mib, (char *)NULL, none);
 }
 
 static int by_fexecve(void)

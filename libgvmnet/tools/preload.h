@@ -296,6 +296,8 @@ uint64_t control_local_most(void);
 
 /* Remember what this program was given. */
 void env_init(void);
+/* Before a fork: what is said of programs that children run is said once. */
+void env_fork_prepare(void);
 /* How many pointers an environment with all that it needs has room in; 0: envp is as it must be. */
 size_t env_room(char *const envp[]);
 /* That environment, made in such a room; envp if there is none. */

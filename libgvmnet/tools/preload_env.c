@@ -5,7 +5,7 @@
  * does not mean to have them run without: what is missing is put back. Who does mean it says so
  * with an empty GVM_CLUSTER or GVM_CONNECT.
  *
- * All but env_init and env_restore may be called in a vforked child and in a signal handler: they
+ * env_room, env_fill and env_look may be called in a vforked child and in a signal handler: they
  * allocate nothing and take no lock.
  */
 #include <dlfcn.h>
@@ -33,9 +33,10 @@ static struct {
 	size_t count;
 	char *loads;         /* "LD_PRELOAD=..." as it was, with this library */
 	const char *library; /* as it was loaded */
-	/* Files that a line was said of, shared with the forked children that are about to exec: a
-	 * shell starts one program many times. */
-	_Atomic(uint64_t) *told;
+	/* Files that a line was said of. From the first fork on they are shared with the children,
+	 * which are about to exec: a shell starts one program many times. */
+	_Atomic(uint64_t) *_Atomic told;
+	_Atomic(uint64_t) told_alone[TOLD_MOST];
 } env;
 
 static int is_of(const char *var, const char *prefix)
@@ -86,9 +87,19 @@ void env_init(void)
 		if (is_of(*var, "GVM_") && strchr(*var, '=') &&
 		    (env.kept[env.count] = joined(*var, "", "")))
 			env.count++;
+	env.told = env.told_alone;
+}
+
+void env_fork_prepare(void)
+{
+	if (env.told != env.told_alone)
+		return;
 	void *page =
 	    raw_mmap(NULL, PRELOAD_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	env.told = page == MAP_FAILED ? NULL : page;
+	if (page == MAP_FAILED)
+		return;
+	memcpy(page, env.told_alone, sizeof env.told_alone);
+	env.told = page;
 }
 
 /* ---- what is missing ----------------------------------------------------------------------- */
@@ -98,10 +109,9 @@ static const char *find(char *const list[], const char *var)
 {
 	size_t len = strcspn(var, "=") + 1;
 
-	for (; list && *list; list++)
-		if (!strncmp(*list, var, len))
-			return *list;
-	return NULL;
+	while (list && *list && strncmp(*list, var, len))
+		list++;
+	return list ? *list : NULL;
 }
 
 /* The two that name the memory nodes exclude each other: one of them is enough, and says that the
@@ -208,11 +218,12 @@ void env_restore(void)
 static int is_told(const struct loadable_file *file)
 {
 	uint64_t key = file->ino * 0x9e3779b97f4a7c15u ^ file->dev;
+	_Atomic(uint64_t) *told = env.told;
 
 	key += !key;
-	for (size_t i = 0; env.told && i < TOLD_MOST; i++) {
+	for (size_t i = 0; i < TOLD_MOST; i++) {
 		uint64_t none = 0;
-		if (atomic_compare_exchange_strong(&env.told[i], &none, key))
+		if (atomic_compare_exchange_strong(&told[i], &none, key))
 			return 0;
 		if (none == key)
 			return 1;

@@ -92,6 +92,7 @@ static pid_t paged_fork(fork_fn *real)
 	if (streams)
 		_IO_list_lock();
 	take_lock(&guard);
+	env_fork_prepare();
 	int prepared = take_fork_prepare();
 	pid_t pid = -1;
 	if (prepared >= 0) {
