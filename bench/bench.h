@@ -59,6 +59,20 @@ int bench_connect(unsigned port);
 int bench_write_all(int fd, const void *buf, size_t len);
 int bench_read_all(int fd, void *buf, size_t len);
 
+/* A memory node with a fresh key, and the net of its client (node.c). */
+struct bench_node {
+	pid_t server;
+	struct gvm_cluster *cluster;
+	struct gvm_net *net;
+};
+/* For twice opts->pages. What it has begun on failure bench_node_close() ends, too. */
+int bench_node_open(struct bench_node *node, const struct bench_opts *opts, const char **why);
+void bench_node_close(struct bench_node *node);
+
+/* gvm-bench --sizes: what things cost in memory, and how good the pager's choices are. Exit status.
+ */
+int bench_sizes(const struct bench_opts *opts);
+
 /* A request/answer protocol over a byte stream whose answers all have one length. */
 struct stream {
 	int fd;

@@ -4,12 +4,10 @@
  * the pager. The memory node is the real gvm-memsrv.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <gvmnet/cluster.h>
 #include <gvmnet/gvmnet.h>
 #include <gvmnet/pager.h>
 #include <gvmnet/region.h>
@@ -17,78 +15,6 @@
 
 #define WINDOW_MAX  256u
 #define LOCAL_BYTES (16u << 20) /* of the paged memory that may be here */
-
-/* A memory node with a fresh key, and the net of its client. */
-struct node {
-	pid_t server;
-	struct gvm_cluster *cluster;
-	struct gvm_net *net;
-};
-
-/* ---- the memory node ---- */
-
-static int make_key(const char *path)
-{
-	char hex[65];
-	unsigned char raw[32];
-	int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
-	int err = fd < 0 ? -errno : bench_read_all(fd, raw, sizeof(raw));
-
-	if (fd >= 0)
-		close(fd);
-	for (unsigned i = 0; i < sizeof(raw); i++)
-		sprintf(hex + 2 * i, "%02x", raw[i]);
-	unlink(path);
-	fd = err ? -1 : open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return err ? err : -errno;
-	err = bench_write_all(fd, hex, 64);
-	close(fd);
-	return err;
-}
-
-static int open_node(struct node *node, const struct bench_opts *opts, const char **why)
-{
-	char key[512], listen[32], size[32], map[64];
-	char *argv[] = { (char *)opts->memsrv, "--listen", listen,      "--key-file", key,
-			 "--memory",           size,       "--workers", "1",          NULL };
-	struct gvm_net_config config = { .transport = gvm_option_text("GVM_TRANSPORT"),
-					 .node = GVM_NODE_NONE,
-					 .key_file = key };
-	unsigned port = bench_free_port();
-	int err;
-
-	snprintf(key, sizeof(key), "%s/key", opts->scratch);
-	snprintf(listen, sizeof(listen), "127.0.0.1:%u", port);
-	snprintf(size, sizeof(size), "%uM", opts->pages / 256 * 2 + 64);
-	snprintf(map, sizeof(map), "1 127.0.0.1 %u\n", port);
-	*why = "no key";
-	err = make_key(key);
-	if (err)
-		return err;
-	node->server = bench_spawn(opts, opts->server_cpu, argv);
-	*why = "gvm-memsrv did not start (see its log in the scratch folder)";
-	int probe = bench_connect(port);
-
-	if (probe < 0)
-		return probe;
-	close(probe);
-	*why = "the net cannot be opened";
-	config.cluster = NULL;
-	err = gvm_cluster_parse(map, strlen(map), "bench", &node->cluster, NULL);
-	config.cluster = node->cluster;
-	return err ? err : gvm_net_open(&config, &node->net);
-}
-
-static void close_node(struct node *node)
-{
-	if (node->net)
-		gvm_net_close(node->net);
-	if (node->cluster)
-		gvm_cluster_free(node->cluster);
-	bench_kill(&node->server);
-	*node = (struct node){ 0 };
-}
 
 /* ---- fetch ---- */
 
@@ -99,7 +25,7 @@ struct slot {
 	char *buf;
 };
 
-static struct node fetch_node;
+static struct bench_node fetch_node;
 static struct gvm_worker *worker;
 static struct gvm_region *region;
 static struct slot slots[WINDOW_MAX];
@@ -151,7 +77,7 @@ static int fetch_start(const struct bench_opts *opts, const char **why)
 	struct gvm_region_config rc = { .name = "bench-fetch",
 					.bytes = (uint64_t)opts->pages * PAGE,
 					.flags = GVM_REGION_CREATE | GVM_REGION_EPHEMERAL };
-	int err = open_node(&fetch_node, opts, why);
+	int err = bench_node_open(&fetch_node, opts, why);
 
 	if (err)
 		return err;
@@ -240,7 +166,7 @@ static void fetch_stop(void)
 	if (worker)
 		gvm_worker_close(worker);
 	worker = NULL;
-	close_node(&fetch_node);
+	bench_node_close(&fetch_node);
 	for (unsigned i = 0; i < WINDOW_MAX; i++)
 		free(slots[i].buf);
 	memset(slots, 0, sizeof(slots));
@@ -257,7 +183,7 @@ const struct contender contender_gvm_fetch = {
 
 /* ---- the pager ---- */
 
-static struct node pager_node;
+static struct bench_node pager_node;
 static unsigned pager_users; /* contenders that have started it */
 static struct gvm_pager *pager;
 static struct gvm_range *range;
@@ -267,7 +193,7 @@ static int pager_start(const struct bench_opts *opts, const char **why)
 {
 	struct gvm_pager_config config;
 	uint64_t bytes = (uint64_t)opts->pages * PAGE;
-	int err = pager_users++ ? 0 : open_node(&pager_node, opts, why);
+	int err = pager_users++ ? 0 : bench_node_open(&pager_node, opts, why);
 
 	if (err || range)
 		return err;
@@ -329,7 +255,7 @@ static void pager_stop(void)
 	if (pager)
 		gvm_pager_close(pager);
 	pager = NULL;
-	close_node(&pager_node);
+	bench_node_close(&pager_node);
 }
 
 const struct contender contender_gvm_fault = {

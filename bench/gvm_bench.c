@@ -42,6 +42,7 @@ static struct bench_opts opts = { .pages = 32768,
 				  .server_cpu = -1 };
 static unsigned rounds = 7;
 static const char *only, *json_path;
+static int sizes;
 
 static int by_u64(const void *a, const void *b)
 {
@@ -251,7 +252,9 @@ static void usage(FILE *out)
 	      "  --mib N        memory asked for, in MiB (128)\n"
 	      "  --cpus C,S     pin client and server to these CPUs (equal: they share one)\n"
 	      "  --only TEXT    the floors, and contenders whose name has TEXT\n"
-	      "  --json FILE    all rounds' figures\n",
+	      "  --json FILE    all rounds' figures\n"
+	      "  --sizes        instead: memory that is needed, and hit rates against exact LRU;\n"
+	      "                 exit status 1 if a goal is missed\n",
 	      out);
 }
 
@@ -271,16 +274,27 @@ static int number(const char *text, unsigned low, unsigned high, unsigned *value
 static int parse(int argc, char **argv)
 {
 	static const struct option table[] = {
-		{ "rounds", 1, NULL, 'r' },  { "ops", 1, NULL, 'o' },  { "seconds", 1, NULL, 's' },
-		{ "window", 1, NULL, 'w' },  { "mib", 1, NULL, 'm' },  { "cpus", 1, NULL, 'c' },
-		{ "only", 1, NULL, 'y' },    { "json", 1, NULL, 'j' }, { "memsrv", 1, NULL, 'S' },
-		{ "scratch", 1, NULL, 'd' }, { "help", 0, NULL, 'h' }, { 0 },
+		{ "rounds", 1, NULL, 'r' },
+		{ "ops", 1, NULL, 'o' },
+		{ "seconds", 1, NULL, 's' },
+		{ "window", 1, NULL, 'w' },
+		{ "mib", 1, NULL, 'm' },
+		{ "cpus", 1, NULL, 'c' },
+		{ "only", 1, NULL, 'y' },
+		{ "json", 1, NULL, 'j' },
+		{ "memsrv", 1, NULL, 'S' },
+		{ "scratch", 1, NULL, 'd' },
+		{ "help", 0, NULL, 'h' },
+		{ "sizes", 0, &sizes, 1 },
+		{ 0 },
 	};
 	unsigned mib = 128;
 	int c, err = 0;
 
 	while (!err && (c = getopt_long(argc, argv, "", table, NULL)) != -1) {
 		switch (c) {
+		case 0:
+			break;
 		case 'r':
 			err = number(optarg, 1, ROUNDS_MAX, &rounds);
 			break;
@@ -332,5 +346,5 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
-	return run();
+	return sizes ? bench_sizes(&opts) : run();
 }

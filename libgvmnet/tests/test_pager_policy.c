@@ -3,7 +3,6 @@
  * Which page goes next, and which comes before it is asked for: the pager's policy over millions of
  * references without a single fault, against exact LRU; and the trend tracker over known patterns.
  */
-#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,67 +12,7 @@
 #include <cmocka.h>
 #include "pager/policy.h"
 #include "pager/trend.h"
-
-/* ---- references ---------------------------------------------------------------------------- */
-
-static uint64_t seed;
-
-static uint64_t draw(void)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return seed;
-}
-
-/* Zipf over n items with exponent s: the cumulated weights, and pages in an order of no meaning. */
-struct zipf {
-	uint32_t n;
-	double *upto;
-	uint32_t *page;
-};
-
-static void zipf_make(struct zipf *z, uint32_t n, double s)
-{
-	double sum = 0;
-
-	z->n = n;
-	z->upto = malloc(n * sizeof(*z->upto));
-	z->page = malloc(n * sizeof(*z->page));
-	for (uint32_t i = 0; i < n; i++) {
-		sum += pow(i + 1, -s);
-		z->upto[i] = sum;
-		z->page[i] = i;
-	}
-	for (uint32_t i = n - 1; i > 0; i--) {
-		uint32_t j = (uint32_t)(draw() % (i + 1)), t = z->page[i];
-
-		z->page[i] = z->page[j];
-		z->page[j] = t;
-	}
-}
-
-static uint32_t zipf_draw(const struct zipf *z)
-{
-	double at = (double)(draw() >> 11) / (double)(1ull << 53) * z->upto[z->n - 1];
-	uint32_t low = 0, high = z->n - 1;
-
-	while (low < high) {
-		uint32_t mid = (low + high) / 2;
-
-		if (z->upto[mid] < at)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return z->page[low];
-}
-
-static void zipf_free(struct zipf *z)
-{
-	free(z->upto);
-	free(z->page);
-}
+#include "tests/zipf.h"
 
 /* ---- two caches ---------------------------------------------------------------------------- */
 
@@ -166,7 +105,7 @@ static void compare(uint32_t pages, uint32_t budget, double s, double *exact, do
 	struct zipf z;
 	uint32_t warm = pages * 8, count = 2000000;
 
-	seed = 88172645463325252ull;
+	zipf_seed = 88172645463325252ull;
 	zipf_make(&z, pages, s);
 	cache_make(&a, pages, budget);
 	cache_make(&b, pages, budget);
@@ -281,11 +220,11 @@ static void noise_is_borne(void **state)
 	struct reader r;
 
 	reader_make(&r, 1 << 20);
-	seed = 77;
+	zipf_seed = 77;
 	for (uint32_t p = 0; p < 4000; p++) {
 		touch(&r, p, 32);
 		if (p % 5 == 4)
-			touch(&r, 8192 + (uint32_t)(draw() % 1000000), 32);
+			touch(&r, 8192 + (uint32_t)(zipf_random() % 1000000), 32);
 	}
 	assert_true(r.faults < 4000 / 2);
 	assert_true(r.brought > 0);
@@ -297,9 +236,9 @@ static void random_access_brings_little(void **state)
 	struct reader r;
 
 	reader_make(&r, 1 << 20);
-	seed = 4711;
+	zipf_seed = 4711;
 	for (uint32_t i = 0; i < 20000; i++)
-		touch(&r, (uint32_t)(draw() % r.pages), 32);
+		touch(&r, (uint32_t)(zipf_random() % r.pages), 32);
 	assert_true(r.brought < r.faults / 100);
 	free(r.here);
 }
@@ -380,9 +319,9 @@ static void crowd_touch(struct crowd *c, uint32_t page)
 static void stacks_in_turn(struct crowd *c, uint32_t room)
 {
 	crowd_make(c, 100 * 512, room);
-	seed = 4711;
+	zipf_seed = 4711;
 	for (uint32_t turn = 0; turn < 10000; turn++) {
-		uint32_t thread = (uint32_t)(draw() % 100);
+		uint32_t thread = (uint32_t)(zipf_random() % 100);
 
 		for (uint32_t i = 0; i < 8; i++)
 			crowd_touch(c, thread * 512 + 511 - i);
