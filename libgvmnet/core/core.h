@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <pthread.h>
+#include "core/fd.h"
 #include "providers/provider.h"
 
 #define GVM_KEY_MIN 16u /* bytes of a pre-shared key */
@@ -109,11 +110,6 @@ struct gvm_net {
 
 /* Fill buf with unpredictable bytes; ends the process if the system cannot give any. */
 void gvm_random(void *buf, size_t len);
-/* A descriptor that is kept, where the host of the library wants it to be: the number that it has
- * from now on. Errors (below 0) pass. */
-int gvm_own_fd(int fd);
-/* One that was kept is gone: no use of it can be right any more. what: for people. */
-void gvm_fd_lost(const char *what) __attribute__((noreturn));
 
 /* ---- handshake.c --------------------------------------------------------------------------- */
 

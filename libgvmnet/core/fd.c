@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Descriptors that the library keeps for as long as it works. They lie in the table of a program
- * that may close what it does not know. The preload library, whose programs know nothing of it, has
- * its own of both functions (tools/preload_fd.c). Any thread.
+ * Where nobody watches over the library's descriptors, as the preload library does, whose programs
+ * know nothing of them (tools/preload_fd.c).
  */
 #include <unistd.h>
 #include <gvmnet/gvmnet.h>
-#include "core/core.h"
+#include "core/fd.h"
 
 #define EXIT_LOST 125
 

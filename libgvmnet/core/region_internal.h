@@ -101,6 +101,7 @@ struct region_node {
 	bool known;   /* generation is what it answered */
 	bool created; /* made by this open */
 	bool told_away, told_busy;
+	bool lacks;       /* it has lost a slab */
 	bool sent_before; /* the request under way was sent already, and not answered */
 	bool bye_due;     /* REGION_CLOSE did not find room; counted in region->byes */
 	bool told_full;

@@ -133,6 +133,7 @@ int region_node_slab_missing(struct region_node *node, uint64_t index)
 		return 0;
 	}
 	slab->flags |= SLAB_LOST;
+	node->lacks = true;
 	gvm_log(GVM_LOG_ERROR, "region %s: %s has lost slab %llu; its pages fail from now on",
 		node->region->name, gvm_peer_name(node->peer), (unsigned long long)index);
 	return 1;

@@ -244,6 +244,11 @@ static void send_part(struct region_node *node)
 		resolve(node, region->wide.kind == WIDE_DELETE ? 0 : -EIO);
 		return;
 	}
+	/* nobody could tell in the clone that what is missing is no zeros */
+	if (node->lacks && region->wide.kind == WIDE_CLONE && !region->wide.undoing) {
+		resolve(node, -EIO);
+		return;
+	}
 	region_node_need(node);
 	if (node->calling || (node->state != NODE_READY && node->state != NODE_NEW))
 		return;

@@ -26,7 +26,7 @@
 #include <gvmnet/gvmnet.h>
 #include <gvmnet/pager.h>
 #include <gvmnet/region.h>
-#include "core/core.h"
+#include "core/fd.h"
 #include "digest.h"
 #include "policy.h"
 #include "trend.h"

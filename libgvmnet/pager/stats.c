@@ -16,11 +16,12 @@
 
 static const struct gvm_counter counters[] = {
 	COUNT(faults, "faults", "Page faults served, all kinds."),
-	COUNT(faults_remote, "faults", "Faults that had to wait for a memory node."),
+	COUNT(faults_remote, "faults", "Faults that fetched their page from a memory node."),
 	COUNT(faults_zero, "faults", "First touches of pages that were never stored."),
 	COUNT(faults_write, "faults", "First writes to clean pages that were here."),
 	COUNT(faults_victim, "faults", "Faults on pages on their way out, which came back."),
-	COUNT(faults_prefetch, "faults", "Faults that met a page that prefetch had under way."),
+	COUNT(faults_prefetch, "faults",
+	      "Faults that waited for a page that prefetch had under way."),
 	COUNT(fetched_pages, "pages", "Pages fetched from memory nodes."),
 	COUNT(fetched_bytes, "bytes", "Bytes fetched from memory nodes."),
 	COUNT(prefetched_pages, "pages", "Pages fetched before they were asked for."),

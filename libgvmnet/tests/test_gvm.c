@@ -142,7 +142,8 @@ static void top(void **state)
 	snprintf(text, sizeof(text),
 		 "{\"program\": \"redis-server\", \"pid\": %d, \"time\": %lld, \"uptime_s\": 12.5, "
 		 "\"local_bytes\": 1048576, \"local_pages\": 128, \"dirty_pages\": 64, "
-		 "\"faults\": 1234567, \"faults_remote\": 123456, \"prefetched_pages\": 1000, "
+		 "\"faults\": 1234567, \"faults_remote\": 100000, \"faults_prefetch\": 23456, "
+		 "\"prefetched_pages\": 1000, "
 		 "\"prefetch_used\": 750, \"nodes_away\": 1, \"fetched_bytes\": 3221225472, "
 		 "\"latency\": {\"all\": {\"p50_ns\": 21500, \"p99_ns\": 1500000}}}",
 		 (int)getpid(), (long long)time(NULL));

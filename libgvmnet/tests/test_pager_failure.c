@@ -348,7 +348,7 @@ static void lost_pages_are_zeros_by_policy(void **state)
 		assert_true(stats_of(&bed).unreachable_zeroed >= zeros);
 		assert_true(stats_of(&bed).lost_pages >= zeros);
 		/* what is written is there for as long as it is here */
-		for (unsigned i = 0; i < 4 * pages; i++) {
+		for (unsigned i = 0; i < 2 * pages; i++) {
 			uint64_t p = (x = mix(x + i)) % pages;
 
 			assert_no_bus(&bed, p);

@@ -249,6 +249,46 @@ static void a_raw_mremap_is_followed(void **state)
 	}
 }
 
+static bool is_mapped(const char *at)
+{
+	unsigned char present;
+
+	return mincore((void *)at, PAGE, &present) == 0;
+}
+
+/* A range that is detached: what its owner mapped is ordinary memory, of zeros; what the pager
+ * mapped is there no more. */
+static void detaching_leaves_what_is_the_callers(void **state)
+{
+	EACH_KIND(kind)
+	{
+		struct bed bed = { 0 };
+		uint64_t pages = 2 * BUDGET / PAGE;
+		struct gvm_range *own;
+		char *mem;
+
+		open_bed(&bed, kind, pages * PAGE);
+		assert_int_equal(gvm_pager_attach(bed.pager, "own", NULL, pages * PAGE, -1, 0,
+						  GVM_ATTACH_ANON, &own),
+				 0);
+		mem = gvm_range_base(own);
+		for (uint64_t p = 0; p < pages; p++) {
+			fill_page(bed.mem, p, 4);
+			fill_page(mem, p, 5);
+		}
+		assert_int_equal(gvm_pager_detach(own), 0);
+		for (uint64_t p = 0; p < pages; p++)
+			assert_false(is_mapped(mem + p * PAGE));
+		assert_int_equal(gvm_pager_detach(bed.range), 0);
+		for (uint64_t p = 0; p < pages; p++) {
+			assert_true(page_zero(bed.mem, p));
+			fill_page(bed.mem, p, 6);
+			assert_page(bed.mem, p, 6);
+		}
+		close_bed(&bed);
+	}
+}
+
 /* In the child: what was there at the fork, and a life of its own. Exit code: which check failed.
  */
 static int live_as_child(struct bed *bed, uint64_t pages)
@@ -383,6 +423,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_raw_munmap_is_noticed),
 		cmocka_unit_test(memory_can_move_and_grow),
 		cmocka_unit_test(a_raw_mremap_is_followed),
+		cmocka_unit_test(detaching_leaves_what_is_the_callers),
 		cmocka_unit_test(a_forked_child_has_a_snapshot),
 		cmocka_unit_test(a_failed_fork_leaves_no_clones),
 		cmocka_unit_test(many_ranges),

@@ -103,6 +103,7 @@ static void test_slab_lost(void **state)
 {
 	struct fake_region *r;
 	uint64_t lost = slab_on("vm1", 1);
+	struct result clone;
 	uint8_t back[PAGE];
 
 	(void)state;
@@ -121,6 +122,13 @@ static void test_slab_lost(void **state)
 	}
 	assert_int_equal(put(lost * SLAB_PAGES, 1, back), -EIO);
 	assert_null(r->slab[lost].memory);
+	/* in a clone it would be zeros */
+	prepare(&clone, 5000 * MS);
+	assert_int_equal(gvm_region_clone(region, "child", 0, &clone.op), 0);
+	UNTIL(clone.done);
+	assert_int_equal(clone.status, -EIO);
+	for (unsigned i = 0; i < NODES; i++)
+		assert_null(fake_find(&node[i], gvm_region_id_of("child")));
 }
 
 /* Keys that the node withdraws are asked for again; a slab gone meanwhile is a loss. */

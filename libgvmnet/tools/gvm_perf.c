@@ -165,11 +165,10 @@ static void report_text(const struct perf *perf, int histogram)
 	printf("%12.2f %14.0f %12.1f %12llu %9.3f\n", (double)r->max / 1e3, rate(perf),
 	       rate(perf) * (double)perf->size / 1e6, (unsigned long long)r->count, perf->took);
 	if (perf->test == PERF_FAULT)
-		printf("\npages touched %llu, faults %llu, from a memory node %llu, pages fetched "
-		       "%llu, "
-		       "written back %llu\n",
+		printf("\npages touched %llu, faults %llu, of which %llu waited for a memory node; "
+		       "pages fetched %llu, written back %llu\n",
 		       (unsigned long long)r->count, (unsigned long long)perf->faults,
-		       (unsigned long long)perf->faults_remote,
+		       (unsigned long long)(perf->faults_remote + perf->faults_prefetch),
 		       (unsigned long long)perf->fetched_pages,
 		       (unsigned long long)perf->written_pages);
 	if (!histogram)
@@ -220,6 +219,8 @@ static void report_json(const struct perf *perf, int histogram)
 		json_object_set_new(root, "faults", json_integer((json_int_t)perf->faults));
 		json_object_set_new(root, "faults_remote",
 				    json_integer((json_int_t)perf->faults_remote));
+		json_object_set_new(root, "faults_prefetch",
+				    json_integer((json_int_t)perf->faults_prefetch));
 		json_object_set_new(root, "fetched_pages",
 				    json_integer((json_int_t)perf->fetched_pages));
 		json_object_set_new(root, "written_pages",

@@ -44,7 +44,7 @@ struct perf {
 	char target[128];
 	struct perf_recorder latency;
 	double took; /* seconds that the recorded operations took */
-	uint64_t faults, faults_remote, fetched_pages, written_pages; /* fault */
+	uint64_t faults, faults_remote, faults_prefetch, fetched_pages, written_pages; /* fault */
 };
 
 /* Set by SIGINT and SIGTERM: end early, report what there is. */

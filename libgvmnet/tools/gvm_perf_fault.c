@@ -209,6 +209,7 @@ int perf_fault(struct perf *perf)
 		gvm_pager_stats(run.pager, &after, NULL);
 		perf->faults = after.faults - before.faults;
 		perf->faults_remote = after.faults_remote - before.faults_remote;
+		perf->faults_prefetch = after.faults_prefetch - before.faults_prefetch;
 		perf->fetched_pages = after.fetched_pages - before.fetched_pages;
 		perf->written_pages = after.written_pages - before.written_pages;
 		snprintf(perf->target, sizeof perf->target,

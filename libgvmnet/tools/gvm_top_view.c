@@ -196,7 +196,7 @@ static void show_pager(struct top_out *out, const struct top_source *s)
 	put(out, TOP_PLAIN, "faults    %s/s, p50 %s, p99 %s, %.1f %% waited for a memory node",
 	    show_count(rate(s, "faults")).text, show_duration(number(j, "latency.all.p50_ns")).text,
 	    show_duration(number(j, "latency.all.p99_ns")).text,
-	    percent(number(j, "faults_remote"), faults));
+	    percent(number(j, "faults_remote") + number(j, "faults_prefetch"), faults));
 	put(out, TOP_PLAIN, "network   in %s/s, out %s/s",
 	    show_bytes(rate(s, "fetched_bytes")).text, show_bytes(rate(s, "written_bytes")).text);
 	put(out, TOP_PLAIN, "prefetch  %s pages, %.1f %% used",

@@ -400,7 +400,8 @@ static void print_report(void)
 	char size[32], local[32], in[32], out[32];
 
 	gvm_pager_stats(report.pager, &s, &latency);
-	uint64_t near = s.faults > s.faults_remote ? s.faults - s.faults_remote : 0;
+	uint64_t waited = gvm_pager_faults_waited(&s);
+	uint64_t near = s.faults > waited ? s.faults - waited : 0;
 	say("took over %s in %llu mapping%s; at most %s of it local",
 	    human(report.bytes, size, sizeof size), (unsigned long long)report.mappings,
 	    report.mappings == 1 ? "" : "s", human(control_local_most(), local, sizeof local));

@@ -87,8 +87,9 @@ struct gvm_option {
 	const char *env;  /* "GVM_TRANSPORT" */
 	const char *flag; /* "--transport", or NULL */
 	const char
-	    *type; /* "text", "count", "bytes", "ms", "bool", "choice", "provider" (a choice,
-		    * then ":arguments" or nothing), "node" (an id or "none"), "cpus" ("0,2-5") */
+	    *type; /* "text", "folder", "count", "bytes", "ms", "bool", "choice", "provider" (a
+		    * choice, then ":arguments" or nothing), "node" (an id or "none"), "cpus"
+		    * ("0,2-5") */
 	const char *fallback; /* the default, as text */
 	const char *help;     /* one sentence */
 	const char

@@ -25,8 +25,8 @@ enum gvm_unreachable {
 	GVM_UNREACHABLE_STALL, /* wait until the node is back; a page that is lost: SIGBUS */
 	/* when the node has been away, or has not answered, for GVM_UNREACHABLE_MS; at once when it
 	 * has been away for longer: */
-	GVM_UNREACHABLE_SIGBUS, /* SIGBUS */
-	GVM_UNREACHABLE_ZERO,   /* zeros; logged and counted */
+	GVM_UNREACHABLE_SIGBUS, /* SIGBUS; a page that is lost: the same */
+	GVM_UNREACHABLE_ZERO,   /* zeros; a page that is lost: the same; logged and counted */
 };
 
 struct gvm_pager_config {
@@ -48,7 +48,7 @@ void gvm_pager_config_init(struct gvm_pager_config *config);
  * log says what to do); -ENOSYS: the kernel has none or lacks a needed feature. */
 int gvm_pager_open(struct gvm_net *net, const struct gvm_pager_config *config,
 		   struct gvm_pager **pager);
-/* Detach everything and end the threads. Memory that is still attached loses its contents. */
+/* Detach everything, without storing what is dirty, and end the threads. */
 void gvm_pager_close(struct gvm_pager *pager);
 
 #define GVM_ATTACH_KEEP 1u /* the region exists already: its contents appear in the range */
@@ -68,10 +68,11 @@ int gvm_pager_attach(struct gvm_pager *pager, const char *name, void *base, uint
 void *gvm_range_base(const struct gvm_range *range);
 uint64_t gvm_range_bytes(const struct gvm_range *range);
 /*
- * Take the range from under the pager. The memory stays mapped, as far as this frees nothing of
- * the caller's, and reads as zeros. With GVM_ATTACH_SAVE everything dirty is stored first: 0 means
- * that the region holds all of it. Without, the region is deleted. On return the nodes that are
- * connected have let go of it, so that anybody may attach it, or have not answered for a second.
+ * Take the range from under the pager. Memory that the caller has mapped stays mapped, and reads as
+ * zeros; what the pager has mapped (base = NULL) is unmapped. With GVM_ATTACH_SAVE everything dirty
+ * is stored first: 0 means that the region holds all of it. Without, the region is deleted. On
+ * return the nodes that are connected have let go of it, so that anybody may attach it, or have not
+ * answered for a second.
  */
 int gvm_pager_detach(struct gvm_range *range);
 /* Store everything dirty of a range; 0: the region has it all as of some moment in the call. */
@@ -125,7 +126,7 @@ void gvm_pager_stay(struct gvm_pager *pager);
 
 struct gvm_pager_stats {
 	uint64_t faults;          /* page faults served, all kinds */
-	uint64_t faults_remote;   /* had to wait for a memory node */
+	uint64_t faults_remote;   /* fetched their page, and waited for it */
 	uint64_t faults_zero;     /* first touch of a page that was never stored */
 	uint64_t faults_write;    /* first write to a clean page that was here */
 	uint64_t faults_victim;   /* page was on its way out and came back */
@@ -143,6 +144,11 @@ struct gvm_pager_stats {
 	uint64_t metadata_bytes; /* gauge */
 	uint64_t nodes_away;     /* gauge */
 };
+/* Faults that waited for a memory node, by a fetch of their own or one that prefetch had begun. */
+static inline uint64_t gvm_pager_faults_waited(const struct gvm_pager_stats *stats)
+{
+	return stats->faults_remote + stats->faults_prefetch;
+}
 /* latency: of faults, in ns, by kind; may be NULL. Does not block. */
 struct gvm_pager_latency {
 	struct gvm_hist all, remote, zero, write, victim;

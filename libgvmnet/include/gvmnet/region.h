@@ -111,7 +111,7 @@ int gvm_region_discard(struct gvm_region *region, uint64_t page, uint64_t count,
  * A clone of the whole region under another name, as it is now; both go their own way afterwards
  * (copy on write by slab at the memory nodes). Operations under way must be waited for first
  * (-EBUSY). The clone is nobody's until it is opened, with placed_as. flags: GVM_REGION_EPHEMERAL.
- * Asynchronous: done(status) once.
+ * Asynchronous: done(status) once. -EIO: a node has lost the data, or a part of it.
  */
 int gvm_region_clone(struct gvm_region *region, const char *name, uint32_t flags,
 		     struct gvm_region_op *op);
