@@ -106,7 +106,7 @@ static void refuses_with_one_line_and_a_status(void **state)
 	REFUSED(2, "--sync-interval", "--sync-interval", "1s");
 	REFUSED(2, "cannot be read", "--cluster", "/nowhere/cluster.conf");
 	REFUSED(2, "cluster", "--id", "7", "--cluster", "/nowhere/cluster.conf");
-	REFUSED(2, "this build has", "--transport", "verbs");
+	REFUSED(2, "; usable here: tcp, loop", "--transport", "verbs");
 	REFUSED(3, "openssl rand", "--key-file", "/nowhere/key");
 	REFUSED(3, "chmod 600", "--key-file", open_key);
 	REFUSED(3, "at least", "--key-file", short_key);
