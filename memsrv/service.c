@@ -240,6 +240,15 @@ static int serve(struct worker *w, struct gvm_peer *peer, const struct gvm_msg *
 	return serve_session(s, msg, out);
 }
 
+/* The body of an answer that there is no room. */
+static uint32_t say_full(const struct gvm_peer *peer, uint8_t *body)
+{
+	const struct conn *c = gvm_peer_user(peer);
+	enum gvm_full full = c ? store_session_full(c->session) : GVM_FULL_UNKNOWN;
+
+	return full ? (uint32_t)gvm_full_encode(body, full) : 0;
+}
+
 /* Serve and answer; -EINPROGRESS: not yet. */
 static int answer(struct worker *w, struct gvm_peer *peer, const struct gvm_msg *msg, int patient)
 {
@@ -251,7 +260,7 @@ static int answer(struct worker *w, struct gvm_peer *peer, const struct gvm_msg 
 	if (status == -EINPROGRESS)
 		return status;
 	if (status)
-		out.msg.length = 0;
+		out.msg.length = status == -ENOSPC ? say_full(peer, out.body) : 0;
 	out.msg.body = out.body;
 	/* A reply that cannot be sent ends the connection, in the library; there is no more to do.
 	 */

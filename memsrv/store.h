@@ -86,6 +86,8 @@ int store_session_open(struct store *store, uint64_t incarnation, const char *na
 void store_session_view(struct session *session, uint64_t view);
 /* May the session's requests from now on be answered -EINPROGRESS? Not if nothing is said. */
 void store_session_patience(struct session *session, int patient);
+/* What its last request found full, that was answered -ENOSPC. */
+enum gvm_full store_session_full(struct session *session);
 /* 1: its view has come back on another connection; nothing but the end may come from this one. */
 int store_session_ended(struct session *session);
 /*

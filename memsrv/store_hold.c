@@ -284,7 +284,18 @@ void store_session_patience(struct session *s, int patient)
 {
 	pthread_mutex_lock(&s->store->lock);
 	s->patient = patient;
+	s->full = GVM_FULL_UNKNOWN;
 	pthread_mutex_unlock(&s->store->lock);
+}
+
+enum gvm_full store_session_full(struct session *s)
+{
+	enum gvm_full full;
+
+	pthread_mutex_lock(&s->store->lock);
+	full = s->full;
+	pthread_mutex_unlock(&s->store->lock);
+	return full;
 }
 
 int store_session_ended(struct session *s)

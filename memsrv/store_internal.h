@@ -92,6 +92,7 @@ struct session {
 	uint64_t rests_since;
 	int ended;   /* its client has come back on another connection */
 	int patient; /* a request may be answered -EINPROGRESS */
+	enum gvm_full full; /* why the last request was answered -ENOSPC */
 	char name[64];
 };
 
@@ -178,8 +179,9 @@ void key_entry(uint64_t index, const struct key *key, struct gvm_slab_entry *out
 /* What is promised to ephemeral regions that wait for their client, in bytes; *until: when the last
  * of it is free if nobody comes back. */
 uint64_t room_lingering(const struct store *store, uint64_t *until);
-/* Log and count that there is no room; returns -ENOSPC. */
-int room_refuse(struct store *store, const struct region *r, uint64_t bytes, const char *why);
+/* Log, count and note that there is no room; returns -ENOSPC. */
+int room_refuse(struct session *s, const struct region *r, uint64_t bytes, enum gvm_full full,
+		const char *why);
 /* Promise so many more slabs to r. -ENOSPC; -EINPROGRESS if s can wait for what is about to end. */
 int room_reserve(struct session *s, struct region *r, uint64_t slabs);
 void room_unreserve(struct store *store, struct region *r, uint64_t slabs);

@@ -155,7 +155,7 @@ int region_may_add(const struct session *s)
 	if (store->stats.regions >= most)
 		gvm_log_limited(&all, GVM_LOG_WARN,
 				"no further region for %s: there are %u; raise --max-regions, or "
-				"delete regions",
+				"delete regions (gvm region)",
 				s->name, most);
 	else if (regions_of(store, s->incarnation) >= share)
 		gvm_log_limited(

@@ -31,11 +31,13 @@ uint64_t room_lingering(const struct store *store, uint64_t *until)
 }
 
 /* A program that gets no memory may ask for it again, and again. */
-static int refuse(struct store *store, const struct region *r, uint64_t bytes, const char *why,
-		  const char *hint)
+static int refuse(struct session *s, const struct region *r, uint64_t bytes, enum gvm_full full,
+		  const char *why, const char *hint)
 {
 	static struct gvm_log_limit limit;
+	struct store *store = s->store;
 
+	s->full = full;
 	store->stats.refused_space++;
 	gvm_log_limited(&limit, GVM_LOG_WARN,
 			"region %s: no room for %" PRIu64 " MiB more: %s (%" PRIu64 " of %" PRIu64
@@ -45,15 +47,23 @@ static int refuse(struct store *store, const struct region *r, uint64_t bytes, c
 	return -ENOSPC;
 }
 
-int room_refuse(struct store *store, const struct region *r, uint64_t bytes, const char *why)
+int room_refuse(struct session *s, const struct region *r, uint64_t bytes, enum gvm_full full,
+		const char *why)
 {
-	return refuse(store, r, bytes, why, "");
+	return refuse(s, r, bytes, full, why, "");
 }
 
+/* What stands in the way, and in words. */
+struct obstacle {
+	enum gvm_full full; /* GVM_FULL_UNKNOWN: there is none */
+	const char *why;
+};
+
 /* The same where it may be different soon: what is kept for clients that may never come back. */
-static int refuse_for_now(struct store *store, const struct region *r, uint64_t bytes,
-			  const char *why)
+static int refuse_for_now(struct session *s, const struct region *r, uint64_t bytes,
+			  struct obstacle o)
 {
+	struct store *store = s->store;
 	uint64_t until, now = store_now(store), kept = room_lingering(store, &until);
 	char hint[160] = "";
 
@@ -63,7 +73,7 @@ static int refuse_for_now(struct store *store, const struct region *r, uint64_t 
 			 " MiB are kept for clients that were lost, killed or cut off, "
 			 "and free in %" PRIu64 " s at the latest if they do not come back",
 			 kept >> 20, until > now ? (until - now + SEC_NS - 1) / SEC_NS : 0);
-	return refuse(store, r, bytes, why, hint);
+	return refuse(s, r, bytes, o.full, o.why, hint);
 }
 
 /* Is a region about to go that its client cannot want back? */
@@ -78,19 +88,20 @@ static int one_is_leaving(struct store *store)
 }
 
 /* Too much is promised: only the end of a region changes that. */
-static int promised_full(struct session *s, const struct region *r, uint64_t bytes, const char *why)
+static int promised_full(struct session *s, const struct region *r, uint64_t bytes,
+			 struct obstacle o)
 {
 	if (store_await(s) && one_is_leaving(s->store))
 		return -EINPROGRESS;
-	return refuse_for_now(s->store, r, bytes, why);
+	return refuse_for_now(s, r, bytes, o);
 }
 
 /* Too much exists: also what is not a slab's any more, as long as a transfer uses it. */
-static int stored_full(struct session *s, const struct region *r, uint64_t bytes, const char *why)
+static int stored_full(struct session *s, const struct region *r, uint64_t bytes, struct obstacle o)
 {
 	if (store_await(s) && (atomic_load(&s->store->in_use) || one_is_leaving(s->store)))
 		return -EINPROGRESS;
-	return refuse_for_now(s->store, r, bytes, why);
+	return refuse_for_now(s, r, bytes, o);
 }
 
 /* The disk must have what was promised, unless the operator has chosen to promise more. */
@@ -106,33 +117,36 @@ static int disk_full(const struct store *store, uint64_t bytes)
 	return bytes > room || owed > room - bytes;
 }
 
-/* Why so much more cannot be promised; NULL: it can. */
-static const char *too_much(const struct store *store, uint64_t bytes)
+/* Why so much more cannot be promised. */
+static struct obstacle too_much(const struct store *store, uint64_t bytes)
 {
 	if (store->reserved > store->config.limit || bytes > store->config.limit - store->reserved)
-		return "raise --memory, delete regions, or promise more with --overcommit";
+		return (struct obstacle){ GVM_FULL_MEMORY,
+					  "raise --memory, delete regions (gvm region), or promise "
+					  "more with --overcommit" };
 	if (bytes && disk_full(store, bytes))
-		return "the image's disk is too full";
-	return NULL;
+		return (struct obstacle){ GVM_FULL_DISK,
+					  "disk full: the image's disk has too little free" };
+	return (struct obstacle){ GVM_FULL_UNKNOWN, NULL };
 }
 
 int room_reserve(struct session *s, struct region *r, uint64_t slabs)
 {
 	struct store *store = s->store;
 	uint64_t bytes, quota = store->config.region_quota;
-	const char *why;
+	struct obstacle o;
 
 	if (slabs > (UINT64_C(1) << 62) / region_slab_bytes(r))
-		return room_refuse(store, r, UINT64_MAX, "more than any node has");
+		return room_refuse(s, r, UINT64_MAX, GVM_FULL_MEMORY, "more than any node has");
 	bytes = slabs * region_slab_bytes(r);
 	if (quota && r->reserved * region_slab_bytes(r) + bytes > quota)
-		return room_refuse(store, r, bytes,
+		return room_refuse(s, r, bytes, GVM_FULL_QUOTA,
 				   "a region may not have more; see --region-quota");
-	if (too_much(store, bytes))
+	if (too_much(store, bytes).full)
 		hold_expire_all(store, r);
-	why = too_much(store, bytes);
-	if (why)
-		return promised_full(s, r, bytes, why);
+	o = too_much(store, bytes);
+	if (o.full)
+		return promised_full(s, r, bytes, o);
 	store->reserved += bytes;
 	r->reserved += slabs;
 	return 0;
@@ -152,10 +166,15 @@ int room_storage(struct session *s, const struct region *r, struct storage **sto
 	int err;
 
 	if (stored > store->config.memory || len > store->config.memory - stored)
-		return stored_full(s, r, len, "the memory is full (see --overcommit)");
+		return stored_full(
+		    s, r, len,
+		    (struct obstacle){ GVM_FULL_MEMORY, "the memory is full (see --overcommit)" });
 	err = storage_new(&store->pool, len, storage);
 	if (err == -ENOSPC)
-		return stored_full(s, r, len, "the image's disk is full");
+		return stored_full(
+		    s, r, len,
+		    (struct obstacle){ GVM_FULL_DISK,
+				       "disk full: free space on the image's disk" });
 	if (err)
 		gvm_log_limited(&limit, GVM_LOG_WARN,
 				"region %s: no memory for a slab of %" PRIu64 " KiB: %s", r->name,

@@ -63,7 +63,7 @@ static int slab_create(struct session *s, struct region *r, uint64_t index, stru
 	int err, more = r->used >= r->reserved;
 
 	if (more && r->used >= r->share)
-		return room_refuse(store, r, region_slab_bytes(r),
+		return room_refuse(s, r, region_slab_bytes(r), GVM_FULL_UNKNOWN,
 				   "more slabs than its share of this node");
 	err = more ? room_reserve(s, r, 1) : 0;
 	if (err)

@@ -83,7 +83,7 @@ int gvm_provider_describe(const char *name,
 	return 0;
 }
 
-/* Of those that are always there: no module is opened for it. */
+/* A module that could be asked for is opened for it. */
 static void list_usable(char *list, size_t room)
 {
 	struct gvm_provider_info info;
@@ -93,8 +93,6 @@ static void list_usable(char *list, size_t room)
 	for (i = 0; i < PROVIDERS; i++) {
 		int n;
 
-		if (!providers[i].ops)
-			continue;
 		describe_provider(i, &info);
 		if (info.usable != 0)
 			continue;
@@ -110,7 +108,7 @@ static int refuse_transport(const char *transport, const char *why)
 	char usable[64];
 
 	list_usable(usable, sizeof(usable));
-	gvm_log(GVM_LOG_ERROR, "transport %s: %s; this build has: %s", transport, why, usable);
+	gvm_log(GVM_LOG_ERROR, "transport %s: %s; usable here: %s", transport, why, usable);
 	return -EPROTONOSUPPORT;
 }
 

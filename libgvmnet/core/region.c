@@ -238,14 +238,21 @@ static void explain(const struct region_node *node, int status)
 		return;
 	case -ENOSPC:
 		/* a program that gets no memory may ask for it again, and again */
-		gvm_log_limited(
-		    &full, GVM_LOG_ERROR,
-		    "region %s: %s has not enough room: %llu MiB were asked of it; offer more "
-		    "memory there (gvm-memsrv --memory, --region-quota) or lower its weight in the "
-		    "cluster file; or wait, if a program was killed: what it had is kept for %u s; "
-		    "the node's log says which",
-		    region->name, peer, (unsigned long long)mib,
-		    (unsigned)(region->linger_ms / 1000));
+		if (node->full == GVM_FULL_DISK || node->full == GVM_FULL_QUOTA)
+			gvm_log_limited(
+			    &full, GVM_LOG_ERROR,
+			    "region %s: %s has not enough room: %llu MiB were asked of it; %s, or "
+			    "lower its weight in the cluster file",
+			    region->name, peer, (unsigned long long)mib,
+			    region_node_full_advice(node));
+		else
+			gvm_log_limited(
+			    &full, GVM_LOG_ERROR,
+			    "region %s: %s has not enough room: %llu MiB were asked of it; %s, or "
+			    "lower its weight in the cluster file; or wait, if a program was "
+			    "killed: what it had is kept for %u s; the node's log says which",
+			    region->name, peer, (unsigned long long)mib,
+			    region_node_full_advice(node), (unsigned)(region->linger_ms / 1000));
 		return;
 	case -ENOENT:
 		gvm_log(GVM_LOG_ERROR, "region %s: %s has no region of that name", region->name,

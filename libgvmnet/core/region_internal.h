@@ -105,6 +105,7 @@ struct region_node {
 	bool sent_before; /* the request under way was sent already, and not answered */
 	bool bye_due;     /* REGION_CLOSE did not find room; counted in region->byes */
 	bool told_full;
+	enum gvm_full full; /* what its last answer that there is no room said */
 	int failed; /* a post of a control message was refused: retry tells */
 };
 
@@ -251,6 +252,10 @@ int region_node_call(struct region_node *node, const struct gvm_msg *msg, uint64
 		     void (*done)(struct gvm_op *op, int status));
 /* What each completion of node->call does first (it also takes a reference to the region). */
 struct region_node *region_node_called(struct gvm_op *op);
+/* Take what an answer says of what is full; for each answer, so that an older one is not told of. */
+void region_node_note_full(struct region_node *node, int status, const struct gvm_msg *reply);
+/* What to do about a node that has just said that it has no room. */
+const char *region_node_full_advice(const struct region_node *node);
 /* Fill in slab from an entry. 0, or -EPROTO if it makes no sense for it. */
 int region_node_take_entry(struct region_node *node, const struct gvm_slab_entry *entry);
 /* The node does not have this slab (any more): nothing, or a loss. Returns 1 for a loss. */

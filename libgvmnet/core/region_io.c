@@ -357,10 +357,9 @@ static void ask_failed(struct gvm_region_op *op, struct region_node *node, int s
 	} else if (region_status_final(status)) {
 		if (status == -ENOSPC && !node->told_full) {
 			node->told_full = true;
-			gvm_log(
-			    GVM_LOG_ERROR,
-			    "region %s: %s has no room for another slab; offer more memory there",
-			    op->region->name, gvm_peer_name(node->peer));
+			gvm_log(GVM_LOG_ERROR, "region %s: %s has no room for another slab: %s",
+				op->region->name, gvm_peer_name(node->peer),
+				region_node_full_advice(node));
 		}
 		region_finish(op, status);
 	} else if (status == -ENOENT || status == -EPERM || status == -EPROTO) {
@@ -381,6 +380,7 @@ static void asked(struct gvm_op *base, int status,
 	region_get(region);
 	node->posted--;
 	region->layout.slabs[index].flags &= (uint8_t)~SLAB_ASKING;
+	region_node_note_full(node, status, base->reply);
 	if (status == 0 && region->state == REGION_OPEN)
 		status = take(node, index, base->reply);
 	if (status == 0 && region->state == REGION_OPEN)

@@ -70,6 +70,27 @@ int region_node_call(struct region_node *node, const struct gvm_msg *msg, uint64
 	return 0;
 }
 
+void region_node_note_full(struct region_node *node, int status, const struct gvm_msg *reply)
+{
+	node->full = status == -ENOSPC && reply ? gvm_full_decode(reply->body, reply->length)
+						: GVM_FULL_UNKNOWN;
+}
+
+const char *region_node_full_advice(const struct region_node *node)
+{
+	switch (node->full) {
+	case GVM_FULL_MEMORY:
+		return "what it offers is used up: offer more memory there (gvm-memsrv "
+		       "--memory), or delete regions (gvm region)";
+	case GVM_FULL_QUOTA:
+		return "one region may not have more there: see gvm-memsrv --region-quota";
+	case GVM_FULL_DISK:
+		return "disk full: free space on the disk of its image";
+	default:
+		return "offer more memory there, or free space on the disk of its image";
+	}
+}
+
 struct region_node *region_node_called(struct gvm_op *op)
 {
 	struct region_node *node = container(op, struct region_node, call);
@@ -427,6 +448,7 @@ static void open_done(struct gvm_op *op, int status)
 	struct gvm_region *region = node->region;
 	bool answered = op->reply != NULL, first = !node->known;
 
+	region_node_note_full(node, status, op->reply);
 	if (status == 0 && answered)
 		status = region_node_take_opened(node, op->reply);
 	if (region->state == REGION_FAILING)

@@ -37,7 +37,8 @@ static void resolve(struct region_node *node, int status)
 		return;
 	gvm_log(GVM_LOG_ERROR, "region %s: %s%s: %s: %s", region->name,
 		wide->undoing ? "undoing a failed " : "", kind_name(wide->kind),
-		gvm_peer_name(node->peer), strerror(-status));
+		gvm_peer_name(node->peer),
+		status == -ENOSPC ? region_node_full_advice(node) : strerror(-status));
 	if (!wide->status)
 		wide->status = status;
 }
@@ -178,6 +179,7 @@ static void part_done(struct gvm_op *op, int status)
 		region_put(region);
 		return;
 	}
+	region_node_note_full(node, status, op->reply);
 	if (status == 0 && node->state == NODE_NEW)
 		status = take_new(node, op->reply);
 	status = meaning(node, status);

@@ -112,6 +112,46 @@ static const struct fi_info *choose(const struct fi_info *list, int asked)
 	return best;
 }
 
+/* Each name once; libfabric has those of one provider behind each other. */
+static void list_names(const struct fi_info *list, char *names, size_t room)
+{
+	const char *last = "";
+	size_t at = 0;
+
+	names[0] = 0;
+	for (const struct fi_info *i = list; i; i = i->next) {
+		const char *name = i->fabric_attr->prov_name;
+		int n;
+
+		if (!strcmp(name, last))
+			continue;
+		last = name;
+		n = snprintf(names + at, room - at, "%s%s", at ? ", " : "", name);
+		if (n < 0 || (size_t)n >= room - at) {
+			names[at] = 0; /* no half a name */
+			return;
+		}
+		at += (size_t)n;
+	}
+}
+
+/* A provider was asked for that is not there. */
+static void tell_names(const char *provider)
+{
+	struct fi_info *list = NULL;
+	char names[512];
+
+	if (get_info(NULL, &list))
+		list = NULL;
+	list_names(list, names, sizeof(names));
+	if (list)
+		fi_freeinfo(list);
+	gvm_log(GVM_LOG_ERROR,
+		"transport ofi:%s: libfabric has no such provider that gvmnet could use; there %s: "
+		"%s",
+		provider, *names ? "are" : "is", *names ? names : "none");
+}
+
 static int find_device(const char *args, struct fi_info **out)
 {
 	const char *provider = *args ? args : NULL;
@@ -119,6 +159,8 @@ static int find_device(const char *args, struct fi_info **out)
 	struct fi_info *list;
 	int err = get_info(provider, &list);
 
+	if (err == -ENODEV && provider)
+		tell_names(provider);
 	if (err)
 		return err;
 	best = choose(list, provider != NULL);

@@ -43,6 +43,7 @@ struct fake_node {
 	unsigned list_max; /* entries of an answer */
 	int refuse_open;   /* answer to REGION_OPEN */
 	int refuse_grant, refuse_clone, refuse_resize;
+	enum gvm_full full; /* what it says in answers of -ENOSPC to opens and grants */
 	int lie; /* how its answers are wrong */
 	/* what it has seen */
 	unsigned opens, closes, deletes, grants, lists, discards, discard_runs, resizes, rests,
@@ -195,6 +196,17 @@ static void answer(struct gvm_peer *peer, const struct gvm_msg *msg, int status,
 	assert_int_equal(gvm_reply(peer, msg->xid, status, &reply), 0);
 }
 
+/* With what is full, if that is why. */
+static void answer_refused(struct fake_node *n, struct gvm_peer *peer, const struct gvm_msg *msg,
+			   int status)
+{
+	uint8_t body[GVM_FULL_LEN];
+	size_t length =
+	    status == -ENOSPC && n->full ? gvm_full_encode(body, n->full) : 0;
+
+	answer(peer, msg, status, body, length, 0);
+}
+
 static void fake_open(struct fake_node *n, struct gvm_peer *peer, const struct gvm_msg *msg)
 {
 	struct gvm_region_open open;
@@ -214,7 +226,7 @@ static void fake_open(struct fake_node *n, struct gvm_peer *peer, const struct g
 	if (!rc && r && r->holder && r->holder != gvm_peer_incarnation(peer))
 		rc = -EBUSY;
 	if (rc) {
-		answer(peer, msg, rc, NULL, 0, 0);
+		answer_refused(n, peer, msg, rc);
 		return;
 	}
 	if (!r) {
@@ -277,7 +289,7 @@ static void fake_grant(struct fake_node *n, struct fake_region *r, struct gvm_pe
 
 	n->grants++;
 	if (n->refuse_grant) {
-		answer(peer, msg, n->refuse_grant, NULL, 0, 0);
+		answer_refused(n, peer, msg, n->refuse_grant);
 		return;
 	}
 	if (!slab->memory || slab->readonly) {

@@ -201,6 +201,53 @@ static void test_close_while_opening(void **state)
 	}
 }
 
+static char logged[512];
+
+static void keep_line(enum gvm_log_level level, const char *line)
+{
+	(void)level;
+	snprintf(logged, sizeof logged, "%s", line);
+}
+
+/* The line says what is to be done about it, by what the node has said, if it has. */
+static void test_no_space_advice(void **state)
+{
+	static const struct {
+		enum gvm_full full;
+		const char *advice, *not_this;
+	} cases[] = { { GVM_FULL_DISK, "disk full", "--memory" },
+		      { GVM_FULL_QUOTA, "--region-quota", "--memory" },
+		      { GVM_FULL_MEMORY, "gvm-memsrv --memory", "disk" },
+		      { GVM_FULL_UNKNOWN, "offer more memory there, or free space", "quota" } };
+	uint8_t buf[PAGE] = { 1 };
+
+	(void)state;
+	gvm_log_set(keep_line);
+	for (unsigned c = 0; c < 4; c++) {
+		for (unsigned i = 0; i < NODES; i++) {
+			node[i].full = cases[c].full;
+			node[i].refuse_open = -ENOSPC;
+		}
+		assert_int_equal(open_region("vm1", 1, GVM_REGION_CREATE), -ENOSPC);
+		assert_non_null(strstr(logged, "has not enough room"));
+		assert_non_null(strstr(logged, cases[c].advice));
+		assert_null(strstr(logged, cases[c].not_this));
+		for (unsigned i = 0; i < NODES; i++) {
+			node[i].refuse_open = 0;
+			node[i].refuse_grant = -ENOSPC;
+		}
+		assert_int_equal(open_region("vm1", 1, GVM_REGION_CREATE), 0);
+		assert_int_equal(put(0, 1, buf), -ENOSPC);
+		assert_non_null(strstr(logged, "has no room for another slab"));
+		assert_non_null(strstr(logged, cases[c].advice));
+		assert_null(strstr(logged, cases[c].not_this));
+		for (unsigned i = 0; i < NODES; i++)
+			node[i].refuse_grant = 0;
+		close_region();
+	}
+	gvm_log_set(NULL);
+}
+
 /* No room for another slab is said at once; later ones may succeed. */
 static void test_no_space(void **state)
 {
@@ -395,6 +442,7 @@ int main(void)
 		T(test_open_late),
 		T(test_close_while_opening),
 		T(test_no_space),
+		T(test_no_space_advice),
 		T(test_deadline),
 		T(test_back_pressure),
 		T(test_discard),

@@ -590,6 +590,26 @@ static void status_table(void **state)
 	assert_string_equal(gvm_wire_status_name(GVM_ST_MAX), "unknown");
 }
 
+/* A body that is none, or of a later version, says nothing; it is no reason to end a connection. */
+static void what_is_full(void **state)
+{
+	uint8_t buf[GVM_FULL_LEN + 1] = { 0 };
+
+	for (int full = GVM_FULL_UNKNOWN; full <= GVM_FULL_DISK; full++) {
+		assert_int_equal(gvm_full_encode(buf, (enum gvm_full)full), GVM_FULL_LEN);
+		assert_int_equal(buf[0], full);
+		assert_int_equal(gvm_full_decode(buf, GVM_FULL_LEN), full);
+	}
+	assert_int_equal(gvm_full_decode(NULL, 0), GVM_FULL_UNKNOWN);
+	assert_int_equal(gvm_full_decode(buf, GVM_FULL_LEN - 1), GVM_FULL_UNKNOWN);
+	assert_int_equal(gvm_full_decode(buf, GVM_FULL_LEN + 1), GVM_FULL_UNKNOWN);
+	buf[0] = GVM_FULL_DISK + 1;
+	assert_int_equal(gvm_full_decode(buf, GVM_FULL_LEN), GVM_FULL_UNKNOWN);
+	buf[0] = GVM_FULL_DISK;
+	buf[3] = 1;
+	assert_int_equal(gvm_full_decode(buf, GVM_FULL_LEN), GVM_FULL_UNKNOWN);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -605,6 +625,7 @@ int main(void)
 		cmocka_unit_test(names),
 		cmocka_unit_test(name_padding_is_cleared),
 		cmocka_unit_test(status_table),
+		cmocka_unit_test(what_is_full),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -719,6 +719,21 @@ int gvm_page_run_decode(const uint8_t *buf, size_t len, struct gvm_page_run *m)
 	return 0;
 }
 
+/* ---- what is full -------------------------------------------------------------------------- */
+
+size_t gvm_full_encode(uint8_t *buf, enum gvm_full full)
+{
+	put32(buf, (uint32_t)full);
+	return GVM_FULL_LEN;
+}
+
+enum gvm_full gvm_full_decode(const uint8_t *buf, size_t len)
+{
+	uint32_t full = len == GVM_FULL_LEN ? get32(buf) : GVM_FULL_UNKNOWN;
+
+	return full <= GVM_FULL_DISK ? (enum gvm_full)full : GVM_FULL_UNKNOWN;
+}
+
 enum entry_at {
 	ENTRY_NAME = 0,
 	ENTRY_ID = ENTRY_NAME + NAME_BYTES,

@@ -294,6 +294,19 @@ struct gvm_region_entry {
 };
 #define GVM_REGION_ENTRY_LEN 112u
 
+/*
+ * The reply's body where its status is GVM_ST_NOSPACE, if the node knows what is full: 4 bytes, so that
+ * its client's log can say where more room is to be had. Without a body, or with a number that is
+ * not known, it is any of them.
+ */
+enum gvm_full {
+	GVM_FULL_UNKNOWN = 0,
+	GVM_FULL_MEMORY = 1, /* what the node offers is promised, or used */
+	GVM_FULL_QUOTA = 2,  /* one region may not have more */
+	GVM_FULL_DISK = 3,   /* the disk of its image */
+};
+#define GVM_FULL_LEN 4u
+
 size_t gvm_mapped_encode(uint8_t *buf, const struct gvm_mapped *m);
 int gvm_mapped_decode(const uint8_t *buf, size_t len, struct gvm_mapped *m);
 size_t gvm_cell_encode(uint8_t *buf, const struct gvm_cell *m);
@@ -314,6 +327,9 @@ size_t gvm_page_run_encode(uint8_t *buf, const struct gvm_page_run *m);
 int gvm_page_run_decode(const uint8_t *buf, size_t len, struct gvm_page_run *m);
 size_t gvm_region_entry_encode(uint8_t *buf, const struct gvm_region_entry *m);
 int gvm_region_entry_decode(const uint8_t *buf, size_t len, struct gvm_region_entry *m);
+
+size_t gvm_full_encode(uint8_t *buf, enum gvm_full full);
+enum gvm_full gvm_full_decode(const uint8_t *buf, size_t len);
 
 /* Is name (zero-padded, in GVM_WIRE_NAME_MAX + 1 bytes) a legal region or cluster name? */
 int gvm_wire_name_ok(const char *name);

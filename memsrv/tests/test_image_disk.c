@@ -195,6 +195,8 @@ static void a_file_size_limit_is_an_answer(void **state)
 	assert_non_null(strstr(fake_log, "ulimit -f"));
 	assert_int_equal(fake_log_unbounded, 0); /* clients try again and again */
 	assert_int_equal(put_page("vm", 48, 3), -ENOSPC);
+	assert_int_equal(store_session_full(alice), GVM_FULL_DISK);
+	assert_non_null(strstr(fake_log, "disk full"));
 	assert_int_equal(get_page("vm", 0), 1);
 	assert_int_equal(get_page("vm", 16), 2);
 	setrlimit(RLIMIT_FSIZE, &old);

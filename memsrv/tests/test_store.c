@@ -99,6 +99,9 @@ static void promises_no_more_than_it_has(void **state)
 	assert_int_equal(open_region(alice, "b", 5 * SLAB_PAGES, GVM_RO_CREATE), -ENOSPC);
 	assert_non_null(strstr(fake_log, "region b: no room"));
 	assert_non_null(strstr(fake_log, "--memory"));
+	assert_int_equal(store_session_full(alice), GVM_FULL_MEMORY);
+	store_session_patience(alice, 0); /* as before each request */
+	assert_int_equal(store_session_full(alice), GVM_FULL_UNKNOWN);
 	assert_int_equal(open_region(alice, "b", 4 * SLAB_PAGES, GVM_RO_CREATE), 0);
 	assert_int_equal(stats().reserved_bytes, 64 * SLAB);
 	assert_int_equal(stats().stored_bytes, 0);
@@ -137,6 +140,7 @@ static void overcommit_promises_more_but_stores_no_more(void **state)
 		grant(alice, "a", i);
 	assert_int_equal(store_slab_grant(alice, id_of("a"), 64, &e), -ENOSPC);
 	assert_non_null(strstr(fake_log, "full"));
+	assert_int_equal(store_session_full(alice), GVM_FULL_MEMORY);
 	assert_int_equal(stats().stored_bytes, 64 * SLAB);
 }
 
@@ -148,6 +152,7 @@ static void a_region_quota_bounds_each_region(void **state)
 	restart(&c);
 	assert_int_equal(open_region(alice, "a", 11 * SLAB_PAGES, GVM_RO_CREATE), -ENOSPC);
 	assert_non_null(strstr(fake_log, "--region-quota"));
+	assert_int_equal(store_session_full(alice), GVM_FULL_QUOTA);
 	assert_int_equal(open_region(alice, "a", 10 * SLAB_PAGES, GVM_RO_CREATE), 0);
 }
 
@@ -162,7 +167,7 @@ static void regions_and_sessions_are_bounded(void **state)
 	}
 	assert_int_equal(open_region(alice, "r10", 1, GVM_RO_CREATE), -EUSERS);
 	assert_string_equal(fake_log, "no further region for alice: there are 10; raise "
-				      "--max-regions, or delete regions");
+				      "--max-regions, or delete regions (gvm region)");
 	assert_int_equal(clone(alice, "r1", "r10", 0), -EUSERS);
 	for (int i = 0; i < 8; i++)
 		assert_int_equal(store_session_open(store, 9, "more", &more[i]), 0);
