@@ -29,13 +29,13 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define TICK_NS         50000000l
-#define HELLO_NS        5000000000ull
-#define ENDING_NS       200000000ull /* cells that were to come, and the other side is gone */
-#define LOG_EVERY_NS    1000000000ull
-#define PATH_TRIES      100u
-#define PATH_PAUSE_NS   5000000ull /* libfabric looks after what is broken each 10 ms */
-#define EVENTS          (EPOLLIN | EPOLLRDHUP)
+#define TICK_NS       50000000l
+#define HELLO_NS      5000000000ull
+#define ENDING_NS     200000000ull /* cells that were to come, and the other side is gone */
+#define LOG_EVERY_NS  1000000000ull
+#define PATH_TRIES    100u
+#define PATH_PAUSE_NS 5000000ull /* libfabric looks after what is broken each 10 ms */
+#define EVENTS        (EPOLLIN | EPOLLRDHUP)
 
 static void boot_ready(struct gvm_watch *watch, uint32_t events);
 
