@@ -152,7 +152,7 @@ static uint64_t waited(struct gvm_pager *pager)
 	struct gvm_pager_stats stats;
 
 	gvm_pager_stats(pager, &stats, NULL);
-	return stats.faults_remote + stats.faults_prefetch;
+	return gvm_pager_faults_waited(&stats);
 }
 
 /* Rates in percent, of the second half of the references. */
