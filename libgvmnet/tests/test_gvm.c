@@ -129,6 +129,9 @@ static void info_checks_the_cluster_file(void **state)
 	assert_int_equal(gvm("info --cluster good.conf"), 0);
 	says("Cluster \"lab\" (good.conf): 2 nodes, digest ");
 	says("      3  10.0.0.3                        9999  memory   weight 7\n");
+	assert_null(strstr(said, "GVM_LOCAL"));
+	assert_int_equal(gvm("info -v --cluster good.conf"), 0);
+	says("GVM_LOCAL");
 	assert_int_equal(gvm("info --cluster bad.conf"), 1);
 	assert_string_equal(said, "gvm info: bad.conf:2: node 3 is already on line 1\n");
 	assert_int_equal(gvm("info --cluster none.conf"), 1);
@@ -277,6 +280,77 @@ static void top_of_a_node_that_is_not_there(void **state)
 				  "-hex 32 > none; chmod 600 none\n");
 }
 
+/* What asks memory nodes says at once, in one line, why it cannot. */
+static void nodes_without_luck(void **state)
+{
+	static const char *const commands[] = { "perf fetch", "perf fault", "perf send",
+						"region list", "region delete a" };
+	struct sockaddr_in at = { .sin_family = AF_INET,
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(at);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char text[256];
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
+	/* what is decided by a deadline would take hours */
+	setenv("GVM_OP_TIMEOUT_MS", "7200000", 1);
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		int word = (int)strcspn(commands[i], " ");
+
+		snprintf(text, sizeof(text), "%s --connect 127.0.0.1:%u", commands[i],
+			 ntohs(at.sin_port));
+		assert_int_equal(gvm(text), 1);
+		snprintf(text, sizeof(text),
+			 "gvm %.*s: memory node 0 (127.0.0.1:%u) cannot be reached: connection "
+			 "refused; is gvm-memsrv running there?\n",
+			 word, commands[i], ntohs(at.sin_port));
+		assert_string_equal(said, text);
+		snprintf(text, sizeof(text), "%s --key-file none --connect 127.0.0.1:1",
+			 commands[i]);
+		assert_int_equal(gvm(text), 1);
+		snprintf(text, sizeof(text),
+			 "gvm %.*s: key file none does not exist; make one: openssl rand -hex 32 > "
+			 "none; chmod 600 none\n",
+			 word, commands[i]);
+		assert_string_equal(said, text);
+	}
+	assert_int_equal(gvm("perf fetch --local --key-file none"), 1);
+	assert_string_equal(said, "gvm perf: key file none does not exist; make one: openssl rand "
+				  "-hex 32 > none; chmod 600 none\n");
+	unsetenv("GVM_OP_TIMEOUT_MS");
+	close(fd);
+}
+
+static void region_without_luck(void **state)
+{
+	assert_int_equal(gvm("region --help"), 0);
+	says("usage: gvm region list");
+	assert_int_equal(gvm("region"), 2);
+	says("list, delete, create or resize?");
+	assert_int_equal(gvm("region frobnicate"), 2);
+	assert_int_equal(gvm("region list a"), 2);
+	says("\"a\" is one name too many");
+	assert_int_equal(gvm("region delete"), 2);
+	says("delete which region?");
+	assert_int_equal(gvm("region delete a/b"), 2);
+	says("\"a/b\" is no name of a region");
+	assert_int_equal(gvm("region create a"), 2);
+	says("create needs --bytes SIZE");
+	assert_int_equal(gvm("region create a --bytes"), 2);
+	says("--bytes needs a value");
+	assert_int_equal(gvm("region create a --bytes=5000"), 2);
+	says("--bytes 5000: a multiple of 4096 is wanted");
+	assert_int_equal(gvm("region delete a --bytes 1M"), 2);
+	says("delete takes no --bytes");
+	assert_int_equal(gvm("region list --frobnicate"), 2);
+	assert_int_equal(gvm("region list"), 1);
+	assert_string_equal(said, "gvm region: no memory node is named: give --cluster FILE or "
+				  "--connect HOST:PORT\n");
+	assert_int_equal(gvm("region list --connect nonsense"), 1);
+	says("--connect nonsense: it must be HOST:PORT");
+}
+
 static void top_of_something_hostile(void **state)
 {
 	file("evil.json",
@@ -331,6 +405,8 @@ int main(void)
 		cmocka_unit_test(top_of_a_memory_node),
 		cmocka_unit_test(top_without_luck),
 		cmocka_unit_test(top_of_a_node_that_is_not_there),
+		cmocka_unit_test(nodes_without_luck),
+		cmocka_unit_test(region_without_luck),
 		cmocka_unit_test(set_without_luck),
 		cmocka_unit_test(top_of_all_pagers),
 		cmocka_unit_test(top_of_something_hostile),

@@ -20,6 +20,7 @@ static const struct command {
 	{ "set", gvm_cmd_set, "Change the local budget of a running program" },
 	{ "info", gvm_cmd_info, "Show providers, options, userfaultfd, and check a cluster file" },
 	{ "top", gvm_cmd_top, "Show live what pagers and memory nodes do" },
+	{ "region", gvm_cmd_region, "List, delete, make and resize the regions of memory nodes" },
 	{ "perf", gvm_cmd_perf, "Measure send, fetch, put and page faults: latency and rate" },
 	{ "help", cmd_help, "Say how gvm, or one of its commands, is used" },
 	{ "version", cmd_version, "Say which version this is" },

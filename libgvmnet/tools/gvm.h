@@ -19,6 +19,7 @@ int gvm_cmd_run(int argc, char **argv);
 int gvm_cmd_info(int argc, char **argv);
 int gvm_cmd_set(int argc, char **argv);
 int gvm_cmd_top(int argc, char **argv);
+int gvm_cmd_region(int argc, char **argv);
 int gvm_cmd_perf(int argc, char **argv);
 
 /* Is there a "--help" or "-h" in argv, before any "--"? */

@@ -459,7 +459,7 @@ static void help(void)
 	    "Show the transport providers, userfaultfd, the machine's limits, and each option "
 	    "with\n"
 	    "its type, default and value. With a cluster file (--cluster FILE or GVM_CLUSTER),\n"
-	    "check it and list its nodes.\n\n"
+	    "check it and list its nodes; the options then only with -v.\n\n"
 	    "  -v               the hardware of the transport providers, too\n"
 	    "  --json           everything as one JSON object\n"
 	    "  -e               only the options, as a file for a shell or systemd to read\n"
@@ -475,7 +475,9 @@ static void show(const json_t *all, int verbose)
 	show_machine(json_object_get(all, "machine"));
 	if (json_object_get(all, "cluster"))
 		show_cluster(json_object_get(all, "cluster"));
-	show_options(json_object_get(all, "options"));
+	/* who checks a cluster file is not after the options */
+	if (verbose || !json_object_get(all, "cluster"))
+		show_options(json_object_get(all, "options"));
 }
 
 static int print(json_t *all, enum form form)

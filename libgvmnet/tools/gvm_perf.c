@@ -4,6 +4,7 @@
  * command line and the report; the measuring itself is in gvm_perf_net.c and gvm_perf_fault.c.
  */
 #include "tools/gvm.h"
+#include "tools/gvm_nodes.h"
 #include "tools/gvm_perf.h"
 #include "wire/wire.h"
 
@@ -89,11 +90,21 @@ uint64_t perf_random(uint64_t *state)
 	return *state;
 }
 
+static int logged; /* atomic: the library has said what is wrong */
+
+/* What the library logs, as this command's own lines. Any thread. */
+static void log_line(enum gvm_log_level level, const char *line)
+{
+	if (level == GVM_LOG_ERROR)
+		__atomic_store_n(&logged, 1, __ATOMIC_RELAXED);
+	fprintf(stderr, "gvm perf: %s\n", line);
+}
+
 void perf_tell(const struct perf *perf, int status)
 {
 	if (status == -EINTR)
 		fprintf(stderr, "gvm perf: interrupted before anything was measured\n");
-	else if (!perf->told)
+	else if (!perf->told && !__atomic_load_n(&logged, __ATOMIC_RELAXED))
 		fprintf(stderr, "gvm perf: %s\n", strerror(-status));
 }
 
@@ -115,6 +126,22 @@ static int one_node_map(const char *address, struct gvm_cluster **cluster, char 
 	return gvm_cluster_parse(text, (size_t)len, "--connect", cluster, error);
 }
 
+/* A node that refuses, or is not there, is known at once, and not when an operation's time is up.
+ */
+static int probe(struct perf *perf, const struct gvm_cluster *cluster)
+{
+	int one = perf->test == PERF_SEND && perf->node >= 0;
+	char why[512];
+	int rc = nodes_probe(cluster, one ? (unsigned)perf->node : GVM_NODE_NONE, why, sizeof why);
+
+	gvm_log_set(log_line);
+	if (!rc)
+		return 0;
+	fprintf(stderr, "gvm perf: %s\n", why);
+	perf->told = 1;
+	return -EHOSTUNREACH;
+}
+
 int perf_cluster(struct perf *perf, struct gvm_cluster **cluster)
 {
 	char *error = NULL;
@@ -131,7 +158,7 @@ int perf_cluster(struct perf *perf, struct gvm_cluster **cluster)
 		perf->told = 1;
 		return -ENOENT;
 	}
-	return rc;
+	return rc ? rc : probe(perf, *cluster);
 }
 
 /* ---- report --------------------------------------------------------------------------------- */
@@ -511,6 +538,7 @@ int gvm_cmd_perf(int argc, char **argv)
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
 	rc = GVM_EXIT_FAILED;
+	gvm_log_set(log_line);
 	if (perf->test == PERF_FAULT ? perf_fault(perf) : perf_net(perf))
 		goto out;
 	if (asked.json)

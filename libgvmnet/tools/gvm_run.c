@@ -15,6 +15,7 @@
 #include <unistd.h>
 #include <gvmnet/gvmnet.h>
 #include "tools/gvm.h"
+#include "tools/gvm_nodes.h"
 #include "tools/gvm_run.h"
 
 #define LIBRARY "libgvmnet-preload.so"
@@ -92,36 +93,12 @@ static int find_arguments(int argc, char **argv)
 	return 2;
 }
 
-static int load_cluster(struct gvm_cluster **cluster)
+/* So that a wrong address or key is known before the program starts. */
+static int probe(const struct gvm_cluster *cluster)
 {
-	const char *file = gvm_option_text("GVM_CLUSTER"),
-		   *connect = gvm_option_text("GVM_CONNECT");
-	const char *colon = strrchr(connect, ':');
-	char line[320], *error = NULL;
-	int err;
+	char why[512];
 
-	if (!*file == !*connect)
-		return run_refuse(*file
-				      ? "--cluster and --connect exclude each other"
-				      : "no memory node is named: give --cluster FILE or --connect "
-					"HOST:PORT");
-	if (*connect) {
-		if (!colon ||
-		    (size_t)snprintf(line, sizeof line, "0 %.*s %s\n", (int)(colon - connect),
-				     connect, colon + 1) >= sizeof line)
-			return run_refuse("--connect %s: it must be HOST:PORT", connect);
-		err = gvm_cluster_parse(line, strlen(line), "--connect", cluster, &error);
-	} else {
-		err = gvm_cluster_load(file, cluster, &error);
-	}
-	if (err && !*connect && access(file, R_OK))
-		run_refuse("%s; --cluster names a file with a line \"ID HOST PORT\" for each "
-			   "memory node, see cluster.conf(5)",
-			   error ? error : strerror(-err));
-	else if (err)
-		run_refuse("%s", error ? error : strerror(-err));
-	free(error);
-	return err ? -1 : 0;
+	return nodes_probe(cluster, GVM_NODE_NONE, why, sizeof why) ? run_refuse("%s", why) : 0;
 }
 
 /* Beside the program in the build tree, else where it was installed; GVM_PRELOAD overrides. */
@@ -284,15 +261,15 @@ static int check_all(const char *program, char *path, char *library)
 
 	if (!strcmp(gvm_option_text("GVM_MODE"), "kernel"))
 		return run_refuse(
-		    "GVM_MODE=kernel pages shared memory through /dev/giantvm; what gvm "
-		    "run takes over is private, and paged in user space (auto or user)");
+		    "GVM_MODE=kernel is for the kernel module, which does not exist yet; gvm run "
+		    "pages in user space (auto or user)");
 	if (run_check_program(program, path, PATH_MAX) || find_library(library, PATH_MAX) ||
-	    check_stats_file() || load_cluster(&cluster))
+	    check_stats_file() || nodes_cluster("run", &cluster))
 		return -1;
 	int err = run_check_userfaultfd();
 	err = err ? err : run_check_memory();
 	if (!err)
-		err = run_probe(cluster);
+		err = probe(cluster);
 	gvm_cluster_free(cluster);
 	return err;
 }

@@ -18,7 +18,5 @@ int run_check_program(const char *name, char *path, size_t room);
 int run_check_userfaultfd(void);
 /* May this process have as much memory as --local says? With a warning if it is near. */
 int run_check_memory(void);
-/* Does each memory node answer, and accept the key? Bounded in time. */
-int run_probe(const struct gvm_cluster *cluster);
 
 #endif

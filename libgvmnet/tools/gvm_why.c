@@ -11,13 +11,17 @@
 #include <stdio.h>
 #include <string.h>
 
-static char last[256];
+static char last[512];
+static enum gvm_log_level last_level;
 
-/* That a name means nothing is the reason for what fails after it. */
+/* That a name means nothing is the reason for what fails after it; what is logged besides (--log
+ * debug) is none. */
 static void keep_line(enum gvm_log_level level, const char *line)
 {
-	if (!strstr(last, "cannot find the address"))
-		snprintf(last, sizeof(last), "%s", line);
+	if (*last && (level > last_level || strstr(last, "cannot find the address")))
+		return;
+	snprintf(last, sizeof(last), "%s", line);
+	last_level = level;
 }
 
 void gvm_why_begin(void)
