@@ -14,6 +14,7 @@
 
 #include <gvmnet/cluster.h>
 
+#include "identity.h"
 #include "image.h"
 #include "machine.h"
 #include "metrics.h"
@@ -63,6 +64,21 @@ void node_log_init(void)
 
 /* ---- opening ------------------------------------------------------------------------------- */
 
+/* Clients ask at the address of a line: without --id and --listen it must be known which. */
+static enum node_exit find_id(const struct node *n, const char *path)
+{
+	char text[16];
+	unsigned id;
+
+	if (n->settings->listens || gvm_option_number("GVM_NODE") != GVM_NODE_NONE)
+		return NODE_OK;
+	if (identity_find(n->cluster, path, &id))
+		return NODE_USAGE;
+	snprintf(text, sizeof(text), "%u", id);
+	gvm_log(GVM_LOG_INFO, "this is node %u of %s: its host is this machine", id, path);
+	return gvm_option_set("GVM_NODE", text) ? NODE_FAILED : NODE_OK;
+}
+
 static enum node_exit open_cluster(struct node *n)
 {
 	const char *path = gvm_option_text("GVM_CLUSTER");
@@ -71,7 +87,7 @@ static enum node_exit open_cluster(struct node *n)
 	if (!*path)
 		return NODE_OK;
 	if (!gvm_cluster_load(path, &n->cluster, &error))
-		return NODE_OK;
+		return find_id(n, path);
 	gvm_log(GVM_LOG_ERROR, "%s", error ? error : "the cluster file cannot be read");
 	free(error);
 	return NODE_USAGE;

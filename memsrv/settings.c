@@ -165,7 +165,10 @@ static const struct row rows[] = {
 	  NULL },
 	{ "cluster", "FILE", "the cluster file; clients with another one are refused", NULL,
 	  "GVM_CLUSTER", NULL },
-	{ "id", "N", "this node's id in the cluster file", NULL, "GVM_NODE", NULL },
+	{ "id", "N",
+	  "this node's id in the cluster file. Default, without --listen: the one memory node in "
+	  "it that is on this machine",
+	  NULL, "GVM_NODE", NULL },
 	{ "node", "N", NULL, NULL, "GVM_NODE", NULL },
 	{ "transport", "NAME", "auto, tcp, verbs or ofi", NULL, "GVM_TRANSPORT", NULL },
 	{ "workers", "N", "threads that serve; default: one a CPU, at most 8", set_workers, NULL,
@@ -292,10 +295,19 @@ static void long_options(struct option *out)
 	memset(&out[n], 0, sizeof(out[n]));
 }
 
+/* As "--NAME=VALUE", so that a value that is refused is refused under the name that was typed. */
+static int set_library(const struct row *r, const char *value)
+{
+	char arg[32];
+
+	snprintf(arg, sizeof(arg), "--%s", r->name);
+	return gvm_option_set_as(r->env, arg, value);
+}
+
 static int take(struct settings *s, const struct row *r, const char *value)
 {
 	if (r->env)
-		return gvm_option_set(r->env, value ? value : "1");
+		return set_library(r, value ? value : "1");
 	if (!r->set(s, value)) {
 		return 0;
 	}

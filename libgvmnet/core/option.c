@@ -100,8 +100,8 @@ static const struct gvm_option table[] = {
 	{ "GVM_SLAB", NULL, "bytes", "16M", "Size of the slabs of new regions.", "power of two",
 	  64 * K, 64 * M },
 	CHOICE("GVM_MODE", "--mode", "auto", "auto|kernel|user",
-	       "Whether memory is paged by the kernel module or by userfaultfd; auto looks for the "
-	       "module."),
+	       "Whether memory is paged by a kernel module or by userfaultfd; the module does not "
+	       "exist yet, so auto is user, and kernel is refused by gvm run."),
 
 	/* gvm run */
 	TEXT("GVM_CONNECT", "--connect", "",
@@ -488,11 +488,16 @@ static int set(const struct gvm_option *o, const char *name, const char *text)
 	return 0;
 }
 
-int gvm_option_set(const char *env, const char *value)
+int gvm_option_set_as(const char *env, const char *name, const char *value)
 {
 	const struct gvm_option *o = find(env, strlen(env));
 
-	return o ? set(o, env, value) : -ENOENT;
+	return o ? set(o, name, value) : -ENOENT;
+}
+
+int gvm_option_set(const char *env, const char *value)
+{
+	return gvm_option_set_as(env, env, value);
 }
 
 /* The option that arg names ("--name" or "--name=value"), *value behind the '=' or NULL. */

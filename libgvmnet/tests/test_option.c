@@ -156,6 +156,9 @@ static void illegal_values(void **state)
 		assert_non_null(strstr(logged, "it may be"));
 		assert_ptr_equal(gvm_option_text(bad[i][0]), before);
 	}
+	/* what was typed is named, not what it stands for */
+	assert_int_equal(gvm_option_set_as("GVM_NODE", "--id", "many"), -EINVAL);
+	assert_non_null(strstr(logged, "--id: \"many\" is not legal here"));
 }
 
 static void legal_values(void **state)

@@ -62,12 +62,16 @@ static void who_is_silent_gives_way_to_who_asks(void **state)
 /* Each failure: one line with what to do, and its exit status. */
 static void refuses_with_one_line_and_a_status(void **state)
 {
-	char open_key[96], short_key[96], foreign[96];
+	char open_key[96], short_key[96], foreign[96], two_conf[96];
 	FILE *f;
 
 	snprintf(open_key, sizeof(open_key), "%s/open", dir);
 	snprintf(short_key, sizeof(short_key), "%s/short", dir);
 	snprintf(foreign, sizeof(foreign), "%s/foreign", dir);
+	snprintf(two_conf, sizeof(two_conf), "%s/two.conf", dir);
+	f = fopen(two_conf, "w");
+	fputs("0 127.0.0.1 9\n1 127.0.0.1 10\n", f);
+	fclose(f);
 	f = fopen(open_key, "w");
 	fputs("0123456789abcdef0123456789abcdef\n", f);
 	fclose(f);
@@ -107,6 +111,10 @@ static void refuses_with_one_line_and_a_status(void **state)
 	REFUSED(2, "cannot be read", "--cluster", "/nowhere/cluster.conf");
 	REFUSED(2, "cluster", "--id", "7", "--cluster", "/nowhere/cluster.conf");
 	REFUSED(2, "; usable here: tcp, loop", "--transport", "verbs");
+	REFUSED(2, "--transport: \"foo\" is not legal here", "--transport", "foo");
+	REFUSED(2, "--log: \"nope\" is not legal here", "--log=nope");
+	REFUSED(2, "--id: \"many\" is not legal here", "--id", "many");
+	REFUSED(2, "say which one this is with --id", "--cluster", two_conf);
 	REFUSED(3, "openssl rand", "--key-file", "/nowhere/key");
 	REFUSED(3, "chmod 600", "--key-file", open_key);
 	REFUSED(3, "at least", "--key-file", short_key);
@@ -120,6 +128,7 @@ static void refuses_with_one_line_and_a_status(void **state)
 	unlink(open_key);
 	unlink(short_key);
 	unlink(foreign);
+	unlink(two_conf);
 }
 
 static void a_taken_port_and_a_taken_image(void **state)

@@ -109,6 +109,8 @@ int gvm_option_cpu(unsigned i);
 /* Set an option by its environment name; -EINVAL with a logged sentence if the value is not legal,
  * -ENOENT if there is no such option. Before the net is opened. */
 int gvm_option_set(const char *env, const char *value);
+/* The same where the user wrote name for it ("--id"): that is what the sentence names. */
+int gvm_option_set_as(const char *env, const char *name, const char *value);
 /* Take the options that the table knows out of argv ("--name value", "--name=value"), leaving the
  * rest in order and *argc changed; stops at "--". -EINVAL with a logged sentence. */
 int gvm_options_parse(int *argc, char **argv);
