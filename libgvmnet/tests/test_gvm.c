@@ -339,6 +339,7 @@ static void region_without_luck(void **state)
 	assert_int_equal(gvm("region create a"), 2);
 	says("create needs --bytes SIZE");
 	assert_int_equal(gvm("region create a --bytes"), 2);
+	says("--bytes needs a value");
 	assert_int_equal(gvm("region create a --bytes=5000"), 2);
 	says("--bytes 5000: a multiple of 4096 is wanted");
 	assert_int_equal(gvm("region delete a --bytes 1M"), 2);
