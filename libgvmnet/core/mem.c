@@ -178,7 +178,9 @@ void gvm_mem_unregister(struct gvm_mem *mem, void (*gone)(void *arg), void *arg)
 static int may_use(const struct gvm_mem *mem, uint64_t owner, unsigned access, uint64_t offset,
 		   uint64_t len)
 {
-	if ((mem->owner && mem->owner != owner) || (mem->access & access) != access)
+	if (mem->owner && mem->owner != owner)
+		return -ENOENT; /* nobody learns that another has such a key */
+	if ((mem->access & access) != access)
 		return -EPERM;
 	if (offset > mem->len || len > mem->len - offset)
 		return -ERANGE;

@@ -115,8 +115,8 @@ static void keys_are_checked(void **state)
 	assert_int_equal(put(peer, mine.key, 0, buf, 8192), 0);
 	assert_int_equal(fetch(peer, mine.key + 1, 0, buf, 1), -ENOENT);
 	assert_int_equal(put(peer, 0, 0, buf, 1), -ENOENT);
-	assert_int_equal(fetch(peer, other.key, 0, buf, 1), -EPERM);
-	assert_int_equal(put(peer, other.key, 0, buf, 1), -EPERM);
+	assert_int_equal(fetch(peer, other.key, 0, buf, 1), -ENOENT);
+	assert_int_equal(put(peer, other.key, 0, buf, 1), -ENOENT);
 	assert_int_equal(put(peer, read.key, 0, buf, 1), -EPERM);
 	assert_int_equal(fetch(peer, write.key, 0, buf, 1), -EPERM);
 	assert_int_equal(fetch(peer, mine.key, 1, buf, 8192), -ERANGE);

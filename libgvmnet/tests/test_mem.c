@@ -67,8 +67,8 @@ static void only_what_is_offered(void **state)
 	assert_int_equal(look(net, key, 7, GVM_ACCESS_FETCH, 2, UINT64_MAX), -ERANGE);
 	assert_int_equal(look(net, key, 7, GVM_ACCESS_PUT, 0, 1), -EPERM);
 	assert_int_equal(look(net, key, 7, BOTH, 0, 1), -EPERM);
-	assert_int_equal(look(net, key, 8, GVM_ACCESS_FETCH, 0, 1), -EPERM);
-	assert_int_equal(look(net, key, 0, GVM_ACCESS_FETCH, 0, 1), -EPERM);
+	assert_int_equal(look(net, key, 8, GVM_ACCESS_FETCH, 0, 1), -ENOENT);
+	assert_int_equal(look(net, key, 0, GVM_ACCESS_FETCH, 0, 1), -ENOENT);
 	assert_int_equal(look(net, key ^ 1, 7, GVM_ACCESS_FETCH, 0, 1), -ENOENT);
 	assert_int_equal(look(net, 0, 7, GVM_ACCESS_FETCH, 0, 1), -ENOENT);
 	gvm_mem_unregister(mem, NULL, NULL);
@@ -138,7 +138,7 @@ static void users_are_told_and_waited_for(void **state)
 
 		u->withdrawn = note_withdrawn;
 		assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem) ^ 1, 7, u), -ENOENT);
-		assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 8, u), -EPERM);
+		assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 8, u), -ENOENT);
 		assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 7, u), 0);
 		assert_ptr_equal(u->base, memory);
 		assert_int_equal(u->len, 64);
@@ -163,7 +163,7 @@ static void soft_memory_is_not_held(void **state)
 	int gone = 0;
 
 	assert_int_equal(gvm_mem_register(net, memory, 64, BOTH | GVM_ACCESS_SOFT, 7, &mem), 0);
-	assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 8, &user), -EPERM);
+	assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 8, &user), -ENOENT);
 	assert_int_equal(gvm_mem_hold(&net->mem, gvm_mem_key(mem), 7, &user), -EOPNOTSUPP);
 	assert_int_equal(look(net, gvm_mem_key(mem), 7, BOTH, 0, 64), 0);
 	gvm_mem_unregister(mem, count_gone, &gone);
