@@ -17,6 +17,7 @@
 #include "bench.h"
 
 #define ROUND 4096u /* pages that are touched before they are dropped again */
+#define BATCH 32u   /* pages that are put there at a time, when nobody waits */
 
 static int uffd = -1;
 static char *memory = MAP_FAILED;
@@ -77,6 +78,32 @@ static int latency(const struct bench_opts *opts, uint32_t n, uint64_t *ns)
 	return 0;
 }
 
+/* What it costs to put pages there and to take them away again, a batch at a time, each looked at.
+ */
+static int throughput(const struct bench_opts *opts, double *per_second)
+{
+	static char pages[BATCH * PAGE] __attribute__((aligned(4096)));
+	uint64_t t0 = bench_now(), end = t0 + (uint64_t)(opts->seconds * 1e9), done = 0;
+
+	memset(pages, 1, sizeof(pages));
+	while (bench_now() < end) {
+		char *at = memory + done % ROUND * PAGE;
+		struct uffdio_copy copy = { .dst = (uintptr_t)at,
+					    .src = (uintptr_t)pages,
+					    .len = sizeof(pages) };
+
+		if (ioctl(uffd, UFFDIO_COPY, &copy) < 0)
+			return -errno;
+		for (unsigned i = 0; i < BATCH; i++)
+			if (((volatile char *)at)[(size_t)i * PAGE] != 1)
+				return -EILSEQ;
+		madvise(at, sizeof(pages), MADV_DONTNEED);
+		done += BATCH;
+	}
+	*per_second = (double)done * 1e9 / (double)(bench_now() - t0);
+	return 0;
+}
+
 /* The handler is in read() for good: cancel it there, so that the descriptor can go. */
 static void stop(void)
 {
@@ -99,5 +126,6 @@ const struct contender contender_uffd = {
 		"of paging",
 	.start = start,
 	.latency = latency,
+	.throughput = throughput,
 	.stop = stop,
 };

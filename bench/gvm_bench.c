@@ -147,6 +147,21 @@ static void print_row(unsigned i)
 	putchar('\n');
 }
 
+/* A page that is read in order has to come over the wire and to be put in its place. On one CPU
+ * that is one after the other. */
+static void print_both(unsigned seq)
+{
+	const struct result *r = &results[seq];
+	double ratio[ROUNDS_MAX];
+
+	for (unsigned k = 0; k < r->rounds; k++)
+		ratio[k] = r->rate[k] * (1 / results[0].rate[k] + 1 / results[1].rate[k]);
+	printf("\n%s, against raw TCP and then raw userfaultfd for each page: ",
+	       contenders[seq]->name);
+	print_ratio(ratio, r->rounds);
+	putchar('\n');
+}
+
 static void print_table(void)
 {
 	printf("\n%-20s %8s %8s  %22s %9s  %s\n", "one 4 KiB page", "p50 µs", "p99 µs",
@@ -154,6 +169,9 @@ static void print_table(void)
 	for (unsigned i = 0; i < MAX_CONTENDERS; i++)
 		if (results[i].usable)
 			print_row(i);
+	for (unsigned i = 0; i < MAX_CONTENDERS; i++)
+		if (results[i].usable && contenders[i] == &contender_gvm_sequential)
+			print_both(i);
 	printf(
 	    "\nThe floor is raw TCP's p50 of the same round; for a fault, raw TCP's and raw\n"
 	    "userfaultfd's together. Throughput is with %u requests outstanding. Ratios: median\n"
