@@ -35,7 +35,8 @@ static void try_value(const char *value)
 			continue;
 		check(strcmp(gvm_option_text(o[i].env), value) == 0);
 		number = gvm_option_number(o[i].env);
-		if (o[i].max && strcmp(o[i].type, "node") != 0)
+		if (o[i].max && strcmp(o[i].type, "node") != 0 &&
+		    !(number == GVM_OPTION_AUTO && strcmp(value, "auto") == 0))
 			check(number >= o[i].min && number <= o[i].max);
 	}
 	check(gvm_option_cpu((unsigned)strlen(value)) >= -1);
