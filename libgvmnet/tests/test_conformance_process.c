@@ -71,6 +71,18 @@ static int setup_none(void **state)
 	return 0;
 }
 
+/* libfabric's shm (1.17) has spin locks in the memory that processes share. One that is killed
+ * while it has such a lock leaves it locked, and who sends to it spins in fi_send() for good. So a
+ * busy process cannot be killed there and its peers go on (docs/rdma.md). */
+static int locks_die_with_processes(void)
+{
+	if (strcmp(transport, "ofi:shm") != 0)
+		return 0;
+	print_message(
+	    "not over ofi:shm: its locks are not given up by processes that are killed\n");
+	return 1;
+}
+
 static void a_killed_server(void **state)
 {
 	enum { N = 24 };
@@ -80,7 +92,7 @@ static void a_killed_server(void **state)
 	uint64_t first;
 	uint8_t *buf;
 
-	if (one_process())
+	if (one_process() || locks_die_with_processes())
 		skip();
 	buf = malloc((size_t)N * MIB);
 	child_start(&c, 0);
