@@ -349,6 +349,7 @@ struct ivy {
 	struct ivy_stats stats;
 	struct ivy_self *self_first, **self_last;
 	uint8_t *peers; /* two bits each: there, lost or dead */
+	uint32_t peers_away; /* so many of them are lost or dead */
 	uint64_t now;
 	uint64_t clock; /* of versions and rounds */
 	/* node */
