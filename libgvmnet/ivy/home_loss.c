@@ -202,11 +202,26 @@ void ivy_home_peer_lost(struct ivy *ivy, uint16_t peer)
 	}
 }
 
+/* What the owner was told to send may have been lost on the way to it. */
+static void tell_owner(struct ivy *ivy, struct ivy_txn *t, uint16_t peer)
+{
+	struct ivy_entry *e = ivy_dir_find(ivy, t->link.key);
+	struct ivy_waiter *w;
+
+	if (t->phase == TXN_READ && e->owner == peer)
+		for (w = t->served.first; w; w = w->next)
+			ivy_home_serve_read(ivy, t, e, w);
+	else if ((t->phase == TXN_INV || t->phase == TXN_GRANT) && t->supplier == peer &&
+		 t->served.first)
+		ivy_write_again(ivy, t, e);
+}
+
 void ivy_home_peer_back(struct ivy *ivy, uint16_t peer)
 {
 	struct ivy_txn *t;
 
 	for (t = ivy->txn_list; t; t = t->next) {
+		tell_owner(ivy, t, peer);
 		if (t->fan)
 			ivy_fan_resume(ivy, t->fan, peer);
 		if (t->phase == TXN_READ || t->phase == TXN_GRANT)

@@ -203,6 +203,7 @@ enum page_state { PAGE_NONE, PAGE_SHARED, PAGE_OWNED, PAGE_EXCL, PAGE_EVICT, PAG
 #define HAS_DATA  2u /* the content for WRITE is here */
 #define HAS_GRANT 4u
 #define WANT_MORE 8u /* a program wants WRITE too, after READ */
+#define HURRIED   16u /* asked for again because some peer came back, since the last time-out */
 
 /* A page at a node. In the list of open pages while something has to come. */
 struct ivy_page {
