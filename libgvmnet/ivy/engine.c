@@ -39,15 +39,9 @@ static size_t peers_size(const struct ivy_config *config)
 
 static unsigned peer_state(const struct ivy *ivy, uint16_t peer)
 {
+	if (!ivy->peers_away) /* as most of the time: the table need not be looked at */
+		return PEER_THERE;
 	return ivy->peers[peer / 4] >> peer % 4 * 2 & 3u;
-}
-
-static void set_peer(struct ivy *ivy, uint16_t peer, enum peer_state state)
-{
-	uint8_t *at = &ivy->peers[peer / 4];
-	unsigned shift = peer % 4 * 2;
-
-	*at = (uint8_t)((*at & ~(3u << shift)) | (unsigned)state << shift);
 }
 
 int ivy_peer_down(const struct ivy *ivy, uint16_t peer)
@@ -58,6 +52,16 @@ int ivy_peer_down(const struct ivy *ivy, uint16_t peer)
 int ivy_peer_gone(const struct ivy *ivy, uint16_t peer)
 {
 	return peer_state(ivy, peer) == PEER_DEAD;
+}
+
+static void set_peer(struct ivy *ivy, uint16_t peer, enum peer_state state)
+{
+	uint8_t *at = &ivy->peers[peer / 4];
+	unsigned shift = peer % 4 * 2;
+
+	ivy->peers_away -= ivy_peer_down(ivy, peer) != 0;
+	ivy->peers_away += state != PEER_THERE;
+	*at = (uint8_t)((*at & ~(3u << shift)) | (unsigned)state << shift);
 }
 
 int ivy_refuse(struct ivy *ivy)

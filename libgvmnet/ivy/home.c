@@ -35,16 +35,12 @@ struct ivy_txn *ivy_txn_get(struct ivy *ivy, uint64_t page)
 	return t;
 }
 
-static void free_all(struct ivy *ivy, struct ivy_waiter **list)
-{
-	while (*list)
-		ivy_waiter_del(ivy, list, *list);
-}
-
 static void txn_free(struct ivy *ivy, struct ivy_txn *t)
 {
-	free_all(ivy, &t->queue);
-	free_all(ivy, &t->served);
+	while (t->queue.first)
+		ivy_waiter_del(ivy, t, t->queue.first);
+	while (t->served.first)
+		ivy_waiter_del(ivy, t, t->served.first);
 	ivy_fan_free(ivy, t->fan);
 	if (t->prev)
 		t->prev->next = t->next;
@@ -58,6 +54,11 @@ static void txn_free(struct ivy *ivy, struct ivy_txn *t)
 
 /* ---- waiters ------------------------------------------------------------------------------- */
 
+static uint64_t waiter_key(uint64_t page, uint16_t node)
+{
+	return page << 16 | node;
+}
+
 static struct ivy_waiter *waiter_make(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h)
 {
 	struct ivy_waiter *w;
@@ -67,43 +68,90 @@ static struct ivy_waiter *waiter_make(struct ivy *ivy, uint16_t from, const stru
 	w = ivy_alloc(ivy, sizeof(*w));
 	if (!w)
 		return NULL;
-	w->next = NULL;
+	w->link.key = waiter_key(h->page, from);
+	if (ivy_table_add(ivy, &ivy->waiters, &w->link) != 0) {
+		ivy_release(ivy, w, sizeof(*w));
+		return NULL;
+	}
+	w->next = w->prev = NULL;
 	w->node = from;
 	w->request = h->xid;
 	w->has = h->arg;
 	w->write = h->type == GVM_COH_WRITE;
+	w->served = 0;
 	ivy->stats.waiters++;
 	return w;
 }
 
-static void append(struct ivy_waiter **list, struct ivy_waiter *w)
+static void append(struct ivy_waiters *list, struct ivy_waiter *w)
 {
-	while (*list)
-		list = &(*list)->next;
-	*list = w;
+	w->prev = list->last;
+	w->next = NULL;
+	*(w->prev ? &w->prev->next : &list->first) = w;
+	list->last = w;
 }
 
-void ivy_waiter_del(struct ivy *ivy, struct ivy_waiter **list, struct ivy_waiter *w)
+static void take_out(struct ivy_waiters *list, struct ivy_waiter *w)
 {
-	while (*list != w)
-		list = &(*list)->next;
-	*list = w->next;
+	*(w->prev ? &w->prev->next : &list->first) = w->next;
+	*(w->next ? &w->next->prev : &list->last) = w->prev;
+}
+
+void ivy_waiter_serve(struct ivy_txn *t)
+{
+	struct ivy_waiter *w = t->queue.first;
+
+	take_out(&t->queue, w);
+	w->served = 1;
+	w->prev = NULL;
+	w->next = t->served.first;
+	*(w->next ? &w->next->prev : &t->served.last) = w;
+	t->served.first = w;
+}
+
+void ivy_waiter_del(struct ivy *ivy, struct ivy_txn *t, struct ivy_waiter *w)
+{
+	take_out(w->served ? &t->served : &t->queue, w);
+	ivy_table_del(&ivy->waiters, &w->link);
 	ivy_release(ivy, w, sizeof(*w));
 	ivy->stats.waiters--;
 }
 
-struct ivy_waiter *ivy_waiter_of(struct ivy_waiter *list, uint16_t node)
+static struct ivy_waiter *waiter_of(const struct ivy *ivy, const struct ivy_txn *t, uint16_t node)
 {
-	while (list && list->node != node)
-		list = list->next;
-	return list;
+	return t ? (struct ivy_waiter *)ivy_table_find(&ivy->waiters, waiter_key(t->link.key, node))
+		 : NULL;
+}
+
+struct ivy_waiter *ivy_waiter_served(const struct ivy *ivy, const struct ivy_txn *t, uint16_t node)
+{
+	struct ivy_waiter *w = waiter_of(ivy, t, node);
+
+	return w && w->served ? w : NULL;
+}
+
+struct ivy_waiter *ivy_waiter_queued(const struct ivy *ivy, const struct ivy_txn *t, uint16_t node)
+{
+	struct ivy_waiter *w = waiter_of(ivy, t, node);
+
+	return w && !w->served ? w : NULL;
 }
 
 void ivy_txn_requeue(struct ivy_txn *t)
 {
-	append(&t->served, t->queue);
-	t->queue = t->served;
-	t->served = NULL;
+	struct ivy_waiter *w;
+
+	if (!t->served.first)
+		return;
+	for (w = t->served.first; w; w = w->next)
+		w->served = 0;
+	t->served.last->next = t->queue.first;
+	if (t->queue.first)
+		t->queue.first->prev = t->served.last;
+	else
+		t->queue.last = t->served.last;
+	t->queue.first = t->served.first;
+	t->served.first = t->served.last = NULL;
 }
 
 static void nak(struct ivy *ivy, uint16_t to, uint64_t page, uint64_t request, unsigned status)
@@ -118,15 +166,15 @@ static void nak(struct ivy *ivy, uint16_t to, uint64_t page, uint64_t request, u
 
 static void refuse_first(struct ivy *ivy, struct ivy_txn *t, unsigned status)
 {
-	struct ivy_waiter *w = t->queue;
+	struct ivy_waiter *w = t->queue.first;
 
 	nak(ivy, w->node, t->link.key, w->request, status);
-	ivy_waiter_del(ivy, &t->queue, w);
+	ivy_waiter_del(ivy, t, w);
 }
 
 void ivy_txn_refuse(struct ivy *ivy, struct ivy_txn *t, unsigned status)
 {
-	while (t->queue)
+	while (t->queue.first)
 		refuse_first(ivy, t, status);
 }
 
@@ -150,15 +198,13 @@ void ivy_home_serve_read(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e
 /* The first of the queue reads. It is a sharer from now on: the content may be on its way. */
 static void start_read(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 {
-	struct ivy_waiter *w = t->queue;
+	struct ivy_waiter *w = t->queue.first;
 
 	if (ivy_sharers_add(ivy, e, w->node) != 0) {
 		refuse_first(ivy, t, GVM_ST_LIMIT);
 		return;
 	}
-	t->queue = w->next;
-	w->next = t->served;
-	t->served = w;
+	ivy_waiter_serve(t);
 	if (t->phase == TXN_IDLE) {
 		t->phase = TXN_READ;
 		t->tries = 0;
@@ -172,7 +218,7 @@ static int serve_first(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 {
 	int status;
 
-	if (!t->queue->write) {
+	if (!t->queue.first->write) {
 		start_read(ivy, t, e);
 		return 0;
 	}
@@ -205,7 +251,7 @@ void ivy_home_advance(struct ivy *ivy, uint64_t page)
 	if (!e)
 		return;
 	look_for_content(ivy, &t, e);
-	while (t && t->queue && (t->phase == TXN_IDLE || t->phase == TXN_READ))
+	while (t && t->queue.first && (t->phase == TXN_IDLE || t->phase == TXN_READ))
 		if (serve_first(ivy, t, e))
 			break;
 	if (t && t->phase == TXN_IDLE)
@@ -220,8 +266,8 @@ void ivy_home_advance(struct ivy *ivy, uint64_t page)
 
 static void reader_done(struct ivy *ivy, struct ivy_txn *t, struct ivy_waiter *w)
 {
-	ivy_waiter_del(ivy, &t->served, w);
-	if (!t->served)
+	ivy_waiter_del(ivy, t, w);
+	if (!t->served.first)
 		t->phase = TXN_IDLE;
 }
 
@@ -259,7 +305,7 @@ int ivy_home_request(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, co
 {
 	struct ivy_entry *e = ivy_dir_get(ivy, h->page);
 	struct ivy_txn *t = ivy_txn_find(ivy, h->page);
-	struct ivy_waiter *w = t ? ivy_waiter_of(t->served, from) : NULL;
+	struct ivy_waiter *w = ivy_waiter_served(ivy, t, from);
 
 	if (!e) {
 		nak(ivy, from, h->page, h->xid, GVM_ST_LIMIT);
@@ -273,7 +319,7 @@ int ivy_home_request(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, co
 		return ivy_refuse(ivy);
 	if (w) /* another request: the one before is done, and its DONE was lost */
 		reader_done(ivy, t, w);
-	w = t ? ivy_waiter_of(t->queue, from) : NULL;
+	w = ivy_waiter_queued(ivy, t, from);
 	if (w) {
 		w->request = h->xid;
 		w->has = h->arg;
@@ -303,15 +349,15 @@ static int writer_done(struct ivy *ivy, struct ivy_txn *t, const struct gvm_hdr 
 int ivy_home_done(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
 {
 	struct ivy_txn *t = ivy_txn_find(ivy, h->page);
-	struct ivy_waiter *served = t ? ivy_waiter_of(t->served, from) : NULL;
-	struct ivy_waiter *queued = t ? ivy_waiter_of(t->queue, from) : NULL;
+	struct ivy_waiter *served = ivy_waiter_served(ivy, t, from);
+	struct ivy_waiter *queued = ivy_waiter_queued(ivy, t, from);
 
 	if (served && served->request == h->xid && served->write)
 		return writer_done(ivy, t, h);
 	if (served && served->request == h->xid)
 		reader_done(ivy, t, served);
 	else if (queued && queued->request == h->xid && !queued->write)
-		ivy_waiter_del(ivy, &t->queue, queued); /* it was served before */
+		ivy_waiter_del(ivy, t, queued); /* it was served before */
 	else
 		return ivy_late(ivy);
 	if (h->status != GVM_ST_OK)
@@ -326,7 +372,7 @@ int ivy_home_drop(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const
 {
 	struct ivy_entry *e = ivy_dir_find(ivy, h->page);
 	struct ivy_txn *t = ivy_txn_find(ivy, h->page);
-	struct ivy_waiter *w = t && t->phase == TXN_READ ? ivy_waiter_of(t->served, from) : NULL;
+	struct ivy_waiter *w = t && t->phase == TXN_READ ? ivy_waiter_served(ivy, t, from) : NULL;
 
 	if (!e)
 		return ivy_late(ivy);
@@ -352,7 +398,7 @@ int ivy_home_wb(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const v
 	struct ivy_entry *e = ivy_dir_find(ivy, h->page);
 	struct ivy_txn *t = ivy_txn_find(ivy, h->page);
 
-	if (t && t->phase == TXN_GRANT && t->served->node == from && h->arg == t->version)
+	if (t && t->phase == TXN_GRANT && t->served.first->node == from && h->arg == t->version)
 		ivy_write_finish(ivy, t, e); /* it had it, so it was done */
 	if (e && e->owner == from) {
 		if (h->arg != entry_version(e))
@@ -381,5 +427,6 @@ void ivy_home_fini(struct ivy *ivy)
 	while (ivy->txn_list)
 		txn_free(ivy, ivy->txn_list);
 	ivy_table_fini(ivy, &ivy->txns);
+	ivy_table_fini(ivy, &ivy->waiters);
 	ivy_dir_fini(ivy);
 }

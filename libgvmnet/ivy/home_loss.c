@@ -15,7 +15,7 @@ void ivy_home_lose(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 	ivy->stats.lost++;
 	if (!t)
 		return;
-	if (t->served)
+	if (t->served.first)
 		ivy_txn_requeue(t);
 	ivy_fan_free(ivy, t->fan);
 	t->fan = NULL;
@@ -76,13 +76,13 @@ static void recalled(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e,
 		     const struct gvm_hdr *h, const void *bytes)
 {
 	uint16_t from = t->candidate;
-	struct ivy_waiter *w = ivy_waiter_of(t->queue, from);
+	struct ivy_waiter *w = ivy_waiter_queued(ivy, t, from);
 	int newer = t->version && h->arg == t->version;
 	int good =
 	    h->status == GVM_ST_OK && (h->arg == entry_version(e) || newer || IVY_BUG(OLD_BACK));
 
 	if (w && !IVY_BUG(NO_RENEW)) /* it asks anew */
-		ivy_waiter_del(ivy, &t->queue, w);
+		ivy_waiter_del(ivy, t, w);
 	ivy_sharers_del(ivy, e, from);
 	if (e->owner == from)
 		e->owner = NOBODY;
@@ -104,7 +104,7 @@ static void recalled(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e,
 static int pass_on(struct ivy *ivy, const struct ivy_txn *t, const struct ivy_entry *e,
 		   uint16_t from, const struct gvm_hdr *back, const void *bytes)
 {
-	const struct ivy_waiter *w = t->served;
+	const struct ivy_waiter *w = t->served.first;
 	struct gvm_hdr h = {
 		.type = GVM_COH_DATA, .page = back->page, .xid = back->xid, .arg = back->arg
 	};
@@ -146,11 +146,11 @@ int ivy_home_back(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const
 
 static void ask_served(struct ivy *ivy, const struct ivy_txn *t, uint16_t node)
 {
-	const struct ivy_waiter *w;
+	const struct ivy_waiter *w =
+	    node == NOBODY ? t->served.first : ivy_waiter_served(ivy, t, node);
 
-	for (w = t->served; w; w = w->next)
-		if (node == NOBODY || w->node == node)
-			ivy_say(ivy, w->node, GVM_COH_ASK, t->link.key, w->request, 0);
+	for (; w; w = node == NOBODY ? w->next : NULL)
+		ivy_say(ivy, w->node, GVM_COH_ASK, t->link.key, w->request, 0);
 }
 
 static void tick_txn(struct ivy *ivy, struct ivy_txn *t)
@@ -202,11 +202,26 @@ void ivy_home_peer_lost(struct ivy *ivy, uint16_t peer)
 	}
 }
 
+/* What the owner was told to send may have been lost on the way to it. */
+static void tell_owner(struct ivy *ivy, struct ivy_txn *t, uint16_t peer)
+{
+	struct ivy_entry *e = ivy_dir_find(ivy, t->link.key);
+	struct ivy_waiter *w;
+
+	if (t->phase == TXN_READ && e->owner == peer)
+		for (w = t->served.first; w; w = w->next)
+			ivy_home_serve_read(ivy, t, e, w);
+	else if ((t->phase == TXN_INV || t->phase == TXN_GRANT) && t->supplier == peer &&
+		 t->served.first)
+		ivy_write_again(ivy, t, e);
+}
+
 void ivy_home_peer_back(struct ivy *ivy, uint16_t peer)
 {
 	struct ivy_txn *t;
 
 	for (t = ivy->txn_list; t; t = t->next) {
+		tell_owner(ivy, t, peer);
 		if (t->fan)
 			ivy_fan_resume(ivy, t->fan, peer);
 		if (t->phase == TXN_READ || t->phase == TXN_GRANT)
@@ -236,8 +251,8 @@ static void served_died(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e,
 {
 	uint16_t supplier = t->supplier;
 
-	ivy_waiter_del(ivy, &t->served, w);
-	if (t->phase == TXN_READ && !t->served)
+	ivy_waiter_del(ivy, t, w);
+	if (t->phase == TXN_READ && !t->served.first)
 		t->phase = TXN_IDLE;
 	if (t->phase != TXN_GRANT)
 		return;
@@ -254,11 +269,11 @@ static void served_died(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e,
 static void txn_peer_dead(struct ivy *ivy, struct ivy_txn *t, uint16_t peer)
 {
 	struct ivy_entry *e = ivy_dir_find(ivy, t->link.key);
-	struct ivy_waiter *served = ivy_waiter_of(t->served, peer);
-	struct ivy_waiter *queued = ivy_waiter_of(t->queue, peer);
+	struct ivy_waiter *served = ivy_waiter_served(ivy, t, peer);
+	struct ivy_waiter *queued = ivy_waiter_queued(ivy, t, peer);
 
 	if (queued)
-		ivy_waiter_del(ivy, &t->queue, queued);
+		ivy_waiter_del(ivy, t, queued);
 	if (t->phase != TXN_INV) /* else they are all told to drop it, and the dead has */
 		ivy_sharers_del(ivy, e, peer);
 	if (served)

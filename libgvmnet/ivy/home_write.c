@@ -8,15 +8,16 @@
 
 static void forward(struct ivy *ivy, const struct ivy_txn *t)
 {
-	uint64_t arg = t->served->node | (t->same ? GVM_COH_FWD_SAME : 0);
+	uint64_t arg = t->served.first->node | (t->same ? GVM_COH_FWD_SAME : 0);
 
 	if (t->supplier != NOBODY)
-		ivy_say(ivy, t->supplier, GVM_COH_FWD_WRITE, t->link.key, t->served->request, arg);
+		ivy_say(ivy, t->supplier, GVM_COH_FWD_WRITE, t->link.key, t->served.first->request,
+			arg);
 }
 
 static void grant(struct ivy *ivy, struct ivy_txn *t, const struct ivy_entry *e)
 {
-	const struct ivy_waiter *w = t->served;
+	const struct ivy_waiter *w = t->served.first;
 	struct gvm_hdr h = {
 		.type = GVM_COH_GRANT, .page = t->link.key, .xid = w->request, .arg = t->version
 	};
@@ -35,7 +36,7 @@ static int plan(struct ivy *ivy, const struct ivy_txn *t, const struct ivy_entry
 		struct ivy_fan **fan)
 {
 	uint32_t n = ivy_sharers_count(e), i, kept = 0;
-	uint16_t writer = t->queue->node;
+	uint16_t writer = t->queue.first->node;
 
 	*fan = NULL;
 	if (n == (uint32_t)ivy_sharers_has(e, writer))
@@ -53,7 +54,7 @@ static int plan(struct ivy *ivy, const struct ivy_txn *t, const struct ivy_entry
 
 int ivy_write_start(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 {
-	struct ivy_waiter *w = t->queue;
+	struct ivy_waiter *w = t->queue.first;
 	int same =
 	    w->has == entry_version(e) && (e->owner == w->node || ivy_sharers_has(e, w->node));
 	int status;
@@ -63,9 +64,7 @@ int ivy_write_start(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 	status = plan(ivy, t, e, &t->fan);
 	if (status != 0)
 		return status;
-	t->queue = w->next;
-	w->next = NULL;
-	t->served = w;
+	ivy_waiter_serve(t);
 	t->phase = TXN_INV;
 	t->same = (uint8_t)same;
 	t->supplier = e->owner == w->node ? NOBODY : e->owner;
@@ -104,12 +103,12 @@ static void all_told(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 	uint16_t supplier = t->supplier;
 
 	ivy_sharers_clear(ivy, e);
-	if (t->served && !(e->bits & DIR_STALE)) {
+	if (t->served.first && !(e->bits & DIR_STALE)) {
 		t->phase = TXN_GRANT;
 		t->due = ivy_backoff(ivy, 0);
 		grant(ivy, t, e);
-	} else if (t->served) { /* the owner died: perhaps it had sent the page before */
-		uint16_t writer = t->served->node;
+	} else if (t->served.first) { /* the owner died: perhaps it had sent the page before */
+		uint16_t writer = t->served.first->node;
 
 		ivy_txn_requeue(t);
 		ivy_recall_start(ivy, t, e, writer, 0);
@@ -137,13 +136,13 @@ void ivy_write_step(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 
 void ivy_write_again(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 {
-	if (t->served->has != entry_version(e) && e->owner != t->served->node)
+	if (t->served.first->has != entry_version(e) && e->owner != t->served.first->node)
 		t->same = 0;
 	if (e->bits & DIR_STALE) {
 		if (t->phase != TXN_GRANT)
 			return;
 		ivy_txn_requeue(t);
-		ivy_recall_start(ivy, t, e, t->queue->node, 0);
+		ivy_recall_start(ivy, t, e, t->queue.first->node, 0);
 		return;
 	}
 	forward(ivy, t);
@@ -153,23 +152,23 @@ void ivy_write_again(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 
 void ivy_write_finish(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 {
-	struct ivy_waiter *w = t->served;
+	struct ivy_waiter *w = t->served.first;
 
 	if (t->supplier != NOBODY)
 		ivy_say(ivy, t->supplier, GVM_COH_FREE, t->link.key, w->request, 0);
 	e->owner = w->node;
 	e->bits &= (uint8_t)~DIR_STALE;
 	entry_set_version(e, t->version);
-	ivy_waiter_del(ivy, &t->served, w);
+	ivy_waiter_del(ivy, t, w);
 	t->supplier = NOBODY;
 	t->phase = TXN_IDLE;
 }
 
 void ivy_write_abandon(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 {
-	uint16_t supplier = t->supplier, writer = t->served->node;
+	uint16_t supplier = t->supplier, writer = t->served.first->node;
 
-	ivy_waiter_del(ivy, &t->served, t->served);
+	ivy_waiter_del(ivy, t, t->served.first);
 	t->supplier = NOBODY;
 	t->phase = TXN_IDLE;
 	t->version = 0;

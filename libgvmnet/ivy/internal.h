@@ -203,6 +203,7 @@ enum page_state { PAGE_NONE, PAGE_SHARED, PAGE_OWNED, PAGE_EXCL, PAGE_EVICT, PAG
 #define HAS_DATA  2u /* the content for WRITE is here */
 #define HAS_GRANT 4u
 #define WANT_MORE 8u /* a program wants WRITE too, after READ */
+#define HURRIED   16u /* asked for again because some peer came back, since the last time-out */
 
 /* A page at a node. In the list of open pages while something has to come. */
 struct ivy_page {
@@ -256,19 +257,24 @@ void ivy_node_invalidate(struct ivy *ivy, uint64_t page, uint64_t version);
 
 enum txn_phase { TXN_IDLE, TXN_READ, TXN_INV, TXN_GRANT, TXN_RECALL };
 
-/* A request at the home, in the queue or served. */
+/* A request at the home, in the queue or served: one for a page and node. */
 struct ivy_waiter {
-	struct ivy_waiter *next;
+	struct ivy_link link; /* by page and node */
+	struct ivy_waiter *next, *prev;
 	uint64_t request, has; /* its id; the version that the node has a copy of */
 	uint16_t node;
-	uint8_t write;
+	uint8_t write, served; /* served: it is in that list */
+};
+
+struct ivy_waiters {
+	struct ivy_waiter *first, *last;
 };
 
 /* A page for which somebody is served or waits. */
 struct ivy_txn {
 	struct ivy_link link; /* by page */
 	struct ivy_txn *next, *prev;
-	struct ivy_waiter *queue, *served; /* served: readers, or the one writer */
+	struct ivy_waiters queue, served; /* served: readers, or the one writer */
 	struct ivy_fan *fan;
 	uint64_t version; /* that the writer will have */
 	uint64_t round;   /* of a RECALL */
@@ -283,9 +289,13 @@ struct ivy_txn *ivy_txn_find(const struct ivy *ivy, uint64_t page);
 struct ivy_txn *ivy_txn_get(struct ivy *ivy, uint64_t page);
 /* Serve whoever is next; the transaction, and the entry, go when there is nothing to keep them for. */
 void ivy_home_advance(struct ivy *ivy, uint64_t page);
-/* Take w out of a list and free it. */
-void ivy_waiter_del(struct ivy *ivy, struct ivy_waiter **list, struct ivy_waiter *w);
-struct ivy_waiter *ivy_waiter_of(struct ivy_waiter *list, uint16_t node);
+/* The request of a node, if there is one; where it is served, where it waits. */
+struct ivy_waiter *ivy_waiter_served(const struct ivy *ivy, const struct ivy_txn *t, uint16_t node);
+struct ivy_waiter *ivy_waiter_queued(const struct ivy *ivy, const struct ivy_txn *t, uint16_t node);
+/* The first of the queue is served, before all others that are. */
+void ivy_waiter_serve(struct ivy_txn *t);
+/* Take w out of its list and free it. */
+void ivy_waiter_del(struct ivy *ivy, struct ivy_txn *t, struct ivy_waiter *w);
 /* All that are served wait again, before the others. */
 void ivy_txn_requeue(struct ivy_txn *t);
 /* Refuse all that wait. */
@@ -340,6 +350,7 @@ struct ivy {
 	struct ivy_stats stats;
 	struct ivy_self *self_first, **self_last;
 	uint8_t *peers; /* two bits each: there, lost or dead */
+	uint32_t peers_away; /* so many of them are lost or dead */
 	uint64_t now;
 	uint64_t clock; /* of versions and rounds */
 	/* node */
@@ -348,7 +359,7 @@ struct ivy {
 	struct ivy_table relays;
 	/* home */
 	struct ivy_dir dir;
-	struct ivy_table txns;
+	struct ivy_table txns, waiters;
 	struct ivy_txn *txn_list;
 };
 

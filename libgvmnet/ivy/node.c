@@ -364,17 +364,30 @@ void ivy_node_tick(struct ivy *ivy)
 		if (p->tries < 255)
 			p->tries++;
 		p->due = ivy_backoff(ivy, p->tries);
+		p->flags &= (uint8_t)~HURRIED;
 		ask_again(ivy, p);
 	}
+}
+
+/* Any peer may be the owner that was to send it, and that may have been lost. But it is asked for
+ * once, and then in its time: after a partition thousands of peers come back together. */
+static int lacks_data(const struct ivy_page *p)
+{
+	return p->want && (p->flags & ASKED) && !(p->flags & HAS_DATA) && p->state < PAGE_EVICT;
 }
 
 void ivy_node_peer_back(struct ivy *ivy, uint16_t peer)
 {
 	struct ivy_page *p;
 
-	for (p = ivy->open; p; p = p->next)
-		if (ivy_home_of(ivy, p->link.key) == peer)
+	for (p = ivy->open; p; p = p->next) {
+		if (ivy_home_of(ivy, p->link.key) == peer) {
 			ask_again(ivy, p);
+		} else if (lacks_data(p) && !(p->flags & HURRIED)) {
+			p->flags |= HURRIED;
+			ask_again(ivy, p);
+		}
+	}
 }
 
 /* Nothing of this home can be trusted to be the newest any more: take it from the programs. */

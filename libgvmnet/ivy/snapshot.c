@@ -69,8 +69,8 @@ static void put_txn(const struct sink *s, const struct ivy_txn *t)
 		   (uint64_t)t->same << 40 | (uint64_t)t->strict << 41);
 	put(s, t->version);
 	put(s, t->phase == TXN_RECALL ? t->round : 0);
-	put_waiters(s, t->queue);
-	put_waiters(s, t->served);
+	put_waiters(s, t->queue.first);
+	put_waiters(s, t->served.first);
 	if (t->fan)
 		put_fan(s, t->fan);
 }

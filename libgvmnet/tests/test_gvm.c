@@ -138,6 +138,57 @@ static void info_checks_the_cluster_file(void **state)
 	says("none.conf: cannot be read: No such file or directory");
 }
 
+/* All but how fast this machine was, which is on standard error and last in JSON. */
+static void sim_repeats_itself(void **state)
+{
+	static char before[sizeof(said)];
+	static const char *const runs[] = {
+		"sim --nodes 32 --loss 500 --crashes 1 --partitions 1 --seed 7",
+		"sim --nodes=32 --workload zipf --jitter 3 --json",
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(runs) / sizeof(runs[0]); i++) {
+		char command[256];
+		char *host;
+		int k;
+
+		snprintf(command, sizeof(command), "%s 2>/dev/null", runs[i]);
+		for (k = 0; k < 2; k++) {
+			assert_int_equal(gvm(command), 0);
+			host = strstr(said, "\"host\"");
+			if (host)
+				*host = 0;
+			if (k == 0)
+				memcpy(before, said, sizeof(said));
+			assert_string_equal(before, said);
+		}
+		says(i ? "\"workload\": \"zipf\"" : "gvm sim uniform: 32 nodes, 2 of them homes");
+		snprintf(command, sizeof(command), "%s --seed 8 2>/dev/null", runs[i]);
+		assert_int_equal(gvm(command), 0);
+		assert_string_not_equal(before, said);
+	}
+}
+
+static void sim(void **state)
+{
+	assert_int_equal(gvm("sim --nodes 256 --workload broadcast"), 0);
+	says("The write to the page that all share: 6.00 hops, 511 messages, ");
+	says(" million events a second\n");
+	assert_int_equal(gvm("sim --workload nonsense"), 2);
+	says("--workload nonsense: it is not known");
+	assert_int_equal(gvm("sim --nodes 10241"), 2);
+	says("--nodes 10241: a whole number from 2 to 10240 is wanted");
+	assert_int_equal(gvm("sim --nodes 2.5"), 2);
+	assert_int_equal(gvm("sim --nodes nan"), 2);
+	assert_int_equal(gvm("sim --nodes"), 2);
+	says("--nodes wants a value");
+	assert_int_equal(gvm("sim --nodes 4 --homes 4 --crashes 1"), 2);
+	assert_int_equal(gvm("sim --nodes 4 --sweep"), 2);
+	assert_int_equal(gvm("sim --frobnicate 1"), 2);
+	says("\"--frobnicate\" is not known here; see gvm sim --help");
+}
+
 static void top(void **state)
 {
 	char text[512];
@@ -402,6 +453,8 @@ int main(void)
 		cmocka_unit_test(info_as_environment),
 		cmocka_unit_test(info_as_json),
 		cmocka_unit_test(info_checks_the_cluster_file),
+		cmocka_unit_test(sim),
+		cmocka_unit_test(sim_repeats_itself),
 		cmocka_unit_test(top),
 		cmocka_unit_test(top_of_a_memory_node),
 		cmocka_unit_test(top_without_luck),

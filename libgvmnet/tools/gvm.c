@@ -22,6 +22,7 @@ static const struct command {
 	{ "top", gvm_cmd_top, "Show live what pagers and memory nodes do" },
 	{ "region", gvm_cmd_region, "List, delete, make and resize the regions of memory nodes" },
 	{ "perf", gvm_cmd_perf, "Measure send, fetch, put and page faults: latency and rate" },
+	{ "sim", gvm_cmd_sim, "Run the coherence engine on a simulated cluster, and report" },
 	{ "help", cmd_help, "Say how gvm, or one of its commands, is used" },
 	{ "version", cmd_version, "Say which version this is" },
 };

@@ -21,6 +21,7 @@ int gvm_cmd_set(int argc, char **argv);
 int gvm_cmd_top(int argc, char **argv);
 int gvm_cmd_region(int argc, char **argv);
 int gvm_cmd_perf(int argc, char **argv);
+int gvm_cmd_sim(int argc, char **argv);
 
 /* Is there a "--help" or "-h" in argv, before any "--"? */
 int gvm_wants_help(int argc, char **argv);

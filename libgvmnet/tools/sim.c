@@ -12,12 +12,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include "ivy/ivy.h"
+#include "tools/sim_work.h"
 
 #define PAGE_SIZE   8u /* of the engines; counted as one of 4 KiB */
 #define RETRY_NS    20000000u
 #define CLASSES     64u
 #define SLOW_FACTOR 20u
+#define NOTICE_NS   100000u /* each side has noticed by then that a link is broken */
 #define NOBODY      GVM_WIRE_NODE_NONE
 
 enum event_kind {
@@ -29,7 +32,8 @@ enum event_kind {
 	EV_DEAD,
 	EV_CRASH,
 	EV_RESTART,
-	EV_CHAOS
+	EV_CHAOS,
+	EV_PARTITION
 };
 
 struct event {
@@ -51,6 +55,7 @@ struct link {
 	uint32_t key; /* lower id << 16 | higher; ~0: none */
 	uint32_t session;
 	uint8_t down[2];     /* as each side knows */
+	uint8_t cut[2];      /* a message to it is lost, so all that follow in this session are */
 	uint64_t back_at;    /* when the present break ends */
 	uint64_t arrives[2]; /* the last message to the lower, the higher id */
 };
@@ -65,9 +70,9 @@ struct sim_node {
 	struct ivy *ivy;
 	struct sim *sim;
 	uint64_t begun, ops;
-	uint32_t page;
+	struct sim_access want;
 	uint16_t id;
-	uint8_t waits, write, ticking, then_write;
+	uint8_t waits, ticking;
 };
 
 struct truth {
@@ -94,7 +99,11 @@ struct sim {
 	uint32_t block_count;
 	uint8_t *block_at, *block_end;
 	uint64_t now, number, rng, issued, open;
-	uint32_t crashes;
+	struct sim_work work;
+	uint32_t crashes, partitions; /* that there have been */
+	uint64_t crash_over, partition_over;
+	uint32_t middle; /* during a partition: nodes below it do not reach the others */
+	int plain; /* nothing breaks, and all messages to a node take the same time: no links */
 	int stopping;
 };
 
@@ -102,16 +111,12 @@ struct sim {
 
 static uint64_t draw(struct sim *s)
 {
-	uint64_t x = s->rng += 0x9e3779b97f4a7c15ull; /* SplitMix64 */
-
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-	return x ^ x >> 31;
+	return sim_draw(&s->rng);
 }
 
 static uint64_t below(struct sim *s, uint64_t n)
 {
-	return n ? (uint64_t)(((unsigned __int128)draw(s) * n) >> 64) : 0;
+	return sim_below(&s->rng, n);
 }
 
 static void *must(void *mem)
@@ -138,9 +143,18 @@ static void wrong(struct sim *s, const char *fmt, ...)
 	va_end(args);
 }
 
-#define BLOCK (1u << 20)
+#define BLOCK (8u << 20)
 
-/* From blocks of 1 MiB, by size in steps of 16 bytes; what is larger from malloc. */
+/* In large pages where there are any: a run jumps from engine to engine. */
+static uint8_t *block_new(void)
+{
+	uint8_t *mem = must(aligned_alloc(2u << 20, BLOCK));
+
+	madvise(mem, BLOCK, MADV_HUGEPAGE);
+	return mem;
+}
+
+/* From blocks of 8 MiB, by size in steps of 16 bytes; what is larger from malloc. */
 static void *env_alloc(void *user, size_t size)
 {
 	struct sim *s = ((struct sim_node *)user)->sim;
@@ -158,7 +172,7 @@ static void *env_alloc(void *user, size_t size)
 	}
 	if (s->block_at + class * 16 > s->block_end) {
 		s->blocks = must(realloc(s->blocks, (s->block_count + 1) * sizeof(*s->blocks)));
-		s->block_at = must(malloc(BLOCK));
+		s->block_at = block_new();
 		s->blocks[s->block_count++] = s->block_at;
 		s->block_end = s->block_at + BLOCK;
 	}
@@ -282,6 +296,13 @@ static void grow_links(struct sim *s)
 	s->link_size = size;
 }
 
+static void break_link(struct sim *s, struct link *l, uint64_t notice_ns, uint64_t down_ns);
+
+static int parted(const struct sim *s, const struct link *l)
+{
+	return (l->key >> 16) < s->middle && (l->key & 0xFFFF) >= s->middle;
+}
+
 static struct link *link_of(struct sim *s, uint16_t a, uint16_t b)
 {
 	uint32_t key = a < b ? (uint32_t)a << 16 | b : (uint32_t)b << 16 | a;
@@ -294,6 +315,10 @@ static struct link *link_of(struct sim *s, uint16_t a, uint16_t b)
 		memset(l, 0, sizeof(*l));
 		l->key = key;
 		s->link_count++;
+		if (s->partition_over > s->now && parted(s, l)) {
+			l->cut[0] = l->cut[1] = 1;
+			break_link(s, l, NOTICE_NS, s->partition_over - s->now);
+		}
 	}
 	return l;
 }
@@ -305,13 +330,45 @@ static uint64_t delay(struct sim *s, uint16_t to)
 	return to >= s->c.nodes - s->c.slow_nodes ? ns * SLOW_FACTOR : ns;
 }
 
+/* What is lost takes its connection with it: the engine is promised order without gaps. */
+static int is_lost(struct sim *s, struct link *l, int side)
+{
+	if (s->c.loss && !l->cut[side] && l->back_at <= s->now && below(s, 1000000) < s->c.loss) {
+		l->cut[side] = 1;
+		break_link(s, l, NOTICE_NS, below(s, 200000));
+	}
+	s->r->dropped += l->cut[side];
+	return l->cut[side];
+}
+
+/* When a message arrives: 1 and *at, *session; 0: never. */
+static int arrives(struct sim *s, uint16_t from, uint16_t to, uint64_t *at, uint32_t *session)
+{
+	struct link *l;
+	uint64_t *last;
+
+	*at = s->now + delay(s, to);
+	*session = 0;
+	if (s->plain)
+		return 1;
+	l = link_of(s, from, to);
+	if (is_lost(s, l, to > from))
+		return 0;
+	last = &l->arrives[to > from];
+	if (*at <= *last)
+		*at = *last + 1;
+	*last = *at;
+	*session = l->session;
+	return 1;
+}
+
 static void env_send(void *user, uint16_t to, const struct gvm_hdr *h, const void *payload)
 {
 	struct sim_node *n = user;
 	struct sim *s = n->sim;
-	struct link *l = link_of(s, n->id, to);
-	uint64_t at = s->now + delay(s, to), *last = &l->arrives[to > n->id];
 	struct event *e;
+	uint64_t at;
+	uint32_t session;
 
 	s->r->messages++;
 	s->r->bytes += GVM_WIRE_HDR_LEN;
@@ -321,11 +378,10 @@ static void env_send(void *user, uint16_t to, const struct gvm_hdr *h, const voi
 		s->r->bytes += page ? 4096 : h->length;
 		s->r->pages_sent += (uint64_t)page;
 	}
-	if (at <= *last)
-		at = *last + 1;
-	*last = at;
+	if (!arrives(s, n->id, to, &at, &session))
+		return;
 	e = event_new(s, at, EV_PACKET, n->id, to);
-	e->session = l->session;
+	e->session = session;
 	e->h = *h;
 	if (h->length > sizeof(e->small))
 		e->payload = must(malloc(h->length));
@@ -460,7 +516,7 @@ static void next_access(struct sim *s, struct sim_node *n)
 
 static void write_page(struct sim_node *n)
 {
-	copy_of(n, n->page)->content = ++n->sim->page[n->page].last;
+	copy_of(n, n->want.page)->content = ++n->sim->page[n->want.page].last;
 }
 
 static void access_page(struct sim_node *n)
@@ -470,20 +526,15 @@ static void access_page(struct sim_node *n)
 	n->ops++;
 	s->r->accesses++;
 	if (s->c.evict_percent && below(s, 100) < s->c.evict_percent)
-		ivy_evict(n->ivy, n->page);
+		ivy_evict(n->ivy, n->want.page);
 }
 
-static void note_latency(struct sim *s, uint64_t ns)
+static void note_latency(struct sim_node *n)
 {
-	unsigned bit = 0;
+	uint64_t ns = n->sim->now - n->begun;
 
-	s->r->fault_ns += ns;
-	s->r->last_fault_ns = ns;
-	if (ns > s->r->fault_ns_max)
-		s->r->fault_ns_max = ns;
-	while (bit < 63 && ns >> bit)
-		bit++;
-	s->r->histogram[bit]++;
+	n->sim->r->last_fault_ns = ns;
+	sim_latency_add(&n->sim->r->latency[n->want.write], ns);
 }
 
 static void env_fault_done(void *user, uint64_t page, enum ivy_access access, int status)
@@ -491,17 +542,17 @@ static void env_fault_done(void *user, uint64_t page, enum ivy_access access, in
 	struct sim_node *n = user;
 	struct sim *s = n->sim;
 
-	if (!n->waits || n->page != page)
+	if (!n->waits || n->want.page != page)
 		wrong(s, "a fault of node %u ended that was not there", n->id);
 	if (status == 0 && copy_of(n, page)->access < access)
 		wrong(s, "a fault of node %u ended without access", n->id);
 	if (status != 0 && (status != -EIO || !s->r->deaths))
 		wrong(s, "a fault of node %u failed: %d", n->id, status);
-	else if (status == 0 && n->write)
+	else if (status == 0 && n->want.write)
 		write_page(n);
 	s->r->failed += status != 0;
 	n->waits = status == 0 ? 2 : 3; /* the program goes on when the engine has returned */
-	note_latency(s, s->now - n->begun);
+	note_latency(n);
 }
 
 static const struct ivy_env sim_env = {
@@ -518,15 +569,6 @@ static const struct ivy_env sim_env = {
 	.store_write = env_store_write,
 	.fault_done = env_fault_done,
 };
-
-static uint32_t pick_page(struct sim *s)
-{
-	if (s->c.pattern == SIM_BROADCAST)
-		return 0;
-	if (s->c.pattern == SIM_HOT && below(s, 2) == 0)
-		return (uint32_t)below(s, s->c.pages / 64 + 1);
-	return (uint32_t)below(s, s->c.pages);
-}
 
 /* After each event of a node: a fault that has ended, and whether it must be told of time. */
 static void after(struct sim *s, struct sim_node *n)
@@ -552,20 +594,19 @@ static void do_program(struct sim *s, struct sim_node *n)
 
 	if (!n->ivy || n->waits)
 		return;
-	if (s->issued >= s->c.ops && !n->then_write)
+	if (n->want.then_write) {
+		n->want.write = 1;
+		n->want.then_write = 0;
+	} else if (s->issued >= s->c.ops ||
+		   !sim_work_next(&s->work, &s->rng, n->id, n->ops, &n->want)) {
 		return;
-	if (n->then_write) {
-		n->write = 1;
 	} else {
 		s->issued++;
-		n->page = pick_page(s);
-		n->write = s->c.pattern != SIM_MIGRATORY && below(s, 100) < s->c.write_percent;
 	}
-	n->then_write = s->c.pattern == SIM_MIGRATORY && !n->then_write;
 	n->begun = s->now;
 	n->waits = 1;
 	s->open++;
-	status = ivy_fault(n->ivy, n->page, n->write ? IVY_WRITE : IVY_READ);
+	status = ivy_fault(n->ivy, n->want.page, n->want.write ? IVY_WRITE : IVY_READ);
 	if (status == 1) {
 		s->r->faults++;
 		return;
@@ -574,7 +615,7 @@ static void do_program(struct sim *s, struct sim_node *n)
 	s->open--;
 	if (status == 0) {
 		s->r->hits++;
-		if (n->write)
+		if (n->want.write)
 			write_page(n);
 		access_page(n);
 	} else if (status != -ENOMEM) {
@@ -585,14 +626,20 @@ static void do_program(struct sim *s, struct sim_node *n)
 
 /* ---- the network, and what befalls it ------------------------------------------------------ */
 
+static int connected(struct sim *s, const struct event *e)
+{
+	const struct link *l = s->plain ? NULL : link_of(s, e->a, e->b);
+
+	return !l || (l->session == e->session && !l->down[e->b > e->a]);
+}
+
 static void do_packet(struct sim *s, uint32_t index)
 {
 	struct event e = s->events[index]; /* the array may move */
 	struct sim_node *n = &s->node[e.b];
-	struct link *l = link_of(s, e.a, e.b);
 	int status;
 
-	if (n->ivy && l->session == e.session && !l->down[e.b > e.a]) {
+	if (n->ivy && connected(s, &e)) {
 		status = ivy_receive(n->ivy, e.a, &e.h, e.payload ? e.payload : e.small);
 		if (status != 0)
 			wrong(s, "%u refuses %s of %u: %d", e.b, gvm_coh_name(e.h.type), e.a,
@@ -632,7 +679,7 @@ static void do_back(struct sim *s, uint16_t a, uint16_t b)
 	if (!s->node[a].ivy || !s->node[b].ivy || l->back_at > s->now)
 		return;
 	l->session++;
-	l->down[0] = l->down[1] = 0;
+	l->down[0] = l->down[1] = l->cut[0] = l->cut[1] = 0;
 	ivy_peer_back(s->node[a].ivy, b);
 	ivy_peer_back(s->node[b].ivy, a);
 }
@@ -648,7 +695,7 @@ static void do_chaos(struct sim *s)
 		struct link *l = &s->links[below(s, s->link_size)];
 
 		if (l->key != ~0u)
-			break_link(s, l, 100000, down);
+			break_link(s, l, NOTICE_NS, down);
 		return;
 	}
 	for (i = 0; i < s->link_size; i++) {
@@ -657,8 +704,21 @@ static void do_chaos(struct sim *s)
 
 		if (l->key != ~0u &&
 		    (what ? a == middle || b == middle : a < middle && b >= middle))
-			break_link(s, l, 100000, down);
+			break_link(s, l, NOTICE_NS, down);
 	}
+}
+
+static void do_partition(struct sim *s)
+{
+	uint64_t down = s->c.partition_ns / 2 + below(s, s->c.partition_ns / 2);
+	uint32_t i;
+
+	s->r->partitions++;
+	s->middle = (uint32_t)(1 + below(s, s->c.nodes - 1));
+	s->partition_over = s->now + down;
+	for (i = 0; i < s->link_size; i++)
+		if (s->links[i].key != ~0u && parted(s, &s->links[i]))
+			break_link(s, &s->links[i], NOTICE_NS, down);
 }
 
 static void node_start(struct sim *s, struct sim_node *n);
@@ -681,7 +741,7 @@ static void do_crash(struct sim *s, struct sim_node *n)
 	ivy_free(n->ivy);
 	n->ivy = NULL;
 	s->open -= n->waits == 1;
-	n->waits = n->then_write = 0;
+	n->waits = n->want.then_write = 0;
 	for (i = 0; i < s->c.nodes; i++) {
 		uint64_t at = s->now + below(s, 3000000);
 
@@ -691,6 +751,7 @@ static void do_crash(struct sim *s, struct sim_node *n)
 		event_new(s, at, EV_DEAD, (uint16_t)i, n->id);
 	}
 	event_new(s, last + 1, EV_RESTART, n->id, 0);
+	s->crash_over = last + 2;
 }
 
 static void do_dead(struct sim *s, uint16_t a, uint16_t dead)
@@ -714,7 +775,7 @@ static void do_restart(struct sim *s, struct sim_node *n)
 		l = link_of(s, n->id, (uint16_t)i);
 		l->session++;
 		l->back_at = 0;
-		l->down[0] = l->down[1] = 0;
+		l->down[0] = l->down[1] = l->cut[0] = l->cut[1] = 0;
 		if (s->node[i].ivy)
 			ivy_peer_back(s->node[i].ivy, n->id);
 		else /* it is dead, and this one has to hear of it before it comes back */
@@ -723,13 +784,25 @@ static void do_restart(struct sim *s, struct sim_node *n)
 	next_access(s, n);
 }
 
-static void schedule_crashes(struct sim *s)
+/* Has as much of the run passed that it is time for another one, of all that there are to be? */
+static int is_due(const struct sim *s, uint32_t had, uint32_t all)
 {
-	uint32_t i;
+	return had < all && s->issued * (all + 1ull) >= (had + 1ull) * s->c.ops;
+}
 
-	for (i = 0; i < s->c.crashes; i++) /* far apart: each is over before the next */
-		event_new(s, 10000000ull * (i + 1), EV_CRASH,
+/* Spread over the run; one of a kind is over before the next. */
+static void befall(struct sim *s)
+{
+	if (s->now > s->crash_over && is_due(s, s->crashes, s->c.crashes)) {
+		s->crashes++;
+		s->crash_over = s->now + 1;
+		event_new(s, s->now, EV_CRASH,
 			  (uint16_t)(s->c.homes + below(s, s->c.nodes - s->c.homes)), 0);
+	}
+	if (s->now > s->partition_over && is_due(s, s->partitions, s->c.partitions)) {
+		s->partitions++;
+		event_new(s, s->now, EV_PARTITION, 0, 0);
+	}
 }
 
 /* ---- a run --------------------------------------------------------------------------------- */
@@ -803,6 +876,9 @@ static void dispatch(struct sim *s, uint32_t index)
 	case EV_RESTART:
 		do_restart(s, n);
 		break;
+	case EV_PARTITION:
+		do_partition(s);
+		break;
 	default:
 		if (s->issued < s->c.ops)
 			do_chaos(s);
@@ -823,12 +899,13 @@ static void run(struct sim *s)
 		s->now = slot.time;
 		s->r->events++;
 		dispatch(s, slot.event);
+		befall(s);
 		s->free_events[s->free_count++] = slot.event;
 		if (s->issued >= s->c.ops)
 			s->stopping = 1;
 		if (s->r->accesses + s->r->failed != done) {
 			done = s->r->accesses + s->r->failed;
-			since = s->now;
+			since = s->r->time_ns = s->now;
 		} else if (s->open && s->now - since > 2000ull * RETRY_NS) {
 			wrong(s, "%llu faults do not end", (unsigned long long)s->open);
 		}
@@ -844,8 +921,7 @@ static void broadcast(struct sim *s)
 
 	if (s->r->error[0])
 		return;
-	n->write = 1;
-	n->page = 0;
+	n->want = (struct sim_access){ .page = 0, .write = 1 };
 	n->begun = s->now;
 	n->waits = 1;
 	s->open++;
@@ -860,13 +936,14 @@ static void broadcast(struct sim *s)
 static void sum_up(struct sim *s)
 {
 	struct ivy_stats stats;
+	double squares = 0;
 	uint32_t i;
 
-	s->r->time_ns = s->now;
 	s->r->node_least = ~0ull;
 	for (i = 0; i < s->c.nodes; i++) {
 		struct sim_node *n = &s->node[i];
 
+		squares += (double)n->ops * (double)n->ops;
 		if (n->ops < s->r->node_least)
 			s->r->node_least = n->ops;
 		if (n->ops > s->r->node_most)
@@ -880,6 +957,9 @@ static void sum_up(struct sim *s)
 		s->r->entries += stats.entries;
 		s->r->directory_bytes += stats.directory_bytes;
 	}
+	if (squares > 0)
+		s->r->fairness = (double)s->r->accesses * (double)s->r->accesses /
+				 (squares * (double)s->c.nodes);
 }
 
 static void end(struct sim *s)
@@ -901,6 +981,7 @@ static void end(struct sim *s)
 	free(s->heap);
 	free(s->links);
 	free(s->copies);
+	sim_work_fini(&s->work);
 	free(s);
 }
 
@@ -914,6 +995,10 @@ int sim_run(const struct sim_config *config, struct sim_result *result)
 	s->c = *config;
 	s->r = result;
 	s->rng = config->seed;
+	s->plain = !config->jitter_ns && !config->chaos_ns && !config->loss &&
+		   !config->partitions && !config->crashes;
+	if (sim_work_init(&s->work, &s->c) != 0)
+		must(NULL);
 	s->node = must(calloc(config->nodes, sizeof(*s->node)));
 	s->page = must(calloc(config->pages, sizeof(*s->page)));
 	for (i = 0; i < config->nodes; i++) {
@@ -923,7 +1008,6 @@ int sim_run(const struct sim_config *config, struct sim_result *result)
 		next_access(s, &s->node[i]);
 	}
 	grow_links(s);
-	schedule_crashes(s);
 	if (config->chaos_ns)
 		event_new(s, config->chaos_ns, EV_CHAOS, 0, 0);
 	run(s);

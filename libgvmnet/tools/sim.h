@@ -16,35 +16,54 @@ enum sim_pattern {
 	SIM_HOT,       /* half of all accesses to 1/64 of the pages */
 	SIM_MIGRATORY, /* read a page, then write it */
 	SIM_BROADCAST, /* all nodes read page 0, then the last node writes it; nothing else */
+	SIM_ZIPF,      /* the i-th page 1/i as often as the first */
+	SIM_READERS,   /* the last node writes all pages, the others read them */
+	SIM_PING_PONG, /* two nodes write pages that they have for themselves */
+	SIM_PRODUCER,  /* one of two nodes writes them, the other one reads */
 };
 
 struct sim_config {
 	uint64_t seed;
 	uint32_t nodes, homes; /* homes: nodes 0 to homes - 1 are home of the pages, in turn */
 	uint32_t pages;
-	uint64_t ops; /* accesses of all programs together */
+	uint64_t ops; /* accesses of all programs together; SIM_BROADCAST: one each */
 	enum sim_pattern pattern;
 	uint32_t write_percent, evict_percent;
 	uint64_t latency_ns, jitter_ns; /* of a message: latency and up to jitter more */
 	uint64_t think_ns;              /* between two accesses of a program, at most */
 	uint32_t slow_nodes;            /* messages to them take 20 times as long */
 	uint64_t chaos_ns;   /* about as often a connection breaks, or many; 0: never */
+	uint32_t loss; /* of a million messages, so many are lost, and their connection with them */
+	uint32_t partitions; /* so many times the cluster falls in two, for at most partition_ns */
+	uint64_t partition_ns;
 	uint32_t crashes;    /* so many times a node that is no home dies, and comes back */
 	uint32_t alloc_fail; /* one of so many allocations fails; 0: none */
 };
+
+#define SIM_STEPS   128u
+#define SIM_BUCKETS (58u * SIM_STEPS)
+
+struct sim_latency {
+	uint64_t count, sum, max;
+	uint32_t bucket[SIM_BUCKETS];
+};
+void sim_latency_add(struct sim_latency *l, uint64_t ns);
+/* So many thousandths of all take this or less. */
+uint64_t sim_latency_part(const struct sim_latency *l, unsigned thousandths);
 
 struct sim_result {
 	char error[256]; /* what was wrong; empty: nothing */
 	uint64_t events, messages, bytes, pages_sent;
 	uint64_t accesses, hits, faults, failed; /* failed: the page was lost */
-	uint64_t resets, deaths, refused, repeated, lost;
-	uint64_t time_ns; /* simulated */
-	uint64_t fault_ns, fault_ns_max; /* sum, maximum */
-	uint64_t histogram[64];          /* of faults: less than 2^i ns */
+	uint64_t resets, dropped, partitions, deaths, refused, repeated, lost;
+	uint64_t time_ns;                /* simulated, up to the end of the last access */
+	struct sim_latency latency[2];   /* of faults: to read, to write */
 	uint64_t last_fault_ns;          /* SIM_BROADCAST: of the write */
 	uint64_t last_messages, last_bytes; /* and what it took */
 	uint64_t entries, directory_bytes;
 	uint64_t node_least, node_most; /* accesses of the node with the least, the most */
+	double
+	    fairness; /* Jain's index of them: 1 if all have had the same, 1/nodes if one had all */
 	uint64_t digest;                /* of all that happened: the same seed has the same */
 };
 
