@@ -308,6 +308,9 @@ static int help(void)
 	     "  --local-bytes B    fault: how much of it may be here (default: a quarter)\n"
 	     "  --json             as JSON; --histogram: all of the distribution\n"
 	     "\n"
+	     "fault gives up when a node has been away for GVM_UNREACHABLE_MS, whatever\n"
+	     "GVM_UNREACHABLE says.\n"
+	     "\n"
 	     "Options of \"gvm info\", such as --transport, --key-file and --prefetch, are\n"
 	     "understood too. Exit code 0: measured; 1: not possible, standard error says why;\n"
 	     "2: wrong usage.");
