@@ -173,6 +173,8 @@ static enum node_exit listen_failed(int err)
 	case -EHOSTUNREACH:
 	case -ENOENT:
 		return NODE_ADDRESS;
+	case -ENODEV: /* --transport names a device that is not there */
+		return NODE_USAGE;
 	default:
 		return NODE_FAILED;
 	}

@@ -589,7 +589,9 @@ static int worker_open(struct service *service, unsigned i)
 	TAILQ_INIT(&w->waiters);
 	err = gvm_worker_open(service->config.net, &config, &w->worker);
 	if (err) {
-		gvm_log(GVM_LOG_ERROR, "cannot start a worker: %s", strerror(-err));
+		/* of a device that is not there the transport has said so, with those that are */
+		if (err != -ENODEV)
+			gvm_log(GVM_LOG_ERROR, "cannot start a worker: %s", strerror(-err));
 		return err;
 	}
 	return worker_listen(service, w);

@@ -250,9 +250,9 @@ static void explain(const struct region_node *node, int status)
 			    &full, GVM_LOG_ERROR,
 			    "region %s: %s has not enough room: %llu MiB were asked of it; %s, or "
 			    "lower its weight in the cluster file; or wait, if a program was "
-			    "killed: what it had is kept for %u s; the node's log says which",
+			    "killed: what it had is kept for a while, the node's log says how long",
 			    region->name, peer, (unsigned long long)mib,
-			    region_node_full_advice(node), (unsigned)(region->linger_ms / 1000));
+			    region_node_full_advice(node));
 		return;
 	case -ENOENT:
 		gvm_log(GVM_LOG_ERROR, "region %s: %s has no region of that name", region->name,

@@ -112,10 +112,18 @@ static const struct fi_info *choose(const struct fi_info *list, int asked)
 	return best;
 }
 
-/* Each name once; libfabric has those of one provider behind each other. */
+/* Has an entry before this one the same name? libfabric sorts by more than the name. */
+static int is_repeated(const struct fi_info *list, const struct fi_info *entry)
+{
+	for (const struct fi_info *i = list; i != entry; i = i->next)
+		if (!strcmp(i->fabric_attr->prov_name, entry->fabric_attr->prov_name))
+			return 1;
+	return 0;
+}
+
+/* Each name once. */
 static void list_names(const struct fi_info *list, char *names, size_t room)
 {
-	const char *last = "";
 	size_t at = 0;
 
 	names[0] = 0;
@@ -123,9 +131,8 @@ static void list_names(const struct fi_info *list, char *names, size_t room)
 		const char *name = i->fabric_attr->prov_name;
 		int n;
 
-		if (!strcmp(name, last))
+		if (is_repeated(list, i))
 			continue;
-		last = name;
 		n = snprintf(names + at, room - at, "%s%s", at ? ", " : "", name);
 		if (n < 0 || (size_t)n >= room - at) {
 			names[at] = 0; /* no half a name */

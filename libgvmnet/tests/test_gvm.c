@@ -374,6 +374,23 @@ static void nodes_without_luck(void **state)
 	close(fd);
 }
 
+/* Nothing is asked of anybody, and nothing is looked up, where the words are wrong. */
+static void perf_without_sense(void **state)
+{
+	static const char *const addresses[] = { "127.0.0.1", "127.0.0.1:", ":9999" };
+	char text[128];
+
+	for (size_t i = 0; i < sizeof(addresses) / sizeof(addresses[0]); i++) {
+		snprintf(text, sizeof(text), "perf fetch --connect %s", addresses[i]);
+		assert_int_equal(gvm(text), 2);
+		snprintf(text, sizeof(text), "gvm perf: --connect %s: HOST:PORT is wanted\n",
+			 addresses[i]);
+		assert_string_equal(said, text);
+	}
+	assert_int_equal(gvm("perf fetch --local --bytes 0"), 2);
+	says("--bytes must be a multiple of 4096, at least 4096,");
+}
+
 static void region_without_luck(void **state)
 {
 	assert_int_equal(gvm("region --help"), 0);
@@ -393,6 +410,8 @@ static void region_without_luck(void **state)
 	says("--bytes needs a value");
 	assert_int_equal(gvm("region create a --bytes=5000"), 2);
 	says("--bytes 5000: a multiple of 4096 is wanted");
+	assert_int_equal(gvm("region create a --bytes 0"), 2);
+	says("--bytes 0: a multiple of 4096 is wanted, at least 4096");
 	assert_int_equal(gvm("region delete a --bytes 1M"), 2);
 	says("delete takes no --bytes");
 	assert_int_equal(gvm("region list --frobnicate"), 2);
@@ -460,6 +479,7 @@ int main(void)
 		cmocka_unit_test(top_without_luck),
 		cmocka_unit_test(top_of_a_node_that_is_not_there),
 		cmocka_unit_test(nodes_without_luck),
+		cmocka_unit_test(perf_without_sense),
 		cmocka_unit_test(region_without_luck),
 		cmocka_unit_test(set_without_luck),
 		cmocka_unit_test(top_of_all_pagers),

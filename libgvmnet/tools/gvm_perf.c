@@ -110,19 +110,25 @@ void perf_tell(const struct perf *perf, int status)
 
 /* ---- the nodes ------------------------------------------------------------------------------ */
 
-/* "HOST:PORT" as a cluster of one memory node. */
+/* Wrong usage, or "HOST:PORT"? */
+static int address_ok(const char *address)
+{
+	const char *colon = strrchr(address, ':');
+
+	if (colon && colon != address && colon[1] && strlen(address) <= 400)
+		return 1;
+	fprintf(stderr, "gvm perf: --connect %s: HOST:PORT is wanted\n", address);
+	return 0;
+}
+
+/* "HOST:PORT", looked at by address_ok, as a cluster of one memory node. */
 static int one_node_map(const char *address, struct gvm_cluster **cluster, char **error)
 {
 	const char *colon = strrchr(address, ':');
 	char text[512];
-	int len;
+	int len = snprintf(text, sizeof text, "0 %.*s %s role=memory\n", (int)(colon - address),
+			   address, colon + 1);
 
-	if (!colon || colon == address || strlen(address) > 400) {
-		fprintf(stderr, "gvm perf: --connect %s: HOST:PORT is wanted\n", address);
-		return -EINVAL;
-	}
-	len = snprintf(text, sizeof text, "0 %.*s %s role=memory\n", (int)(colon - address),
-		       address, colon + 1);
 	return gvm_cluster_parse(text, (size_t)len, "--connect", cluster, error);
 }
 
@@ -302,6 +308,9 @@ static int help(void)
 	     "  --local-bytes B    fault: how much of it may be here (default: a quarter)\n"
 	     "  --json             as JSON; --histogram: all of the distribution\n"
 	     "\n"
+	     "fault gives up when a node has been away for GVM_UNREACHABLE_MS, whatever\n"
+	     "GVM_UNREACHABLE says.\n"
+	     "\n"
 	     "Options of \"gvm info\", such as --transport, --key-file and --prefetch, are\n"
 	     "understood too. Exit code 0: measured; 1: not possible, standard error says why;\n"
 	     "2: wrong usage.");
@@ -465,6 +474,8 @@ static int check(struct perf *perf, const struct asked *asked)
 	}
 	if (!!perf->local + !!perf->connect + !!perf->cluster_file != 1)
 		return complain("one of --local, --connect HOST:PORT and --cluster FILE is needed");
+	if (perf->connect && !address_ok(perf->connect))
+		return -EINVAL;
 	if (perf->local && perf->test == PERF_FAULT)
 		return complain("fault needs a memory node: --connect or --cluster");
 	if (perf->node >= 0 && (!perf->cluster_file || perf->test == PERF_FAULT))
@@ -481,7 +492,8 @@ static int check(struct perf *perf, const struct asked *asked)
 	if (perf->test == PERF_FAULT && perf->size != GVM_PAGE_SIZE)
 		return complain("fault has a size of one page, 4096 bytes");
 	if (perf->span < perf->size || perf->span < GVM_PAGE_SIZE || perf->span % GVM_PAGE_SIZE)
-		return complain("--bytes must be a multiple of 4096, and no less than --size");
+		return complain("--bytes must be a multiple of 4096, at least 4096, and no less "
+				"than --size");
 	if (!perf->local_bytes)
 		perf->local_bytes = perf->span / 4 > (1 << 20) ? perf->span / 4 : 1 << 20;
 	return 0;

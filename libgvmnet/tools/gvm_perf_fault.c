@@ -4,7 +4,11 @@
  * in a shuffled order that is the same in each round. With less than half of the range here, nearly
  * every touch is a fault; how many were is taken from the pager's own counters. The measuring
  * thread owns the range, each touching thread its struct toucher.
+ *
+ * The measuring thread itself never touches the range: a thread that waits for a page of a node
+ * that has gone does not come back, and somebody must say so and end the process.
  */
+#include "tools/gvm.h"
 #include "tools/gvm_perf.h"
 
 #include <errno.h>
@@ -13,10 +17,15 @@
 #include <gvmnet/pager.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
+
+#define INTERRUPT_NS 500000000ull /* until the threads must have seen an interruption */
 
 struct fault_run {
 	struct perf *perf;
@@ -45,15 +54,171 @@ static int pin(int cpu)
 	return -pthread_setaffinity_np(pthread_self(), sizeof set, &set);
 }
 
-/* Each page differs from zeros and from the others. */
-static void fill(struct fault_run *run)
+/* ---- threads that do not come back ----------------------------------------------------------- */
+
+/* For the signal handlers, and the pager's threads. */
+static struct {
+	uint8_t *base;
+	uint64_t bytes;
+	sem_t news;  /* posted for whatever the measuring thread waits for */
+	int ended;   /* atomic: touching threads that have */
+	int no_page; /* atomic: one has met a page that cannot be had */
+	/* atomic: since when each node is away; 0: it is not */
+	uint64_t away_since[GVM_MAX_NODES];
+	uint64_t patience_ns; /* with a node that is away */
+} watch;
+
+static void interrupt(void)
 {
+	sem_post(&watch.news);
+}
+
+/* The thread stays here: what it has read so far would be the measurement of nothing. */
+static void no_page(int signal, siginfo_t *info, void *context)
+{
+	(void)context;
+	if ((uint8_t *)info->si_addr < watch.base ||
+	    (uint8_t *)info->si_addr >= watch.base + watch.bytes) {
+		/* not ours: it is raised again on return, and ends the process as it should */
+		sigaction(signal, &(struct sigaction){ .sa_handler = SIG_DFL }, NULL);
+		return;
+	}
+	__atomic_store_n(&watch.no_page, 1, __ATOMIC_RELEASE);
+	sem_post(&watch.news);
+	for (;;)
+		pause();
+}
+
+static int watch_begin(const struct fault_run *run)
+{
+	struct sigaction action = { .sa_sigaction = no_page, .sa_flags = SA_SIGINFO };
+
+	watch.base = run->base;
+	watch.bytes = run->perf->span;
+	if (sigaction(SIGBUS, &action, NULL))
+		return -errno;
+	perf_interrupt = interrupt;
+	return 0;
+}
+
+/* A thread that waits for room, which is to be had from the node only, meets no such page. */
+static void node_state(void *arg, unsigned node, int why)
+{
+	(void)arg;
+	if (why == -EIO)
+		__atomic_store_n(&watch.no_page, 1, __ATOMIC_RELEASE);
+	if (!why)
+		__atomic_store_n(&watch.away_since[node], 0, __ATOMIC_RELAXED);
+	else if (!__atomic_load_n(&watch.away_since[node], __ATOMIC_RELAXED))
+		__atomic_store_n(&watch.away_since[node], gvm_now(), __ATOMIC_RELAXED);
+	sem_post(&watch.news);
+}
+
+/* When patience with a node that is away ends; GVM_NEVER: none is. */
+static uint64_t away_limit(void)
+{
+	uint64_t limit = GVM_NEVER;
+
+	for (unsigned i = 0; i < GVM_MAX_NODES; i++) {
+		uint64_t since = __atomic_load_n(&watch.away_since[i], __ATOMIC_RELAXED);
+
+		if (since && since + watch.patience_ns < limit)
+			limit = since + watch.patience_ns;
+	}
+	return limit;
+}
+
+static void wait_news(uint64_t until)
+{
+	struct timespec at;
+	uint64_t now = gvm_now(), ns;
+
+	if (until == GVM_NEVER) {
+		sem_wait(&watch.news);
+		return;
+	}
+	clock_gettime(CLOCK_REALTIME, &at);
+	ns = (uint64_t)at.tv_nsec + (until > now ? until - now : 0);
+	at.tv_sec += (time_t)(ns / 1000000000);
+	at.tv_nsec = (long)(ns % 1000000000);
+	sem_timedwait(&watch.news, &at);
+}
+
+/* Until count threads have ended. -EHOSTUNREACH: one never will; -EINTR: one does not in time
+ * after an interruption. */
+static int await(int count)
+{
+	uint64_t told = GVM_NEVER;
+
+	while (__atomic_load_n(&watch.ended, __ATOMIC_ACQUIRE) < count) {
+		uint64_t now = gvm_now(), away = away_limit();
+
+		if (perf_interrupted && told == GVM_NEVER)
+			told = now + INTERRUPT_NS;
+		if (now >= told)
+			return -EINTR;
+		if (now >= away || __atomic_load_n(&watch.no_page, __ATOMIC_ACQUIRE))
+			return -EHOSTUNREACH;
+		wait_news(told < away ? told : away);
+	}
+	return 0;
+}
+
+/* Each thread's page is refused by itself, and in each one's own time. */
+static void say_no_more(enum gvm_log_level level, const char *line)
+{
+	(void)level;
+	(void)line;
+}
+
+/* Neither can the threads be joined nor the range taken from under them. The nodes that are there
+ * are told, so that they keep nothing. */
+static __attribute__((noreturn)) void give_up(const struct fault_run *run, int why)
+{
+	gvm_log_set(say_no_more);
+	fprintf(stderr, "gvm perf: %s\n",
+		why == -EINTR ? "interrupted while a memory node did not answer"
+			      : "a memory node cannot be reached any more, or has lost the region");
+	gvm_pager_leave(run->pager);
+	_exit(GVM_EXIT_FAILED);
+}
+
+/* ---- touching -------------------------------------------------------------------------------- */
+
+static void ended(void)
+{
+	__atomic_fetch_add(&watch.ended, 1, __ATOMIC_RELEASE);
+	sem_post(&watch.news);
+}
+
+/* Each page differs from zeros and from the others. */
+static void *fill_main(void *arg)
+{
+	struct fault_run *run = arg;
+
 	for (uint32_t p = 0; p < run->pages && !perf_interrupted; p++) {
 		uint64_t *page = (uint64_t *)(run->base + (uint64_t)p * GVM_PAGE_SIZE);
 
 		page[0] = p + 1ull;
 		page[511] = ~(uint64_t)p;
 	}
+	ended();
+	return NULL;
+}
+
+static int fill(struct fault_run *run)
+{
+	pthread_t thread;
+	int rc = -pthread_create(&thread, NULL, fill_main, run);
+
+	if (rc)
+		return rc;
+	rc = await(1);
+	if (rc)
+		give_up(run, rc);
+	pthread_join(thread, NULL);
+	__atomic_store_n(&watch.ended, 0, __ATOMIC_RELAXED);
+	return 0;
 }
 
 static void make_order(struct fault_run *run)
@@ -107,6 +272,7 @@ static void *toucher_main(void *arg)
 			perf_record(&t->latency, now - then);
 	}
 	t->end = now;
+	ended();
 	return NULL;
 }
 
@@ -116,7 +282,7 @@ static int run_touchers(struct fault_run *run)
 	struct toucher *all = calloc(perf->depth, sizeof *all);
 	uint64_t begin = UINT64_MAX, end = 0;
 	unsigned started = 0;
-	int rc = all ? 0 : -ENOMEM;
+	int rc = all ? 0 : -ENOMEM, stuck;
 
 	for (; !rc && started < perf->depth; started++) {
 		struct toucher *t = &all[started];
@@ -131,6 +297,9 @@ static int run_touchers(struct fault_run *run)
 	}
 	if (rc)
 		perf_interrupted = 1;
+	stuck = await((int)started);
+	if (stuck)
+		give_up(run, stuck);
 	for (unsigned i = 0; i < started; i++) {
 		pthread_join(all[i].thread, NULL);
 		perf_merge(&perf->latency, &all[i].latency);
@@ -161,6 +330,12 @@ static int open_all(struct fault_run *run)
 		return rc;
 	gvm_pager_config_init(&config);
 	config.local_bytes = perf->local_bytes;
+	/* whatever GVM_UNREACHABLE says: to wait for ever measures nothing, nor do zeros */
+	config.unreachable = GVM_UNREACHABLE_SIGBUS;
+	config.node_state = node_state;
+	watch.patience_ns = config.unreachable_ms * 1000000ull;
+	if (sem_init(&watch.news, 0, 0))
+		return -errno;
 	rc = gvm_pager_open(run->net, &config, &run->pager);
 	if (rc)
 		return rc;
@@ -172,11 +347,12 @@ static int open_all(struct fault_run *run)
 	run->base = gvm_range_base(run->range);
 	run->pages = (uint32_t)(perf->span / GVM_PAGE_SIZE);
 	run->order = calloc(run->pages, sizeof *run->order);
-	return run->order ? 0 : -ENOMEM;
+	return run->order ? watch_begin(run) : -ENOMEM;
 }
 
 static void close_all(struct fault_run *run)
 {
+	perf_interrupt = NULL;
 	if (run->range)
 		gvm_pager_detach(run->range);
 	if (run->pager)
@@ -201,8 +377,9 @@ int perf_fault(struct perf *perf)
 	rc = open_all(&run);
 	if (rc == 0 && perf->cpu >= 0)
 		rc = pin(perf->cpu); /* after the pager's threads exist: they are not bound by it */
+	if (rc == 0)
+		rc = fill(&run);
 	if (rc == 0) {
-		fill(&run);
 		make_order(&run);
 		gvm_pager_stats(run.pager, &before, NULL);
 		rc = run_touchers(&run);

@@ -83,8 +83,8 @@ static int take_bytes(const char *text, uint64_t *bytes)
 	if (!gvm_parse_bytes(text, bytes) && *bytes && *bytes % GVM_PAGE_SIZE == 0 &&
 	    *bytes <= INT64_MAX)
 		return 0;
-	return region_complain("--bytes %s: a multiple of %u is wanted, such as 64M", text,
-			       GVM_PAGE_SIZE);
+	return region_complain("--bytes %s: a multiple of %u is wanted, at least %u, such as 64M",
+			       text, GVM_PAGE_SIZE, GVM_PAGE_SIZE);
 }
 
 /* The words behind the verb. 0, or -1 after a complaint. */

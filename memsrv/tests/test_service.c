@@ -131,6 +131,35 @@ static void refuses_with_one_line_and_a_status(void **state)
 	unlink(two_conf);
 }
 
+#ifdef HAVE_OFI
+/* In one line, that names each that there is once. */
+static void a_fabric_that_is_not_there(void **state)
+{
+	const char *const args[] = { "--transport", "ofi:nosuch", "--listen", "127.0.0.1:0", NULL };
+	char *list, *name, *rest, seen[8192] = ",";
+	struct node n;
+
+	(void)state;
+	spawn(&n, args);
+	assert_int_equal(end_of(&n), 2);
+	list = strstr(n.said, "transport ofi:nosuch: libfabric has no such provider");
+	assert_non_null(list);
+	assert_ptr_equal(strchr(n.said, '\n'), n.said + n.len - 1);
+	list = strstr(list, "; there ");
+	assert_non_null(list);
+	list = strchr(list, ':');
+	assert_non_null(list);
+	for (name = strtok_r(list + 1, ", \n", &rest); name; name = strtok_r(NULL, ", \n", &rest)) {
+		char entry[128];
+
+		snprintf(entry, sizeof(entry), ",%s,", name);
+		if (strstr(seen, entry))
+			fail_msg("%s is named again", name);
+		strcat(seen, entry + 1);
+	}
+}
+#endif
+
 static void a_taken_port_and_a_taken_image(void **state)
 {
 	struct node n;
@@ -250,6 +279,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test(says_that_it_is_ready_and_ends_in_order),
 		cmocka_unit_test(who_is_silent_gives_way_to_who_asks),
 		cmocka_unit_test(refuses_with_one_line_and_a_status),
+#ifdef HAVE_OFI
+		cmocka_unit_test(a_fabric_that_is_not_there),
+#endif
 		cmocka_unit_test(a_taken_port_and_a_taken_image),
 		cmocka_unit_test(clients_keep_and_exclude),
 		cmocka_unit_test(the_image_survives_kill),
