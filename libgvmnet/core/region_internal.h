@@ -18,6 +18,8 @@
  *
  *   READY --its connection rests--> RESTING --an operation, a wide one, 20 minutes--> AWAY, untold
  *
+ *   READY --has deleted it, as we asked--> GONE --others have not--> LOST, untold
+ *
  * Who completes: an operation's done() is called from finish(), and finish() only from the entry
  * points of the worker (completions, timers) and from close. Whatever is found out while posting
  * goes through region_finish_soon(). Each of these entry points holds a reference to the region,
@@ -71,9 +73,19 @@ struct region_queue {
 	uint32_t count;
 };
 
-/* RESTING: its connection was closed because others were needed; the node keeps the region for us
+/*
+ * RESTING: its connection was closed because others were needed; the node keeps the region for us.
+ * GONE: we had it deleted there. Nothing opens it again, and that it is not there is no loss.
  */
-enum node_state { NODE_NEW, NODE_LISTING, NODE_READY, NODE_AWAY, NODE_LOST, NODE_RESTING };
+enum node_state {
+	NODE_NEW,
+	NODE_LISTING,
+	NODE_READY,
+	NODE_AWAY,
+	NODE_LOST,
+	NODE_RESTING,
+	NODE_GONE
+};
 
 /* How far a node is with the operation that all nodes must answer. */
 enum wide_state { WIDE_NONE, WIDE_WAIT, WIDE_SENT, WIDE_DONE, WIDE_REFUSED };
@@ -247,6 +259,8 @@ void region_node_away(struct region_node *node, int why);
 void region_node_need(struct region_node *node);
 /* Have node->retry fire after ns. */
 void region_node_retry_in(struct region_node *node, uint64_t ns);
+/* The node has deleted the region for us: what waits there is cancelled. */
+void region_node_gone(struct region_node *node);
 /* Use node->call for a message. */
 int region_node_call(struct region_node *node, const struct gvm_msg *msg, uint64_t deadline,
 		     void (*done)(struct gvm_op *op, int status));
@@ -296,7 +310,7 @@ void region_finish(struct gvm_region_op *op, int status);
 void region_finish_soon(struct gvm_region_op *op, int status);
 /* Post what waits for the node, as far as there is room. */
 void region_node_drain(struct region_node *node);
-/* What waits at the node goes its next step, whatever that is: after READY or LOST. */
+/* What waits at the node goes its next step, whatever that is: after READY, LOST or GONE. */
 void region_node_wake(struct region_node *node);
 void region_node_expiry(struct gvm_timer *timer);
 void region_soon(struct gvm_timer *timer);

@@ -252,9 +252,15 @@ static void key_refused(struct gvm_region_op *op, struct region_node *node, int 
 	step(op);
 }
 
+/* Nothing is to be had from the node any more because we have said so; that is no loss. */
+static bool ended(const struct gvm_region_op *op, const struct region_node *node)
+{
+	return op->region->state != REGION_OPEN || node->state == NODE_GONE;
+}
+
 static void op_failed(struct gvm_region_op *op, struct region_node *node, int status)
 {
-	if (op->region->state != REGION_OPEN)
+	if (ended(op, node))
 		region_finish(op, -ECANCELED);
 	else if (region_status_final(status))
 		region_finish(op, status);
@@ -352,7 +358,7 @@ static int take_listed(struct region_node *node, uint64_t index, const struct gv
 
 static void ask_failed(struct gvm_region_op *op, struct region_node *node, int status)
 {
-	if (op->region->state != REGION_OPEN) {
+	if (ended(op, node)) {
 		region_finish(op, -ECANCELED);
 	} else if (region_status_final(status)) {
 		if (status == -ENOSPC && !node->told_full) {
@@ -558,8 +564,8 @@ static int advance_discard(struct gvm_region_op *op)
 		node = op_node(op);
 		if (spoken_for(op))
 			continue;
-		if (node->state == NODE_LOST) {
-			op->failure = -EIO;
+		if (node->state == NODE_LOST || node->state == NODE_GONE) {
+			op->failure = node->state == NODE_LOST ? -EIO : -ECANCELED;
 			continue;
 		}
 		msg.length = gather(op, body);
@@ -586,6 +592,10 @@ static int advance_discard(struct gvm_region_op *op)
 static int advance_without_key(struct gvm_region_op *op, struct region_node *node,
 			       struct region_slab *slab)
 {
+	if (node->state == NODE_GONE) {
+		region_finish_soon(op, -ECANCELED);
+		return 0;
+	}
 	if (node->state == NODE_LOST || (slab->flags & SLAB_LOST)) {
 		region_finish_soon(op, -EIO);
 		return 0;
@@ -656,7 +666,7 @@ void region_node_wake(struct region_node *node)
 	struct region_queue lists[] = { node->fetches, node->puts, node->parked };
 	struct gvm_region_op *op;
 
-	if (node->state != NODE_LOST) {
+	if (node->state != NODE_LOST && node->state != NODE_GONE) {
 		region_node_drain(node);
 		return;
 	}

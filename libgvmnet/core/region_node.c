@@ -202,6 +202,15 @@ static void node_lost(struct region_node *node)
 	region_wide_node_changed(node);
 }
 
+void region_node_gone(struct region_node *node)
+{
+	node->state = NODE_GONE;
+	node->away_since = 0;
+	gvm_timer_clear(node->region->worker, &node->retry);
+	forget_keys(node);
+	region_node_wake(node);
+}
+
 void region_node_ready(struct region_node *node)
 {
 	struct gvm_region *region = node->region;

@@ -33,6 +33,8 @@ static void resolve(struct region_node *node, int status)
 
 	node->wide = status ? WIDE_REFUSED : WIDE_DONE;
 	wide->pending--;
+	if (!status && wide->kind == WIDE_DELETE && node->state != NODE_LOST)
+		region_node_gone(node);
 	if (!status)
 		return;
 	gvm_log(GVM_LOG_ERROR, "region %s: %s%s: %s: %s", region->name,
@@ -59,6 +61,15 @@ static void commit_resize(struct gvm_region *region)
 	for (unsigned i = 0; i < region->node_count; i++) {
 		region->nodes[i]->share = wide->shares[i];
 		region->nodes[i]->created = false;
+	}
+}
+
+/* What was deleted is as good as lost to who goes on with the rest, but nobody need be told. */
+static void deleted_in_part(struct gvm_region *region)
+{
+	for (unsigned i = 0; i < region->node_count; i++) {
+		if (region->nodes[i]->state == NODE_GONE)
+			region->nodes[i]->state = NODE_LOST;
 	}
 }
 
@@ -122,6 +133,8 @@ static void settle(struct gvm_region *region)
 			region_node_relist(region->nodes[i]);
 	} else if (wide->status == 0) {
 		region->state = REGION_DELETED;
+	} else {
+		deleted_in_part(region);
 	}
 	region_finish(op, wide->status);
 }

@@ -226,6 +226,15 @@ static void call_cancel(struct call *call)
 	view->region = NULL;
 }
 
+/* Before the first view deletes it: to the others it would be gone without their doing. */
+static void call_cancel_others(struct call *call)
+{
+	if (call->shard->number)
+		call_cancel(call);
+	else
+		call_done(call, 0);
+}
+
 static void removed(struct gvm_region_op *op, int status)
 {
 	call_done((struct call *)((char *)op - offsetof(struct call, op)), status);
@@ -633,15 +642,18 @@ void range_delist(struct gvm_range *range)
 static void let_region_go(struct gvm_range *range, bool save)
 {
 	struct gvm_pager *pager = range->pager;
-	struct call call = { .range = range };
+	struct call call = { .range = range }, last = { .range = range };
 
 	/* what is under way need not be waited for if nothing is kept: its node may be away, and
 	 * then an ephemeral region goes by itself */
 	if (!save && !(range->flags & GVM_ATTACH_SAVE) &&
-	    __atomic_load_n(&pager->nodes_away, __ATOMIC_RELAXED) == 0)
+	    __atomic_load_n(&pager->nodes_away, __ATOMIC_RELAXED) == 0) {
+		pager_call_all(pager, call_cancel_others, range, 0, 0);
 		pager_call(&pager->shard[0], call_remove, &call);
-	if (!save)
+		pager_call(&pager->shard[0], call_cancel, &last);
+	} else if (!save) {
 		pager_call_all(pager, call_cancel, range, 0, 0);
+	}
 	pager_call_all(pager, call_drain, range, 1, 0);
 }
 

@@ -477,6 +477,7 @@ static int fake_leave(struct gvm_region *r, struct gvm_region_op *op)
 static int fake_remove(struct gvm_region *r, struct gvm_region_op *op)
 {
 	pthread_mutex_lock(&fake.lock);
+	FAKE_RULE(r->data->views == 1, "%u views have it open", r->data->views);
 	r->data->exists = false;
 	pthread_mutex_unlock(&fake.lock);
 	op->failure = 0;

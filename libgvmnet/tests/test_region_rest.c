@@ -125,6 +125,53 @@ static void test_wide_ones(void **state)
 		assert_null(fake_find(&node[i], gvm_region_id_of("vm1")));
 }
 
+/*
+ * Deleted while operations are under way: a node that has deleted it is not opened again for them,
+ * though it rests meanwhile, and nobody is told of a loss. They are cancelled.
+ */
+static void test_deleted_under_operations(void **state)
+{
+	static uint8_t buf[NODES][PAGE];
+	static struct result fetch[NODES];
+	struct result gone, wipe, late;
+	unsigned opens;
+
+	(void)state;
+	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), 0);
+	for (uint64_t s = 0; s < M_SLABS; s++)
+		put_version(s * SLAB_PAGES, s + 1);
+	/* one does not come to an end meanwhile */
+	fake_stop(&node[NODES - 1]);
+	prepare(&gone, GVM_NEVER);
+	assert_int_equal(gvm_region_delete(region, &gone.op), 0);
+	prepare(&wipe, GVM_NEVER);
+	assert_int_equal(gvm_region_discard(region, 0, M_SLABS * SLAB_PAGES, &wipe.op), 0);
+	for (unsigned i = 0; i < NODES; i++) {
+		prepare(&fetch[i], GVM_NEVER);
+		assert_int_equal(gvm_region_fetch(region, slab_on("vm1", i + 1) * SLAB_PAGES, 1,
+						  buf[i], &fetch[i].op),
+				 0);
+	}
+	for (unsigned i = 0; i + 1 < NODES; i++) {
+		UNTIL(!fake_find(&node[i], gvm_region_id_of("vm1")));
+		UNTIL(fetch[i].done);
+		assert_true(fetch[i].status == 0 || fetch[i].status == -ECANCELED);
+	}
+	run_for(20 * MS);
+	opens = node[0].opens;
+	prepare(&late, GVM_NEVER);
+	assert_int_equal(await(&late, gvm_region_fetch(region, slab_on("vm1", 1) * SLAB_PAGES, 1,
+						       buf[0], &late.op)),
+			 -ECANCELED);
+	assert_int_equal(node[0].opens, opens);
+	assert_int_equal(gone.done, 0);
+	fake_start(&node[NODES - 1]);
+	UNTIL(gone.done && wipe.done && fetch[NODES - 1].done);
+	assert_int_equal(gone.status, 0);
+	for (unsigned i = 0; i < told_count; i++) /* the one that was stopped, and no loss */
+		assert_true(told[i].node == NODES && told[i].why != -EIO);
+}
+
 /* A node dies while it rests: it is missed when it is needed, and back when it is back. */
 static void test_a_node_that_dies_while_it_rests(void **state)
 {
@@ -227,9 +274,13 @@ int main(void)
 {
 #define L(name) cmocka_unit_test_setup_teardown(name, setup_limit, teardown)
 	const struct CMUnitTest tests[] = {
-		L(test_the_contents),    L(test_one_after_the_other),
-		L(test_wide_ones),       L(test_a_node_that_dies_while_it_rests),
-		L(test_the_end_is_told), L(test_a_sign_of_life),
+		L(test_the_contents),
+		L(test_one_after_the_other),
+		L(test_wide_ones),
+		L(test_a_node_that_dies_while_it_rests),
+		L(test_the_end_is_told),
+		L(test_a_sign_of_life),
+		L(test_deleted_under_operations),
 	};
 
 	if (!getenv("GVM_LOG"))

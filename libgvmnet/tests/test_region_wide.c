@@ -118,6 +118,36 @@ static void test_delete(void **state)
 	assert_int_equal(gvm_region_fetch(region, 0, 1, buf, &r.op), -EINVAL);
 }
 
+/* Deleted here and refused there: what is gone is never taken for zeros, and the rest is there. */
+static void test_delete_in_part(void **state)
+{
+	uint64_t gone = slab_on("vm1", 1) * SLAB_PAGES, here = slab_on("vm1", 2) * SLAB_PAGES;
+	struct fake_region *kept;
+	uint64_t holder;
+	uint8_t buf[PAGE];
+	struct result r;
+
+	(void)state;
+	assert_int_equal(open_region("vm1", 40, GVM_REGION_CREATE), 0);
+	put_version(gone, 5);
+	put_version(here, 6);
+	kept = fake_find(&node[1], gvm_region_id_of("vm1"));
+	holder = kept->holder;
+	kept->holder = holder + 1;
+	prepare(&r, 5000 * MS);
+	assert_int_equal(wide(&r, gvm_region_delete(region, &r.op)), -EBUSY);
+	kept->holder = holder;
+	expect_version(here, 6);
+	prepare(&r, GVM_NEVER);
+	assert_int_equal(await(&r, gvm_region_fetch(region, gone, 1, buf, &r.op)), -EIO);
+	prepare(&r, GVM_NEVER);
+	assert_int_equal(await(&r, gvm_region_fetch(region, gone + SLAB_PAGES - 1, 1, buf, &r.op)),
+			 -EIO);
+	assert_int_equal(told_count, 0);
+	prepare(&r, 5000 * MS);
+	assert_int_equal(wide(&r, gvm_region_delete(region, &r.op)), 0);
+}
+
 static uint64_t pages_at(unsigned i, const char *name)
 {
 	const struct fake_region *r = fake_find(&node[i], gvm_region_id_of(name));
@@ -261,6 +291,7 @@ int main(void)
 		T(test_clone),
 		T(test_resize),
 		T(test_delete),
+		T(test_delete_in_part),
 		T(test_clone_answer_lost),
 		T(test_clone_name_is_taken),
 		T(test_resize_is_undone),

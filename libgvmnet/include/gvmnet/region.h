@@ -118,7 +118,9 @@ int gvm_region_clone(struct gvm_region *region, const char *name, uint32_t flags
 /* Change its size. Growing gives zeros; shrinking discards. No operations may be under way
  * (-EBUSY). */
 int gvm_region_resize(struct gvm_region *region, uint64_t bytes, struct gvm_region_op *op);
-/* Delete it on every node. Afterwards only gvm_region_close. */
+/* Delete it on every node. Afterwards only gvm_region_close. What is under way meanwhile is
+ * cancelled
+ * (-ECANCELED). Other views of this process must be closed first: to them it would be lost. */
 int gvm_region_delete(struct gvm_region *region, struct gvm_region_op *op);
 /*
  * The process is about to end: from now on the region is let go of with its last connection,
