@@ -195,7 +195,8 @@ void peer_rested(struct gvm_peer *peer)
 	peer->why = 0;
 	peer->failures = 0;
 	peer_become(peer, GVM_PEER_IDLE);
-	peer_defer(peer, GVM_PEND_CLOSED);
+	/* A post is refused until the end is told, and may come after that. */
+	peer_defer(peer, GVM_PEND_CLOSED | GVM_PEND_WRITABLE);
 	peer->wanted |= peer->starved;
 	if (peer->waiting.first || peer->wanted)
 		peer_seek_place(peer);

@@ -385,11 +385,13 @@ static void wait_for_connection(struct gvm_peer *peer, struct gvm_op *op)
 		peer_begin_connect(peer);
 }
 
-/* It is to come to its end: what is posted now would be kept for another connection, for which its
- * key is not good. */
+/* Its connection comes to its end, or has and the layers above are not told yet: what is posted now
+ * would be kept for another connection, for which its key is not good. */
 static int gives_way(const struct gvm_peer *peer)
 {
-	return peer->rest && peer->state == GVM_PEER_READY;
+	if (peer->state == GVM_PEER_READY)
+		return peer->rest;
+	return (peer->pending & GVM_PEND_CLOSED) && !peer->why;
 }
 
 static int starts_now(const struct gvm_peer *peer)
@@ -468,6 +470,8 @@ static HOT int fill_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t 
 		return err;
 	if (!buf || len == 0 || len > GVM_XFER_MAX)
 		return -EINVAL;
+	if (gives_way(peer))
+		return peer_starve(peer);
 	if (local) {
 		err = gvm_mem_use(local, buf, len);
 		if (err)
@@ -479,7 +483,7 @@ static HOT int fill_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t 
 	op->buf = buf;
 	op->len = len;
 	op->mem = local;
-	return gives_way(peer) ? peer_starve(peer) : 0;
+	return 0;
 }
 
 int gvm_fetch(struct gvm_peer *peer, uint64_t key, uint64_t offset, void *buf, uint32_t len,

@@ -251,6 +251,39 @@ static void a_post_meanwhile_comes_later(void **state)
 	close_rig(&rig);
 }
 
+static void count_gone(void *arg)
+{
+	++*(int *)arg;
+}
+
+/* It has ended and nobody has been told: a key that is posted now would reach the next connection.
+ * What is refused holds no memory. */
+static void a_post_before_the_end_is_told_comes_later(void **state)
+{
+	struct job other = new_job(), job = new_job();
+	struct gvm_msg msg = { .type = 64 };
+	struct gvm_mem *mem;
+	struct rig rig;
+	char buf[64];
+	int gone = 0;
+
+	ask_to_rest(&rig, &other);
+	assert_int_equal(gvm_mem_register(rig.client.net, buf, sizeof(buf), 0, 0, &mem), 0);
+	assert_int_equal(gvm_fetch(peers[0], 1, 0, buf, 64, mem, &job.op), -EAGAIN);
+	peer_rested(peers[0]);
+	assert_int_equal(rig.client.rested, 0);
+	assert_int_equal(gvm_fetch(peers[0], 1, 0, buf, 64, mem, &job.op), -EAGAIN);
+	assert_int_equal(gvm_put(peers[0], 1, 0, buf, 64, NULL, &job.op), -EAGAIN);
+	assert_int_equal(gvm_call(peers[0], &msg, &job.op), -EAGAIN);
+	assert_null(peers[0]->waiting.first);
+	gvm_mem_unregister(mem, count_gone, &gone);
+	assert_int_equal(gone, 1);
+	BOUNDED(&rig, rig.client.rested && rig.client.writable);
+	BOUNDED(&rig, other.done);
+	ask(&rig, 0);
+	close_rig(&rig);
+}
+
 static void an_end_before_the_answer_is_a_loss(void **state)
 {
 	struct job job = new_job();
@@ -359,6 +392,7 @@ int main(void)
 		BOTH(all_have_their_turn),
 		BOTH(who_cannot_end_goes_on),
 		BOTH(a_post_meanwhile_comes_later),
+		BOTH(a_post_before_the_end_is_told_comes_later),
 		BOTH(an_end_before_the_answer_is_a_loss),
 		BOTH(no_answer_is_not_waited_for),
 		BOTH(a_disconnect_is_no_rest),
