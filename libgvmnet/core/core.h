@@ -106,6 +106,8 @@ struct gvm_net {
 	struct gvm_mem_table mem;
 	atomic_int workers;
 	atomic_ullong worker_numbers; /* the last one given */
+	pthread_mutex_t views_lock;
+	struct region_views *views; /* region_views.c */
 };
 
 /* Fill buf with unpredictable bytes; ends the process if the system cannot give any. */

@@ -352,7 +352,8 @@ static void draw_incarnation(struct gvm_net *net)
 	while (net->incarnation == 0);
 }
 
-/* The table of offered memory may have been in any state when the process forked: a new one. */
+/* The table of offered memory, and what views of regions share, may have been in any state when the
+ * process forked: new ones. */
 int gvm_net_renew(struct gvm_net *net)
 {
 	int err = gvm_mem_table_init(&net->mem);
@@ -361,6 +362,8 @@ int gvm_net_renew(struct gvm_net *net)
 		return err;
 	draw_incarnation(net);
 	atomic_store(&net->workers, 0);
+	pthread_mutex_init(&net->views_lock, NULL);
+	net->views = NULL;
 	return 0;
 }
 
@@ -377,6 +380,7 @@ int gvm_net_open(const struct gvm_net_config *config, struct gvm_net **out)
 	memset(net, 0, sizeof(*net));
 	net->node = (uint16_t)config->node;
 	net->insecure = config->insecure;
+	pthread_mutex_init(&net->views_lock, NULL);
 	adopt_cluster(net, config->cluster);
 	draw_incarnation(net);
 	err = choose_providers(net, config->transport);
@@ -394,6 +398,7 @@ free_key:
 	OPENSSL_cleanse(net->key, net->key_len);
 	free(net->key);
 free_net:
+	pthread_mutex_destroy(&net->views_lock);
 	free(net);
 	return err;
 }
@@ -406,6 +411,7 @@ void gvm_net_close(struct gvm_net *net)
 		gvm_log(GVM_LOG_ERROR, "gvm_net_close: %d workers are still open",
 			atomic_load(&net->workers));
 	gvm_mem_table_fini(&net->mem);
+	pthread_mutex_destroy(&net->views_lock);
 	if (net->key)
 		OPENSSL_cleanse(net->key, net->key_len);
 	free(net->key);

@@ -188,7 +188,7 @@ int region_layout_make(struct gvm_region *region, uint64_t pages, struct region_
 		goto fail;
 	rc = -ENOMEM;
 	count = calloc(region->node_count + 1, sizeof *count);
-	if (!count)
+	if (!count || region_views_reserve(region, made.count))
 		goto fail;
 	for (uint64_t i = 0; i < made.count * REGION_COPIES; i++)
 		count[made.place[i]]++;
@@ -200,6 +200,7 @@ fail:
 	region_drop_nodes(region, old_nodes);
 	region_layout_free(&made);
 	free(index);
+	free(count);
 	return rc;
 }
 
@@ -554,8 +555,14 @@ int gvm_region_open(struct gvm_worker *worker, const struct gvm_region_config *c
 	init(region, worker, config);
 	region->opened = opened;
 	region->open_deadline = region_deadline(region, deadline_ns);
+	rc = region_views_join(region);
+	if (rc) {
+		free(region);
+		return rc;
+	}
 	rc = find_home(region);
 	if (rc) {
+		region_views_leave(region);
 		region_drop_nodes(region, 0);
 		free(region->nodes);
 		free(region);
@@ -574,6 +581,7 @@ static void destroy(struct gvm_region *region)
 	region_drop_nodes(region, 0);
 	free(region->nodes);
 	region_layout_free(&region->layout);
+	region_views_leave(region);
 	free(region);
 }
 

@@ -42,11 +42,11 @@
 #define REGION_REST_NS (20ull * 60 * 1000000000)
 /* Programs that start at once do not connect to each node at once: beside the first ones, nodes are
  * opened at random within a millisecond for each of the region's. */
-#define REGION_AT_ONCE        4u
-#define REGION_SPREAD_NS      1000000ull
-#define REGION_SPREAD_MAX_NS  2000000000ull
-#define REGION_ROOM_NS        1000000ull /* try again when nothing of ours will say that there is room */
-#define REGION_KEY_TRIES      8u /* times a node may refuse the key that it has just given */
+#define REGION_AT_ONCE       4u
+#define REGION_SPREAD_NS     1000000ull
+#define REGION_SPREAD_MAX_NS 2000000000ull
+#define REGION_ROOM_NS       1000000ull /* try again when nothing of ours will say that there is room */
+#define REGION_KEY_TRIES     8u         /* times a node may refuse the key that it has just given */
 /* Most slabs of a region: 64 TiB in slabs of 16 MiB. A size that a node names could else have this
  * side allocate and compute without end. */
 #define REGION_SLABS_MAX      (1ull << 22)
@@ -63,7 +63,9 @@ enum slab_flag {
 };
 
 struct region_slab {
-	uint64_t key;     /* 0: none that is known to be good */
+	uint64_t key; /* 0: none that is known to be good */
+	uint64_t stored_at,
+	    asked_at;     /* of STORED and of ASKING: the views' time of which that is */
 	uint32_t waiting; /* operations parked until ASKING ends */
 	uint8_t flags;
 };
@@ -103,10 +105,10 @@ struct region_node {
 	struct region_queue fetches, puts; /* wait for the node, or for room; fetches go first */
 	struct region_queue parked;        /* wait for the key of their slab */
 	uint64_t generation, share, slabs_used, pages; /* generation, used, pages: as it answered */
-	uint64_t list_from;
-	uint32_t posted;     /* operations that the transport has */
-	int why;             /* it is away */
-	uint64_t away_since; /* its last sign of life; 0: it is there, or was never */
+	uint64_t list_from, listed_at; /* of the list under way; listed_at is the views' time */
+	uint32_t posted;               /* operations that the transport has */
+	int why;                       /* it is away */
+	uint64_t away_since;           /* its last sign of life; 0: it is there, or was never */
 	uint16_t id;
 	uint8_t state, tries, wide;
 	bool calling; /* call is under way */
@@ -118,7 +120,7 @@ struct region_node {
 	bool bye_due;     /* REGION_CLOSE did not find room; counted in region->byes */
 	bool told_full;
 	enum gvm_full full; /* what its last answer that there is no room said */
-	int failed; /* a post of a control message was refused: retry tells */
+	int failed;         /* a post of a control message was refused: retry tells */
 };
 
 enum region_state {
@@ -158,6 +160,7 @@ struct region_wide {
 
 struct gvm_region {
 	struct region_layout layout;
+	struct region_views *views; /* with the other views of this process */
 	struct region_node **nodes;
 	uint64_t pages;
 	unsigned slab_shift; /* log2 of the pages of a slab */
@@ -266,12 +269,15 @@ int region_node_call(struct region_node *node, const struct gvm_msg *msg, uint64
 		     void (*done)(struct gvm_op *op, int status));
 /* What each completion of node->call does first (it also takes a reference to the region). */
 struct region_node *region_node_called(struct gvm_op *op);
-/* Take what an answer says of what is full; for each answer, so that an older one is not told of. */
+/* Take what an answer says of what is full; for each answer, so that an older one is not told of.
+ */
 void region_node_note_full(struct region_node *node, int status, const struct gvm_msg *reply);
 /* What to do about a node that has just said that it has no room. */
 const char *region_node_full_advice(const struct region_node *node);
-/* Fill in slab from an entry. 0, or -EPROTO if it makes no sense for it. */
-int region_node_take_entry(struct region_node *node, const struct gvm_slab_entry *entry);
+/* Fill in slab from an entry that was asked for at a time of the views. 0, or -EPROTO if it makes
+ * no sense for it. */
+int region_node_take_entry(struct region_node *node, const struct gvm_slab_entry *entry,
+			   uint64_t asked_at);
 /* The node does not have this slab (any more): nothing, or a loss. Returns 1 for a loss. */
 int region_node_slab_missing(struct region_node *node, uint64_t slab);
 /* REGION_OPEN for this node; body has room for GVM_REGION_OPEN_LEN. */
@@ -323,5 +329,19 @@ void region_cancel_waiting(struct gvm_region *region);
 void region_wide_node_changed(struct region_node *node);
 /* The region is closed under it. */
 void region_wide_cancel(struct gvm_region *region);
+
+/* ---- region_views.c: whole discards, told to all views of the region in this process
+ * ------------- */
+
+/* 0 or -ENOMEM; leave() takes it back. */
+int region_views_join(struct gvm_region *region);
+void region_views_leave(struct gvm_region *region);
+/* Before slabs up to this many are named. 0 or -ENOMEM. */
+int region_views_reserve(struct gvm_region *region, uint64_t slabs);
+uint64_t region_views_time(const struct gvm_region *region);
+/* Before the node hears of it: from now on the slab may be missing. */
+void region_views_discarding(struct gvm_region *region, uint64_t slab);
+/* Whether it was, by any view, after this time. */
+bool region_views_discarded(const struct gvm_region *region, uint64_t slab, uint64_t since);
 
 #endif

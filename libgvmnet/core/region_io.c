@@ -282,8 +282,10 @@ static void op_done(struct gvm_op *base, int status)
 	region_get(region);
 	node->posted--;
 	if (likely(status == 0)) {
-		if (op->kind == OP_PUT)
+		if (unlikely(slab->flags & SLAB_DOUBT) && op->kind == OP_PUT) {
 			slab->flags &= (uint8_t)~SLAB_DOUBT;
+			slab->stored_at = region_views_time(region);
+		}
 		if (unlikely(node->fetches.first || node->puts.first || node->bye_due))
 			region_node_drain(node);
 		region_finish(op, 0);
@@ -337,7 +339,7 @@ static int take_grant(struct region_node *node, uint64_t index, const struct gvm
 	    gvm_slab_entry_decode(reply->body, reply->length, &entry) || entry.slab != index)
 		return -EPROTO;
 	node->told_full = false;
-	return region_node_take_entry(node, &entry);
+	return region_node_take_entry(node, &entry, node->region->layout.slabs[index].asked_at);
 }
 
 static int take_listed(struct region_node *node, uint64_t index, const struct gvm_msg *reply)
@@ -350,7 +352,8 @@ static int take_listed(struct region_node *node, uint64_t index, const struct gv
 		if (gvm_slab_entry_decode(reply->body, GVM_SLAB_ENTRY_LEN, &entry))
 			return -EPROTO;
 		if ((entry.slab & ~GVM_SLAB_READONLY) == index)
-			return region_node_take_entry(node, &entry);
+			return region_node_take_entry(node, &entry,
+						      node->region->layout.slabs[index].asked_at);
 	}
 	region_node_slab_missing(node, index);
 	return 0;
@@ -421,6 +424,7 @@ static int ask_key(struct gvm_region_op *op, struct region_node *node, struct re
 			       .arg = 1 };
 	int rc;
 
+	slab->asked_at = region_views_time(op->region);
 	op->op.done = grant ? granted : listed;
 	rc = gvm_call(node->peer, &msg, &op->op);
 	if (rc)
@@ -507,8 +511,10 @@ static uint32_t gather(struct gvm_region_op *op, uint8_t *body)
 		if (slab->flags & SLAB_LOST)
 			op->failure = -EIO;
 		else if (slab->flags & SLAB_STORED) {
-			if (covered(op, s, &run))
+			if (covered(op, s, &run)) {
 				slab->flags |= SLAB_DOUBT;
+				region_views_discarding(region, s);
+			}
 			len += (uint32_t)gvm_page_run_encode(body + len, &run);
 		}
 	}

@@ -121,7 +121,8 @@ static void retry_later(struct region_node *node)
 
 /* ---- slabs ---------------------------------------------------------------------------------- */
 
-int region_node_take_entry(struct region_node *node, const struct gvm_slab_entry *entry)
+int region_node_take_entry(struct region_node *node, const struct gvm_slab_entry *entry,
+			   uint64_t asked_at)
 {
 	struct gvm_region *region = node->region;
 	uint64_t index = entry->slab & ~GVM_SLAB_READONLY;
@@ -137,6 +138,7 @@ int region_node_take_entry(struct region_node *node, const struct gvm_slab_entry
 	slab->key = entry->key;
 	slab->flags &= (uint8_t) ~(SLAB_READONLY | SLAB_DOUBT);
 	slab->flags |= SLAB_STORED;
+	slab->stored_at = asked_at;
 	if (entry->slab & GVM_SLAB_READONLY)
 		slab->flags |= SLAB_READONLY;
 	return 0;
@@ -145,12 +147,13 @@ int region_node_take_entry(struct region_node *node, const struct gvm_slab_entry
 int region_node_slab_missing(struct region_node *node, uint64_t index)
 {
 	struct region_slab *slab = &node->region->layout.slabs[index];
-	bool lost = (slab->flags & SLAB_STORED) && !(slab->flags & (SLAB_DOUBT | SLAB_LOST));
 
 	slab->key = 0;
-	if (!lost) {
-		if (slab->flags & SLAB_DOUBT)
-			slab->flags &= (uint8_t) ~(SLAB_STORED | SLAB_DOUBT | SLAB_READONLY);
+	if ((slab->flags & SLAB_LOST) || !(slab->flags & SLAB_STORED))
+		return 0;
+	if ((slab->flags & SLAB_DOUBT) ||
+	    region_views_discarded(node->region, index, slab->stored_at)) {
+		slab->flags &= (uint8_t) ~(SLAB_STORED | SLAB_DOUBT | SLAB_READONLY);
 		return 0;
 	}
 	slab->flags |= SLAB_LOST;
@@ -268,7 +271,7 @@ static int take_list(struct region_node *node, const struct gvm_msg *reply, bool
 			return -EPROTO;
 		if ((entry.slab & ~GVM_SLAB_READONLY) < node->list_from)
 			return -EPROTO;
-		rc = region_node_take_entry(node, &entry);
+		rc = region_node_take_entry(node, &entry, node->listed_at);
 		if (rc)
 			return rc;
 		node->list_from = (entry.slab & ~GVM_SLAB_READONLY) + 1;
@@ -317,9 +320,11 @@ static void send_list(struct region_node *node)
 			       .region = region->id,
 			       .page = node->list_from,
 			       .arg = LIST_MAX };
-	int rc = region_node_call(
-	    node, &msg, gvm_worker_now(region->worker) + region->op_timeout_ns, list_done);
+	int rc;
 
+	node->listed_at = region_views_time(region);
+	rc = region_node_call(node, &msg, gvm_worker_now(region->worker) + region->op_timeout_ns,
+			      list_done);
 	if (rc == -EAGAIN)
 		region_node_retry_in(node, REGION_ROOM_NS);
 	else if (rc)

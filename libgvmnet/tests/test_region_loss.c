@@ -5,6 +5,7 @@
  * absence, who is told what, and that a model of the contents holds under random faults.
  */
 #include "tests/region_nodes.h"
+#include "core/region_internal.h"
 
 /* A node restarts on its data: what waits goes on, everything is there, the client is told. */
 static void test_restart(void **state)
@@ -129,6 +130,95 @@ static void test_slab_lost(void **state)
 	assert_int_equal(clone.status, -EIO);
 	for (unsigned i = 0; i < NODES; i++)
 		assert_null(fake_find(&node[i], gvm_region_id_of("child")));
+}
+
+/* Another view of the region, with a worker of its own. */
+struct other {
+	struct gvm_worker *worker;
+	struct gvm_region *region;
+	struct opening opening;
+	unsigned lost;
+};
+
+static void other_state(void *arg, unsigned id, int why)
+{
+	struct opening *opening = arg;
+
+	((struct other *)((char *)opening - offsetof(struct other, opening)))->lost += why == -EIO;
+}
+
+#define UNTIL_OTHER(o, cond) UNTIL((gvm_worker_progress((o)->worker), (cond)))
+
+static void other_open(struct other *o)
+{
+	struct gvm_worker_config worker_config = { .cpu = -1 };
+	struct gvm_region_config config = { .name = "vm1",
+					    .bytes = 40 * SLAB,
+					    .slab_bytes = SLAB,
+					    .arg = &o->opening,
+					    .node_state = other_state };
+
+	memset(o, 0, sizeof(*o));
+	assert_int_equal(gvm_worker_open(net, &worker_config, &o->worker), 0);
+	assert_int_equal(
+	    gvm_region_open(o->worker, &config, gvm_now() + 5000 * MS, opened_cb, &o->region), 0);
+	UNTIL_OTHER(o, o->opening.called);
+	assert_int_equal(o->opening.status, 0);
+}
+
+/* It hears from node 1 anew which slabs there are. */
+static void other_lists_again(struct other *o)
+{
+	struct gvm_peer *peer;
+
+	assert_int_equal(gvm_peer_get(o->worker, 1, &peer), 0);
+	node[0].opens = 0;
+	gvm_peer_disconnect(peer, -ECONNRESET);
+	UNTIL_OTHER(o, node[0].opens && o->region->nodes[0]->state == NODE_READY &&
+			   o->region->nodes[1]->state == NODE_READY &&
+			   o->region->nodes[2]->state == NODE_READY);
+}
+
+static int other_clones(struct other *o, const char *name)
+{
+	struct result clone;
+
+	prepare(&clone, 5000 * MS);
+	assert_int_equal(gvm_region_clone(o->region, name, 0, &clone.op), 0);
+	UNTIL_OTHER(o, clone.done);
+	return clone.status;
+}
+
+/* What one view has had discarded is no loss to another that has known it, also if it has been
+ * written again and discarded again meanwhile. What is lost is. */
+static void test_another_view_discards(void **state)
+{
+	uint64_t slab = slab_on("vm1", 1);
+	struct fake_region *r;
+	struct other o;
+
+	(void)state;
+	assert_int_equal(open_region("vm1", 40, GVM_REGION_CREATE), 0);
+	put_version(slab * SLAB_PAGES, 1);
+	other_open(&o);
+	for (unsigned round = 0; round < 3; round++) {
+		assert_true(gvm_region_has_storage(o.region, slab * SLAB_PAGES));
+		assert_int_equal(discard(slab * SLAB_PAGES, SLAB_PAGES), 0);
+		other_lists_again(&o);
+		assert_false(gvm_region_has_storage(o.region, slab * SLAB_PAGES));
+		assert_int_equal(o.lost, 0);
+		put_version(slab * SLAB_PAGES, 2 + round);
+		other_lists_again(&o);
+	}
+	assert_int_equal(other_clones(&o, "child"), 0);
+	r = fake_find(&node[0], gvm_region_id_of("vm1"));
+	fake_stop(&node[0]);
+	fake_forget(&r->slab[slab]);
+	fake_start(&node[0]);
+	UNTIL_OTHER(&o, o.lost);
+	assert_int_equal(other_clones(&o, "second"), -EIO);
+	gvm_region_close(o.region);
+	gvm_worker_close(o.worker);
 }
 
 /* Keys that the node withdraws are asked for again; a slab gone meanwhile is a loss. */
@@ -321,10 +411,17 @@ static void test_one_dies(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_restart),        T(test_idle_reconnect),      T(test_loss),
-		T(test_slab_lost),      T(test_withdrawn),           T(test_lies),
-		T(test_too_many_slabs), T(test_discard_answer_lost), T(test_random_faults),
+		T(test_restart),
+		T(test_idle_reconnect),
+		T(test_loss),
+		T(test_slab_lost),
+		T(test_withdrawn),
+		T(test_lies),
+		T(test_too_many_slabs),
+		T(test_discard_answer_lost),
+		T(test_random_faults),
 		T(test_one_dies),
+		T(test_another_view_discards),
 	};
 
 	if (!getenv("GVM_LOG"))
