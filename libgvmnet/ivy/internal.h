@@ -17,11 +17,10 @@
 
 #include "ivy/ivy.h"
 
+#include <linux/errno.h> /* numbers only, the same file for programs and for the kernel */
 #ifdef __KERNEL__
-#include <linux/errno.h>
 #include <linux/string.h>
 #else
-#include <errno.h>
 #include <string.h>
 #endif
 

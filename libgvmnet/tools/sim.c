@@ -13,111 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include "ivy/ivy.h"
-#include "tools/sim_work.h"
+#include "tools/sim_internal.h"
 
-#define PAGE_SIZE   8u /* of the engines; counted as one of 4 KiB */
-#define RETRY_NS    20000000u
-#define CLASSES     64u
-#define SLOW_FACTOR 20u
-#define NOTICE_NS   100000u /* each side has noticed by then that a link is broken */
-#define NOBODY      GVM_WIRE_NODE_NONE
-
-enum event_kind {
-	EV_PACKET,
-	EV_PROGRAM,
-	EV_TICK,
-	EV_LOST,
-	EV_BACK,
-	EV_DEAD,
-	EV_CRASH,
-	EV_RESTART,
-	EV_CHAOS,
-	EV_PARTITION
-};
-
-struct event {
-	uint8_t kind;
-	uint8_t has_payload;
-	uint16_t a, b; /* of a packet: from, to */
-	uint32_t session;
-	struct gvm_hdr h;
-	uint8_t *payload;
-	uint8_t small[PAGE_SIZE];
-};
-
-struct slot {
-	uint64_t time, number;
-	uint32_t event;
-};
-
-struct link {
-	uint32_t key; /* lower id << 16 | higher; ~0: none */
-	uint32_t session;
-	uint8_t down[2];     /* as each side knows */
-	uint8_t cut[2];      /* a message to it is lost, so all that follow in this session are */
-	uint64_t back_at;    /* when the present break ends */
-	uint64_t arrives[2]; /* the last message to the lower, the higher id */
-};
-
-struct copy {
-	uint64_t key; /* node << 40 | page, and 1 << 63; 0: none */
-	uint64_t content;
-	uint8_t access, there;
-};
-
-struct sim_node {
-	struct ivy *ivy;
-	struct sim *sim;
-	uint64_t begun, ops;
-	struct sim_access want;
-	uint16_t id;
-	uint8_t waits, ticking;
-};
-
-struct truth {
-	uint64_t last; /* written */
-	uint64_t store;
-	uint32_t readers, writers;
-};
-
-struct sim {
-	struct sim_config c;
-	struct sim_result *r;
-	struct sim_node *node;
-	struct truth *page;
-	struct event *events;
-	uint32_t *free_events, free_count, event_count;
-	struct slot *heap;
-	uint32_t heap_count, heap_room;
-	struct link *links;
-	uint32_t link_size, link_count;
-	struct copy *copies;
-	uint32_t copy_size, copy_count;
-	void *free_mem[CLASSES];
-	void **blocks;
-	uint32_t block_count;
-	uint8_t *block_at, *block_end;
-	uint64_t now, number, rng, issued, open;
-	struct sim_work work;
-	uint32_t crashes, partitions; /* that there have been */
-	uint64_t crash_over, partition_over;
-	uint32_t middle; /* during a partition: nodes below it do not reach the others */
-	int plain; /* nothing breaks, and all messages to a node take the same time: no links */
-	int stopping;
-};
-
-/* ---- chance, memory ------------------------------------------------------------------------ */
-
-static uint64_t draw(struct sim *s)
-{
-	return sim_draw(&s->rng);
-}
-
-static uint64_t below(struct sim *s, uint64_t n)
-{
-	return sim_below(&s->rng, n);
-}
+/* ---- memory --------------------------------------------------------------------------------- */
 
 static void *must(void *mem)
 {
@@ -240,8 +138,8 @@ static struct slot heap_pop(struct sim *s)
 	return top;
 }
 
-static struct event *event_new(struct sim *s, uint64_t time, enum event_kind kind, uint16_t a,
-			       uint16_t b)
+struct event *sim_event_new(struct sim *s, uint64_t time, enum event_kind kind, uint16_t a,
+			    uint16_t b)
 {
 	struct event *e;
 	uint32_t i;
@@ -296,14 +194,7 @@ static void grow_links(struct sim *s)
 	s->link_size = size;
 }
 
-static void break_link(struct sim *s, struct link *l, uint64_t notice_ns, uint64_t down_ns);
-
-static int parted(const struct sim *s, const struct link *l)
-{
-	return (l->key >> 16) < s->middle && (l->key & 0xFFFF) >= s->middle;
-}
-
-static struct link *link_of(struct sim *s, uint16_t a, uint16_t b)
+struct link *sim_link_of(struct sim *s, uint16_t a, uint16_t b)
 {
 	uint32_t key = a < b ? (uint32_t)a << 16 | b : (uint32_t)b << 16 | a;
 	struct link *l;
@@ -315,9 +206,9 @@ static struct link *link_of(struct sim *s, uint16_t a, uint16_t b)
 		memset(l, 0, sizeof(*l));
 		l->key = key;
 		s->link_count++;
-		if (s->partition_over > s->now && parted(s, l)) {
+		if (s->partition_over > s->now && sim_parted(s, l)) {
 			l->cut[0] = l->cut[1] = 1;
-			break_link(s, l, NOTICE_NS, s->partition_over - s->now);
+			sim_break_link(s, l, NOTICE_NS, s->partition_over - s->now);
 		}
 	}
 	return l;
@@ -335,7 +226,7 @@ static int is_lost(struct sim *s, struct link *l, int side)
 {
 	if (s->c.loss && !l->cut[side] && l->back_at <= s->now && below(s, 1000000) < s->c.loss) {
 		l->cut[side] = 1;
-		break_link(s, l, NOTICE_NS, below(s, 200000));
+		sim_break_link(s, l, NOTICE_NS, below(s, 200000));
 	}
 	s->r->dropped += l->cut[side];
 	return l->cut[side];
@@ -351,7 +242,7 @@ static int arrives(struct sim *s, uint16_t from, uint16_t to, uint64_t *at, uint
 	*session = 0;
 	if (s->plain)
 		return 1;
-	l = link_of(s, from, to);
+	l = sim_link_of(s, from, to);
 	if (is_lost(s, l, to > from))
 		return 0;
 	last = &l->arrives[to > from];
@@ -380,7 +271,7 @@ static void env_send(void *user, uint16_t to, const struct gvm_hdr *h, const voi
 	}
 	if (!arrives(s, n->id, to, &at, &session))
 		return;
-	e = event_new(s, at, EV_PACKET, n->id, to);
+	e = sim_event_new(s, at, EV_PACKET, n->id, to);
 	e->session = session;
 	e->h = *h;
 	if (h->length > sizeof(e->small))
@@ -413,7 +304,7 @@ static void grow_copies(struct sim *s)
 	s->copy_size = size;
 }
 
-static struct copy *copy_of(struct sim_node *n, uint64_t page)
+struct copy *sim_copy_of(struct sim_node *n, uint64_t page)
 {
 	struct sim *s = n->sim;
 	uint64_t key = 1ull << 63 | (uint64_t)n->id << 40 | page;
@@ -441,7 +332,7 @@ static uint64_t env_nonce(void *user)
 
 static const void *env_copy_read(void *user, uint64_t page)
 {
-	struct copy *c = copy_of(user, page);
+	struct copy *c = sim_copy_of(user, page);
 
 	if (!c->there)
 		wrong(((struct sim_node *)user)->sim, "a copy is read that is not there");
@@ -450,7 +341,7 @@ static const void *env_copy_read(void *user, uint64_t page)
 
 static int env_copy_write(void *user, uint64_t page, const void *bytes)
 {
-	struct copy *c = copy_of(user, page);
+	struct copy *c = sim_copy_of(user, page);
 
 	if (c->access)
 		wrong(((struct sim_node *)user)->sim, "a mapped page is overwritten");
@@ -463,14 +354,14 @@ static int env_copy_write(void *user, uint64_t page, const void *bytes)
 
 static void env_copy_drop(void *user, uint64_t page)
 {
-	copy_of(user, page)->there = 0;
+	sim_copy_of(user, page)->there = 0;
 }
 
 static void env_protect(void *user, uint64_t page, enum ivy_access access)
 {
 	struct sim_node *n = user;
 	struct sim *s = n->sim;
-	struct copy *c = copy_of(n, page);
+	struct copy *c = sim_copy_of(n, page);
 	struct truth *t = &s->page[page];
 
 	t->readers -= c->access == IVY_READ;
@@ -506,17 +397,17 @@ static int env_store_write(void *user, uint64_t page, const void *bytes)
 
 /* ---- programs ------------------------------------------------------------------------------ */
 
-static void next_access(struct sim *s, struct sim_node *n)
+void sim_next_access(struct sim *s, struct sim_node *n)
 {
 	uint64_t at = s->now + 1 + below(s, s->c.think_ns);
 
 	n->begun = at;
-	event_new(s, at, EV_PROGRAM, n->id, 0);
+	sim_event_new(s, at, EV_PROGRAM, n->id, 0);
 }
 
 static void write_page(struct sim_node *n)
 {
-	copy_of(n, n->want.page)->content = ++n->sim->page[n->want.page].last;
+	sim_copy_of(n, n->want.page)->content = ++n->sim->page[n->want.page].last;
 }
 
 static void access_page(struct sim_node *n)
@@ -544,7 +435,7 @@ static void env_fault_done(void *user, uint64_t page, enum ivy_access access, in
 
 	if (!n->waits || n->want.page != page)
 		wrong(s, "a fault of node %u ended that was not there", n->id);
-	if (status == 0 && copy_of(n, page)->access < access)
+	if (status == 0 && sim_copy_of(n, page)->access < access)
 		wrong(s, "a fault of node %u ended without access", n->id);
 	if (status != 0 && (status != -EIO || !s->r->deaths))
 		wrong(s, "a fault of node %u failed: %d", n->id, status);
@@ -580,11 +471,11 @@ static void after(struct sim *s, struct sim_node *n)
 		s->open--;
 		if (done)
 			access_page(n);
-		next_access(s, n);
+		sim_next_access(s, n);
 	}
 	if (n->ivy && !n->ticking) {
 		n->ticking = 1;
-		event_new(s, s->now + RETRY_NS, EV_TICK, n->id, 0);
+		sim_event_new(s, s->now + RETRY_NS, EV_TICK, n->id, 0);
 	}
 }
 
@@ -621,14 +512,14 @@ static void do_program(struct sim *s, struct sim_node *n)
 	} else if (status != -ENOMEM) {
 		wrong(s, "ivy_fault() is %d", status);
 	}
-	next_access(s, n);
+	sim_next_access(s, n);
 }
 
-/* ---- the network, and what befalls it ------------------------------------------------------ */
+/* ---- the network ---------------------------------------------------------------------------- */
 
 static int connected(struct sim *s, const struct event *e)
 {
-	const struct link *l = s->plain ? NULL : link_of(s, e->a, e->b);
+	const struct link *l = s->plain ? NULL : sim_link_of(s, e->a, e->b);
 
 	return !l || (l->session == e->session && !l->down[e->b > e->a]);
 }
@@ -648,166 +539,9 @@ static void do_packet(struct sim *s, uint32_t index)
 	free(e.payload);
 }
 
-/* Both sides notice within notice_ns; both have it again after down_ns. */
-static void break_link(struct sim *s, struct link *l, uint64_t notice_ns, uint64_t down_ns)
-{
-	uint16_t a = (uint16_t)(l->key >> 16), b = (uint16_t)l->key;
-
-	if (l->back_at > s->now || !s->node[a].ivy || !s->node[b].ivy)
-		return;
-	s->r->resets++;
-	l->back_at = s->now + notice_ns + down_ns + 2;
-	event_new(s, s->now + below(s, notice_ns), EV_LOST, a, b);
-	event_new(s, s->now + below(s, notice_ns), EV_LOST, b, a);
-	event_new(s, l->back_at, EV_BACK, a, b);
-}
-
-static void do_lost(struct sim *s, uint16_t a, uint16_t b)
-{
-	struct link *l = link_of(s, a, b);
-
-	if (!s->node[a].ivy || !s->node[b].ivy || l->down[a > b])
-		return;
-	l->down[a > b] = 1;
-	ivy_peer_lost(s->node[a].ivy, b);
-}
-
-static void do_back(struct sim *s, uint16_t a, uint16_t b)
-{
-	struct link *l = link_of(s, a, b);
-
-	if (!s->node[a].ivy || !s->node[b].ivy || l->back_at > s->now)
-		return;
-	l->session++;
-	l->down[0] = l->down[1] = l->cut[0] = l->cut[1] = 0;
-	ivy_peer_back(s->node[a].ivy, b);
-	ivy_peer_back(s->node[b].ivy, a);
-}
-
-/* One connection, or all of one node, or all between two halves of the cluster. */
-static void do_chaos(struct sim *s)
-{
-	uint64_t what = below(s, 20), down = below(s, 8) ? below(s, 200000) : below(s, 60000000);
-	uint32_t i, middle = (uint32_t)below(s, s->c.nodes);
-
-	event_new(s, s->now + 1 + below(s, 2 * s->c.chaos_ns), EV_CHAOS, 0, 0);
-	if (what > 1) {
-		struct link *l = &s->links[below(s, s->link_size)];
-
-		if (l->key != ~0u)
-			break_link(s, l, NOTICE_NS, down);
-		return;
-	}
-	for (i = 0; i < s->link_size; i++) {
-		struct link *l = &s->links[i];
-		uint32_t a = l->key >> 16, b = l->key & 0xFFFF;
-
-		if (l->key != ~0u &&
-		    (what ? a == middle || b == middle : a < middle && b >= middle))
-			break_link(s, l, NOTICE_NS, down);
-	}
-}
-
-static void do_partition(struct sim *s)
-{
-	uint64_t down = s->c.partition_ns / 2 + below(s, s->c.partition_ns / 2);
-	uint32_t i;
-
-	s->r->partitions++;
-	s->middle = (uint32_t)(1 + below(s, s->c.nodes - 1));
-	s->partition_over = s->now + down;
-	for (i = 0; i < s->link_size; i++)
-		if (s->links[i].key != ~0u && parted(s, &s->links[i]))
-			break_link(s, &s->links[i], NOTICE_NS, down);
-}
-
-static void node_start(struct sim *s, struct sim_node *n);
-
-static void do_crash(struct sim *s, struct sim_node *n)
-{
-	uint32_t i;
-	uint64_t last = 0;
-
-	if (!n->ivy)
-		return;
-	s->r->deaths++;
-	for (i = 0; i < s->c.pages; i++) {
-		struct copy *c = copy_of(n, i);
-
-		s->page[i].readers -= c->access == IVY_READ;
-		s->page[i].writers -= c->access == IVY_WRITE;
-		c->access = c->there = 0;
-	}
-	ivy_free(n->ivy);
-	n->ivy = NULL;
-	s->open -= n->waits == 1;
-	n->waits = n->want.then_write = 0;
-	for (i = 0; i < s->c.nodes; i++) {
-		uint64_t at = s->now + below(s, 3000000);
-
-		if (i == n->id)
-			continue;
-		last = at > last ? at : last;
-		event_new(s, at, EV_DEAD, (uint16_t)i, n->id);
-	}
-	event_new(s, last + 1, EV_RESTART, n->id, 0);
-	s->crash_over = last + 2;
-}
-
-static void do_dead(struct sim *s, uint16_t a, uint16_t dead)
-{
-	if (!s->node[a].ivy)
-		return;
-	link_of(s, a, dead)->down[a > dead] = 1;
-	ivy_peer_dead(s->node[a].ivy, dead);
-}
-
-static void do_restart(struct sim *s, struct sim_node *n)
-{
-	uint32_t i;
-
-	node_start(s, n);
-	for (i = 0; i < s->c.nodes; i++) {
-		struct link *l;
-
-		if (i == n->id)
-			continue;
-		l = link_of(s, n->id, (uint16_t)i);
-		l->session++;
-		l->back_at = 0;
-		l->down[0] = l->down[1] = l->cut[0] = l->cut[1] = 0;
-		if (s->node[i].ivy)
-			ivy_peer_back(s->node[i].ivy, n->id);
-		else /* it is dead, and this one has to hear of it before it comes back */
-			event_new(s, s->now, EV_DEAD, n->id, (uint16_t)i);
-	}
-	next_access(s, n);
-}
-
-/* Has as much of the run passed that it is time for another one, of all that there are to be? */
-static int is_due(const struct sim *s, uint32_t had, uint32_t all)
-{
-	return had < all && s->issued * (all + 1ull) >= (had + 1ull) * s->c.ops;
-}
-
-/* Spread over the run; one of a kind is over before the next. */
-static void befall(struct sim *s)
-{
-	if (s->now > s->crash_over && is_due(s, s->crashes, s->c.crashes)) {
-		s->crashes++;
-		s->crash_over = s->now + 1;
-		event_new(s, s->now, EV_CRASH,
-			  (uint16_t)(s->c.homes + below(s, s->c.nodes - s->c.homes)), 0);
-	}
-	if (s->now > s->partition_over && is_due(s, s->partitions, s->c.partitions)) {
-		s->partitions++;
-		event_new(s, s->now, EV_PARTITION, 0, 0);
-	}
-}
-
 /* ---- a run --------------------------------------------------------------------------------- */
 
-static void node_start(struct sim *s, struct sim_node *n)
+void sim_node_start(struct sim *s, struct sim_node *n)
 {
 	struct ivy_config config = {
 		.env = &sim_env,
@@ -861,27 +595,27 @@ static void dispatch(struct sim *s, uint32_t index)
 		do_tick(s, n);
 		break;
 	case EV_LOST:
-		do_lost(s, e.a, e.b);
+		sim_lost(s, e.a, e.b);
 		break;
 	case EV_BACK:
-		do_back(s, e.a, e.b);
+		sim_back(s, e.a, e.b);
 		after(s, &s->node[e.b]);
 		break;
 	case EV_DEAD:
-		do_dead(s, e.a, e.b);
+		sim_dead(s, e.a, e.b);
 		break;
 	case EV_CRASH:
-		do_crash(s, n);
+		sim_crash(s, n);
 		break;
 	case EV_RESTART:
-		do_restart(s, n);
+		sim_restart(s, n);
 		break;
 	case EV_PARTITION:
-		do_partition(s);
+		sim_partition(s);
 		break;
 	default:
 		if (s->issued < s->c.ops)
-			do_chaos(s);
+			sim_chaos(s);
 	}
 	if (e.kind != EV_TICK && n->ticking == 2)
 		n->ticking = 0;
@@ -899,7 +633,7 @@ static void run(struct sim *s)
 		s->now = slot.time;
 		s->r->events++;
 		dispatch(s, slot.event);
-		befall(s);
+		sim_befall(s);
 		s->free_events[s->free_count++] = slot.event;
 		if (s->issued >= s->c.ops)
 			s->stopping = 1;
@@ -1004,12 +738,12 @@ int sim_run(const struct sim_config *config, struct sim_result *result)
 	for (i = 0; i < config->nodes; i++) {
 		s->node[i].sim = s;
 		s->node[i].id = (uint16_t)i;
-		node_start(s, &s->node[i]);
-		next_access(s, &s->node[i]);
+		sim_node_start(s, &s->node[i]);
+		sim_next_access(s, &s->node[i]);
 	}
 	grow_links(s);
 	if (config->chaos_ns)
-		event_new(s, config->chaos_ns, EV_CHAOS, 0, 0);
+		sim_event_new(s, config->chaos_ns, EV_CHAOS, 0, 0);
 	run(s);
 	if (config->pattern == SIM_BROADCAST)
 		broadcast(s);
