@@ -7,7 +7,8 @@
  */
 #include "ivy/internal.h"
 
-/* What any set of n ids takes: it is made here and not on the stack, which is small in the kernel. */
+/* What any set of n ids takes: it is made here and not on the stack, which is small in the kernel.
+ */
 static size_t set_room(uint32_t n)
 {
 	size_t ids = 4 + 2 * (size_t)n;
