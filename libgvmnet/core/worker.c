@@ -830,6 +830,7 @@ int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 	if (!worker->batch)
 		goto free_worker;
 	worker->turn.fn = gvm_places_turn;
+	worker->done_end = &worker->done;
 	err = gvm_timers_reserve(&worker->timers, 1);
 	if (err)
 		goto free_batch;
