@@ -99,6 +99,8 @@ struct gvm_net_provider {
 struct gvm_net {
 	struct gvm_net_provider providers[GVM_NET_PROVIDERS];
 	unsigned provider_count;
+	int automatic;        /* chosen by "auto": what is better than the last may be missing */
+	atomic_uint unusable; /* of the providers, a bit each: that has been said */
 	char transport[64];       /* the names of them: "verbs+tcp" */
 	char transport_words[64]; /* what was asked for, cut into strings that args point to */
 	const struct gvm_cluster *cluster;
@@ -115,6 +117,9 @@ struct gvm_net {
 	pthread_mutex_t views_lock;
 	struct region_views *views; /* region_views.c */
 };
+
+/* Where RDMA devices are seen; tests have another one. */
+extern const char *gvm_net_rdma_folder;
 
 /* Fill buf with unpredictable bytes; ends the process if the system cannot give any. */
 void gvm_random(void *buf, size_t len);

@@ -604,6 +604,20 @@ static int not_its_address(int err)
 	       err == -EAFNOSUPPORT;
 }
 
+/*
+ * Whether the others go on without it: another one may serve the address; with "auto", whatever it
+ * is but for a port of our own choice, which the next try has another one for.
+ */
+static int goes_without(const struct gvm_worker *worker, unsigned i, int err, int chosen)
+{
+	if (worker->provider_count == 1)
+		return 0;
+	if (not_its_address(err))
+		return 1;
+	return worker->net->automatic && i + 1 < worker->provider_count &&
+	       !(chosen && err == -EADDRINUSE);
+}
+
 static void unlisten_to(struct gvm_worker *worker, size_t count)
 {
 	while (worker->listener_count > count) {
@@ -618,7 +632,7 @@ static void unlisten_to(struct gvm_worker *worker, size_t count)
 static int listen_all(struct gvm_worker *worker, const char *host, unsigned *port)
 {
 	size_t before = worker->listener_count;
-	int err = 0;
+	int err = 0, chosen = *port == 0;
 
 	for (unsigned i = worker->provider_count; i-- > 0;) {
 		struct gvm_worker_provider *p = &worker->providers[i];
@@ -628,9 +642,10 @@ static int listen_all(struct gvm_worker *worker, const char *host, unsigned *por
 		if (!err) {
 			l->ops = p->ops;
 			worker->listener_count++;
-		} else if (worker->provider_count > 1 && not_its_address(err)) {
-			gvm_log(GVM_LOG_INFO, "%s: transport %s cannot be used there: %s", host,
-				p->ops->name, strerror(-err));
+		} else if (goes_without(worker, i, err, chosen)) {
+			gvm_log(not_its_address(err) ? GVM_LOG_INFO : GVM_LOG_WARN,
+				"%s: transport %s cannot be used there: %s", host, p->ops->name,
+				strerror(-err));
 		} else {
 			unlisten_to(worker, before);
 			return err;
@@ -675,6 +690,23 @@ void gvm_worker_unlisten(struct gvm_worker *worker)
 	unlisten_to(worker, 0);
 	free(worker->listeners);
 	worker->listeners = NULL;
+}
+
+void gvm_worker_listens_with(const struct gvm_worker *worker, char *names, size_t room)
+{
+	size_t at = 0;
+
+	names[0] = 0;
+	for (unsigned i = 0; i < worker->provider_count; i++) {
+		const struct gvm_provider_ops *ops = worker->providers[i].ops;
+		size_t k = 0;
+
+		while (k < worker->listener_count && worker->listeners[k].ops != ops)
+			k++;
+		if (k < worker->listener_count && at < room)
+			at += (size_t)snprintf(names + at, room - at, "%s%s", at ? "+" : "",
+					       ops->name);
+	}
 }
 
 uint64_t gvm_worker_number(const struct gvm_worker *worker)
@@ -802,7 +834,8 @@ static int open_providers(struct gvm_worker *worker)
 		if (!err) {
 			p->ops = ops;
 			worker->provider_count++;
-		} else if (net->provider_count > 1) {
+		} else if (net->provider_count > 1 &&
+			   !(atomic_fetch_or(&worker->net->unusable, 1u << i) & 1u << i)) {
 			gvm_log(GVM_LOG_WARN, "transport %s cannot be used: %s", ops->name,
 				strerror(-err));
 		}
