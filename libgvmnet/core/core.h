@@ -179,7 +179,10 @@ int gvm_timers_set(struct gvm_timers *timers, struct gvm_timer *timer, uint64_t 
 void gvm_timers_set_reserved(struct gvm_timers *timers, struct gvm_timer *timer, uint64_t when);
 void gvm_timers_clear(struct gvm_timers *timers, struct gvm_timer *timer);
 /* GVM_NEVER when none is set. */
-uint64_t gvm_timers_next(const struct gvm_timers *timers);
+static inline uint64_t gvm_timers_next(const struct gvm_timers *timers)
+{
+	return timers->count ? timers->heap[0]->when : GVM_NEVER;
+}
 /* Run what is due; a timer set meanwhile runs next time. Returns how many ran. */
 int gvm_timers_run(struct gvm_timers *timers, uint64_t now);
 void gvm_timers_fini(struct gvm_timers *timers);

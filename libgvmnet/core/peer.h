@@ -66,9 +66,9 @@ struct gvm_peer {
 	uint64_t used;                            /* when, by worker->uses */
 	uint64_t rest_at;  /* when rest was set; of REST_NO, or since when it is READY */
 	uint8_t place;     /* enum gvm_peer_place */
-	uint8_t rest;      /* enum gvm_peer_rest */
 	uint8_t rest_owed; /* the other side waits for the answer to its wish to rest */
-	uint8_t state; /* written by peer_become alone */
+	uint8_t state;     /* written by peer_become alone */
+	uint8_t rest;      /* enum gvm_peer_rest */
 	uint8_t accepted, in_pending, pending;
 	uint8_t starved; /* a post was answered -EAGAIN */
 	uint8_t wanted;  /* connect again even if no operation waits */

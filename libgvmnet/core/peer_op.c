@@ -423,21 +423,22 @@ void peer_kick(struct gvm_peer *peer)
 
 /* ---- posting them -------------------------------------------------------------------------- */
 
-/* None is READY when its worker is being closed and something can be posted again. */
-static int may_wait(const struct gvm_peer *peer)
+/* What cannot start at once. No peer is READY when its worker is being closed and something can be
+ * posted again. */
+static COLD int may_wait(const struct gvm_peer *peer)
 {
 	if (peer->worker->closing)
 		return -ECANCELED;
 	return peer->state == GVM_PEER_CLOSED ? -ENOTCONN : 0;
 }
 
-static HOT int may_post(const struct gvm_peer *peer, const struct gvm_op *op)
+static HOT int may_post(const struct gvm_peer *peer, const struct gvm_op *op, int at_once)
 {
 	if (!op->done)
 		return -EINVAL;
 	if (op->state != OP_IDLE)
 		return -EBUSY;
-	return peer->state == GVM_PEER_READY ? 0 : may_wait(peer);
+	return at_once ? 0 : may_wait(peer);
 }
 
 static void wait_for_connection(struct gvm_peer *peer, struct gvm_op *op)
@@ -451,7 +452,7 @@ static void wait_for_connection(struct gvm_peer *peer, struct gvm_op *op)
 
 /* Its connection comes to its end, or has and the layers above are not told yet: what is posted now
  * would be kept for another connection, for which its key is not good. */
-static HOT int gives_way(const struct gvm_peer *peer)
+static int gives_way(const struct gvm_peer *peer)
 {
 	if (peer->state == GVM_PEER_READY)
 		return peer->rest;
@@ -460,14 +461,14 @@ static HOT int gives_way(const struct gvm_peer *peer)
 
 static HOT int starts_now(const struct gvm_peer *peer)
 {
-	return peer->state == GVM_PEER_READY && !peer->waiting.first;
+	return peer->state == GVM_PEER_READY && peer->rest == REST_NO && !peer->waiting.first;
 }
 
 int gvm_call(struct gvm_peer *peer, const struct gvm_msg *msg, struct gvm_op *op)
 {
 	struct gvm_reply *copy;
 	struct gvm_hdr hdr;
-	int err = may_post(peer, op);
+	int at_once = starts_now(peer), err = may_post(peer, op, at_once);
 
 	if (err)
 		return err;
@@ -478,7 +479,7 @@ int gvm_call(struct gvm_peer *peer, const struct gvm_msg *msg, struct gvm_op *op
 	peer_fill_header(&hdr, msg);
 	op->kind = GVM_OP_CALL;
 	op->mem = NULL;
-	if (starts_now(peer)) {
+	if (at_once) {
 		op->buf = NULL;
 		err = start_call(peer, op, &hdr, msg->body);
 		if (!err)
@@ -507,8 +508,17 @@ static COLD int not_posted(struct gvm_peer *peer, struct gvm_op *op, int err)
 	return err == -EAGAIN ? peer_starve(peer) : err;
 }
 
+static HOT int hold_local(const struct gvm_op *op)
+{
+	return op->mem ? gvm_mem_use(op->mem, op->buf, op->len) : 0;
+}
+
 static COLD int wait_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 {
+	int err = hold_local(op);
+
+	if (err)
+		return err;
 	if (peer->waiting.count >= peer->worker->opt.window)
 		return not_posted(peer, op, -EAGAIN);
 	wait_for_connection(peer, op);
@@ -517,8 +527,10 @@ static COLD int wait_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 
 static HOT int begin_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind)
 {
-	int err;
+	int err = hold_local(op);
 
+	if (err)
+		return err;
 	set_deadline(peer, op); /* the provider looks at it */
 	err = start_one_sided(peer, op, kind);
 	return err ? not_posted(peer, op, err) : 0;
@@ -527,19 +539,14 @@ static HOT int begin_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t
 static HOT int post_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind, uint64_t key,
 			      uint64_t offset, void *buf, uint32_t len, struct gvm_mem *local)
 {
-	int at_once = starts_now(peer), err = may_post(peer, op);
+	int at_once = starts_now(peer), err = may_post(peer, op, at_once);
 
 	if (err)
 		return err;
 	if (!buf || len == 0 || len > GVM_XFER_MAX)
 		return -EINVAL;
-	if (gives_way(peer))
+	if (!at_once && gives_way(peer))
 		return peer_starve(peer);
-	if (local) {
-		err = gvm_mem_use(local, buf, len);
-		if (err)
-			return err;
-	}
 	op->kind = kind;
 	op->key = key;
 	op->offset = offset;
