@@ -242,6 +242,8 @@ struct gvm_worker {
 	int batch_at, batch_count;
 
 	unsigned spin_skip, spin_fails; /* waits that will not spin; how little spinning pays */
+	unsigned spins;                 /* since cpu_lost was looked at */
+	uint64_t cpu_lost; /* 1 + how often the kernel had taken the CPU away; 0: not known */
 
 	uint64_t *provider_fds; /* a bit for each descriptor that the provider watches */
 	size_t provider_fd_words;

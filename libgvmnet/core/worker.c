@@ -36,6 +36,7 @@
 #define PEEKS_PER_POLL    4u
 #define TIMERS_UNSEEN_MAX 64u
 #define SPIN_FAILS_MAX    10u /* 1,024 waits between two tries of a spin that never pays */
+#define SPINS_PER_LOOK    64u /* spins between two looks at how often the CPU was taken away */
 
 /* ---- the clock and jitter ------------------------------------------------------------------ */
 
@@ -391,6 +392,26 @@ static void spin_paid(struct gvm_worker *worker)
 }
 
 /*
+ * A worker that spins on a CPU which it shares with those who serve it: the kernel takes the CPU
+ * from it whenever it has sent one of them something, because they have slept and it has not. They
+ * serve that one request alone, and find nothing else. One that sleeps gets as far as they do. So
+ * when it has lost the CPU in every second spin, it does not spin for a while.
+ */
+static int is_pushed_aside(struct gvm_worker *worker)
+{
+	uint64_t before = worker->cpu_lost;
+	struct rusage use;
+
+	if (++worker->spins < SPINS_PER_LOOK)
+		return 0;
+	worker->spins = 0;
+	if (getrusage(RUSAGE_THREAD, &use) < 0)
+		return 0;
+	worker->cpu_lost = (uint64_t)use.ru_nivcsw + 1;
+	return before && worker->cpu_lost - before >= SPINS_PER_LOOK / 2;
+}
+
+/*
  * The poll set has its turn too, but the likely place is looked at more often. The time is that of
  * the last look, not read again.
  */
@@ -411,6 +432,11 @@ static int spin(struct gvm_worker *worker, uint64_t until)
 
 	if (worker->spin_skip > 0) {
 		worker->spin_skip--;
+		return 0;
+	}
+	if (is_pushed_aside(worker)) {
+		worker->spin_fails = SPIN_FAILS_MAX;
+		worker->spin_skip = 1u << SPIN_FAILS_MAX;
 		return 0;
 	}
 	now = gvm_worker_clock(worker);
