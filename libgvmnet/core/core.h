@@ -99,6 +99,8 @@ struct gvm_net_provider {
 struct gvm_net {
 	struct gvm_net_provider providers[GVM_NET_PROVIDERS];
 	unsigned provider_count;
+	int automatic;        /* chosen by "auto": what is better than the last may be missing */
+	atomic_uint unusable; /* of the providers, a bit each: that has been said */
 	char transport[64];       /* the names of them: "verbs+tcp" */
 	char transport_words[64]; /* what was asked for, cut into strings that args point to */
 	const struct gvm_cluster *cluster;
@@ -115,6 +117,9 @@ struct gvm_net {
 	pthread_mutex_t views_lock;
 	struct region_views *views; /* region_views.c */
 };
+
+/* Where RDMA devices are seen; tests have another one. */
+extern const char *gvm_net_rdma_folder;
 
 /* Fill buf with unpredictable bytes; ends the process if the system cannot give any. */
 void gvm_random(void *buf, size_t len);
@@ -237,6 +242,8 @@ struct gvm_worker {
 	int batch_at, batch_count;
 
 	unsigned spin_skip, spin_fails; /* waits that will not spin; how little spinning pays */
+	unsigned spins;                 /* since cpu_lost was looked at */
+	uint64_t cpu_lost; /* 1 + how often the kernel had taken the CPU away; 0: not known */
 
 	uint64_t *provider_fds; /* a bit for each descriptor that the provider watches */
 	size_t provider_fd_words;

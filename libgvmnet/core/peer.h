@@ -84,6 +84,7 @@ struct gvm_peer {
 	int fell_why;       /* why it did */
 	uint8_t provider;   /* of the worker's, that the next connection is tried with */
 	uint8_t tried;      /* providers that have failed since one did not, or since a back-off */
+	uint8_t broken;     /* connections with it that did not last, in a row */
 	int why;            /* why it ended last */
 	const char *reason; /* sentence for that, static; NULL: the provider's */
 	unsigned failures;  /* connects in vain in a row */

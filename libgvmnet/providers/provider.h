@@ -40,6 +40,7 @@ struct gvm_prov; /* a provider's state for one worker */
 struct gvm_listener;
 struct gvm_host;
 
+#define GVM_PROVIDER_AUTO "auto" /* args of one that GVM_TRANSPORT=auto has chosen */
 #define GVM_HELLO_MAX 512u /* bytes of payload of a message before allow() */
 
 /* Kinds of operations, in gvm_op.kind. */
@@ -134,7 +135,8 @@ struct gvm_provider_ops {
 	/* 0 if it can be used here; else -errno and *why a static sentence. */
 	int (*probe)(const char **why);
 
-	/* args: what follows "name:" in GVM_TRANSPORT, or "". */
+	/* args: what follows "name:" in GVM_TRANSPORT, or "". GVM_PROVIDER_AUTO: nobody has asked
+	 * for it and there is another one, so what it cannot do is no error. */
 	int (*open)(struct gvm_host *host, const struct gvm_host_ops *ops, const char *args,
 		    struct gvm_prov **prov);
 	/* All endpoints and listeners have been closed. */

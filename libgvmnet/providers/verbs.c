@@ -72,7 +72,7 @@ static void dereg(struct gvm_rma *rma, struct gvm_rma_reg *reg)
 {
 	int err = ibv_dereg_mr(reg->mr);
 
-	if (err)
+	if (err && !verbs_of(rma)->gone)
 		gvm_log(GVM_LOG_ERROR, "%s does not give memory back: %s", verbs_of(rma)->device,
 			strerror(err));
 	reg->mr = reg->local = NULL;
@@ -166,7 +166,7 @@ struct verbs_lane *verbs_lane_get(struct verbs *v)
 	unsigned room = VERBS_LANE;
 
 	for (at = &v->lanes; *at; at = &(*at)->next) {
-		if ((*at)->conns < (*at)->room)
+		if ((*at)->conns < (*at)->room && !(*at)->failed)
 			return *at;
 		if (room < VERBS_LANE_MAX)
 			room *= 2;
@@ -242,24 +242,47 @@ void verbs_drain(struct verbs *v)
 
 /* ---- what the device says of itself -------------------------------------------------------- */
 
-static void all_fail(struct verbs *v, int why, const char *reason)
+/* Those of a lane, or all. An upcall ends connections, of which any may be the next one. */
+static void all_fail(struct verbs *v, const struct verbs_lane *lane, int why, const char *reason)
 {
 	struct verbs_conn *conn = v->conns;
 
-	/* An upcall ends connections, of which any may be the next one. */
 	while (conn) {
+		if (lane && (!conn->qp || conn->lane != lane)) {
+			conn = conn->next;
+			continue;
+		}
 		verbs_conn_fail(conn, why, reason);
 		conn = v->conns;
 	}
 }
 
+static void unwatch(struct verbs *v, struct verbs_watch *w)
+{
+	if (w->watch.fd >= 0)
+		v->rma.up->unwatch(v->rma.host, &w->watch);
+	w->watch.fd = -1;
+}
+
+/* Its descriptors tell of their end for ever: nobody would sleep any more. */
 static void device_gone(struct verbs *v)
 {
 	if (v->gone)
 		return;
 	v->gone = 1;
 	gvm_log(GVM_LOG_ERROR, "the RDMA device %s has failed or was taken away", v->device);
-	all_fail(v, -ENODEV, "the RDMA device is gone");
+	unwatch(v, &v->async_watch);
+	unwatch(v, &v->completion_watch);
+	all_fail(v, NULL, -ENODEV, "the RDMA device is gone");
+}
+
+static void lane_failed(struct verbs *v, struct verbs_lane *lane)
+{
+	if (lane->failed)
+		return;
+	lane->failed = 1;
+	gvm_log(GVM_LOG_ERROR, "%s: a completion queue has failed", v->device);
+	all_fail(v, lane, -EIO, "a completion queue of the RDMA device has failed");
 }
 
 static struct verbs_conn *conn_of_qp(struct ibv_qp *qp)
@@ -273,8 +296,12 @@ static void async_event(struct verbs *v, struct ibv_async_event *event)
 {
 	enum ibv_event_type type = event->event_type;
 	struct verbs_conn *conn = NULL;
+	struct verbs_lane *lane = NULL;
 
 	switch (type) {
+	case IBV_EVENT_CQ_ERR:
+		lane = event->element.cq->cq_context;
+		break;
 	case IBV_EVENT_QP_FATAL:
 	case IBV_EVENT_QP_REQ_ERR:
 	case IBV_EVENT_QP_ACCESS_ERR:
@@ -292,8 +319,7 @@ static void async_event(struct verbs *v, struct ibv_async_event *event)
 		rdma_notify(conn->id, IBV_EVENT_COMM_EST);
 		break;
 	case IBV_EVENT_CQ_ERR:
-		gvm_log(GVM_LOG_ERROR, "%s: a completion queue has failed", v->device);
-		all_fail(v, -EIO, "a completion queue of the RDMA device has failed");
+		lane_failed(v, lane);
 		break;
 	case IBV_EVENT_DEVICE_FATAL:
 		device_gone(v);
@@ -316,9 +342,16 @@ static int take_async(struct verbs *v)
 	struct ibv_async_event event;
 	int n = 0;
 
-	while (!v->gone && !ibv_get_async_event(v->context, &event)) {
-		async_event(v, &event);
-		n++;
+	while (!v->gone) {
+		if (!ibv_get_async_event(v->context, &event)) {
+			async_event(v, &event);
+			n++;
+		} else if (errno == EAGAIN || errno == EINTR) {
+			break;
+		} else {
+			/* The kernel has forgotten the device, and may not have said so. */
+			device_gone(v);
+		}
 	}
 	return n;
 }
@@ -453,13 +486,6 @@ static int watch(struct verbs *v, struct verbs_watch *w, int fd)
 	return err;
 }
 
-static void unwatch(struct verbs *v, struct verbs_watch *w)
-{
-	if (w->watch.fd >= 0)
-		v->rma.up->unwatch(v->rma.host, &w->watch);
-	w->watch.fd = -1;
-}
-
 static int watch_all(struct verbs *v)
 {
 	int fd, err = watch(v, &v->completion_watch, v->channel->fd);
@@ -563,7 +589,7 @@ static int open_all(struct gvm_rma *rma, const char *args)
 	if (!err)
 		err = watch_all(v);
 	if (err) {
-		gvm_log(GVM_LOG_ERROR, "the verbs provider cannot use %s: %s",
+		gvm_log(verbs_level(v, GVM_LOG_ERROR), "the verbs provider cannot use %s: %s",
 			*v->device ? v->device : "any device", strerror(-err));
 		close_all(rma);
 	}

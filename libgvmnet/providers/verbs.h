@@ -61,6 +61,7 @@
 #define VERBS_NONE       0xFFFFu
 #define VERBS_SILENT     2u
 #define VERBS_TICK_MS    50
+#define VERBS_PINNED     (GVM_RMA_BOUNCE_MAX + (2u << 20)) /* bytes that a worker may want to pin */
 #define VERBS_SIW        0x626D74u /* the kernel's iWARP in software: its vendor id */
 
 struct verbs;
@@ -71,6 +72,7 @@ struct verbs_lane {
 	struct ibv_cq *cq;
 	unsigned room, conns, unacked;
 	int armed;
+	int failed; /* its queue; no more connections */
 };
 
 /* Receive buffers of VERBS_BLOCKS connections. */
@@ -194,6 +196,7 @@ struct verbs {
 	char device[64];
 	unsigned port; /* 0: any */
 	int gid;       /* -1: any */
+	int automatic; /* GVM_PROVIDER_AUTO: there is another transport */
 	int iwarp;     /* no time-outs of its own, and a read's sink is written to by the peer */
 	int siw;       /* iWARP in software */
 	int gone;      /* the device was taken away */
@@ -257,6 +260,13 @@ static inline struct verbs_ep *verbs_ep_of(struct gvm_rma_ep *ep)
 static inline int verbs_negative(int err)
 {
 	return err > 0 ? -err : err;
+}
+
+/* Of what is said when something cannot be done: "auto" does it with another transport, and core
+ * says that. */
+static inline enum gvm_log_level verbs_level(const struct verbs *v, enum gvm_log_level level)
+{
+	return v->automatic ? GVM_LOG_INFO : level;
 }
 
 extern const struct gvm_rma_fabric verbs_fabric;
@@ -350,8 +360,10 @@ int verbs_take_inbox(struct verbs *v);
 /* ---- verbs_info.c -------------------------------------------------------------------------- */
 
 int verbs_probe(const char **why);
+/* As gvm_module. */
+int verbs_suits(const char **why);
 void verbs_describe(void (*line)(void *arg, unsigned depth, const char *text), void *arg);
-/* "DEVICE[:PORT[:GID]]" or "": open the device into v. Says what is wrong. */
+/* "DEVICE[:PORT[:GID]]", "" or GVM_PROVIDER_AUTO: open the device into v. Says what is wrong. */
 int verbs_device_open(struct verbs *v, const char *args);
 /* The worker's own address of this family, where its device or GID was asked for. 0: none. */
 socklen_t verbs_own_address(const struct verbs *v, int family, struct sockaddr_storage *sa);

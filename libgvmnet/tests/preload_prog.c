@@ -413,6 +413,8 @@ static const struct {
 	{ "protect", protect },
 	{ "qemu", qemu_like },
 	{ "reserve", reserve_then_open },
+	{ "low", low },
+	{ "limited", limited },
 	{ "malloc", mallocs },
 	{ "plugin", plugin },
 	{ "daemon", daemonised },

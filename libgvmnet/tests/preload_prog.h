@@ -76,6 +76,8 @@ void discards(void);
 void protect(void);
 void qemu_like(void);
 void reserve_then_open(void);
+void low(void);
+void limited(void);
 
 /* preload_prog_file.c: files that are mapped, read and written */
 void file_io(void);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include "preload_prog.h"
 
@@ -32,6 +33,28 @@ void remap(void)
 	CHECK(half != MAP_FAILED && holds(q, big, 3));
 	CHECK(*(uint64_t *)(half + big / PAGE % 500 * 8) == 3 * 1000003 + big + 1);
 	CHECK(!munmap(q, big) && !munmap(half, big) && !munmap(to, size));
+}
+
+/* An address that fits into 32 bits is no hint. */
+void low(void)
+{
+	for (size_t bytes = 2 * MIB; bytes <= 64 * MIB; bytes *= 2) {
+		char *p = mmap(NULL, bytes, RW, ANON | MAP_32BIT, -1, 0);
+
+		CHECK(p != MAP_FAILED && (uintptr_t)p < 1ul << 31);
+		fill(p, bytes, 1);
+		CHECK(holds(p, bytes, 1) && !munmap(p, bytes));
+	}
+}
+
+void limited(void)
+{
+	struct rlimit limit;
+
+	CHECK(!getrlimit(RLIMIT_DATA, &limit));
+	limit.rlim_cur = 32 * MIB;
+	CHECK(!setrlimit(RLIMIT_DATA, &limit));
+	CHECK(mmap(NULL, 64 * MIB, RW, ANON, -1, 0) == MAP_FAILED && errno == ENOMEM);
 }
 
 void partial_unmap(void)
