@@ -528,7 +528,9 @@ static HOT int ends_as_most(const struct gvm_rma_work *work, int status)
 
 void gvm_rma_done(struct gvm_rma_work *work, int status)
 {
+	struct rma_local *local = work->local;
 	struct gvm_rma_ep *ep = work->ep;
+	struct rma_key *key = work->map;
 	struct gvm_rma_conn *conn;
 	struct gvm_rma_core *core;
 
@@ -538,11 +540,11 @@ void gvm_rma_done(struct gvm_rma_work *work, int status)
 	}
 	conn = ep->conn;
 	core = conn->core;
-	((struct rma_local *)work->local)->under_way--;
-	((struct rma_key *)work->map)->under_way--;
 	work_arrived(core, work, *core->clock);
 	gvm_rma_work_unlink(core, work);
 	conn->n_works--;
+	key->under_way--;
+	local->under_way--;
 	conn->n_ops--;
 	gvm_rma_work_keep(core, work);
 	core->completed(&ep->ep, work->op, 0);
