@@ -413,6 +413,8 @@ static const struct {
 	{ "protect", protect },
 	{ "qemu", qemu_like },
 	{ "reserve", reserve_then_open },
+	{ "moved_in_vain", moved_in_vain },
+	{ "huge_in_vain", huge_in_vain },
 	{ "low", low },
 	{ "limited", limited },
 	{ "malloc", mallocs },

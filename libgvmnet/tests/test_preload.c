@@ -316,6 +316,9 @@ static void parts(void **state)
 	RUNS("advices");
 	MADE("discard");
 	RUNS("protect");
+	RUNS("moved_in_vain");
+	RUNS("huge_in_vain");
+	assert_null(strstr(errors, "huge"));
 	RUNS("low");
 	MADE("2097152 anon");
 }
