@@ -396,9 +396,9 @@ static HOT int is_as_before(const struct gvm_rma_conn *conn, const struct gvm_op
 	const struct rma_local *local = conn->core->last_local;
 	const struct rma_key *key = conn->last_key;
 
-	return key->node.key == op->key && key->state == KEY_HARD &&
-	       !may_reach(&key->at, op, kind) && local->node.key == (uintptr_t)op->mem &&
-	       goes_direct(local, op, *conn->core->clock);
+	return local->node.key == (uintptr_t)op->mem &&
+	       goes_direct(local, op, *conn->core->clock) && key->node.key == op->key &&
+	       key->state == KEY_HARD && !may_reach(&key->at, op, kind);
 }
 
 static HOT int post_op(struct gvm_ep *ep, struct gvm_op *op, enum gvm_op_kind kind)
