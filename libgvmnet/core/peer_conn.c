@@ -187,7 +187,7 @@ static void connection_ended(struct gvm_peer *peer, int why, int ops_why)
 	peer->why = why;
 	if (peer->accepted) {
 		peer_become(peer, GVM_PEER_CLOSED);
-		gvm_timers_clear(&worker->timers, &peer->op_timer);
+		peer_disarm(peer);
 		peer_fail_waiting(peer, ops_why);
 	} else {
 		if (was_ready &&

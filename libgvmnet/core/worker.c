@@ -203,13 +203,16 @@ void gvm_timer_clear(struct gvm_worker *worker, struct gvm_timer *timer)
  */
 static int run_timers(struct gvm_worker *worker)
 {
+	uint64_t now;
+
 	if (!worker->timers.count)
 		return 0;
 	if (!worker->now && !worker->timers_due && ++worker->timers_unseen < TIMERS_UNSEEN_MAX)
 		return 0;
 	worker->timers_due = 0;
 	worker->timers_unseen = 0;
-	return gvm_timers_run(&worker->timers, gvm_worker_clock(worker));
+	now = gvm_worker_clock(worker);
+	return gvm_timers_next(&worker->timers) <= now ? gvm_timers_run(&worker->timers, now) : 0;
 }
 
 /* ---- rounds -------------------------------------------------------------------------------- */
@@ -889,6 +892,7 @@ int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 	if (!worker->batch)
 		goto free_worker;
 	worker->turn.fn = gvm_places_turn;
+	worker->done_end = &worker->done;
 	err = gvm_timers_reserve(&worker->timers, 1);
 	if (err)
 		goto free_batch;

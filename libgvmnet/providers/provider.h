@@ -95,7 +95,10 @@ struct gvm_host_ops {
 	int (*watch)(struct gvm_host *host, struct gvm_watch *watch, uint32_t events);
 	int (*rewatch)(struct gvm_host *host, struct gvm_watch *watch, uint32_t events);
 	void (*unwatch)(struct gvm_host *host, struct gvm_watch *watch);
+	/* The time of this round. clock: where it is kept, 0 as long as nobody has asked; for who
+	 * looks there first. */
 	uint64_t (*now)(struct gvm_host *host);
+	const uint64_t *(*clock)(struct gvm_host *host);
 
 	/*
 	 * Memory by key, for providers that serve fetch and put in software. Checks owner

@@ -133,17 +133,18 @@ struct verbs_conn {
 	struct verbs_conn *next, *prev; /* of v->conns */
 	struct verbs_conn *ring_next, *late_next, *wait_next;
 	uint32_t slot, generation;
+	uint64_t tag; /* slot and generation, as its requests are named by */
 	uint8_t state;
+	uint8_t failed; /* nothing goes any more */
 	uint8_t in_ring, in_late;
 	uint8_t flush;  /* writes are gathered that need a proof (iWARP) */
-	uint8_t failed; /* nothing goes any more */
 	uint8_t silent; /* ticks until it is nudged, as nothing has come (siw) */
 	int error;      /* found while posting, told by poll() */
 	struct verbs_proof proof; /* the peer's (iWARP) */
 
 	/* the send queue: [tail, head) is in it or gathered for it */
 	uint16_t head, tail;
-	uint16_t telling; /* works in it whose end is still to be told */
+	uint16_t cells; /* sends that are gathered */
 	uint16_t max_inline;
 	struct verbs_sent *sent;          /* VERBS_RING, by number */
 	struct ibv_send_wr *first, *last; /* gathered */
@@ -205,6 +206,7 @@ struct verbs {
 	struct gvm_resolver *resolver;
 	struct verbs_watch completion_watch, event_watch, async_watch, resolver_watch;
 	struct verbs_watch tick_watch; /* siw */
+	int noted;                     /* one of them is due */
 	int tick_fd;
 
 	struct verbs_lane *lanes;
@@ -221,8 +223,9 @@ struct verbs {
 
 	struct verbs_conn *ring; /* with something gathered */
 	struct verbs_conn *late; /* with an error to be told */
-	unsigned gathered_count, early_count;
+	struct verbs_gathered *gathered_next; /* the first that is free */
 	struct verbs_gathered gathered[VERBS_GATHER];
+	unsigned early_count;
 	struct verbs_early early[VERBS_GATHER]; /* sends that are done with, to be told */
 
 	uint8_t *copies; /* VERBS_COPIES cells */
@@ -300,8 +303,8 @@ int verbs_post(struct gvm_rma_ep *ep, struct gvm_rma_work *work);
 void verbs_ring(struct gvm_rma *rma);
 /* Tell of sends that are done with, and of what failed while posting. Returns how many. */
 int verbs_tell(struct verbs *v);
-/* One completion. */
-void verbs_serve(struct verbs *v, const struct ibv_wc *wc);
+/* So many completions. */
+void verbs_serve(struct verbs *v, const struct ibv_wc *wc, unsigned count);
 
 /* ---- verbs_qp.c ---------------------------------------------------------------------------- */
 

@@ -316,6 +316,11 @@ static void parts(void **state)
 	RUNS("advices");
 	MADE("discard");
 	RUNS("protect");
+	RUNS("moved_in_vain");
+	RUNS("huge_in_vain");
+	assert_null(strstr(errors, "huge"));
+	RUNS("low");
+	MADE("2097152 anon");
 }
 
 static void lent_pages_are_told_of(void **state)
@@ -433,6 +438,8 @@ static void no_memory_is_said(void **state)
 	assert_int_equal(run("fill", none), 3);
 	SAID("the pager cannot be started");
 	assert_int_equal(count(errors, "cannot be"), 1);
+	RUNS("limited");
+	SAID("32 MiB of writable memory (ulimit -d)");
 }
 
 static void statistics_are_left_in_a_file(void **state)

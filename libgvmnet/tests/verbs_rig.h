@@ -84,9 +84,14 @@ static void host_wake(struct gvm_host *host)
 	assert_int_equal(write(host->wake_fd, &one, sizeof(one)), sizeof(one));
 }
 
-static const struct gvm_host_ops up = { .watch = host_watch,
-					.unwatch = host_unwatch,
-					.wake = host_wake };
+static uint64_t host_now(struct gvm_host *host)
+{
+	return gvm_now();
+}
+
+static const struct gvm_host_ops up = {
+	.watch = host_watch, .unwatch = host_unwatch, .wake = host_wake, .now = host_now
+};
 
 static int fabric_open(struct gvm_host *host, const char *args)
 {

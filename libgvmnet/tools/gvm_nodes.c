@@ -26,18 +26,6 @@ __attribute__((format(printf, 2, 3))) static int refuse(const char *command, con
 	return -1;
 }
 
-/* "HOST:PORT" as a map of one memory node. */
-static int one_node_map(const char *address, struct gvm_cluster **cluster, char **error)
-{
-	const char *colon = strrchr(address, ':');
-	char line[320];
-
-	if (!colon || (size_t)snprintf(line, sizeof line, "0 %.*s %s\n", (int)(colon - address),
-				       address, colon + 1) >= sizeof line)
-		return -EINVAL;
-	return gvm_cluster_parse(line, strlen(line), "--connect", cluster, error);
-}
-
 int nodes_cluster(const char *command, struct gvm_cluster **cluster)
 {
 	const char *file = gvm_option_text("GVM_CLUSTER"),
@@ -49,10 +37,10 @@ int nodes_cluster(const char *command, struct gvm_cluster **cluster)
 		return refuse(command, *file ? "--cluster and --connect exclude each other"
 					     : "no memory node is named: give --cluster FILE or "
 					       "--connect HOST:PORT");
-	err = *connect ? one_node_map(connect, cluster, &error)
+	err = *connect ? gvm_cluster_single(connect, cluster, &error)
 		       : gvm_cluster_load(file, cluster, &error);
-	if (err && *connect && !error)
-		refuse(command, "--connect %s: it must be HOST:PORT", connect);
+	if (err && *connect && error)
+		refuse(command, "--connect %s", error);
 	else if (err && !*connect && access(file, R_OK))
 		refuse(command,
 		       "%s; --cluster names a file with a line \"ID HOST PORT\" for each "

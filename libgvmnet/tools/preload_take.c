@@ -83,18 +83,11 @@ void take_widen(uintptr_t base, size_t bytes)
 static int load_cluster(void)
 {
 	const char *connect = gvm_option_text("GVM_CONNECT");
-	char *error = NULL, line[320];
-	int err;
+	char *error = NULL;
+	int err = *connect
+		      ? gvm_cluster_single(connect, &take.cluster, &error)
+		      : gvm_cluster_load(gvm_option_text("GVM_CLUSTER"), &take.cluster, &error);
 
-	if (*connect) {
-		const char *colon = strrchr(connect, ':');
-		int host = colon ? (int)(colon - connect) : 0;
-		int len = snprintf(line, sizeof line, "0 %.*s %s\n", host, connect,
-				   colon ? colon + 1 : "");
-		err = gvm_cluster_parse(line, (size_t)len, "--connect", &take.cluster, &error);
-	} else {
-		err = gvm_cluster_load(gvm_option_text("GVM_CLUSTER"), &take.cluster, &error);
-	}
 	if (err)
 		say("%s", error ? error : strerror(-err));
 	free(error);
