@@ -46,11 +46,12 @@ static void report(const struct selftest *t, int status, s64 ms)
 	else if (status != 0)
 		pr_err("self-test did not come to its end: %d\n", status);
 	else
-		pr_info("self-test passed: %u clusters, %llu messages, %llu pages sent, %llu "
-			"faults, %llu evictions, %llu connections broken, %llu nodes died, at most "
-			"%llu bytes, %lld ms\n",
-			t->rounds, t->messages, t->pages_sent, t->faults, t->evictions, t->breaks,
-			t->deaths, t->peak, ms);
+		pr_info("self-test passed: seed %llu, %u clusters, at most %llu bytes, %lld ms\n",
+			t->seed, t->rounds, t->peak, ms);
+	pr_info(
+	    "%llu messages, %llu pages sent, %llu faults, %llu evictions, %llu connections broken, "
+	    "%llu nodes died\n",
+	    t->messages, t->pages_sent, t->faults, t->evictions, t->breaks, t->deaths);
 	if (status != 0)
 		pr_err("to repeat it: selftest_seed=%llu selftest_steps=%u selftest_bug=%s\n",
 		       t->seed, t->steps, selftest_bug_name(t->bug));
@@ -65,6 +66,10 @@ static int run_selftest(void)
 	if (bug < 0) {
 		pr_err("selftest_bug is \"%s\", which is none of those there are\n", selftest_bug);
 		return -EINVAL;
+	}
+	if (selftest_steps == 0) {
+		pr_info("loaded without a self-test\n");
+		return 0;
 	}
 	t.bug = bug;
 	if (t.seed == 0)

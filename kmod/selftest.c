@@ -16,12 +16,12 @@ static int has_breaks(const struct st_world *w)
 
 static int has_shortage(const struct st_world *w)
 {
-	return w->test->rounds % 4 == 3;
+	return w->test->rounds % 4 >= 2;
 }
 
 static int has_deaths(const struct st_world *w)
 {
-	return w->test->rounds % 4 == 0;
+	return w->test->rounds % 4 == 0 || w->test->rounds % 8 == 6;
 }
 
 static int has_death_of_home(const struct st_world *w)

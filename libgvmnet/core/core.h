@@ -250,7 +250,7 @@ struct gvm_worker {
 
 	struct gvm_timers timers;
 	unsigned timers_due, timers_unseen; /* look at them now; rounds since that was done */
-	struct gvm_op *done, **done_end; /* ended, status set, user not told; by next */
+	struct gvm_op *done, **done_end;    /* ended, status set, user not told; by next */
 	struct gvm_peer *pending;           /* peers with work that waits for the end of upcalls */
 	struct gvm_peer *pending_last;
 	struct gvm_peer *peers;    /* all */

@@ -141,8 +141,7 @@ static unsigned may_grant(const struct gvm_rma_conn *conn)
 /* Post a cell with what there is of the stream, or an empty one. 0, -EAGAIN, or what is broken. */
 static int send_cell(struct gvm_rma_conn *conn, int empty)
 {
-	struct gvm_rma_work *work =
-	    conn->n_works < GVM_RMA_WORKS ? gvm_rma_work_cell(conn) : NULL;
+	struct gvm_rma_work *work = conn->n_works < GVM_RMA_WORKS ? gvm_rma_work_cell(conn) : NULL;
 	struct gvm_cell cell = { .credits = (uint16_t)may_grant(conn) };
 	uint32_t len;
 	int err;

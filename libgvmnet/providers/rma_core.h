@@ -128,11 +128,11 @@ struct rma_chunk {
 
 struct gvm_rma_core {
 	struct gvm_rma *rma;
-	const struct gvm_rma_fabric *fabric; /* rma's */
+	const struct gvm_rma_fabric *fabric;                           /* rma's */
 	int (*post)(struct gvm_rma_ep *ep, struct gvm_rma_work *work); /* fabric's */
-	int takes_back;                      /* fabric's */
-	struct gvm_net_stats *stats;         /* the worker's */
-	const uint64_t *clock;               /* host's */
+	int takes_back;                                                /* fabric's */
+	struct gvm_net_stats *stats;                                   /* the worker's */
+	const uint64_t *clock;                                         /* host's */
 	const struct gvm_provider_ops *self;
 	struct gvm_host_ops up; /* as core gave it, but for the end of operations in the stream */
 	void (*completed)(struct gvm_ep *ep, struct gvm_op *op, int status);
@@ -151,7 +151,7 @@ struct gvm_rma_core {
 	struct rma_chunk *cells, *all, *empty, *chunk_room[CHUNK_SIZES];
 	unsigned n_chunks;
 
-	struct rma_table locals; /* struct rma_local */
+	struct rma_table locals;      /* struct rma_local */
 	struct rma_local *last_local; /* that was found, or gvm_rma_no_local */
 
 	/* shares and locals whose memory is withdrawn, noted by any thread */

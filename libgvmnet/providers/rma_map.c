@@ -380,29 +380,39 @@ static __attribute__((noinline)) int post_any(struct gvm_rma_conn *conn, struct 
 	return 0;
 }
 
-/*
- * What most of them are: nobody waits, there is room, and key and buffer are those of the one
- * before. All else, which is seldom only in the first three, is post_any()'s.
- */
+/* Nobody waits, there is room for one that goes directly, and the time is known. */
+static HOT int has_room_at_once(const struct gvm_rma_conn *conn)
+{
+	const struct gvm_rma_core *core = conn->core;
+
+	return gvm_rma_is_open(conn) && conn->n_ops < GVM_SLOTS && !conn->ready.first &&
+	       conn->n_works < GVM_RMA_WORKS && core->free_works && *core->clock;
+}
+
+/* Key and buffer are those of the one before, and good for it. */
+static HOT int is_as_before(const struct gvm_rma_conn *conn, const struct gvm_op *op,
+			    enum gvm_op_kind kind)
+{
+	const struct rma_local *local = conn->core->last_local;
+	const struct rma_key *key = conn->last_key;
+
+	return local->node.key == (uintptr_t)op->mem &&
+	       goes_direct(local, op, *conn->core->clock) && key->node.key == op->key &&
+	       key->state == KEY_HARD && !may_reach(&key->at, op, kind);
+}
+
 static HOT int post_op(struct gvm_ep *ep, struct gvm_op *op, enum gvm_op_kind kind)
 {
 	struct gvm_rma_conn *conn = gvm_rma_of_ep(ep);
 	struct gvm_rma_core *core = conn->core;
 	struct gvm_rma_work *work = core->free_works;
-	struct rma_local *local = core->last_local;
-	struct rma_key *key = conn->last_key;
-	uint64_t now = *core->clock;
 
-	if (!gvm_rma_is_open(conn) || conn->n_ops >= GVM_SLOTS || conn->ready.first ||
-	    conn->n_works >= GVM_RMA_WORKS || !work || !now)
-		return post_any(conn, op);
-	if (key->node.key != op->key || key->state != KEY_HARD || may_reach(&key->at, op, kind) ||
-	    local->node.key != (uintptr_t)op->mem || !goes_direct(local, op, now))
+	if (!has_room_at_once(conn) || !is_as_before(conn, op, kind))
 		return post_any(conn, op);
 	conn->n_ops++;
 	core->free_works = work->next;
-	make_direct(work, conn, op, local);
-	return post_work(conn, key, op, kind, work) ? post_in_turn(conn, op) : 0;
+	make_direct(work, conn, op, core->last_local);
+	return post_work(conn, conn->last_key, op, kind, work) ? post_in_turn(conn, op) : 0;
 }
 
 int gvm_rma_fetch(struct gvm_ep *ep, struct gvm_op *op)
@@ -503,6 +513,19 @@ static __attribute__((noinline)) void work_done(struct gvm_rma_work *work, int s
 
 /* Most are reads and writes of an operation's own buffer, end well, and nobody waits for that but
  * the operation. */
+static HOT int ends_as_most(const struct gvm_rma_work *work, int status)
+{
+	const struct rma_local *local = work->local;
+	const struct rma_key *key = work->map;
+	const struct gvm_rma_conn *conn;
+
+	if (status || !local || !work->ep)
+		return 0;
+	conn = work->ep->conn;
+	return key->state == KEY_HARD && local->state == LOCAL_LIVE && !conn->error &&
+	       !conn->s.want_room && *conn->core->clock;
+}
+
 void gvm_rma_done(struct gvm_rma_work *work, int status)
 {
 	struct rma_local *local = work->local;
@@ -510,19 +533,14 @@ void gvm_rma_done(struct gvm_rma_work *work, int status)
 	struct rma_key *key = work->map;
 	struct gvm_rma_conn *conn;
 	struct gvm_rma_core *core;
-	uint64_t now;
 
-	if (status)
-		goto any;
-	if (!local || !ep)
-		goto any;
+	if (!ends_as_most(work, status)) {
+		work_done(work, status);
+		return;
+	}
 	conn = ep->conn;
 	core = conn->core;
-	now = *core->clock;
-	if (!now || key->state != KEY_HARD || local->state != LOCAL_LIVE || conn->error ||
-	    conn->s.want_room)
-		goto any;
-	work_arrived(core, work, now);
+	work_arrived(core, work, *core->clock);
 	gvm_rma_work_unlink(core, work);
 	conn->n_works--;
 	key->under_way--;
@@ -530,9 +548,6 @@ void gvm_rma_done(struct gvm_rma_work *work, int status)
 	conn->n_ops--;
 	gvm_rma_work_keep(core, work);
 	core->completed(&ep->ep, work->op, 0);
-	return;
-any:
-	work_done(work, status);
 }
 
 void gvm_rma_soft_completed(struct gvm_ep *ep, struct gvm_op *op, int status)

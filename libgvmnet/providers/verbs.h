@@ -137,9 +137,9 @@ struct verbs_conn {
 	uint8_t state;
 	uint8_t failed; /* nothing goes any more */
 	uint8_t in_ring, in_late;
-	uint8_t flush;  /* writes are gathered that need a proof (iWARP) */
-	uint8_t silent; /* ticks until it is nudged, as nothing has come (siw) */
-	int error;      /* found while posting, told by poll() */
+	uint8_t flush;            /* writes are gathered that need a proof (iWARP) */
+	uint8_t silent;           /* ticks until it is nudged, as nothing has come (siw) */
+	int error;                /* found while posting, told by poll() */
 	struct verbs_proof proof; /* the peer's (iWARP) */
 
 	/* the send queue: [tail, head) is in it or gathered for it */
@@ -221,8 +221,8 @@ struct verbs {
 	uint32_t *generations;
 	uint32_t slot_room, slot_next;
 
-	struct verbs_conn *ring; /* with something gathered */
-	struct verbs_conn *late; /* with an error to be told */
+	struct verbs_conn *ring;              /* with something gathered */
+	struct verbs_conn *late;              /* with an error to be told */
 	struct verbs_gathered *gathered_next; /* the first that is free */
 	struct verbs_gathered gathered[VERBS_GATHER];
 	unsigned early_count;

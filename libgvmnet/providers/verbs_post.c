@@ -32,7 +32,6 @@
 #define NUMBER_BITS     16u
 #define SLOTS_MAX       (1u << SLOT_BITS)
 #define RECV            (1ull << 63)
-
 #define NUMBER          ((1ull << NUMBER_BITS) - 1)
 
 /* On the way of each read and write; and beside it, kept out of its way. */
@@ -89,7 +88,7 @@ static int slot_get(struct verbs *v, struct verbs_conn *conn)
 		conn->slot = slot;
 		conn->generation = v->generations[slot];
 		conn->tag = (uint64_t)conn->generation << (SLOT_BITS + NUMBER_BITS) |
-			   (uint64_t)slot << NUMBER_BITS;
+			    (uint64_t)slot << NUMBER_BITS;
 		return 0;
 	}
 	return more_slots(v) ? -ENOMEM : slot_get(v, conn);

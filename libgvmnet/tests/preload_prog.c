@@ -415,6 +415,8 @@ static const struct {
 	{ "reserve", reserve_then_open },
 	{ "moved_in_vain", moved_in_vain },
 	{ "huge_in_vain", huge_in_vain },
+	{ "executable_heap", executable_heap },
+	{ "dump_is_small", dump_is_small },
 	{ "low", low },
 	{ "limited", limited },
 	{ "malloc", mallocs },

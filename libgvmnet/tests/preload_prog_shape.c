@@ -78,6 +78,38 @@ void huge_in_vain(void)
 	CHECK(holds(map(4 * MIB), 0, 0));
 }
 
+/* A heap of code and data, as some runtimes have: reserved, then opened. */
+void executable_heap(void)
+{
+	char *p = mmap(NULL, 64 * MIB, PROT_NONE, ANON | MAP_NORESERVE, -1, 0);
+
+	CHECK(p != MAP_FAILED && !mprotect(p, 64 * MIB, RW | PROT_EXEC));
+	fill(p, 64 * MIB, 1);
+	CHECK(holds(p, 64 * MIB, 1));
+}
+
+/* Who writes a core by reading the mappings leaves out what says "dd" of itself. */
+void dump_is_small(void)
+{
+	FILE *maps;
+	char line[512];
+	unsigned long kib = 0;
+	int seen = 0;
+
+	fill(map(size), size, 1);
+	maps = fopen("/proc/self/smaps", "r");
+	CHECK(maps != NULL);
+	while (fgets(line, sizeof line, maps)) {
+		sscanf(line, "Size: %lu kB", &kib);
+		if (strncmp(line, "VmFlags:", 8) || kib < 1ul << 20)
+			continue;
+		seen++;
+		CHECK(strstr(line, " dd") != NULL);
+	}
+	fclose(maps);
+	CHECK(seen > 0);
+}
+
 /* An address that fits into 32 bits is no hint. */
 void low(void)
 {

@@ -4,6 +4,9 @@
  * as it is, that one seed repeats a run, that it finds the faults that it can have put in, and
  * those of the engine that the explorer finds too; and that it stops when it is told to, and
  * without memory.
+ *
+ * With a seed as argument: only one run, and what happened in it. GVM_SIM_S: so many seconds of
+ * further seeds (ci/soak.d); GVM_SIM_SEED: begin with this one.
  */
 #include "../../kmod/selftest.h"
 #include "ivy/internal.h"
@@ -11,7 +14,9 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <cmocka.h>
 
 static size_t in_use;
@@ -58,33 +63,38 @@ static int set_up(void **state)
 	return 0;
 }
 
-static unsigned seeds(void)
+static uint64_t from_environment(const char *name, uint64_t otherwise)
 {
-	const char *wide = getenv("GVM_IVY_WIDE");
+	const char *value = getenv(name);
 
-	return wide ? (unsigned)(1 + strtoul(wide, NULL, 10) / 20000) : 12;
+	return value ? strtoull(value, NULL, 10) : otherwise;
 }
 
+static void a_run_passes(struct selftest *t, uint64_t seed)
+{
+	if (run(t, seed, 24000, SELFTEST_BUG_NONE) != 0)
+		fail_msg("seed %llu, round %u: %s", (unsigned long long)seed, t->rounds, t->error);
+	assert_int_equal(t->rounds, 8);
+	assert_true(t->messages > 10000 && t->pages_sent > 1000 && t->faults > 1000);
+	assert_true(t->evictions > 100 && t->breaks > 10 && t->deaths > 0);
+	assert_true(t->repeated > 10 && t->invalidated > 100 && t->no_memory > 3);
+}
+
+/* A few seeds; with GVM_SIM_S for so many seconds, from GVM_SIM_SEED on. */
 static void the_engine_passes(void **state)
 {
+	uint64_t first = from_environment("GVM_SIM_SEED", 1), seed = first;
+	time_t until = time(NULL) + (time_t)from_environment("GVM_SIM_S", 0);
 	struct selftest t;
-	unsigned seed;
 
-	for (seed = 1; seed <= seeds(); seed++) {
-		if (run(&t, seed, 24000, SELFTEST_BUG_NONE) != 0)
-			fail_msg("seed %u, round %u: %s", seed, t.rounds, t.error);
-		assert_int_equal(t.rounds, 8);
-		assert_true(t.messages > 10000 && t.pages_sent > 1000 && t.faults > 1000);
-		assert_true(t.evictions > 100 && t.breaks > 10 && t.deaths > 0);
-		assert_true(t.repeated > 10 && t.invalidated > 100 && t.no_memory > 10);
-	}
-	print_message("%llu messages, %llu pages, %llu faults, %llu evictions, %llu breaks, "
-		      "%llu deaths, %llu repeated, %llu invalidated, %llu no memory, %llu bytes\n",
-		      (unsigned long long)t.messages, (unsigned long long)t.pages_sent,
+	for (; seed < first + 12 || time(NULL) < until; seed++)
+		a_run_passes(&t, seed);
+	print_message("%llu runs, the last one: %llu messages, %llu faults, %llu evictions, %llu "
+		      "breaks, %llu deaths, %llu repeated, %llu times no memory\n",
+		      (unsigned long long)(seed - first), (unsigned long long)t.messages,
 		      (unsigned long long)t.faults, (unsigned long long)t.evictions,
 		      (unsigned long long)t.breaks, (unsigned long long)t.deaths,
-		      (unsigned long long)t.repeated, (unsigned long long)t.invalidated,
-		      (unsigned long long)t.no_memory, (unsigned long long)t.peak);
+		      (unsigned long long)t.repeated, (unsigned long long)t.no_memory);
 }
 
 static void a_seed_repeats_a_run(void **state)
@@ -185,7 +195,23 @@ static void it_bears_the_end_of_memory(void **state)
 	}
 }
 
-int main(void)
+/* A run of this seed, in the words of the module (kmod/giantvm_main.c), to be compared with its
+ * own. */
+static int show(const char *seed)
+{
+	struct selftest t;
+
+	set_up(NULL);
+	if (run(&t, strtoull(seed, NULL, 10), 24000, SELFTEST_BUG_NONE) != 0)
+		fprintf(stderr, "%s\n", t.error);
+	return printf("%llu messages, %llu pages sent, %llu faults, %llu evictions, "
+		      "%llu connections broken, %llu nodes died\n",
+		      (unsigned long long)t.messages, (unsigned long long)t.pages_sent,
+		      (unsigned long long)t.faults, (unsigned long long)t.evictions,
+		      (unsigned long long)t.breaks, (unsigned long long)t.deaths) < 0;
+}
+
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(the_engine_passes, set_up),
@@ -197,5 +223,7 @@ int main(void)
 		cmocka_unit_test_setup(it_bears_the_end_of_memory, set_up),
 	};
 
+	if (argc > 1)
+		return show(argv[1]);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

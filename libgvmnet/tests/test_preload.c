@@ -145,6 +145,9 @@ static void nothing_taken_is_a_loud_warning(void **state)
 	RUNS("not_taken");
 	NEVER("attach");
 	SAID("is executable");
+	RUNS("executable_heap");
+	NEVER("attach");
+	SAID("the largest mapping, 64.0 MiB, is executable");
 	RUNS("becomes"); /* also by a program that the first one became */
 	SAID("WARNING: nothing was taken over");
 }
@@ -319,6 +322,7 @@ static void parts(void **state)
 	RUNS("moved_in_vain");
 	RUNS("huge_in_vain");
 	assert_null(strstr(errors, "huge"));
+	RUNS("dump_is_small");
 	RUNS("low");
 	MADE("2097152 anon");
 }
