@@ -61,8 +61,8 @@ struct gvm_dsm_config {
  * -EINVAL: the configuration makes no sense, or is not that of the region that is there (size,
  *          slabs, mode); no cluster map, or no id of this node in it
  * -ENOENT: no such region, without CREATE; -EEXIST: there is one, with EXCL
- * -EBUSY: another process has this node's id, or the region is a private one; or this process has
- *          it open already
+ * -EBUSY: another process has this node's id, or had it a moment ago; or this process has the
+ *          region open already; -EPERM: the region is a private one
  * -EHOSTDOWN: a home did not answer in time; -EADDRINUSE, -EADDRNOTAVAIL, -EACCES: the node's line
  *          cannot be listened at
  * -EOPNOTSUPP: a home is too old for shared regions, or keeps its regions in an image file
