@@ -57,7 +57,7 @@ struct dsm_link {
 	uint16_t node;
 	uint8_t is_home, state;
 	uint8_t overrun; /* does not take what it is sent: its connection is about to be ended */
-	uint8_t leaving; /* the other side has been told that the region is being closed */
+	uint8_t leaving; /* is to be told that the region is being closed, when it takes it */
 	struct gvm_peer *peer; /* of UP */
 	struct gvm_peer *dial; /* the one that this side connects; NULL: not yet */
 	struct gvm_op call;    /* REGION_OPEN or REGION_CLOSE */
@@ -185,8 +185,8 @@ void dsm_peer_dead(struct gvm_dsm *dsm, uint16_t node);
 
 /* ---- region.c ------------------------------------------------------------------------------ */
 
-/* In DSM_LEAVING a call has ended. */
-void dsm_region_left(struct gvm_dsm *dsm, struct dsm_link *link);
+/* In DSM_LEAVING a member has answered, or will not. */
+void dsm_region_left(struct gvm_dsm *dsm);
 /* The answer of a home to dsm_link_ask() in DSM_OPENING. */
 void dsm_region_answered(struct gvm_dsm *dsm, struct dsm_link *link, int status,
 			 const struct gvm_msg *reply);

@@ -11,6 +11,7 @@
 
 #define ASK_NS   (3000 * DSM_MS) /* for an answer */
 #define AGAIN_NS (100 * DSM_MS)  /* after a refusal that may not last */
+#define SOON_NS  (2 * DSM_MS)    /* there was no credit */
 #define LATER_NS (1000 * DSM_MS) /* to a node that has not the region open */
 
 static void ask_answered(struct gvm_op *op, int status);
@@ -169,7 +170,7 @@ static void go_down(struct dsm_link *link, uint64_t again_ns)
 	int was_up = link->state == LINK_UP;
 
 	drop_queue(link);
-	link->overrun = 0;
+	link->overrun = link->leaving = 0;
 	link->peer = NULL;
 	if (link->state == LINK_DEAD)
 		return;
@@ -215,6 +216,13 @@ static void on_fence(struct gvm_timer *timer)
 	home_is_dead(dsm_container(timer, struct dsm_link, fence), "was not heard of for too long");
 }
 
+static void leave_again(struct dsm_link *link)
+{
+	dsm_link_leave(link);
+	if (!link->leaving)
+		dsm_region_left(link->dsm);
+}
+
 static void on_retry(struct gvm_timer *timer)
 {
 	struct dsm_link *link = dsm_container(timer, struct dsm_link, retry);
@@ -223,6 +231,8 @@ static void on_retry(struct gvm_timer *timer)
 		gvm_peer_disconnect(link->peer, -ENOBUFS);
 	else if (link->overrun) /* of one that is not connected yet */
 		go_down(link, AGAIN_NS);
+	else if (link->leaving)
+		leave_again(link);
 	else
 		dsm_link_ask(link);
 	dsm_engine_after(link->dsm);
@@ -349,7 +359,7 @@ static void ask_answered(struct gvm_op *op, int status)
 
 	link->calling = 0;
 	if (dsm->state == DSM_LEAVING)
-		dsm_region_left(dsm, link);
+		dsm_region_left(dsm);
 	else if (dsm->state == DSM_OPENING && link->is_home && !link->generation)
 		dsm_region_answered(dsm, link, status, op->reply);
 	else if (link->state == LINK_DEAD)
@@ -362,18 +372,24 @@ static void ask_answered(struct gvm_op *op, int status)
 		dsm_engine_after(dsm);
 }
 
+/* Behind all that it has been sent, by the connection that the other side knows. */
 void dsm_link_leave(struct dsm_link *link)
 {
 	struct gvm_msg msg = { .type = GVM_T_REGION_CLOSE,
 			       .region = link->dsm->id,
 			       .arg = link->dsm->view };
+	int err = -EAGAIN;
 
-	if (link->calling || link->leaving)
+	link->leaving = 0;
+	if (link->calling || link->state != LINK_UP)
+		return;
+	link->dial = link->peer;
+	if (STAILQ_EMPTY(&link->queue))
+		err = call(link, &msg);
+	if (err != -EAGAIN)
 		return;
 	link->leaving = 1;
-	link->dial = link->peer; /* by the connection that the other side knows */
-	if (link->state == LINK_UP)
-		(void)call(link, &msg);
+	set_timer(link, &link->retry, SOON_NS);
 }
 
 /* ---- being asked --------------------------------------------------------------------------- */
@@ -452,5 +468,7 @@ void dsm_link_ended(struct dsm_link *link, struct gvm_peer *peer, int why)
 		go_down(link, LATER_NS);
 	else
 		return;
+	if (link->dsm->state == DSM_LEAVING)
+		dsm_region_left(link->dsm);
 	dsm_engine_after(link->dsm);
 }

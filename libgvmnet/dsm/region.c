@@ -383,20 +383,15 @@ static void finish(struct gvm_timer *timer)
 }
 
 /* When nobody has to answer any more. Not here and now: who has called may need dsm. */
-static void left(struct gvm_dsm *dsm)
+void dsm_region_left(struct gvm_dsm *dsm)
 {
 	struct dsm_link *link;
 
 	LIST_FOREACH(link, &dsm->all, in_region)
-	if (link->calling)
+	if (link->calling || link->leaving)
 		return;
 	dsm->state = DSM_CLOSED_STATE;
 	gvm_timer_set(dsm->node->worker, &dsm->finish, 0);
-}
-
-void dsm_region_left(struct gvm_dsm *dsm, struct dsm_link *link)
-{
-	left(dsm);
 }
 
 static void leave(struct gvm_dsm *dsm)
@@ -406,7 +401,7 @@ static void leave(struct gvm_dsm *dsm)
 	dsm->state = DSM_LEAVING;
 	LIST_FOREACH(link, &dsm->all, in_region)
 	dsm_link_leave(link);
-	left(dsm);
+	dsm_region_left(dsm);
 }
 
 static uint64_t pages_here(const struct gvm_dsm *dsm)

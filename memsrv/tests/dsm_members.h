@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Real members of a shared region for a test: HOMES gvm-memsrv processes (nodes 0 to HOMES - 1) and
- * MEMBERS processes (nodes 16 on) that open and map it over tcp with a key, and do as they are told:
- * each reads orders from a socket and answers them. All die with the test.
+ * MEMBERS processes (nodes 16 on) that open and map it over tcp with a key, and do as they are
+ * told: each reads orders from a socket and answers them. All die with the test.
  */
 #ifndef MEMSRV_TESTS_DSM_MEMBERS_H
 #define MEMSRV_TESTS_DSM_MEMBERS_H
@@ -227,11 +227,10 @@ static inline struct answer order(unsigned i, struct order o)
 #define NAME "shared"
 static inline int m_open(unsigned i, uint64_t bytes, unsigned flags, uint64_t local)
 {
-	return order(i, (struct order){ .op = OPEN,
-					.name = NAME,
-					.flags = flags,
-					.offset = bytes,
-					.value = local })
+	return order(
+		   i,
+		   (struct order){
+		       .op = OPEN, .name = NAME, .flags = flags, .offset = bytes, .value = local })
 	    .status;
 }
 static inline int m_close(unsigned i)
@@ -280,8 +279,8 @@ static inline unsigned free_port(void)
 
 static inline void home_start_with(unsigned i, const char *const *more)
 {
-	const char *argv[24] = { program, "--cluster", map_file, "--key-file", key_file, "--log",
-				 "warn",  HOME_ARGS };
+	const char *argv[24] = { program,  "--cluster", map_file, "--key-file",
+				 key_file, "--log",     "warn",   HOME_ARGS };
 	pid_t parent = getpid();
 	char id[16];
 	int n = 0;
