@@ -37,6 +37,7 @@
 #define HOME_ARGS "--memory", "256M"
 #endif
 #define FIRST 16u /* id of the first member */
+#define ROGUE 15u /* one that the test itself may be */
 #define MS    UINT64_C(1000000)
 #define PAGE  GVM_PAGE_SIZE
 
@@ -358,7 +359,7 @@ static inline int write_file(const char *path, const char *text)
 
 static inline int dsm_prepare(void)
 {
-	static char map[128 * (HOMES + MEMBERS)], self[4000];
+	static char map[128 * (HOMES + MEMBERS + 1)], self[4000];
 	ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	int at = 0;
 
@@ -374,6 +375,8 @@ static inline int dsm_prepare(void)
 	for (unsigned i = 0; i < MEMBERS; i++)
 		at += snprintf(map + at, sizeof(map) - (size_t)at, "%u 127.0.0.1 %u role=compute\n",
 			       FIRST + i, member[i].port = free_port());
+	snprintf(map + at, sizeof(map) - (size_t)at, "%u 127.0.0.1 %u role=compute\n", ROGUE,
+		 free_port());
 	if (write_file(key_file, "0123456789abcdef0123456789abcdef") || write_file(map_file, map))
 		return -1;
 	return access(program, X_OK);
