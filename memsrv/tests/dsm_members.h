@@ -49,13 +49,15 @@ static struct {
 
 /* ---- a member ------------------------------------------------------------------------------ */
 
-enum order_op { OPEN, CLOSE, LOAD, STORE, ADD, EVICT, STATS, DELETE, STAMP, LATENCY };
+enum order_op { OPEN, CLOSE, LOAD, STORE, ADD, EVICT, STATS, DELETE, MEASURE };
 
 struct order {
 	enum order_op op;
 	char name[32];
 	unsigned flags;
-	uint64_t offset, value; /* OPEN: bytes, local bytes; ADD: at offset, value times */
+	/* OPEN: bytes, local bytes; ADD: at offset, value times; MEASURE: one read each of so many
+	 * pages, answers their median in ns */
+	uint64_t offset, value;
 };
 
 struct answer {
@@ -118,12 +120,26 @@ static int obey_open(const struct order *o, struct gvm_dsm **dsm, uint8_t **mem)
 	return err;
 }
 
-static uint64_t latency(struct gvm_dsm *dsm, int write)
+static int by_value(const void *a, const void *b)
 {
-	struct gvm_hist hist;
+	const uint64_t *x = a, *y = b;
 
-	gvm_dsm_latency(dsm, write, &hist);
-	return gvm_hist_percentile(&hist, 0.5);
+	return (*x > *y) - (*x < *y);
+}
+
+static uint64_t measure(const uint8_t *mem, const struct order *o)
+{
+	static uint64_t took[4096];
+	uint64_t n = o->value < 4096 ? o->value : 4096;
+
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t began = gvm_now();
+
+		(void)*(const volatile uint64_t *)(mem + o->offset + i * PAGE);
+		took[i] = gvm_now() - began;
+	}
+	qsort(took, n, sizeof(took[0]), by_value);
+	return took[n / 2];
 }
 
 static void obey(int fd)
@@ -152,8 +168,8 @@ static void obey(int fd)
 		case STATS:
 			gvm_dsm_stats(dsm, &a.stats);
 			break;
-		case LATENCY:
-			a.value = latency(dsm, (int)o.value);
+		case MEASURE:
+			a.value = measure(mem, &o);
 			break;
 		default:
 			a.status = touch(mem, &o, &a.value);

@@ -42,6 +42,7 @@ static void rogue_start(unsigned id)
 
 	memset(&rogue, 0, sizeof(rogue));
 	rogue.view = 77;
+	assert_int_equal(gvm_option_set("GVM_BACKOFF_MAX_MS", "10"), 0);
 	assert_int_equal(gvm_cluster_load(map_file, &rogue.cluster, NULL), 0);
 	net.cluster = rogue.cluster;
 	assert_int_equal(gvm_net_open(&net, &rogue.net), 0);
