@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -318,6 +319,11 @@ static void close_late(struct node *n)
 		do_late(n, page);
 }
 
+static long pause_ns(const struct node *n, int more)
+{
+	return more == 1 ? 0 : n->kept ? 10000 : 20000000;
+}
+
 static void *node_main(void *arg)
 {
 	struct node *n = arg;
@@ -332,7 +338,7 @@ static void *node_main(void *arg)
 	do {
 		uint64_t count;
 
-		poll(poll_fd, 1 + fds, more == 1 || n->kept ? 0 : 20);
+		ppoll(poll_fd, 1 + fds, &(struct timespec){ .tv_nsec = pause_ns(n, more) }, NULL);
 		if (poll_fd[0].revents)
 			(void)!read(n->wake, &count, sizeof(count));
 		for (unsigned i = 0; i < fds; i++)
