@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -332,6 +333,7 @@ static void *node_main(void *arg)
 	bool go_on;
 	int more = 0;
 
+	prctl(PR_SET_TIMERSLACK, 1);
 	for (unsigned i = 0; i < fds; i++)
 		poll_fd[1 + i] = (struct pollfd){ .fd = dsm_memory_fd(n->memory, i),
 						  .events = POLLIN };
