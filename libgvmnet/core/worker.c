@@ -810,6 +810,16 @@ static int open_providers(struct gvm_worker *worker)
 	return worker->provider_count ? 0 : err;
 }
 
+void gvm_worker_coherence(struct gvm_worker *worker, gvm_coherence_fn *fn)
+{
+	worker->coherence = fn;
+}
+
+void gvm_worker_keepalive(struct gvm_worker *worker, uint64_t ns)
+{
+	worker->opt.keepalive_ns = ns;
+}
+
 int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 		    struct gvm_worker **out)
 {

@@ -100,7 +100,7 @@ static void victim_first(struct dsm_memory *m, uint64_t page)
 	q->count++;
 }
 
-void page_lose(struct dsm_memory *m, uint64_t page)
+void memory_page_lose(struct dsm_memory *m, uint64_t page)
 {
 	struct page *p = &m->page[page];
 
@@ -207,7 +207,7 @@ static void not_mapped(struct dsm_memory *m, uint64_t page, int err)
 		gvm_log_limited(&limit, GVM_LOG_WARN, "page %llu of shared memory: %s; tried again",
 				(unsigned long long)page, strerror(-err));
 	else
-		page_lose(m, page);
+		memory_page_lose(m, page);
 	mem_wake(uffd_of(m, page), addr_of(m, page), PAGE); /* who waits faults again */
 }
 

@@ -26,7 +26,7 @@ static void lose_pages(struct dsm_memory *m, uint64_t from, uint64_t to)
 
 		/* poisoned: it is the cover that is being laid over it */
 		if (!(m->page[page].flags & (F_POISONED | F_GONE)))
-			page_lose(m, page);
+			memory_page_lose(m, page);
 	}
 }
 

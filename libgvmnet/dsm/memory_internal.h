@@ -125,7 +125,7 @@ static inline enum ivy_access access_of(const struct page *p)
 void page_place(struct dsm_memory *m, uint64_t page, enum place place);
 void page_place_first(struct dsm_memory *m, uint64_t page, enum place place);
 /* Its addresses are not ours any more, and it leaves next. */
-void page_lose(struct dsm_memory *m, uint64_t page);
+void memory_page_lose(struct dsm_memory *m, uint64_t page);
 /* Into the mapping, with the access that has been given; threads that wait for it go on. */
 void page_map(struct dsm_memory *m, uint64_t page);
 /* Out of the mapping. */
