@@ -36,6 +36,9 @@
 #ifndef HOME_ARGS
 #define HOME_ARGS "--memory", "256M"
 #endif
+#ifndef MEMBER_MAIN
+#define MEMBER_MAIN(i, fd) obey(fd) /* does not return */
+#endif
 #define FIRST 16u /* id of the first member */
 #define MS    UINT64_C(1000000)
 #define PAGE  GVM_PAGE_SIZE
@@ -125,7 +128,7 @@ static uint64_t latency(struct gvm_dsm *dsm, int write)
 	return gvm_hist_percentile(&hist, 0.5);
 }
 
-static void obey(int fd)
+static inline void obey(int fd)
 {
 	struct gvm_dsm *dsm = NULL;
 	uint8_t *mem = NULL;
@@ -176,7 +179,7 @@ static void member_main(unsigned i, int fd, pid_t parent)
 	    gvm_option_set("GVM_KEY_FILE", key_file))
 		_exit(126);
 	signal(SIGBUS, on_sigbus);
-	obey(fd);
+	MEMBER_MAIN(i, fd);
 }
 
 static inline void member_start(unsigned i)
