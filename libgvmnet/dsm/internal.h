@@ -61,10 +61,10 @@ struct dsm_link {
 	struct gvm_peer *peer; /* of UP */
 	struct gvm_peer *dial; /* the one that this side connects; NULL: not yet */
 	struct gvm_op call;    /* REGION_OPEN or REGION_CLOSE */
-	int calling;
-	uint64_t view;       /* of a node, as it said last; 0: never */
-	uint64_t generation; /* of a home's region; 0: not a member there yet */
-	uint64_t share;      /* of a home: slabs */
+	int calling, joining;  /* a call is under way; it was REGION_OPEN */
+	uint64_t view;         /* of a node, as it said last; 0: never */
+	uint64_t generation;   /* of a home's region; 0: not a member there yet */
+	uint64_t share;        /* of a home: slabs */
 	struct dsm_frames queue;
 	uint64_t queued;        /* bytes */
 	struct gvm_timer retry; /* ask again; or end its connection */

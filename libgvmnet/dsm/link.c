@@ -273,6 +273,7 @@ static int call(struct dsm_link *link, const struct gvm_msg *msg)
 	link->call.deadline_ns = now(link) + ASK_NS;
 	err = gvm_call(link->dial, msg, &link->call);
 	link->calling = !err;
+	link->joining = msg->type == GVM_T_REGION_OPEN;
 	return err;
 }
 
@@ -352,6 +353,17 @@ static void node_answered(struct dsm_link *link, int status, const struct gvm_ms
 	}
 }
 
+/* A home that was given up has let this member in again, too late: it must not wait for it. */
+static void leave_dead(struct dsm_link *link, int status)
+{
+	struct gvm_msg msg = { .type = GVM_T_REGION_CLOSE,
+			       .region = link->dsm->id,
+			       .arg = link->dsm->view };
+
+	if (status == 0 && link->joining)
+		(void)call(link, &msg);
+}
+
 static void ask_answered(struct gvm_op *op, int status)
 {
 	struct dsm_link *link = dsm_container(op, struct dsm_link, call);
@@ -363,7 +375,7 @@ static void ask_answered(struct gvm_op *op, int status)
 	else if (dsm->state == DSM_OPENING && link->is_home && !link->generation)
 		dsm_region_answered(dsm, link, status, op->reply);
 	else if (link->state == LINK_DEAD)
-		return;
+		leave_dead(link, status);
 	else if (link->is_home)
 		home_answered(link, status);
 	else

@@ -84,15 +84,30 @@ static void who_leaves_takes_nothing_with_it(void **state)
 	assert_int_equal(m_open(0, 0, 0, 0), -ENOENT);
 }
 
+/* Figures, for whoever reads them: a machine that is busy says nothing. */
+static void how_long_a_miss_takes(void **state)
+{
+	const struct order read = { .op = MEASURE, .value = BYTES / PAGE };
+
+	open_all(0);
+	for (unsigned page = 0; page < BYTES / PAGE; page++)
+		m_store(0, page * PAGE, page + 1);
+	print_message("[          ] read miss, from the owner, p50: %lu ns\n",
+		      (unsigned long)order(1, read).value);
+	assert_int_equal(m_close(0), 0);
+	assert_int_equal(m_close(1), 0);
+	print_message("[          ] read miss, from the home, p50:  %lu ns\n",
+		      (unsigned long)order(2, read).value);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, dsm_setup, dsm_teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(what_one_writes_all_read),
-		T(writers_of_one_page_lose_nothing),
-		T(a_node_without_room_gives_back),
-		T(who_leaves_takes_nothing_with_it),
+		T(what_one_writes_all_read),       T(writers_of_one_page_lose_nothing),
+		T(a_node_without_room_gives_back), T(who_leaves_takes_nothing_with_it),
+		T(how_long_a_miss_takes),
 	};
 
 	return dsm_run(tests);
