@@ -271,14 +271,6 @@ static void change(struct dsm_memory *m, uint64_t page, bool writable)
 	mem_wake(uffd_of(m, page), addr_of(m, page), PAGE);
 }
 
-static void note_opened(struct dsm_memory *m, struct page *p)
-{
-	if (!(p->flags & F_WAITED) || !m->config.hold_ns)
-		return;
-	p->flags |= F_HELD;
-	p->opened = (uint32_t)(gvm_now() >> 10);
-}
-
 static void set_access(struct page *p, enum ivy_access access)
 {
 	p->flags = (uint16_t)((p->flags & ~F_ACCESS) | access);
@@ -290,7 +282,7 @@ static void lessen(struct dsm_memory *m, uint64_t page, enum ivy_access access)
 
 	/* first, as what was read may be served in between: nobody gets what is being taken */
 	set_access(p, access);
-	p->flags &= (uint16_t)~F_HELD;
+	hold_end(m, page);
 	if (access == IVY_NONE) {
 		m->stats.closed++;
 		page_unmap(m, page);
@@ -314,8 +306,7 @@ void dsm_memory_protect(struct dsm_memory *m, uint64_t page, enum ivy_access acc
 		return;
 	}
 	set_access(p, access);
-	note_opened(m, p);
-	p->flags &= (uint16_t)~F_WAITED;
+	hold_begin(m, page);
 	if (before == IVY_NONE)
 		m->stats.opened++;
 	else
@@ -332,7 +323,6 @@ void dsm_memory_end(struct dsm_memory *m, uint64_t page, int status)
 {
 	struct page *p = &m->page[page];
 
-	p->flags &= (uint16_t)~F_WAITED;
 	if (status == 0) {
 		mem_wake(uffd_of(m, page), addr_of(m, page), PAGE);
 		return;
@@ -343,18 +333,6 @@ void dsm_memory_end(struct dsm_memory *m, uint64_t page, int status)
 	p->flags |= F_POISONED;
 	m->stats.poisoned++;
 	refuse_at(m, uffd_of(m, page), addr_of(m, page));
-}
-
-uint64_t dsm_memory_held_until(const struct dsm_memory *m, uint64_t page)
-{
-	const struct page *p = &m->page[page];
-	uint64_t now, since;
-
-	if (!(p->flags & F_HELD))
-		return 0;
-	now = gvm_now();
-	since = (uint64_t)((uint32_t)(now >> 10) - p->opened) << 10;
-	return since < m->config.hold_ns ? now + m->config.hold_ns - since : 0;
 }
 
 /* ---- making and unmaking ------------------------------------------------------------------- */
@@ -389,7 +367,8 @@ static int open_uffds(struct dsm_memory *m)
 {
 	const uint64_t want = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MISSING_SHMEM |
 			      UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
-			      UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_EVENT_REMAP;
+			      UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_EVENT_REMAP |
+			      UFFD_FEATURE_THREAD_ID;
 	uint64_t features = 0;
 
 	for (unsigned i = 0; i < m->config.fds; i++) {

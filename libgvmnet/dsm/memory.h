@@ -46,8 +46,8 @@ struct dsm_memory_config {
 	uint64_t budget; /* pages of content that may be here, at least 16; 0: no bound */
 	unsigned fds;    /* userfaultfds to spread faults over, 1 to DSM_MEMORY_FDS_MAX; 0: 1 */
 	/*
-	 * For how long a page that was opened for a thread that waits should be left to it, in ns;
-	 * see dsm_memory_held_until(). 0: not at all.
+	 * For how long at most a page that was opened for a thread should be left to it, in ns; see
+	 * dsm_memory_held_until(). Nearly always it is a few µs. 0: not at all.
 	 */
 	uint64_t hold_ns;
 
@@ -115,12 +115,13 @@ void dsm_memory_protect(struct dsm_memory *memory, uint64_t page, enum ivy_acces
 void dsm_memory_end(struct dsm_memory *memory, uint64_t page, int status);
 
 /*
- * Until when (gvm_now()'s ns; 0: no wish) the page should not be closed, so that the thread for
- * which it was opened last can use it at least once: it has been woken, but may have had no CPU yet.
- * A wish, not a lock: who passes messages to the engine may keep those that would close the page back
- * for so long, with what the same sender says of the same page after them. Only ever for pages that a thread waited for.
+ * Whether the page should be left open for a moment, so that the thread for which it was opened last
+ * can use it at least once: 0: no; else when (gvm_now()'s ns) to ask again. It is a wish until that
+ * thread has had a CPU since, and for no longer than hold_ns: who passes messages to the engine may
+ * keep those back that would close the page, with what the same sender says of the same page after them. Only
+ * ever for pages that a thread waited for.
  */
-uint64_t dsm_memory_held_until(const struct dsm_memory *memory, uint64_t page);
+uint64_t dsm_memory_held_until(struct dsm_memory *memory, uint64_t page);
 
 /* Counters since open, and levels. */
 struct dsm_memory_stats {

@@ -30,24 +30,27 @@ static void lose_pages(struct dsm_memory *m, uint64_t from, uint64_t to)
 	}
 }
 
-static void queue_fault(struct dsm_memory *m, int uffd, uint64_t addr, bool write)
+static void queue_fault(struct dsm_memory *m, int uffd, const struct uffd_msg *msg)
 {
-	addr &= ~(uint64_t)(PAGE - 1);
+	const uint64_t writes = UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP;
+	uint64_t addr = msg->arg.pagefault.address & ~(uint64_t)(PAGE - 1);
+
 	if (m->fault_head - m->fault_tail == FAULTS) {
 		mem_wake(uffd, addr, PAGE); /* it faults again */
 		return;
 	}
 	m->faults[m->fault_head++ % FAULTS] =
-	    (struct fault){ .addr = addr, .uffd = uffd, .write = write };
+	    (struct fault){ .addr = addr,
+			    .tid = msg->arg.pagefault.feat.ptid,
+			    .uffd = uffd,
+			    .write = msg->arg.pagefault.flags & writes };
 }
 
 static void take_message(struct dsm_memory *m, int uffd, const struct uffd_msg *msg)
 {
-	const uint64_t writes = UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP;
-
 	switch (msg->event) {
 	case UFFD_EVENT_PAGEFAULT:
-		queue_fault(m, uffd, msg->arg.pagefault.address, msg->arg.pagefault.flags & writes);
+		queue_fault(m, uffd, msg);
 		break;
 	case UFFD_EVENT_UNMAP:
 		lose_pages(m, msg->arg.remove.start, msg->arg.remove.end);
@@ -140,7 +143,7 @@ static void ask(struct dsm_memory *m, uint64_t page, const struct fault *f)
 		m->stats.faults_write++;
 	else
 		m->stats.faults_read++;
-	p->flags |= F_WAITED;
+	hold_waits(m, page, f->tid);
 	r = m->config.fault(m->config.user, page, access);
 	if (r == 1)
 		return;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What the files of a shared region's memory share: memory.c (pages, and what programs may do with
- * them), memory_fault.c (what the kernel says), memory_room.c (the budget), memory_cover.c (SIGBUS
- * on kernels that have no request for it). All of it is the engine's thread's, but for struct
- * cover.
+ * them), memory_fault.c (what the kernel says), memory_room.c (the budget), memory_hold.c (who
+ * waits), memory_cover.c (SIGBUS on kernels that have no request for it). All of it is the engine's
+ * thread's, but for struct cover.
  */
 #ifndef GVM_DSM_MEMORY_INTERNAL_H
 #define GVM_DSM_MEMORY_INTERNAL_H
@@ -23,7 +23,8 @@
 #define FAULTS 256u /* read and not served yet; a power of two */
 #define WAITS  256u /* that were told "not now"; a power of two */
 #define COVERS 64u  /* that the cover thread has to do; a power of two */
-#define ROUND  64u  /* pages that one trim looks at */
+#define HOLDS  256u
+#define ROUND  64u /* pages that one trim looks at */
 
 /* Where the content of a page is, if anywhere, and so in which queue the page is. */
 enum place {
@@ -37,17 +38,13 @@ enum place {
 
 #define F_ACCESS   3u        /* enum ivy_access that has been given */
 #define F_MAPPED   (1u << 2) /* may be in the programs' mapping */
-#define F_WAITED   (1u << 3) /* a thread waits for it, as far as is known */
-#define F_HELD     (1u << 4) /* opened for a thread that waited, at the time in opened */
-#define F_POISONED (1u << 5) /* an access raises SIGBUS */
-#define F_GONE     (1u << 6) /* its addresses are not ours any more */
-#define F_LEAVING  (1u << 7) /* evict() has been called for its content */
+#define F_POISONED (1u << 3) /* an access raises SIGBUS */
+#define F_GONE     (1u << 4) /* its addresses are not ours any more */
+#define F_LEAVING  (1u << 5) /* evict() has been called for its content */
 
 struct page {
 	uint32_t next, prev; /* in the queue of its place */
-	uint32_t opened;     /* gvm_now() / 1024, as much of it as fits */
-	uint16_t flags;
-	uint16_t place;
+	uint16_t flags, place;
 };
 
 struct queue {
@@ -56,8 +53,18 @@ struct queue {
 
 struct fault {
 	uint64_t addr;
+	uint32_t tid; /* of the thread that waits */
 	int uffd;
 	bool write;
+};
+
+/* Of a page, and of others with the same remainder of its number: the last one counts. */
+struct hold {
+	uint64_t page;
+	uint64_t opened_ns,
+	    cpu_ns; /* when it was opened, and the thread's CPU time then; 0: no hold */
+	uint32_t tid;
+	bool waits; /* the thread does, for the page to be opened */
 };
 
 /* A thread that lays mappings over pages: it waits until the engine's thread has read the event. */
@@ -91,6 +98,7 @@ struct dsm_memory {
 	uint64_t parting; /* GONE, and in LIVE or VICTIM */
 	struct fault faults[FAULTS], waits[WAITS];
 	uint32_t fault_head, fault_tail, wait_head, wait_tail;
+	struct hold holds[HOLDS];
 	struct cover cover;
 	struct dsm_memory_stats stats;
 	char bounce[PAGE] __attribute__((aligned(64)));
@@ -133,6 +141,13 @@ bool serve_faults(struct dsm_memory *m);
 void serve_waits(struct dsm_memory *m);
 /* From now on an access to the page at this address raises SIGBUS. */
 void refuse_at(struct dsm_memory *m, int uffd, uint64_t addr);
+
+/* ---- memory_hold.c ------------------------------------------------------------------------- */
+
+/* A thread waits for the page; it is being opened; it has been closed, or made less. */
+void hold_waits(struct dsm_memory *m, uint64_t page, uint32_t tid);
+void hold_begin(struct dsm_memory *m, uint64_t page);
+void hold_end(struct dsm_memory *m, uint64_t page);
 
 /* ---- memory_cover.c ------------------------------------------------------------------------ */
 

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -20,6 +21,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -318,6 +320,11 @@ static void close_late(struct node *n)
 		do_late(n, page);
 }
 
+static long pause_ns(const struct node *n, int more)
+{
+	return more == 1 ? 0 : n->kept ? 10000 : 20000000;
+}
+
 static void *node_main(void *arg)
 {
 	struct node *n = arg;
@@ -326,13 +333,14 @@ static void *node_main(void *arg)
 	bool go_on;
 	int more = 0;
 
+	prctl(PR_SET_TIMERSLACK, 1);
 	for (unsigned i = 0; i < fds; i++)
 		poll_fd[1 + i] = (struct pollfd){ .fd = dsm_memory_fd(n->memory, i),
 						  .events = POLLIN };
 	do {
 		uint64_t count;
 
-		poll(poll_fd, 1 + fds, more == 1 || n->kept ? 0 : 20);
+		ppoll(poll_fd, 1 + fds, &(struct timespec){ .tv_nsec = pause_ns(n, more) }, NULL);
 		if (poll_fd[0].revents)
 			(void)!read(n->wake, &count, sizeof(count));
 		for (unsigned i = 0; i < fds; i++)

@@ -3,7 +3,7 @@
  * Memory that nodes share is sequentially consistent: litmus tests, and histories of loads and
  * stores, over engines and memories in this process. That these tests can fail is shown too: by
  * hardware that does what is forbidden to shared memory, by nodes that close a page too late, and
- * by histories that are wrong. GVM_LITMUS: iterations of each test (2,000).
+ * by histories that are wrong. LITMUS: iterations of each test (2,000).
  */
 #include "dsm_rig.h"
 #include "history.h"
@@ -11,7 +11,7 @@
 
 static uint64_t iterations(void)
 {
-	const char *text = getenv("GVM_LITMUS");
+	const char *text = getenv("LITMUS");
 
 	return text ? strtoull(text, NULL, 10) : 2000;
 }

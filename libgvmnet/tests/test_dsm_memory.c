@@ -170,6 +170,81 @@ static void system_calls_work_on_it(void **state)
 	}
 }
 
+/* ---- a thread that has its page, but no CPU ------------------------------------------------- */
+
+static int open_at_once(void *user, uint64_t page, enum ivy_access access)
+{
+	dsm_memory_copy_write(*(struct dsm_memory **)user, page, NULL);
+	dsm_memory_protect(*(struct dsm_memory **)user, page, access);
+	return 1;
+}
+
+static int never(void *user, uint64_t page)
+{
+	return -EBUSY;
+}
+
+struct storer {
+	uint64_t *at;
+	int go_home;
+};
+
+static void *store_once(void *arg)
+{
+	struct storer *s = arg;
+
+	__atomic_store_n(s->at, 1, __ATOMIC_RELAXED);
+	while (!__atomic_load_n(&s->go_home, __ATOMIC_RELAXED))
+		usleep(100);
+	return NULL;
+}
+
+static void pin(pthread_t thread, int policy)
+{
+	struct sched_param priority = { .sched_priority = policy == SCHED_FIFO };
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(0, &one);
+	if (pthread_setaffinity_np(thread, sizeof(one), &one) != 0 ||
+	    pthread_setschedparam(thread, policy, &priority) != 0)
+		skip(); /* no right to, or another CPU set */
+}
+
+/* This thread has the CPU before the other, which has its page and cannot use it. */
+static void a_page_is_left_until_its_thread_has_run(void **state)
+{
+	struct dsm_memory *m;
+	struct dsm_memory_config c = { .pages = 4,
+				       .hold_ns = 10000000000,
+				       .user = &m,
+				       .fault = open_at_once,
+				       .evict = never };
+	struct pollfd poll_fd = { .events = POLLIN };
+	struct storer storer = { 0 };
+	pthread_t thread;
+	cpu_set_t all;
+
+	pthread_getaffinity_np(pthread_self(), sizeof(all), &all);
+	assert_int_equal(dsm_memory_open(&c, &m), 0);
+	poll_fd.fd = dsm_memory_fd(m, 0);
+	storer.at = dsm_memory_base(m);
+	assert_int_equal(dsm_memory_held_until(m, 0), 0);
+	pin(pthread_self(), SCHED_FIFO);
+	pthread_create(&thread, NULL, store_once, &storer);
+	pin(thread, SCHED_OTHER);
+	while (dsm_memory_read(m, 0) == 0)
+		poll(&poll_fd, 1, 1000);
+	for (unsigned i = 0; i < 100; i++)
+		assert_true(dsm_memory_held_until(m, 0) > gvm_now());
+	pin(pthread_self(), SCHED_OTHER);
+	assert_true(COMES_ABOUT(dsm_memory_held_until(m, 0) == 0));
+	__atomic_store_n(&storer.go_home, 1, __ATOMIC_RELAXED);
+	pthread_join(thread, NULL);
+	pthread_setaffinity_np(pthread_self(), sizeof(all), &all);
+	dsm_memory_close(m);
+}
+
 /* ---- the budget ---------------------------------------------------------------------------- */
 
 static void what_is_here_stays_within_the_budget(void **state)
@@ -362,12 +437,21 @@ static void locked_pages_are_shared_too(void **state)
 	close_bed(&bed);
 }
 
+/* The thread sanitizer lets no child of a process with threads be. */
+static void no_children_under_tsan(void)
+{
+#ifdef __SANITIZE_THREAD__
+	skip();
+#endif
+}
+
 static void a_child_does_not_have_it(void **state)
 {
 	struct bed bed = { .nodes = 2, .pages = 4 };
 	int status;
 	pid_t pid;
 
+	no_children_under_tsan();
 	open_bed(&bed, &kinds[0]);
 	*word(&bed.node[0], 0, 0) = 1;
 	pid = fork();
@@ -388,6 +472,7 @@ static void it_closes_while_a_child_lives(void **state)
 	char c;
 	pid_t pid;
 
+	no_children_under_tsan();
 	open_bed(&bed, &kinds[0]);
 	*word(&bed.node[0], 0, 0) = 1;
 	assert_int_equal(pipe(fd), 0);
@@ -482,6 +567,7 @@ int main(void)
 		cmocka_unit_test(threads_come_forward_without_a_hold),
 		cmocka_unit_test(a_reader_sees_stores_in_their_order),
 		cmocka_unit_test(system_calls_work_on_it),
+		cmocka_unit_test(a_page_is_left_until_its_thread_has_run),
 		cmocka_unit_test(what_is_here_stays_within_the_budget),
 		cmocka_unit_test(what_is_in_use_stays),
 		cmocka_unit_test(a_full_engine_makes_room),
@@ -490,10 +576,8 @@ int main(void)
 		cmocka_unit_test(unmapped_pages_are_given_back),
 		cmocka_unit_test(moved_pages_raise_sigbus),
 		cmocka_unit_test(locked_pages_are_shared_too),
-#ifndef __SANITIZE_THREAD__
 		cmocka_unit_test(a_child_does_not_have_it),
 		cmocka_unit_test(it_closes_while_a_child_lives),
-#endif
 		cmocka_unit_test(what_is_lost_raises_sigbus),
 	};
 

@@ -36,6 +36,9 @@
 #ifndef HOME_ARGS
 #define HOME_ARGS "--memory", "256M"
 #endif
+#ifndef MEMBER_MAIN
+#define MEMBER_MAIN(i, fd) obey(fd) /* does not return */
+#endif
 #define FIRST 16u /* id of the first member */
 #define ROGUE 15u /* one that the test itself may be */
 #define MS    UINT64_C(1000000)
@@ -142,7 +145,7 @@ static uint64_t measure(const uint8_t *mem, const struct order *o)
 	return took[n / 2];
 }
 
-static void obey(int fd)
+static inline void obey(int fd)
 {
 	struct gvm_dsm *dsm = NULL;
 	uint8_t *mem = NULL;
@@ -193,7 +196,7 @@ static void member_main(unsigned i, int fd, pid_t parent)
 	    gvm_option_set("GVM_KEY_FILE", key_file))
 		_exit(126);
 	signal(SIGBUS, on_sigbus);
-	obey(fd);
+	MEMBER_MAIN(i, fd);
 }
 
 static inline void member_start(unsigned i)
