@@ -304,6 +304,7 @@ static enum node_exit serve(struct node *n)
 		if (image_is_lost(n))
 			return NODE_IMAGE;
 		store_tick(n->store);
+		service_tick(n->service);
 	}
 	return NODE_OK;
 }
@@ -322,6 +323,7 @@ static void drain(struct node *n)
 		if (sigtimedwait(&n->signals, NULL, &tick) > 0 || image_is_lost(n))
 			break;
 		store_tick(n->store);
+		service_tick(n->service);
 	}
 }
 

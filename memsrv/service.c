@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/queue.h>
 
+#include "core/coherence.h"
+#include "home.h"
 #include "store.h"
 
 #define SLABS_MAX   (GVM_MSG_MAX / GVM_SLAB_ENTRY_LEN)
@@ -24,6 +26,7 @@ struct conn {
 	LIST_ENTRY(conn) in_worker;
 	struct gvm_peer *peer;
 	struct session *session;
+	struct home_links links; /* shared regions that it has open */
 };
 
 /* A request that waits for something to end. */
@@ -39,6 +42,7 @@ TAILQ_HEAD(waiters, waiter);
 struct worker {
 	struct service *service;
 	struct gvm_worker *worker;
+	struct home_worker *home;
 	pthread_t thread;
 	int started;
 	struct gvm_task unlisten;
@@ -51,6 +55,7 @@ struct worker {
 
 struct service {
 	struct service_config config;
+	struct home *home;
 	struct worker *workers;
 	uint64_t started_ns;
 	atomic_int stop;
@@ -62,6 +67,7 @@ struct service {
 /* A reply under way: what the handler fills in. */
 struct reply {
 	struct gvm_msg msg;
+	int joined; /* of a shared region: a member, from when it is answered */
 	uint8_t body[GVM_MSG_MAX];
 };
 
@@ -77,6 +83,7 @@ static int session_of(struct worker *w, struct gvm_peer *peer, struct session **
 		if (!c)
 			return -ENOMEM;
 		c->peer = peer;
+		LIST_INIT(&c->links);
 		err = store_session_open(w->service->config.store, gvm_peer_incarnation(peer),
 					 gvm_peer_name(peer), &c->session);
 		if (err) {
@@ -90,16 +97,23 @@ static int session_of(struct worker *w, struct gvm_peer *peer, struct session **
 	return 0;
 }
 
-static int on_open(struct session *s, const struct gvm_msg *msg, struct reply *out)
+static int on_open(struct worker *w, struct gvm_peer *peer, const struct gvm_msg *msg,
+		   struct reply *out)
 {
+	struct conn *c = gvm_peer_user(peer);
 	struct gvm_region_open req;
 	struct gvm_region_opened opened;
 	int err;
 
 	if (gvm_region_open_decode(msg->body, msg->length, &req))
 		return -EPROTO;
-	store_session_view(s, msg->arg);
-	err = store_region_open(s, msg->region, &req, &opened);
+	if (req.flags & GVM_RO_SHARED) {
+		err = home_region_open(w->home, &c->links, peer, msg, &req, &opened);
+		out->joined = !err;
+	} else {
+		store_session_view(c->session, msg->arg);
+		err = store_region_open(c->session, msg->region, &req, &opened);
+	}
 	if (!err)
 		out->msg.length = (uint32_t)gvm_region_opened_encode(out->body, &opened);
 	return err;
@@ -189,17 +203,35 @@ static int on_node_stat(struct service *service, struct reply *out)
 	return 0;
 }
 
-/* Requests of a session. */
-static int serve_session(struct session *s, const struct gvm_msg *msg, struct reply *out)
+static int on_close(struct worker *w, struct conn *c, const struct gvm_msg *msg)
 {
+	if (home_region_close(w->home, &c->links, msg->region) == 0)
+		return 0;
+	store_session_view(c->session, msg->arg);
+	return store_region_close(c->session, msg->region);
+}
+
+static int on_delete(struct worker *w, struct session *s, const struct gvm_msg *msg)
+{
+	int err = home_region_delete(w->service->home, msg->region);
+
+	return err == -ENOENT ? store_region_delete(s, msg->region) : err;
+}
+
+/* Requests of a connection that has a session. */
+static int serve_session(struct worker *w, struct gvm_peer *peer, const struct gvm_msg *msg,
+			 struct reply *out)
+{
+	struct conn *c = gvm_peer_user(peer);
+	struct session *s = c->session;
+
 	switch (msg->type) {
 	case GVM_T_REGION_OPEN:
-		return on_open(s, msg, out);
+		return on_open(w, peer, msg, out);
 	case GVM_T_REGION_CLOSE:
-		store_session_view(s, msg->arg);
-		return store_region_close(s, msg->region);
+		return on_close(w, c, msg);
 	case GVM_T_REGION_DELETE:
-		return store_region_delete(s, msg->region);
+		return on_delete(w, s, msg);
 	case GVM_T_REGION_RESIZE:
 		return store_region_resize(s, msg->region, msg->page, msg->arg);
 	case GVM_T_REGION_CLONE:
@@ -238,7 +270,7 @@ static int serve(struct worker *w, struct gvm_peer *peer, const struct gvm_msg *
 	if (err)
 		return err;
 	store_session_patience(s, patient);
-	return serve_session(s, msg, out);
+	return serve_session(w, peer, msg, out);
 }
 
 /* The body of an answer that there is no room. */
@@ -257,6 +289,7 @@ static int answer(struct worker *w, struct gvm_peer *peer, const struct gvm_msg 
 	int status;
 
 	memset(&out.msg, 0, sizeof(out.msg));
+	out.joined = 0;
 	status = serve(w, peer, msg, patient, &out);
 	if (status == -EINPROGRESS)
 		return status;
@@ -266,6 +299,8 @@ static int answer(struct worker *w, struct gvm_peer *peer, const struct gvm_msg 
 	/* A reply that cannot be sent ends the connection, in the library; there is no more to do.
 	 */
 	gvm_reply(peer, msg->xid, status, &out.msg);
+	if (out.joined)
+		home_joined(w->home, &((struct conn *)gvm_peer_user(peer))->links, msg->region);
 	return 0;
 }
 
@@ -389,6 +424,25 @@ static void on_message(void *arg, struct gvm_peer *peer, const struct gvm_msg *m
 		answer(w, peer, msg, 0);
 }
 
+static int on_coherence(void *arg, struct gvm_peer *peer, const struct gvm_hdr *h,
+			const void *payload, const char **reason)
+{
+	struct worker *w = arg;
+	struct home_links none = LIST_HEAD_INITIALIZER(none);
+	struct conn *c = gvm_peer_user(peer);
+
+	return home_frame(w->home, c ? &c->links : &none, h, payload, reason);
+}
+
+static void on_writable(void *arg, struct gvm_peer *peer)
+{
+	struct worker *w = arg;
+	struct conn *c = gvm_peer_user(peer);
+
+	if (c)
+		home_writable(w->home, &c->links);
+}
+
 static void on_peer_state(void *arg, struct gvm_peer *peer, enum gvm_peer_state state, int why)
 {
 	struct worker *w = arg;
@@ -399,6 +453,7 @@ static void on_peer_state(void *arg, struct gvm_peer *peer, enum gvm_peer_state 
 	gvm_peer_set_user(peer, NULL);
 	forget_requests(w, peer);
 	LIST_REMOVE(c, in_worker);
+	home_lost(w->home, &c->links);
 	if (why == 0)
 		store_session_rest(c->session);
 	else if (why == -ETIMEDOUT)
@@ -439,12 +494,16 @@ void service_prometheus(struct service *service, FILE *out)
 {
 	const struct gvm_counter *counters;
 	struct gvm_net_stats net;
+	struct home_stats home;
 	struct store_stats st;
 	size_t n;
 
 	store_stats(service->config.store, &st);
 	counters = store_counters(&n);
 	gvm_counters_prometheus(out, "gvm_memsrv", counters, n, &st);
+	home_stats(service->home, &home);
+	counters = home_counters(&n);
+	gvm_counters_prometheus(out, "gvm_memsrv", counters, n, &home);
 	net_stats(service, &net);
 	counters = gvm_net_counters(&n);
 	gvm_counters_prometheus(out, "gvm_net", counters, n, &net);
@@ -473,10 +532,12 @@ static void json_regions(struct service *service, FILE *out, unsigned most)
 		for (uint32_t i = 0; i < n; i++)
 			fprintf(out,
 				"%s{\"name\":\"%s\",\"pages\":%" PRIu64 ",\"slabs\":%" PRIu64
-				",\"ephemeral\":%s,\"sessions\":%u,\"holder\":\"%016" PRIx64 "\"}",
+				",\"ephemeral\":%s,\"mode\":\"%s\",\"sessions\":%u,\"holder\":\"%"
+				"016" PRIx64 "\"}",
 				at + i ? "," : "", entries[i].name, entries[i].pages,
 				entries[i].slabs_used,
 				entries[i].flags & GVM_RO_EPHEMERAL ? "true" : "false",
+				entries[i].flags & GVM_RO_SHARED ? "shared" : "private",
 				entries[i].sessions, entries[i].holder);
 		at += n;
 		if (!n)
@@ -489,6 +550,7 @@ void service_json(struct service *service, FILE *out, unsigned regions)
 {
 	const struct gvm_counter *counters;
 	struct gvm_net_stats net;
+	struct home_stats home;
 	struct store_stats st;
 	size_t n;
 
@@ -500,6 +562,10 @@ void service_json(struct service *service, FILE *out, unsigned regions)
 	store_stats(service->config.store, &st);
 	counters = store_counters(&n);
 	gvm_counters_json(out, counters, n, &st);
+	fputs("},\"home\":{", out);
+	home_stats(service->home, &home);
+	counters = home_counters(&n);
+	gvm_counters_json(out, counters, n, &home);
 	fputs("},\"net\":{", out);
 	net_stats(service, &net);
 	counters = gvm_net_counters(&n);
@@ -580,6 +646,7 @@ static int worker_open(struct service *service, unsigned i)
 	struct gvm_worker_config config = { .arg = w,
 					    .message = on_message,
 					    .peer_state = on_peer_state,
+					    .writable = on_writable,
 					    .cpu = gvm_option_cpu(i) };
 	int err;
 
@@ -595,6 +662,10 @@ static int worker_open(struct service *service, unsigned i)
 			gvm_log(GVM_LOG_ERROR, "cannot start a worker: %s", strerror(-err));
 		return err;
 	}
+	err = home_worker_new(service->home, w->worker, &w->home);
+	if (err)
+		return err;
+	gvm_worker_coherence(w->worker, on_coherence);
 	return worker_listen(service, w);
 }
 
@@ -619,6 +690,21 @@ static int start_threads(struct service *service)
 	return err;
 }
 
+static int open_home(struct service *service)
+{
+	struct home_config config = { .net = service->config.net,
+				      .store = service->config.store,
+				      .node = gvm_net_node(service->config.net),
+				      .queue = gvm_option_number("GVM_DSM_QUEUE") };
+
+	return home_new(&config, &service->home);
+}
+
+void service_tick(struct service *service)
+{
+	home_tick(service->home);
+}
+
 int service_open(const struct service_config *config, struct service **service)
 {
 	struct service *s = calloc(1, sizeof(*s));
@@ -633,6 +719,7 @@ int service_open(const struct service_config *config, struct service **service)
 		free(s);
 		return -ENOMEM;
 	}
+	err = open_home(s);
 	for (unsigned i = 0; i < config->workers && !err; i++)
 		err = worker_open(s, i);
 	if (!err) {
@@ -677,10 +764,16 @@ void service_close(struct service *service)
 			gvm_worker_wake(service->workers[i].worker);
 			pthread_join(service->workers[i].thread, NULL);
 		}
+	if (service->home)
+		home_stop(service->home);
 	for (unsigned i = 0; i < service->config.workers; i++)
 		if (service->workers[i].worker)
 			gvm_worker_close(service->workers[i].worker);
 	store_notify(service->config.store, NULL, NULL);
+	for (unsigned i = 0; i < service->config.workers; i++)
+		home_worker_free(service->workers[i].home);
+	if (service->home)
+		home_free(service->home);
 	free(service->workers);
 	free(service);
 }

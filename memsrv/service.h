@@ -37,6 +37,8 @@ int service_open(const struct service_config *config, struct service **service);
 const char *service_transports(const struct service *service);
 /* Accept no more connections; those that are open go on. */
 void service_unlisten(struct service *service);
+/* Call it every 100 ms or so. */
+void service_tick(struct service *service);
 /* End all connections and threads. Then nothing of the store is in use by them. */
 void service_close(struct service *service);
 

@@ -132,6 +132,28 @@ int store_discard(struct session *s, uint64_t id, const struct gvm_page_run *run
 uint32_t store_region_list(struct store *store, uint64_t skip, uint32_t want,
 			   struct gvm_region_entry *out, int *more);
 
+/*
+ * Shared regions (docs/coherence.md), for who runs their engines (home.h), which serialises what it
+ * does with one. The node holds them itself. Requests above that name one are refused: -EBUSY to
+ * open or delete it, else -EPERM.
+ */
+struct store_shared;
+/* Open or make one; the same handle each time, until store_shared_close(). client, name: who wants
+ * it, as of store_session_open(). -EPERM: it is a private one; -EOPNOTSUPP: there is an image. */
+int store_shared_open(struct store *store, uint64_t client, const char *name, uint64_t id,
+		      const struct gvm_region_open *req, struct gvm_region_opened *out,
+		      struct store_shared **shared);
+/* Delete it. */
+void store_shared_close(struct store_shared *shared);
+/* How many have it open, for the list and for store_sessions(). */
+void store_shared_members(struct store_shared *shared, uint32_t members);
+/* The bytes of a page of it; NULL: never written. They stay where they are. */
+const void *store_shared_page(struct store_shared *shared, uint64_t page);
+/* Make sure that this page can be written. -ENOSPC, -ENOMEM. */
+int store_shared_room(struct store_shared *shared, uint64_t page);
+/* NULL: zeros. Cannot fail after store_shared_room(). */
+int store_shared_write(struct store_shared *shared, uint64_t page, const void *bytes);
+
 struct store_stats {
 	uint64_t memory_bytes, limit_bytes, reserved_bytes, stored_bytes, huge_bytes; /* gauges */
 	uint64_t regions, regions_held, regions_lingering, sessions, slabs, keys;     /* gauges */

@@ -45,6 +45,8 @@ int hold_check(struct session *s, uint64_t id, int write, struct region **region
 	struct region *r = region_find(s->store, id);
 	struct hold *h = r ? hold_of(s, r) : NULL;
 
+	if (r && r->shared)
+		return store_refuse(s->store, -EPERM);
 	/* Also where the region is there: it may be another than the one that was open before. */
 	if (!h)
 		return store_refuse(s->store, -ENOENT);
@@ -414,7 +416,10 @@ uint32_t store_sessions(struct store *store)
 
 	pthread_mutex_lock(&store->lock);
 	TAILQ_FOREACH(r, &store->regions, order)
-	LIST_FOREACH(h, &r->holds, in_region)
+	if (r->shared)
+		n += r->members;
+	else
+		LIST_FOREACH(h, &r->holds, in_region)
 	n += !h->session->rests;
 	pthread_mutex_unlock(&store->lock);
 	return n;

@@ -9,6 +9,7 @@
  *   store_room.c    what is promised
  *   store_size.c    discard and resize
  *   store_clone.c   clones
+ *   store_shared.c  shared regions, which the node holds itself
  *   store_load.c    what an image brings
  *   store_stats.c   figures
  *
@@ -81,6 +82,8 @@ struct region {
 	uint32_t slot;   /* record in the image */
 	struct slab_map slabs;
 	struct fence *fence;
+	struct store_shared *shared; /* NULL: it is private */
+	uint32_t members;            /* of a shared one */
 };
 
 struct session {
@@ -90,8 +93,8 @@ struct session {
 	LIST_ENTRY(session) in_store; /* of those that rest */
 	int rests;                    /* its connection is closed, and its client will be back */
 	uint64_t rests_since;
-	int ended;   /* its client has come back on another connection */
-	int patient; /* a request may be answered -EINPROGRESS */
+	int ended;          /* its client has come back on another connection */
+	int patient;        /* a request may be answered -EINPROGRESS */
 	enum gvm_full full; /* why the last request was answered -ENOSPC */
 	char name[64];
 };
@@ -199,6 +202,8 @@ int slab_add(struct store *store, struct region *r, uint64_t index, struct stora
 void slab_remove(struct store *store, struct region *r, uint64_t index, struct slab *sl);
 /* Storage goes: the pages of the slab are zeros for this region from now on. */
 int slab_drop(struct store *store, struct region *r, uint64_t index, struct slab *sl);
+/* -ENOSPC, -ENOMEM: there is no room for it. */
+int slab_create(struct session *s, struct region *r, uint64_t index, struct slab **sl);
 /* Copy on write: storage of its own for a slab that others have too. */
 int slab_unshare(struct session *s, struct region *r, uint64_t index, struct slab *sl);
 
@@ -212,6 +217,11 @@ void region_free(struct region *r);
 void region_link(struct store *store, struct region *r);
 void region_remove_slabs(struct store *store, struct region *r);
 int region_destroy(struct store *store, struct region *r);
+/* Can there be such a region? -EINVAL. */
+int region_check_open(const struct gvm_region_open *req, uint64_t id);
+/* Make it, held by nobody yet. */
+int region_create(struct session *s, uint64_t id, const struct gvm_region_open *req,
+		  struct region **region);
 /* The region with this id, unless its time is over. */
 struct region *region_find(struct store *store, uint64_t id);
 /* Is there a place for one more of s's client? -EUSERS, logged and counted. */

@@ -175,7 +175,7 @@ static int power_of_two(uint32_t n)
 	return n && !(n & (n - 1));
 }
 
-static int check_open(const struct gvm_region_open *req, uint64_t id)
+int region_check_open(const struct gvm_region_open *req, uint64_t id)
 {
 	if (!gvm_wire_name_ok(req->name) || id != gvm_region_id_of(req->name))
 		return -EINVAL;
@@ -189,8 +189,8 @@ static int check_open(const struct gvm_region_open *req, uint64_t id)
 	return req->share_slabs > region_slabs(req->pages, req->slab_pages) ? -EINVAL : 0;
 }
 
-static int region_create(struct session *s, uint64_t id, const struct gvm_region_open *req,
-			 struct region **region)
+int region_create(struct session *s, uint64_t id, const struct gvm_region_open *req,
+		  struct region **region)
 {
 	struct store *store = s->store;
 	struct region *r;
@@ -204,7 +204,7 @@ static int region_create(struct session *s, uint64_t id, const struct gvm_region
 	r->pages = req->pages;
 	r->slab_pages = req->slab_pages;
 	r->share = req->share_slabs;
-	r->flags = req->flags & GVM_RO_EPHEMERAL;
+	r->flags = req->flags & (GVM_RO_EPHEMERAL | GVM_RO_SHARED);
 	r->generation = store_draw();
 	r->holder = s->incarnation;
 	r->client_id = s->incarnation;
@@ -241,6 +241,8 @@ static int check_existing(struct session *s, const struct region *r,
 {
 	static struct gvm_log_limit limit;
 
+	if (r->shared)
+		return store_busy(s->store);
 	if (req->generation && req->generation != r->generation)
 		return store_refuse(s->store, -ENOENT);
 	/* Who names the generation knows the region: it comes back to it. */
@@ -323,10 +325,10 @@ static int open_locked(struct session *s, uint64_t id, const struct gvm_region_o
 {
 	struct store *store = s->store;
 	struct region *r;
-	int err = check_open(req, id), made = 0;
+	int err = region_check_open(req, id), made = 0;
 
-	if (err)
-		return store_refuse(store, err);
+	if (err || (req->flags & GVM_RO_SHARED))
+		return store_refuse(store, err ? err : -EINVAL);
 	if (store->stats.draining || s->ended)
 		return store_refuse(store, -ESHUTDOWN);
 	r = region_find(store, id);
@@ -369,7 +371,7 @@ static int close_elsewhere(struct session *s, uint64_t id, struct region **regio
 	struct region *r = region_find(s->store, id);
 
 	*region = r;
-	return r && !s->ended && r->holder == s->incarnation && !hold_of(s, r) &&
+	return r && !r->shared && !s->ended && r->holder == s->incarnation && !hold_of(s, r) &&
 	       hold_succeed(s, r);
 }
 
@@ -416,7 +418,7 @@ int store_region_delete(struct session *s, uint64_t id)
 		err = store_refuse(store, -ESHUTDOWN);
 	else if (!r)
 		err = store_refuse(store, -ENOENT);
-	else if (r->holder && r->holder != s->incarnation)
+	else if (r->shared || (r->holder && r->holder != s->incarnation))
 		err = store_busy(store);
 	else if (!may_delete(s, r))
 		err = store_refuse(store, -EPERM);
@@ -447,9 +449,12 @@ uint32_t store_region_list(struct store *store, uint64_t skip, uint32_t want,
 						    .pages = r->pages,
 						    .slabs_used = r->used,
 						    .generation = r->generation,
-						    .holder = store_show_holder(store, r->holder),
 						    .flags = r->flags,
-						    .sessions = r->sessions };
+						    .sessions = r->members };
+		if (!r->shared) {
+			out[n].holder = store_show_holder(store, r->holder);
+			out[n].sessions = r->sessions;
+		}
 		memcpy(out[n++].name, r->name, sizeof(r->name));
 	}
 	*more = r != NULL;

@@ -56,7 +56,7 @@ int slab_drop(struct store *store, struct region *r, uint64_t index, struct slab
 	return err;
 }
 
-static int slab_create(struct session *s, struct region *r, uint64_t index, struct slab **sl)
+int slab_create(struct session *s, struct region *r, uint64_t index, struct slab **sl)
 {
 	struct store *store = s->store;
 	struct storage *storage;

@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <pthread.h>
+#include "core/coherence.h"
 #include "core/fd.h"
 #include "providers/provider.h"
 
@@ -231,6 +232,7 @@ struct gvm_worker {
 	struct gvm_worker_provider providers[GVM_NET_PROVIDERS]; /* the best first */
 	unsigned provider_count;
 	struct gvm_worker_config config;
+	gvm_coherence_fn *coherence; /* NULL: takes no such frames */
 	struct gvm_options_read opt;
 	int epoll_fd, wake_fd, alarm_fd;
 	int pinned, closing, in_round;

@@ -456,6 +456,11 @@ const struct gvm_cluster *gvm_net_cluster(const struct gvm_net *net)
 	return net->cluster;
 }
 
+unsigned gvm_net_node(const struct gvm_net *net)
+{
+	return net->node;
+}
+
 int gvm_net_pins(const struct gvm_net *net)
 {
 	int pins = 0;

@@ -104,6 +104,22 @@ static const struct gvm_option table[] = {
 	       "How long a memory node may be away before sigbus and zero answer for it."),
 	{ "GVM_SLAB", NULL, "bytes", "16M", "Size of the slabs of new regions.", "power of two",
 	  64 * K, 64 * M },
+	/* shared regions */
+	NUMBER(
+	    "GVM_DSM_FENCE_MS", NULL, "ms", "5000", 100, DAY_MS,
+	    "A member of a shared region that does not hear of a page's home for so long gives its "
+	    "pages up; the home waits twice as long before it takes a member for dead."),
+	NUMBER("GVM_DSM_RETRY_MS", NULL, "ms", "1000", 1, DAY_MS,
+	       "After so long what was asked of another member of a shared region is asked again."),
+	NUMBER("GVM_DSM_ROUND_MS", NULL, "ms", "2000", 1, DAY_MS,
+	       "After so long a home tells those that hold a page itself, who did not answer."),
+	NUMBER("GVM_DSM_QUEUE", NULL, "bytes", "64M", 64 * K, 1ull << 40,
+	       "What may wait for a member of a shared region that does not take it; beyond, its "
+	       "connection is ended."),
+	NUMBER("GVM_DSM_OPEN_MS", NULL, "ms", "30000", 1, DAY_MS,
+	       "How long the opening of a shared region waits for its homes."),
+	NUMBER("GVM_DSM_CLOSE_MS", NULL, "ms", "30000", 1, DAY_MS,
+	       "How long the closing of a shared region waits until its homes have all pages."),
 	CHOICE("GVM_MODE", "--mode", "auto", "auto|kernel|user",
 	       "Whether memory is paged by a kernel module or by userfaultfd; the module does not "
 	       "exist yet, so auto is user, and kernel is refused by gvm run."),

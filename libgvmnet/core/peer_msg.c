@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include "core/coherence.h"
 #include "core/peer.h"
 
 /* ---- frames -------------------------------------------------------------------------------- */
@@ -84,11 +85,16 @@ int peer_send_paid(struct gvm_peer *peer, struct gvm_hdr *hdr, const void *body)
 	return err;
 }
 
+static int is_coherence(uint8_t type)
+{
+	return type >= GVM_COH_FIRST && type <= GVM_COH_LAST;
+}
+
 int peer_message_ok(const struct gvm_msg *msg)
 {
 	return msg->type >= GVM_T_REGION_OPEN && msg->type != GVM_T_REPLY &&
-	       msg->length <= GVM_MSG_MAX && (msg->body || msg->length == 0) &&
-	       !(msg->flags & ~GVM_F_ALL);
+	       !is_coherence(msg->type) && msg->length <= GVM_MSG_MAX &&
+	       (msg->body || msg->length == 0) && !(msg->flags & ~GVM_F_ALL);
 }
 
 int gvm_send(struct gvm_peer *peer, const struct gvm_msg *msg)
@@ -108,6 +114,19 @@ int gvm_send(struct gvm_peer *peer, const struct gvm_msg *msg)
 		return peer_starve(peer);
 	peer_fill_header(&hdr, msg);
 	err = peer_send_paid(peer, &hdr, msg->body);
+	return err == -EAGAIN ? peer_starve(peer) : err;
+}
+
+int gvm_coherence_send(struct gvm_peer *peer, const struct gvm_hdr *h, const void *payload)
+{
+	struct gvm_hdr hdr = *h;
+	int err;
+
+	if (peer->state != GVM_PEER_READY)
+		return -ENOTCONN;
+	if (peer->waiting.first || peer->rest)
+		return peer_starve(peer);
+	err = peer_send_paid(peer, &hdr, payload);
 	return err == -EAGAIN ? peer_starve(peer) : err;
 }
 
@@ -217,6 +236,27 @@ static int on_user_message(struct gvm_peer *peer, const struct gvm_hdr *hdr,
 	return 0;
 }
 
+/* The reason that the handler gives is a static sentence. */
+static int on_coherence(struct gvm_peer *peer, const struct gvm_hdr *hdr, const void *payload)
+{
+	struct gvm_worker *worker = peer->worker;
+	const char *reason = "it broke the rules of coherence";
+	int err;
+
+	if (!worker->coherence)
+		return protocol_error(peer, "it sent a frame of coherence to who shares nothing");
+	if (peer->granted == 0)
+		return protocol_error(peer, "it sent more messages than it had credits for");
+	peer->granted--;
+	peer->owed++;
+	peer_used(peer);
+	err = worker->coherence(worker->config.arg, peer, hdr, payload, &reason);
+	if (err)
+		return protocol_error(peer, reason);
+	peer_return_credits(peer);
+	return 0;
+}
+
 static int take_credits(struct gvm_peer *peer, uint32_t credits)
 {
 	if (credits == 0)
@@ -245,6 +285,8 @@ static int on_ready_message(struct gvm_peer *peer, const struct gvm_hdr *hdr, co
 
 	if (err)
 		return err;
+	if (is_coherence(hdr->type))
+		return on_coherence(peer, hdr, payload);
 	switch (hdr->type) {
 	case GVM_T_PING:
 		/* With no room for it there is enough else that the other side will hear. */

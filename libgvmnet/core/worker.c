@@ -872,6 +872,22 @@ static int open_providers(struct gvm_worker *worker)
 	return worker->provider_count ? 0 : err;
 }
 
+void gvm_worker_coherence(struct gvm_worker *worker, gvm_coherence_fn *fn)
+{
+	worker->coherence = fn;
+}
+
+void gvm_worker_keepalive(struct gvm_worker *worker, uint64_t ns)
+{
+	worker->opt.keepalive_ns = ns;
+}
+
+void gvm_worker_spin(struct gvm_worker *worker, uint64_t ns)
+{
+	if (worker->opt.spin_ns && worker->opt.spin_ns < ns)
+		worker->opt.spin_ns = ns;
+}
+
 int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 		    struct gvm_worker **out)
 {

@@ -28,6 +28,7 @@
 #include <gvmnet/region.h>
 #include "core/fd.h"
 #include "digest.h"
+#include "mem.h"
 #include "policy.h"
 #include "trend.h"
 
@@ -133,12 +134,6 @@ struct store_ops {
 };
 extern const struct store_ops store_region;
 
-/* Behave as an older kernel would, for tests. */
-#define QUIRK_NO_MOVE     1u
-#define QUIRK_NO_POISON   2u
-#define QUIRK_NO_DIGESTS  4u
-#define QUIRK_SLOW_HELPER 8u /* as on a machine that is very busy */
-extern unsigned pager_quirks;
 /* Called by a shard's thread whenever it has done what there was to do: what a test awaits may have
  * come about. */
 extern void (*pager_observer)(void);
@@ -470,53 +465,6 @@ struct gvm_pager {
 /* pager.c with another store; what gvm_pager_open does with store_region */
 int pager_open_store(struct gvm_net *net, const struct gvm_pager_config *config,
 		     const struct store_ops *store, struct gvm_pager **pager);
-
-/* ---- mem.c: the kernel's side --------------------------------------------------------------- */
-
-/* The system calls themselves: the C library's names for them may be somebody's who watches for the
- * program's mappings, to page them with this very pager. */
-static inline void *sys_mmap(void *at, uint64_t bytes, int prot, int flags, int fd, uint64_t offset)
-{
-	return (void *)syscall(SYS_mmap, at, bytes, prot, flags, fd, offset);
-}
-static inline int sys_munmap(void *at, uint64_t bytes)
-{
-	return (int)syscall(SYS_munmap, at, bytes);
-}
-static inline void *sys_mremap(void *at, uint64_t bytes, uint64_t now, int flags, void *to)
-{
-	return (void *)syscall(SYS_mremap, at, bytes, now, flags, to);
-}
-static inline int sys_madvise(void *at, uint64_t bytes, int advice)
-{
-	return (int)syscall(SYS_madvise, at, bytes, advice);
-}
-static inline ssize_t sys_read(int fd, void *to, size_t bytes)
-{
-	return syscall(SYS_read, fd, to, bytes);
-}
-static inline int sys_punch(int fd, uint64_t offset, uint64_t bytes)
-{
-	return (int)syscall(SYS_fallocate, fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
-			    bytes);
-}
-
-void *mem_map(uint64_t bytes);
-void mem_unmap(void *base, uint64_t bytes);
-/* A userfaultfd with what the pager needs; *features is what the kernel has. */
-int mem_uffd(uint64_t want, uint64_t *features, int *fd);
-int mem_register(int uffd, uint64_t addr, uint64_t len, uint64_t mode);
-void mem_unregister(int uffd, uint64_t addr, uint64_t len);
-/* 0, or -errno; *done is how many bytes were done before that. */
-int mem_copy(int uffd, uint64_t to, const void *from, uint64_t len, bool wp, uint64_t *done);
-int mem_zero(int uffd, uint64_t to, uint64_t len, uint64_t *done);
-int mem_move(int uffd, uint64_t to, uint64_t from, uint64_t len, uint64_t *done);
-int mem_protect(int uffd, uint64_t addr, uint64_t len, bool on);
-int mem_poison(int uffd, uint64_t addr, uint64_t len);
-void mem_wake(int uffd, uint64_t addr, uint64_t len);
-bool mem_is_zero(const void *page);
-bool mem_has_move(uint64_t features);
-bool mem_has_poison(uint64_t features);
 
 /* ---- pager.c: control ---------------------------------------------------------------------- */
 

@@ -14,6 +14,7 @@
 /* Newer than the headers of some systems that this is built on. */
 #define FEATURE_POISON (1ull << 14)
 #define FEATURE_MOVE   (1ull << 16)
+#define CONTINUE_WP    2ull
 
 struct move_request {
 	uint64_t to, from, len, mode;
@@ -203,6 +204,15 @@ int mem_poison(int uffd, uint64_t addr, uint64_t len)
 	struct poison_request r = { .range = { addr, len } };
 
 	return request(uffd, REQUEST_POISON, &r) < 0 ? -errno : 0;
+}
+
+int mem_continue(int uffd, uint64_t to, uint64_t len, bool wp)
+{
+	struct uffdio_continue r = { .range = { to, len }, .mode = wp ? CONTINUE_WP : 0 };
+
+	if (wp && (pager_quirks & QUIRK_NO_CONTINUE_WP))
+		return -EINVAL;
+	return request(uffd, UFFDIO_CONTINUE, &r) < 0 ? -errno : 0;
 }
 
 void mem_wake(int uffd, uint64_t addr, uint64_t len)

@@ -16,9 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include "wire/coherence.h"
 #include "wire/wire.h"
 
-static char *wire_md, *rdma_md;
+static char *wire_md, *rdma_md, *coherence_md;
 
 static char *read_doc(const char *path)
 {
@@ -37,6 +38,7 @@ static int read_docs(void **state)
 {
 	wire_md = read_doc(GVM_DOCS "/wire.md");
 	rdma_md = read_doc(GVM_DOCS "/rdma.md");
+	coherence_md = read_doc(GVM_DOCS "/coherence.md");
 	return 0;
 }
 
@@ -44,6 +46,7 @@ static int free_docs(void **state)
 {
 	free(wire_md);
 	free(rdma_md);
+	free(coherence_md);
 	return 0;
 }
 
@@ -205,12 +208,28 @@ static int takes(unsigned type, uint32_t length)
 	return gvm_hdr_decode(buf, &back) == 0;
 }
 
+/* Those of coherence have a table of their own. */
+static unsigned coherence_types(void)
+{
+	const char *row = table_in(coherence_md, "\n## Messages");
+	unsigned type = GVM_COH_FIRST;
+	char text[64];
+
+	for (; row; row = next_row(row), type++) {
+		assert_int_equal(strtoul(cell(row, 0, text, sizeof(text)), NULL, 10), type);
+		assert_string_equal(cell(row, 1, text, sizeof(text)), gvm_wire_type_name(type));
+	}
+	assert_int_equal(type, GVM_COH_LAST + 1);
+	return type - GVM_COH_FIRST;
+}
+
 static void types_are_complete(void **state)
 {
 	const char *row = table_behind("\n## 3. Frame types");
 	char text[64], *rest;
 	unsigned type, documented = 0, known = 0;
 
+	documented += coherence_types();
 	for (; row; row = next_row(row)) {
 		uint32_t min, max;
 

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include "wire/coherence.h"
 #include "wire/wire.h"
 
 /* ---- the header ---------------------------------------------------------------------------- */
@@ -136,8 +137,9 @@ static void unknown_types_are_refused(void **state)
 		if (!named)
 			assert_int_equal(decode((struct gvm_hdr){ .type = type }), -GVM_EPROTO);
 	}
-	assert_int_equal(known, 9 + 8 + 10 + 1 + 192);
+	assert_int_equal(known, 9 + 8 + 10 + 18 + 1 + 192);
 	assert_string_equal(gvm_wire_type_name(GVM_T_FETCH), "FETCH");
+	assert_string_equal(gvm_wire_type_name(GVM_COH_ACK), "ACK");
 	assert_string_equal(gvm_wire_type_name(256), "unknown");
 	assert_string_equal(gvm_wire_type_name(~0u), "unknown");
 }
@@ -154,6 +156,17 @@ static void header_rules(void **state)
 
 #define OK(...)  assert_int_equal(decode((struct gvm_hdr){ __VA_ARGS__ }), 0)
 #define BAD(...) assert_int_equal(decode((struct gvm_hdr){ __VA_ARGS__ }), -GVM_EPROTO)
+	/* the rules of coherence: wire/coherence.c, which test_ivy shows */
+	OK(.type = GVM_COH_READ, .xid = 1);
+	BAD(.type = GVM_COH_READ, .arg = 1);
+	BAD(.type = GVM_COH_READ, .length = 1);
+	OK(.type = GVM_COH_DATA, .length = 4096);
+	BAD(.type = GVM_COH_DATA, .length = 4095);
+	BAD(.type = GVM_COH_DATA);
+	OK(.type = GVM_COH_INV, .length = GVM_SET_MAX);
+	BAD(.type = GVM_COH_INV, .length = GVM_SET_MAX + 1);
+	BAD(.type = GVM_COH_LAST + 1);
+	BAD(.type = GVM_COH_FIRST - 1);
 	OK(.type = GVM_T_FETCH, .arg = 1);
 	OK(.type = GVM_T_FETCH, .arg = 1 << 20);
 	BAD(.type = GVM_T_FETCH);
@@ -347,7 +360,7 @@ static const struct body bodies[] = {
 	      "18 17 16 15 14 13 12 11 " /* generation */
 	      "23 22 21 00 00 00 00 00 " /* share */
 	      "00 10 00 00 00 10 00 00 " /* slab_pages, page_size */
-	      "0f 00 00 00 30 75 00 00 " /* flags, linger */ },
+	      "1f 00 00 00 30 75 00 00 " /* flags, linger */ },
 	{ BODY(region_opened, GVM_REGION_OPENED_LEN),
 	  .golden = "18 17 16 15 14 13 12 11 07 06 05 04 03 02 01 00 "
 		    "33 32 31 00 00 00 00 00 48 47 46 45 44 43 42 41 "
@@ -489,7 +502,7 @@ static void body_rules(void **state)
 	assert_int_equal(TAKES(region_open, page_size, 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(region_open, slab_pages, 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(region_open, slab_pages, 3), -GVM_EPROTO);
-	assert_int_equal(TAKES(region_open, flags, 0x10), -GVM_EPROTO);
+	assert_int_equal(TAKES(region_open, flags, 0x20), -GVM_EPROTO);
 	assert_int_equal(TAKES(region_open, pages, 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(region_open, pages, UINT64_MAX / 4096), 0);
 	assert_int_equal(TAKES(region_open, pages, UINT64_MAX / 4096 + 1), -GVM_EPROTO);
@@ -505,7 +518,7 @@ static void body_rules(void **state)
 	assert_int_equal(TAKES(region_opened, incarnation, 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(region_opened, pages, 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(region_opened, slabs_used, UINT64_MAX), -GVM_EPROTO);
-	assert_int_equal(TAKES(region_opened, flags, 0x10), -GVM_EPROTO);
+	assert_int_equal(TAKES(region_opened, flags, 0x20), -GVM_EPROTO);
 	gvm_region_opened_encode(buf, &region_opened);
 	buf[44] = 1; /* reserved */
 	assert_int_equal(gvm_region_opened_decode(buf, GVM_REGION_OPENED_LEN, (void *)&back),

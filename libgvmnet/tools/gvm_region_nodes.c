@@ -69,10 +69,11 @@ static void take_entry(struct part *part, const struct gvm_region_entry *e)
 	if (e->holder)
 		snprintf(holder, sizeof holder, "%016" PRIx64, e->holder);
 	json_array_append_new(part->regions,
-			      json_pack("{s:s, s:I, s:I, s:I, s:b, s:s, s:i}", "name", e->name,
+			      json_pack("{s:s, s:I, s:I, s:I, s:b, s:s, s:s, s:i}", "name", e->name,
 					"bytes", (json_int_t)(e->pages * GVM_PAGE_SIZE), "pages",
 					(json_int_t)e->pages, "slabs", (json_int_t)e->slabs_used,
-					"ephemeral", (int)(e->flags & GVM_RO_EPHEMERAL), "holder",
+					"ephemeral", (int)(e->flags & GVM_RO_EPHEMERAL), "mode",
+					e->flags & GVM_RO_SHARED ? "shared" : "private", "holder",
 					holder, "sessions", (int)e->sessions));
 }
 

@@ -35,6 +35,11 @@ static struct shown show_bytes(double bytes)
 	return s;
 }
 
+static int is_shared(const json_t *region)
+{
+	return strcmp(text(region, "mode"), "shared") == 0;
+}
+
 /* A client without connections was lost: what it had is kept for it. */
 static struct shown show_holder(const json_t *region)
 {
@@ -42,7 +47,9 @@ static struct shown show_holder(const json_t *region)
 	int sessions = (int)number(region, "sessions");
 	struct shown s;
 
-	if (!*holder)
+	if (is_shared(region))
+		snprintf(s.text, sizeof(s.text), "%d node%s", sessions, sessions == 1 ? "" : "s");
+	else if (!*holder)
 		snprintf(s.text, sizeof(s.text), "nobody");
 	else if (!sessions)
 		snprintf(s.text, sizeof(s.text), "%s, lost: kept for it", holder);
@@ -73,14 +80,14 @@ static void show_regions(const json_t *regions, FILE *out)
 	size_t i;
 
 	if (json_array_size(regions))
-		fprintf(out, "  %-*s  %10s  %6s  %-9s  %s\n", width, "NAME", "SIZE", "SLABS",
-			"KIND", "HELD BY");
+		fprintf(out, "  %-*s  %10s  %6s  %-7s  %-9s  %s\n", width, "NAME", "SIZE", "SLABS",
+			"MODE", "KIND", "HELD BY");
 	json_array_foreach(regions, i, r)
 	{
 		double pages = number(r, "pages");
 
-		fprintf(out, "  %-*s  %10s  %6.0f  %-9s  %s\n", width, text(r, "name"),
-			show_bytes(pages * GVM_PAGE_SIZE).text, number(r, "slabs"),
+		fprintf(out, "  %-*s  %10s  %6.0f  %-7s  %-9s  %s\n", width, text(r, "name"),
+			show_bytes(pages * GVM_PAGE_SIZE).text, number(r, "slabs"), text(r, "mode"),
 			json_is_true(json_object_get(r, "ephemeral")) ? "ephemeral" : "saved",
 			show_holder(r).text);
 	}

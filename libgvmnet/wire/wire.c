@@ -6,6 +6,7 @@
  * may call them. Also compiled in the kernel: memcpy, memset and nothing else.
  */
 #include "wire/wire.h"
+#include "wire/coherence.h"
 
 #ifdef __KERNEL__
 #include <linux/string.h>
@@ -148,10 +149,18 @@ static const struct shape *shape_of(unsigned type)
 	return shapes[type].name ? &shapes[type] : NULL;
 }
 
+/* Types with rules of their own: wire/coherence.h. */
+static int is_coherence(unsigned type)
+{
+	return type >= GVM_COH_FIRST && type <= GVM_COH_LAST;
+}
+
 const char *gvm_wire_type_name(unsigned type)
 {
 	const struct shape *shape = shape_of(type);
 
+	if (is_coherence(type))
+		return gvm_coh_name(type);
 	return shape ? shape->name : "unknown";
 }
 
@@ -240,10 +249,14 @@ int gvm_hdr_decode(const uint8_t *buf, struct gvm_hdr *h)
 		.arg = get64(buf + HDR_ARG),
 	};
 
-	if (buf[HDR_MAGIC] != GVM_WIRE_MAGIC || !shape)
+	if (buf[HDR_MAGIC] != GVM_WIRE_MAGIC)
 		return -GVM_EPROTO;
-	if (!shape_fits(shape, &got) || !type_fits(&got))
+	if (is_coherence(got.type)) {
+		if (gvm_coh_check(&got, GVM_WIRE_PAGE) != 0)
+			return -GVM_EPROTO;
+	} else if (!shape || !shape_fits(shape, &got) || !type_fits(&got)) {
 		return -GVM_EPROTO;
+	}
 	*h = got;
 	return 0;
 }
@@ -773,7 +786,8 @@ int gvm_region_entry_decode(const uint8_t *buf, size_t len, struct gvm_region_en
 	got.holder = get64(buf + ENTRY_HOLDER);
 	got.flags = get32(buf + ENTRY_FLAGS);
 	got.sessions = get32(buf + ENTRY_SESSIONS);
-	if (got.pages == 0 || got.generation == 0 || (got.flags & ~GVM_RO_EPHEMERAL))
+	if (got.pages == 0 || got.generation == 0 ||
+	    (got.flags & ~(GVM_RO_EPHEMERAL | GVM_RO_SHARED)))
 		return -GVM_EPROTO;
 	*m = got;
 	return 0;

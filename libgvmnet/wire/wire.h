@@ -26,6 +26,7 @@
 #define GVM_WIRE_HDR_LEN   48u        /* bytes of a frame's header */
 #define GVM_WIRE_MSG_MAX   8192u      /* bytes of payload of a message (not of a fetch or a put) */
 #define GVM_WIRE_XFER_MAX  (1u << 20) /* bytes one fetch or put may move */
+#define GVM_WIRE_PAGE      4096u      /* bytes of a page, in frames of coherence */
 
 #define GVM_WIRE_NODE_MAX  10240u  /* legal node ids are 0 to 10,239 */
 #define GVM_WIRE_NODE_NONE 0xFFFFu /* a client that is not in the cluster file */
@@ -70,7 +71,8 @@ enum gvm_wire_type {
 	GVM_T_DISCARD = 39,       /* these pages read as zeros from now on */
 	GVM_T_REGION_LIST = 40,
 	GVM_T_NODE_STAT = 41, /* the node's statistics as JSON */
-	GVM_T_REPLY = 63,     /* the answer to any of them: status, body */
+	/* 44 to 61: coherence, in wire/coherence.h */
+	GVM_T_REPLY = 63, /* the answer to any of them: status, body */
 
 	GVM_T_USER = 64, /* 64 to 255: the application's own messages */
 };
@@ -186,17 +188,18 @@ struct gvm_cell {
 
 /*
  * What two nodes tell each other over a TCP connection of their own before they use libfabric: 320
- * bytes in each direction, the connecting side first. Later, in either direction, at an orderly end:
- * 16 bytes.
+ * bytes in each direction, the connecting side first. Later, in either direction, at an orderly
+ * end: 16 bytes.
  */
 struct gvm_ofi_hello {
 	uint64_t magic; /* GVM_OFI_HELLO_MAGIC */
 	uint64_t id;    /* what cells to the sender have in provider; not 0, and drawn at random */
-	char provider[40];   /* libfabric's name of it, zero-padded */
-	uint8_t machine[16]; /* of a provider that reaches its own machine only: which; else zeros */
-	uint32_t name_len;   /* 1 to 240 */
+	char provider[40]; /* libfabric's name of it, zero-padded */
+	uint8_t
+	    machine[16];   /* of a provider that reaches its own machine only: which; else zeros */
+	uint32_t name_len; /* 1 to 240 */
 	uint32_t reserved;
-	uint8_t name[240];   /* the sender's address, as the provider has it; zero-padded */
+	uint8_t name[240]; /* the sender's address, as the provider has it; zero-padded */
 };
 #define GVM_OFI_HELLO_LEN   320u
 #define GVM_OFI_HELLO_MAGIC 0x3149464f4d564711ULL
@@ -216,14 +219,17 @@ struct gvm_region_open {
 	uint32_t slab_pages;  /* pages of a slab, a power of two */
 	uint32_t page_size;   /* bytes; 4096 */
 	uint32_t flags;       /* GVM_RO_* */
-	uint32_t linger_ms;   /* how long the region stays held, or alive, after the last session */
+	/* how long the region stays held, or alive, after the last session; SHARED: within which
+	 * the member gives up its pages when it does not hear of the node any more */
+	uint32_t linger_ms;
 };
 #define GVM_REGION_OPEN_LEN 104u
 #define GVM_RO_CREATE       0x1u /* make it if it is not there */
 #define GVM_RO_EXCL         0x2u /* with CREATE: refuse if it is there */
 #define GVM_RO_EPHEMERAL    0x4u /* delete it when its client has gone */
 #define GVM_RO_READONLY     0x8u
-#define GVM_RO_ALL          0xFu
+#define GVM_RO_SHARED       0x10u /* coherent, for any number of clients; also of one that is */
+#define GVM_RO_ALL          0x1Fu
 
 /* The reply's body to REGION_OPEN and REGION_CLONE: 48 bytes. */
 struct gvm_region_opened {
@@ -295,9 +301,9 @@ struct gvm_region_entry {
 #define GVM_REGION_ENTRY_LEN 112u
 
 /*
- * The reply's body where its status is GVM_ST_NOSPACE, if the node knows what is full: 4 bytes, so that
- * its client's log can say where more room is to be had. Without a body, or with a number that is
- * not known, it is any of them.
+ * The reply's body where its status is GVM_ST_NOSPACE, if the node knows what is full: 4 bytes, so
+ * that its client's log can say where more room is to be had. Without a body, or with a number that
+ * is not known, it is any of them.
  */
 enum gvm_full {
 	GVM_FULL_UNKNOWN = 0,

@@ -151,6 +151,8 @@ int gvm_net_renew(struct gvm_net *net);
 /* Drawn when the net was opened, never 0: tells peers one life of this process from the next. */
 uint64_t gvm_net_incarnation(const struct gvm_net *net);
 const struct gvm_cluster *gvm_net_cluster(const struct gvm_net *net);
+/* Its id in the cluster map, or GVM_NODE_NONE. */
+unsigned gvm_net_node(const struct gvm_net *net);
 /* Of the providers in force, the best first: "tcp", "verbs+tcp". */
 const char *gvm_net_transport(const struct gvm_net *net);
 /* 1: hardware may use offered memory at any time until gone(): its pages must stay where they are,

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Coherent shared memory: a region that several processes, on several nodes, map and share. Each
+ * page has at any time one writer or many readers, and a read returns the last write, whoever did
+ * it: memory is sequentially consistent, and C11 atomics in it work between nodes. The protocol is
+ * in docs/coherence.md; its section "In user space" says how it comes to life here.
+ *
+ * Who takes part
+ *   - Memory nodes (gvm-memsrv) are the homes of the pages, by the cluster map's placement.
+ *   - Each process that opens a region is a node of the cluster map: it has an id and a line of its
+ *     own there (role=compute), and listens at that line's address, because the owner of a page
+ *     sends it straight to who asks for it. One process per id; within one process, any number of
+ *     regions, each opened once.
+ *
+ * Threads
+ *   - All regions of one net are served by one thread that the library starts with the first and
+ *     ends with the last: it owns the engines, the connections and the page faults.
+ *   - The functions below may be called by any thread, for one region by one at a time. They block.
+ *   - Programs use the memory from any threads. An access that needs another node waits for it.
+ *
+ * What fails, fails loudly: an access to a page that cannot be had raises SIGBUS in the thread that
+ * made it, never zeros and never an older version (a page whose owner died; all pages of a home
+ * that was lost). faults_failed of the statistics counts them, the log says why.
+ *
+ * Functions return 0 or a negative errno; outputs are set only on success.
+ */
+#ifndef GVMNET_DSM_H
+#define GVMNET_DSM_H
+
+#include <gvmnet/gvmnet.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct gvm_dsm;
+
+#define GVM_DSM_CREATE    0x1u /* make the region if it is not there */
+#define GVM_DSM_EXCL      0x2u /* with CREATE: refuse if it is there */
+#define GVM_DSM_EPHEMERAL 0x4u /* with CREATE: it is deleted when the last node has left it */
+
+struct gvm_dsm_config {
+	const char *name;    /* 1 to 63 of [A-Za-z0-9._-] */
+	unsigned flags;      /* GVM_DSM_* */
+	uint64_t bytes;      /* a multiple of GVM_PAGE_SIZE; 0 without CREATE: as it is */
+	uint32_t slab_bytes; /* a power of two, 64 KiB to 64 MiB; 0: GVM_SLAB, or as it is */
+	/*
+	 * How much of it this node may hold at a time, in bytes; what is over it is sent back to
+	 * its home. 0: all of it. At least 16 pages.
+	 */
+	uint64_t local_bytes;
+	uint32_t open_ms; /* how long to wait for homes, and for the end of another process that
+			   * had this node's id; 0: GVM_DSM_OPEN_MS */
+};
+
+/*
+ * Open (or make) a shared region. net was opened with a cluster map and this node's id, and must
+ * outlive the region; NULL: the library opens one by the options (GVM_CLUSTER, GVM_NODE,
+ * GVM_KEY_FILE, GVM_TRANSPORT), which is shared by all that pass NULL.
+ *
+ * -EINVAL: the configuration makes no sense, or is not that of the region that is there (size,
+ *          slabs, mode); no cluster map, or no id of this node in it
+ * -ENOENT: no such region, without CREATE; -EEXIST: there is one, with EXCL
+ * -EBUSY: another process has this node's id, or had it a moment ago; or this process has the
+ *          region open already; -EPERM: the region is a private one
+ * -EHOSTDOWN: a home did not answer in time; -EADDRINUSE, -EADDRNOTAVAIL, -EACCES: the node's line
+ *          cannot be listened at
+ * -EOPNOTSUPP: a home is too old for shared regions, or keeps its regions in an image file
+ * -ENOSPC, -ENOMEM, -EUSERS: limits of the homes or of this machine
+ */
+int gvm_dsm_open(struct gvm_net *net, const struct gvm_dsm_config *config, struct gvm_dsm **dsm);
+/*
+ * Map it, readable and writable, where the system finds room. Once per region; the mapping lasts
+ * until the region is closed. What a program may do with it is what it may do with ordinary memory,
+ * but for what libgvmnet/dsm/memory.h lists: a child of fork() does not have it, and the kernel
+ * must not be left references to it (O_DIRECT reads, registered buffers). -EEXIST: it is mapped
+ * already; -EPERM, -ENOSYS: this process may not handle page faults, or this kernel cannot (the log
+ * says what to change); -ENOMEM, -EMFILE.
+ */
+int gvm_dsm_map(struct gvm_dsm *dsm, void **mem);
+/* Its size in bytes. */
+uint64_t gvm_dsm_bytes(const struct gvm_dsm *dsm);
+/* This node's id. */
+unsigned gvm_dsm_node(const struct gvm_dsm *dsm);
+
+/*
+ * A hint: this node will not need these bytes soon. Whole pages within go back to their home,
+ * in the background. -ERANGE.
+ */
+int gvm_dsm_evict(struct gvm_dsm *dsm, uint64_t offset, uint64_t len);
+
+/*
+ * Leave: what this node owns is sent to its homes, then the mapping and the region go. No thread
+ * may use the memory any more. 0, or -EIO: what this node alone had could not be given back in
+ * GVM_DSM_CLOSE_MS, so that others find it lost; dsm is gone in any case. NULL is nothing to close.
+ */
+int gvm_dsm_close(struct gvm_dsm *dsm);
+
+/*
+ * Delete a region that no node has open, on all memory nodes. -EBUSY: one has; -ENOENT;
+ * -EHOSTDOWN: a memory node cannot be reached, and keeps it.
+ */
+int gvm_dsm_delete(struct gvm_net *net, const char *name);
+
+/* ---- statistics ---------------------------------------------------------------------------- */
+
+/* Since it was opened; levels are now. */
+struct gvm_dsm_stats {
+	uint64_t faults_read, faults_write;  /* that needed another node */
+	uint64_t faults_failed;              /* SIGBUS */
+	uint64_t sent, received;             /* messages of the protocol */
+	uint64_t bytes_sent, bytes_received; /* of them, with headers */
+	uint64_t pages_sent, pages_received; /* pages in them, not zero */
+	uint64_t repeated;                   /* requests that were asked for again */
+	uint64_t invalidated;                /* copies given up to a writer elsewhere */
+	uint64_t evicted;                    /* pages sent home for want of room, or by hint */
+	uint64_t refused;                    /* messages that broke the rules */
+	uint64_t stale, late;                /* messages that came too late to matter */
+	uint64_t no_memory;                  /* a limit or the allocator said no */
+	uint64_t sessions_lost;              /* ends of connections to other nodes and homes */
+	uint64_t homes_dead;                 /* homes given up */
+	uint64_t pages_here, nodes_here;     /* levels: copies; nodes and homes connected */
+};
+/* From any thread; values are a moment old. */
+void gvm_dsm_stats(const struct gvm_dsm *dsm, struct gvm_dsm_stats *stats);
+const struct gvm_counter *gvm_dsm_counters(size_t *count);
+/* How long faults took that needed another node, ns from when the library saw them. From any
+ * thread. write: 0 or 1. */
+void gvm_dsm_latency(const struct gvm_dsm *dsm, int write, struct gvm_hist *hist);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

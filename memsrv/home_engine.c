@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A region's engine at its home: what it acts through. Called with the region's lock. This node
+ * maps no page, so of the engine's two roles only the home's is of use here.
+ */
+#include "home_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include <gvmnet/cluster.h>
+
+#define MS            UINT64_C(1000000)
+#define ENTRIES_MAX   (UINT32_C(1) << 24)
+#define TXNS_MAX      65536u
+#define WAITERS_MAX   262144u
+#define NODE_PART_MAX 1u /* pages, relays: it has none */
+
+static void *engine_alloc(void *user, size_t size)
+{
+	return malloc(size);
+}
+
+static void engine_free(void *user, void *mem, size_t size)
+{
+	free(mem);
+}
+
+static void engine_send(void *user, uint16_t to, const struct gvm_hdr *h, const void *payload)
+{
+	struct home_region *r = user;
+
+	/* who has never been here, or has gone, is lost to the engine: nothing comes for it */
+	if (r->members[to])
+		home_send(r->members[to], h, payload);
+}
+
+static uint16_t engine_home(void *user, uint64_t page)
+{
+	struct home_region *r = user;
+	uint16_t *home = &r->homes[page / r->slab_pages];
+
+	if (*home == GVM_WIRE_NODE_NONE)
+		gvm_place(r->home->cluster, r->id, page / r->slab_pages, 1, home);
+	return *home;
+}
+
+static uint64_t engine_nonce(void *user)
+{
+	uint64_t v;
+
+	while (getrandom(&v, sizeof(v), 0) != sizeof(v))
+		;
+	return v;
+}
+
+static const void *copy_read(void *user, uint64_t page)
+{
+	static const uint8_t none[IVY_PAGE_MAX];
+
+	return none;
+}
+
+static int copy_write(void *user, uint64_t page, const void *bytes)
+{
+	return -ENOMEM;
+}
+
+static void copy_drop(void *user, uint64_t page)
+{
+}
+
+static void protect(void *user, uint64_t page, enum ivy_access access)
+{
+}
+
+static void fault_done(void *user, uint64_t page, enum ivy_access access, int status)
+{
+}
+
+static const void *engine_store_read(void *user, uint64_t page)
+{
+	struct home_region *r = user;
+
+	return store_shared_page(r->store, page);
+}
+
+static int engine_store_write(void *user, uint64_t page, const void *bytes)
+{
+	struct home_region *r = user;
+
+	return store_shared_write(r->store, page, bytes);
+}
+
+static const struct ivy_env env = {
+	.alloc = engine_alloc,
+	.free = engine_free,
+	.send = engine_send,
+	.home = engine_home,
+	.nonce = engine_nonce,
+	.copy_read = copy_read,
+	.copy_write = copy_write,
+	.copy_drop = copy_drop,
+	.protect = protect,
+	.store_read = engine_store_read,
+	.store_write = engine_store_write,
+	.fault_done = fault_done,
+};
+
+int home_engine_new(struct home_region *r)
+{
+	struct ivy_config config = {
+		.env = &env,
+		.user = r,
+		.region = r->id,
+		.pages = r->pages,
+		.page_size = GVM_PAGE_SIZE,
+		.epoch = gvm_cluster_epoch(r->home->cluster),
+		.self = (uint16_t)r->home->config.node,
+		.nodes = (uint16_t)r->home->nodes,
+		.max_entries = r->pages < ENTRIES_MAX ? (uint32_t)r->pages : ENTRIES_MAX,
+		.max_txns = TXNS_MAX,
+		.max_waiters = WAITERS_MAX,
+		.max_pages = NODE_PART_MAX,
+		.max_relays = NODE_PART_MAX,
+		.retry_ns = gvm_option_number("GVM_DSM_RETRY_MS") * MS,
+		.round_ns = gvm_option_number("GVM_DSM_ROUND_MS") * MS,
+	};
+	int err = ivy_new(&config, &r->ivy);
+
+	if (err)
+		return err;
+	/* Nobody is a member yet: nothing is taken from them, and nothing sent. */
+	for (unsigned i = 0; i < r->home->nodes; i++)
+		ivy_peer_lost(r->ivy, (uint16_t)i);
+	ivy_tick(r->ivy, gvm_now());
+	return 0;
+}
+
+/* A page that may be written can be stored, or the writer is told so: then nothing is ever lost for
+ * want of room. */
+static int make_room(struct home_region *r, const struct home_member *m, const struct gvm_hdr *h)
+{
+	struct gvm_hdr nak = { .type = GVM_COH_NAK,
+			       .region = h->region,
+			       .epoch = h->epoch,
+			       .page = h->page,
+			       .xid = h->xid };
+	int err;
+
+	if (h->type != GVM_COH_WRITE || h->page >= r->pages ||
+	    engine_home(r, h->page) != r->home->config.node)
+		return 1;
+	err = store_shared_room(r->store, h->page);
+	if (!err)
+		return 1;
+	r->no_room++;
+	nak.status = (uint16_t)gvm_wire_status(err);
+	home_send(r->members[m->node], &nak, NULL);
+	return 0;
+}
+
+int home_engine_take(struct home_region *r, const struct home_member *m, const struct gvm_hdr *h,
+		     const void *payload, const char **reason)
+{
+	int err;
+
+	ivy_tick(r->ivy, gvm_now());
+	if (!make_room(r, m, h))
+		return 0;
+	err = ivy_receive(r->ivy, m->node, h, payload);
+	if (err != -EPROTO)
+		return 0;
+	*reason = "a frame of coherence that breaks the rules";
+	return err;
+}
