@@ -81,9 +81,14 @@ static void host_wake(struct gvm_host *host)
 	assert_int_equal(write(host->wake_fd, &one, sizeof(one)), sizeof(one));
 }
 
-static const struct gvm_host_ops up = { .watch = host_watch,
-					.unwatch = host_unwatch,
-					.wake = host_wake };
+static uint64_t host_now(struct gvm_host *host)
+{
+	return gvm_now();
+}
+
+static const struct gvm_host_ops up = {
+	.watch = host_watch, .unwatch = host_unwatch, .wake = host_wake, .now = host_now
+};
 
 static int fabric_open(struct gvm_host *host, const char *args)
 {
@@ -182,10 +187,14 @@ static int turn_all(int timeout_ms)
 	} while (0)
 #define until(cond) until_s(cond, 20)
 
+#ifndef SETTLE_MS
+#define SETTLE_MS 5 /* in which a device may say something more */
+#endif
+
 static void settle(void)
 {
 	for (int quiet = 0; quiet < 5;)
-		quiet = turn_all(5) ? 0 : quiet + 1;
+		quiet = turn_all(SETTLE_MS) ? 0 : quiet + 1;
 }
 
 /* ---- what the fabric says ------------------------------------------------------------------ */
@@ -386,11 +395,11 @@ static void offer(struct gvm_rma_conn *c, unsigned access)
 }
 
 /* For what is asked for on purpose. */
-static void drop_line(enum gvm_log_level level, const char *line)
+static inline void drop_line(enum gvm_log_level level, const char *line)
 {
 }
 
-static void fill(uint8_t *p, size_t n, unsigned seed)
+static inline void fill(uint8_t *p, size_t n, unsigned seed)
 {
 	for (size_t i = 0; i < n; i++)
 		p[i] = (uint8_t)(seed = seed * 1103515245u + 12345u, seed >> 16);
