@@ -484,10 +484,11 @@ static void bury(struct home_member *m)
 /* Returns 1 if it is to be deleted. */
 static int region_tick(struct home_region *r)
 {
-	uint64_t now = gvm_now();
+	uint64_t now;
 	int unused;
 
 	pthread_mutex_lock(&r->lock);
+	now = gvm_now(); /* not before what another thread has noted under the lock */
 	ivy_tick(r->ivy, now);
 	for (unsigned i = 0; i < r->home->nodes && r->count; i++) {
 		struct home_member *m = r->members[i];

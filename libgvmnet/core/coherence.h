@@ -32,4 +32,7 @@ int gvm_coherence_send(struct gvm_peer *peer, const struct gvm_hdr *h, const voi
 /* Connections of this worker that are silent for so long are lost: in place of GVM_KEEPALIVE_MS. */
 void gvm_worker_keepalive(struct gvm_worker *worker, uint64_t ns);
 
+/* It polls for so long at least before it sleeps, where it polls at all (GVM_SPIN_US). */
+void gvm_worker_spin(struct gvm_worker *worker, uint64_t ns);
+
 #endif

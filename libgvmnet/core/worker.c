@@ -820,6 +820,12 @@ void gvm_worker_keepalive(struct gvm_worker *worker, uint64_t ns)
 	worker->opt.keepalive_ns = ns;
 }
 
+void gvm_worker_spin(struct gvm_worker *worker, uint64_t ns)
+{
+	if (worker->opt.spin_ns && worker->opt.spin_ns < ns)
+		worker->opt.spin_ns = ns;
+}
+
 int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 		    struct gvm_worker **out)
 {

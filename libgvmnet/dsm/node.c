@@ -11,6 +11,10 @@
 #include <sys/prctl.h>
 #include "dsm/internal.h"
 
+/* A page comes from its owner by way of the home: three hops, of which a pager's fault has two. Who
+ * sleeps before that is over is woken late. */
+#define SPIN_NS 50000ull
+
 static pthread_mutex_t nodes_lock = PTHREAD_MUTEX_INITIALIZER;
 static LIST_HEAD(, dsm_node) nodes = LIST_HEAD_INITIALIZER(nodes);
 
@@ -238,6 +242,7 @@ static int open_worker(struct dsm_node *node, const struct gvm_node *line)
 		return err;
 	gvm_worker_coherence(node->worker, on_coherence);
 	gvm_worker_keepalive(node->worker, node->fence_ns / 4);
+	gvm_worker_spin(node->worker, SPIN_NS);
 	err = gvm_worker_listen(node->worker, line->host, line->port, NULL);
 	if (err)
 		gvm_log(GVM_LOG_ERROR, "node %u cannot listen at %s:%u, its line: %s", node->self,

@@ -11,8 +11,8 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <gvmnet/region.h>
-#include "core/core.h"
 #include "dsm/internal.h"
 
 #define AGAIN_NS    (100 * DSM_MS)
@@ -73,7 +73,8 @@ static int make(struct dsm_node *node, const struct gvm_dsm_config *config, stru
 	dsm->slab_pages = slab / GVM_PAGE_SIZE;
 	dsm->budget = config->local_bytes / GVM_PAGE_SIZE;
 	while (!dsm->view)
-		gvm_random(&dsm->view, sizeof(dsm->view));
+		if (getrandom(&dsm->view, sizeof(dsm->view), 0) != sizeof(dsm->view))
+			dsm->view = 0;
 	LIST_INIT(&dsm->all);
 	STAILQ_INIT(&dsm->kept);
 	*out = dsm;

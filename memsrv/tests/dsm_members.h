@@ -45,6 +45,7 @@
 #define PAGE  GVM_PAGE_SIZE
 
 static char folder[] = "/tmp/gvm-dsm-XXXXXX", key_file[64], map_file[64], program[4096];
+static const char *member_map = map_file; /* what members that are started read */
 static struct {
 	pid_t pid;
 	unsigned port;
@@ -192,7 +193,7 @@ static void member_main(unsigned i, int fd, pid_t parent)
 	if (getppid() != parent)
 		_exit(127);
 	snprintf(id, sizeof(id), "%u", FIRST + i);
-	if (gvm_option_set("GVM_NODE", id) || gvm_option_set("GVM_CLUSTER", map_file) ||
+	if (gvm_option_set("GVM_NODE", id) || gvm_option_set("GVM_CLUSTER", member_map) ||
 	    gvm_option_set("GVM_KEY_FILE", key_file))
 		_exit(126);
 	signal(SIGBUS, on_sigbus);

@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Shows that shared regions keep their promise when connections break at any message, messages are
+ * late and connecting fails: homes (two workers each) and nodes, all in this process over the loop
+ * provider with faults. Writers of the same words lose nothing, readers see nothing go backwards,
+ * and when it is over everything is at the homes. Each round has a seed, which is printed.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+#include <gvmnet/cluster.h>
+#include <gvmnet/dsm.h>
+#include "providers/provider.h"
+#include "service.h"
+#include "store.h"
+
+#define HOMES     2u
+#define NODES     3u
+#define FIRST     16u
+#define PAGES     64u
+#define PAGE      GVM_PAGE_SIZE
+#define WORDS     8u /* counters, each in a page of its own */
+#define TIMES     150u
+#define ONE_IN(n) (65536u / (n)) /* the provider's unit */
+
+static struct gvm_cluster *cluster;
+static struct {
+	struct gvm_net *net;
+	struct store *store;
+	struct service *service;
+	struct address at;
+} home[HOMES];
+static struct {
+	struct gvm_net *net;
+	struct gvm_dsm *dsm;
+	uint8_t *mem;
+	uint64_t sum; /* what it has added */
+	pthread_t thread;
+} node[NODES];
+static pthread_t ticker;
+static atomic_int stop;
+
+static void *tick(void *arg)
+{
+	while (!atomic_load(&stop)) {
+		for (unsigned i = 0; i < HOMES; i++)
+			service_tick(home[i].service);
+		usleep(20000);
+	}
+	return NULL;
+}
+
+static void open_net(unsigned id, struct gvm_net **net)
+{
+	struct gvm_net_config config = { .transport = "loop", .cluster = cluster, .node = id };
+
+	assert_int_equal(gvm_net_open(&config, net), 0);
+}
+
+static void open_home(unsigned i)
+{
+	struct store_config store = {
+		.memory = 64 << 20, .limit = 64 << 20, .max_regions = 16, .max_sessions = 1024
+	};
+	struct service_config service = { .workers = 2, .listens = 1 };
+
+	open_net(i, &home[i].net);
+	store.net = service.net = home[i].net;
+	store.incarnation = gvm_net_incarnation(home[i].net);
+	assert_int_equal(store_open(&store, &home[i].store), 0);
+	home[i].at = (struct address){ .host = "loop", .port = 48000 + i };
+	service.store = home[i].store;
+	service.listen = &home[i].at;
+	assert_int_equal(service_open(&service, &home[i].service), 0);
+}
+
+static void open_node(unsigned i)
+{
+	struct gvm_dsm_config config = { .name = "looped",
+					 .flags = GVM_DSM_CREATE,
+					 .bytes = PAGES * PAGE,
+					 .slab_bytes = 64 << 10,
+					 .local_bytes = 24 * PAGE };
+	void *mem;
+
+	assert_int_equal(gvm_dsm_open(node[i].net, &config, &node[i].dsm), 0);
+	assert_int_equal(gvm_dsm_map(node[i].dsm, &mem), 0);
+	node[i].mem = mem;
+}
+
+static int setup(void **state)
+{
+	static char map[512];
+	struct gvm_loop_faults none = { 0 };
+	int at = 0;
+
+	gvm_loop_set_faults(&none);
+	assert_int_equal(gvm_option_set("GVM_DSM_RETRY_MS", "20"), 0);
+	assert_int_equal(gvm_option_set("GVM_DSM_ROUND_MS", "50"), 0);
+	assert_int_equal(gvm_option_set("GVM_BACKOFF_MAX_MS", "10"), 0);
+	for (unsigned i = 0; i < HOMES; i++)
+		at += snprintf(map + at, sizeof(map) - (size_t)at, "%u loop %u role=memory\n", i,
+			       48000 + i);
+	for (unsigned i = 0; i < NODES; i++)
+		at += snprintf(map + at, sizeof(map) - (size_t)at, "%u loop %u role=compute\n",
+			       FIRST + i, 48100 + i);
+	assert_int_equal(gvm_cluster_parse(map, (size_t)at, "map", &cluster, NULL), 0);
+	for (unsigned i = 0; i < HOMES; i++)
+		open_home(i);
+	atomic_store(&stop, 0);
+	assert_int_equal(pthread_create(&ticker, NULL, tick, NULL), 0);
+	for (unsigned i = 0; i < NODES; i++) {
+		open_net(FIRST + i, &node[i].net);
+		open_node(i);
+	}
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct gvm_loop_faults none = { 0 };
+
+	gvm_loop_set_faults(&none);
+	for (unsigned i = 0; i < NODES; i++) {
+		gvm_dsm_close(node[i].dsm);
+		gvm_net_close(node[i].net);
+	}
+	atomic_store(&stop, 1);
+	pthread_join(ticker, NULL);
+	for (unsigned i = 0; i < HOMES; i++) {
+		service_close(home[i].service);
+		store_close(home[i].store);
+		gvm_net_close(home[i].net);
+	}
+	gvm_cluster_free(cluster);
+	return 0;
+}
+
+static _Atomic uint64_t *word(unsigned n, unsigned w)
+{
+	return (_Atomic uint64_t *)(node[n].mem + (uint64_t)w * 8 * PAGE + 64);
+}
+
+/* Adds to all counters in an order of its own, and reads what the others have come to. */
+static void *work(void *arg)
+{
+	unsigned n = (unsigned)(uintptr_t)arg, random = n * 7919 + 1;
+	uint64_t seen[WORDS] = { 0 };
+
+	for (unsigned i = 0; i < TIMES; i++) {
+		unsigned w = (random = random * 1103515245 + 12345) >> 16, r = w >> 4;
+		uint64_t value;
+
+		atomic_fetch_add(word(n, w % WORDS), 1);
+		value = atomic_load(word(n, r % WORDS));
+		if (value < seen[r % WORDS])
+			return "a counter went backwards";
+		seen[r % WORDS] = value;
+		/* pages that only one node writes, so that there is eviction */
+		((_Atomic uint64_t *)(node[n].mem + (i % PAGES) * PAGE))[1 + n] = i;
+	}
+	return NULL;
+}
+
+static void run_all(void)
+{
+	for (unsigned i = 0; i < NODES; i++)
+		assert_int_equal(pthread_create(&node[i].thread, NULL, work, (void *)(uintptr_t)i),
+				 0);
+	for (unsigned i = 0; i < NODES; i++) {
+		void *wrong;
+
+		pthread_join(node[i].thread, &wrong);
+		if (wrong)
+			fail_msg("node %u: %s", i, (const char *)wrong);
+	}
+}
+
+static void check_sums(unsigned rounds)
+{
+	for (unsigned n = 0; n < NODES; n++) {
+		uint64_t sum = 0;
+
+		for (unsigned w = 0; w < WORDS; w++)
+			sum += atomic_load(word(n, w));
+		assert_int_equal(sum, (uint64_t)rounds * NODES * TIMES);
+	}
+}
+
+static void nothing_refused(void)
+{
+	struct gvm_dsm_stats st;
+
+	for (unsigned n = 0; n < NODES; n++) {
+		gvm_dsm_stats(node[n].dsm, &st);
+		assert_int_equal(st.refused, 0);
+		assert_int_equal(st.faults_failed, 0);
+		assert_int_equal(st.homes_dead, 0);
+	}
+}
+
+static void all_is_kept_without_faults(void **state)
+{
+	run_all();
+	check_sums(1);
+	nothing_refused();
+}
+
+static void run_with(struct gvm_loop_faults faults, unsigned rounds)
+{
+	struct gvm_loop_faults none = { 0 };
+	struct gvm_dsm_stats st;
+	const char *text = getenv("GVM_DSM_SEED");
+	uint64_t lost = 0;
+
+	faults.seed = text ? strtoull(text, NULL, 0) : gvm_now();
+	for (unsigned r = 0; r < rounds; r++, faults.seed++) {
+		print_message("[          ] GVM_DSM_SEED=%llu\n", (unsigned long long)faults.seed);
+		gvm_loop_set_faults(&faults);
+		run_all();
+		gvm_loop_set_faults(&none);
+		check_sums(r + 1);
+		nothing_refused();
+	}
+	for (unsigned n = 0; n < NODES; n++) {
+		gvm_dsm_stats(node[n].dsm, &st);
+		lost += st.sessions_lost;
+	}
+	if (faults.drop_conn)
+		assert_true(lost > 0);
+}
+
+static void connections_that_break_lose_nothing(void **state)
+{
+	run_with((struct gvm_loop_faults){ .drop_conn = ONE_IN(200), .refuse = ONE_IN(4) }, 2);
+}
+
+static void messages_that_are_late_lose_nothing(void **state)
+{
+	run_with((struct gvm_loop_faults){ .delay = ONE_IN(4), .delay_ns = 2000000 }, 1);
+}
+
+static void both_lose_nothing(void **state)
+{
+	run_with((struct gvm_loop_faults){ .drop_conn = ONE_IN(300),
+					   .delay = ONE_IN(8),
+					   .delay_ns = 1000000,
+					   .refuse = ONE_IN(8) },
+		 2);
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(all_is_kept_without_faults),
+		T(connections_that_break_lose_nothing),
+		T(messages_that_are_late_lose_nothing),
+		T(both_lose_nothing),
+	};
+
+	gvm_log_set_level(GVM_LOG_ERROR);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
