@@ -38,7 +38,7 @@ struct contender {
 	void (*stop)(void);
 };
 
-extern const struct contender contender_tcp, contender_uffd, contender_gvm_fetch,
+extern const struct contender contender_tcp, contender_uffd, contender_epoll, contender_gvm_fetch,
     contender_gvm_fault, contender_gvm_sequential, contender_memcached, contender_redis,
     contender_nbdkit, contender_ofi;
 
@@ -56,6 +56,10 @@ void bench_kill(pid_t *pid);
 unsigned bench_free_port(void);
 /* Connected blocking TCP socket to 127.0.0.1:port with no delay; tries for up to 5 s. */
 int bench_connect(unsigned port);
+/* An epoll that tells of bytes for fd, by edges; or -errno. */
+int bench_poll_open(int fd);
+/* read(), after waiting in poll_fd for bytes (0: not). */
+ssize_t bench_poll(int poll_fd, int fd, void *buf, size_t len);
 int bench_write_all(int fd, const void *buf, size_t len);
 int bench_read_all(int fd, void *buf, size_t len);
 
@@ -80,6 +84,7 @@ int bench_shared(const struct bench_opts *opts, unsigned rounds);
 /* A request/answer protocol over a byte stream whose answers all have one length. */
 struct stream {
 	int fd;
+	int poll_fd;          /* to be waited for before each read, or 0 */
 	uint32_t answer_len;  /* bytes of one answer */
 	uint32_t data_offset; /* where the page begins in it */
 	/* Append the request for page to buf, return its length (at most 64). */

@@ -3,6 +3,10 @@
  * The ceiling: the simplest careful TCP server and client, blocking. A 32-byte request names a
  * page, the answer is its 4,096 bytes. The server answers all requests of one read with one
  * sendmsg.
+ *
+ * And the same behind an event loop: both sides wait in epoll_wait() before each read, as whoever
+ * has more than one connection, or anything else to wait for, must. What lies between the two is
+ * not a library's to save.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -20,8 +24,11 @@
 #define REQUEST 32u
 #define BATCH   256u
 
-static pid_t server;
-static struct stream stream = { .fd = -1 };
+static struct side {
+	int polls;
+	pid_t server;
+	struct stream stream;
+} blocking = { .stream.fd = -1 }, polling = { .polls = 1, .stream.fd = -1 };
 
 static int send_pages(int fd, struct iovec *iov, unsigned n)
 {
@@ -44,14 +51,14 @@ static int send_pages(int fd, struct iovec *iov, unsigned n)
 	return 0;
 }
 
-static void serve(int fd, char *memory, uint32_t pages)
+static void serve(int fd, int poll_fd, char *memory, uint32_t pages)
 {
 	char in[REQUEST * BATCH];
 	struct iovec iov[BATCH];
 	size_t have = 0;
 
 	for (;;) {
-		ssize_t n = read(fd, in + have, sizeof(in) - have);
+		ssize_t n = bench_poll(poll_fd, fd, in + have, sizeof(in) - have);
 		unsigned count = 0;
 		size_t at = 0;
 
@@ -72,7 +79,7 @@ static void serve(int fd, char *memory, uint32_t pages)
 	}
 }
 
-static void server_main(int listener, const struct bench_opts *opts)
+static void server_main(int listener, const struct bench_opts *opts, int polls)
 {
 	char *memory = mmap(NULL, (size_t)opts->pages * PAGE, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -86,7 +93,7 @@ static void server_main(int listener, const struct bench_opts *opts)
 		bench_fill(memory + (size_t)i * PAGE, i);
 	fd = accept(listener, NULL, NULL);
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	serve(fd, memory, opts->pages);
+	serve(fd, polls ? bench_poll_open(fd) : 0, memory, opts->pages);
 	_exit(0);
 }
 
@@ -98,7 +105,7 @@ static size_t request(char *buf, uint32_t page, uint64_t seq)
 	return REQUEST;
 }
 
-static int start(const struct bench_opts *opts, const char **why)
+static int start(struct side *side, const struct bench_opts *opts, const char **why)
 {
 	struct sockaddr_in sin = { .sin_family = AF_INET,
 				   .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
@@ -109,39 +116,85 @@ static int start(const struct bench_opts *opts, const char **why)
 	if (listener < 0 || bind(listener, (struct sockaddr *)&sin, sizeof(sin)) < 0 ||
 	    listen(listener, 1) < 0 || getsockname(listener, (struct sockaddr *)&sin, &len) < 0)
 		return -errno;
-	server = fork();
-	if (server == 0)
-		server_main(listener, opts);
+	side->server = fork();
+	if (side->server == 0)
+		server_main(listener, opts, side->polls);
 	close(listener);
-	stream = (struct stream){ .fd = bench_connect(ntohs(sin.sin_port)),
-				  .answer_len = PAGE,
-				  .request = request };
-	return stream.fd < 0 ? stream.fd : 0;
+	side->stream = (struct stream){ .fd = bench_connect(ntohs(sin.sin_port)),
+					.answer_len = PAGE,
+					.request = request };
+	if (side->stream.fd < 0)
+		return side->stream.fd;
+	if (side->polls)
+		side->stream.poll_fd = bench_poll_open(side->stream.fd);
+	return side->stream.poll_fd < 0 ? side->stream.poll_fd : 0;
 }
 
-static int latency(const struct bench_opts *opts, uint32_t n, uint64_t *ns)
+static void stop(struct side *side)
 {
-	return stream_latency(&stream, opts, n, ns);
+	if (side->stream.fd >= 0)
+		close(side->stream.fd);
+	if (side->stream.poll_fd > 0)
+		close(side->stream.poll_fd);
+	side->stream = (struct stream){ .fd = -1 };
+	bench_kill(&side->server);
 }
 
-static int throughput(const struct bench_opts *opts, double *per_second)
+static int blocking_start(const struct bench_opts *opts, const char **why)
 {
-	return stream_throughput(&stream, opts, per_second);
+	return start(&blocking, opts, why);
 }
 
-static void stop(void)
+static int blocking_latency(const struct bench_opts *opts, uint32_t n, uint64_t *ns)
 {
-	if (stream.fd >= 0)
-		close(stream.fd);
-	stream.fd = -1;
-	bench_kill(&server);
+	return stream_latency(&blocking.stream, opts, n, ns);
+}
+
+static int blocking_throughput(const struct bench_opts *opts, double *per_second)
+{
+	return stream_throughput(&blocking.stream, opts, per_second);
+}
+
+static void blocking_stop(void)
+{
+	stop(&blocking);
+}
+
+static int polling_start(const struct bench_opts *opts, const char **why)
+{
+	return start(&polling, opts, why);
+}
+
+static int polling_latency(const struct bench_opts *opts, uint32_t n, uint64_t *ns)
+{
+	return stream_latency(&polling.stream, opts, n, ns);
+}
+
+static int polling_throughput(const struct bench_opts *opts, double *per_second)
+{
+	return stream_throughput(&polling.stream, opts, per_second);
+}
+
+static void polling_stop(void)
+{
+	stop(&polling);
 }
 
 const struct contender contender_tcp = {
 	.name = "raw TCP",
 	.what = "32-byte request, 4 KiB answer, blocking sockets, one sendmsg a batch: the ceiling",
-	.start = start,
-	.latency = latency,
-	.throughput = throughput,
-	.stop = stop,
+	.start = blocking_start,
+	.latency = blocking_latency,
+	.throughput = blocking_throughput,
+	.stop = blocking_stop,
+};
+
+const struct contender contender_epoll = {
+	.name = "TCP behind epoll",
+	.what = "the same with an epoll_wait() before each read on both sides: the floor of event "
+		"loops",
+	.start = polling_start,
+	.latency = polling_latency,
+	.throughput = polling_throughput,
+	.stop = polling_stop,
 };

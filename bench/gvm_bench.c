@@ -18,12 +18,12 @@
 #include "bench.h"
 
 #define ROUNDS_MAX     101
-#define MAX_CONTENDERS 9
+#define MAX_CONTENDERS 10
 
 static const struct contender *const contenders[MAX_CONTENDERS] = {
-	&contender_tcp,       &contender_uffd,           &contender_gvm_fetch,
-	&contender_gvm_fault, &contender_gvm_sequential, &contender_ofi,
-	&contender_memcached, &contender_redis,          &contender_nbdkit,
+	&contender_tcp,       &contender_uffd,           &contender_epoll, &contender_gvm_fetch,
+	&contender_gvm_fault, &contender_gvm_sequential, &contender_ofi,   &contender_memcached,
+	&contender_redis,     &contender_nbdkit,
 };
 
 struct result {

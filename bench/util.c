@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -149,12 +150,31 @@ int bench_write_all(int fd, const void *buf, size_t len)
 	return 0;
 }
 
-int bench_read_all(int fd, void *buf, size_t len)
+int bench_poll_open(int fd)
+{
+	struct epoll_event event = { .events = EPOLLIN | EPOLLET };
+	int poll_fd = epoll_create1(EPOLL_CLOEXEC);
+
+	if (poll_fd < 0 || epoll_ctl(poll_fd, EPOLL_CTL_ADD, fd, &event) < 0)
+		return -errno;
+	return poll_fd;
+}
+
+ssize_t bench_poll(int poll_fd, int fd, void *buf, size_t len)
+{
+	struct epoll_event event;
+
+	if (poll_fd > 0 && epoll_wait(poll_fd, &event, 1, -1) < 0)
+		return -1;
+	return read(fd, buf, len);
+}
+
+static int read_all(int poll_fd, int fd, void *buf, size_t len)
 {
 	char *at = buf;
 
 	while (len > 0) {
-		ssize_t n = read(fd, at, len);
+		ssize_t n = bench_poll(poll_fd, fd, at, len);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -164,6 +184,11 @@ int bench_read_all(int fd, void *buf, size_t len)
 		len -= (size_t)n;
 	}
 	return 0;
+}
+
+int bench_read_all(int fd, void *buf, size_t len)
+{
+	return read_all(0, fd, buf, len);
 }
 
 static int check(const char *answer, const struct stream *s, uint32_t page)
@@ -188,7 +213,7 @@ int stream_latency(const struct stream *s, const struct bench_opts *opts, uint32
 		int err = bench_write_all(s->fd, request, len);
 
 		if (!err)
-			err = bench_read_all(s->fd, answer, s->answer_len);
+			err = read_all(s->poll_fd, s->fd, answer, s->answer_len);
 		ns[i] = bench_now() - t0;
 		if (!err)
 			err = check(answer, s, page);
@@ -217,7 +242,7 @@ int stream_throughput(const struct stream *s, const struct bench_opts *opts, dou
 			    s->request(out + len, bench_next_page(&ask_seed, opts->pages), seq++);
 		if (len)
 			err = bench_write_all(s->fd, out, len);
-		ssize_t n = err ? 0 : read(s->fd, in + have, room - have);
+		ssize_t n = err ? 0 : bench_poll(s->poll_fd, s->fd, in + have, room - have);
 
 		if (n <= 0) {
 			err = err ? err : -ECONNRESET;

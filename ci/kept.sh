@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 # shellcheck shell=bash disable=SC2034,SC2154 # $kept is for the scripts that source it, $top and $cache are of lib.sh
 #
-# kept.sh: folders that take long to make and are kept in the cache, for ci/kernel and ci/siw. Sourced
+# kept.sh: folders that take long to make and are kept in the cache, for ci/kernel, ci/headers and ci/siw. Sourced
 # after lib.sh. Their checksums are looked at each time; what is damaged is made anew.
 
 kept=

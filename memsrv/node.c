@@ -278,6 +278,8 @@ static void say_ready(const struct node *n)
 			getenv("JOURNAL_STREAM") ? SD_NOTICE : "",
 			strchr(s->metrics.host, ':') ? "[" : "", s->metrics.host,
 			strchr(s->metrics.host, ':') ? "]" : "", s->metrics.port);
+	if (strcmp(service_transports(n->service), "tcp") && at < sizeof(line))
+		snprintf(line + at, sizeof(line) - at, " over %s", service_transports(n->service));
 	fprintf(stderr, "%sgvm-memsrv: listening on %s, %.*f %s for slabs, %s, image %s\n",
 		getenv("JOURNAL_STREAM") ? SD_NOTICE : "", line, large,
 		(double)s->memory / (double)(UINT64_C(1) << (large ? 30 : 20)),

@@ -59,6 +59,7 @@ struct service {
 	struct worker *workers;
 	uint64_t started_ns;
 	atomic_int stop;
+	char transports[64]; /* that are listened with */
 };
 
 /* ---- requests ------------------------------------------------------------------------------ */
@@ -722,6 +723,7 @@ int service_open(const struct service_config *config, struct service **service)
 	for (unsigned i = 0; i < config->workers && !err; i++)
 		err = worker_open(s, i);
 	if (!err) {
+		gvm_worker_listens_with(s->workers[0].worker, s->transports, sizeof(s->transports));
 		store_notify(config->store, on_change, s);
 		err = start_threads(s);
 	}
@@ -730,6 +732,11 @@ int service_open(const struct service_config *config, struct service **service)
 	else
 		*service = s;
 	return err;
+}
+
+const char *service_transports(const struct service *service)
+{
+	return service->transports;
 }
 
 static void unlisten(struct gvm_task *task)

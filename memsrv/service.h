@@ -33,6 +33,8 @@ struct service_config {
 
 /* Open the workers, listen and start their threads. One logged sentence and -errno on failure. */
 int service_open(const struct service_config *config, struct service **service);
+/* What it listens with: "tcp", "verbs+tcp". */
+const char *service_transports(const struct service *service);
 /* Accept no more connections; those that are open go on. */
 void service_unlisten(struct service *service);
 /* Call it every 100 ms or so. */

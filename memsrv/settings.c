@@ -321,6 +321,17 @@ static enum settings_answer wrong(const char *what, const char *arg)
 	return SETTINGS_WRONG;
 }
 
+/* Of options that are legal one by one: what nobody can have meant. */
+static enum settings_answer sense(void)
+{
+	if (gvm_option_number("GVM_NODE") < GVM_MAX_NODES && !*gvm_option_text("GVM_CLUSTER"))
+		return wrong("is an id in the cluster file: name that with --cluster FILE", "--id");
+	if (!strcmp(gvm_option_text("GVM_TRANSPORT"), "loop"))
+		return wrong("is for tests within one process: nobody could reach this node",
+			     "--transport loop");
+	return SETTINGS_RUN;
+}
+
 enum settings_answer settings_parse(int argc, char **argv, struct settings *s)
 {
 	struct option longs[ROWS + 1];
@@ -343,5 +354,5 @@ enum settings_answer settings_parse(int argc, char **argv, struct settings *s)
 		if (take(s, r, optarg))
 			return SETTINGS_WRONG;
 	}
-	return optind < argc ? wrong("is not an option", argv[optind]) : SETTINGS_RUN;
+	return optind < argc ? wrong("is not an option", argv[optind]) : sense();
 }

@@ -16,7 +16,8 @@ unit_test() {
 		pass "$name, $((SECONDS - begun)) s"
 		return
 	fi
-	grep -aE '^\[ +(ERROR|LINE|FAILED) ' "$name.log" >"$name.short" || cp "$name.log" "$name.short"
+	# the first that failed says most: those after it may have failed for its sake
+	grep -aE -m 9 '^\[ +(ERROR|LINE|FAILED) ' "$name.log" >"$name.short" || cp "$name.log" "$name.short"
 	fail "$name (exit status $status after $((SECONDS - begun)) s)" "$name.short"
 }
 

@@ -460,6 +460,24 @@ int gvm_cluster_parse(const char *text, size_t len, const char *name, struct gvm
 	return err;
 }
 
+int gvm_cluster_single(const char *address, struct gvm_cluster **cluster, char **error)
+{
+	const char *colon = strrchr(address, ':');
+	char line[HOST_MAX_BYTES + 32], *why = NULL;
+	int len = -1, err;
+
+	if (colon && colon != address && colon[1] && !strpbrk(address, " \t\r\n#"))
+		len = snprintf(line, sizeof(line), "0 %.*s %s\n", (int)(colon - address), address,
+			       colon + 1);
+	if (len < 0 || (size_t)len >= sizeof(line))
+		return fail(error, -EINVAL, "%.80s: HOST:PORT is wanted", address);
+	err = gvm_cluster_parse(line, (size_t)len, "", cluster, error ? &why : NULL);
+	if (why) /* without the place in the text, which is ours */
+		fail(error, err, "%s: %s", address, strncmp(why, ":1: ", 4) ? why : why + 4);
+	free(why);
+	return err;
+}
+
 /* A buffer that grows up to what a cluster file may have. */
 struct text {
 	char *at;

@@ -57,7 +57,13 @@ void gvm_mem_table_fini(struct gvm_mem_table *table);
 /* As mem_get of gvm_host_ops. */
 int gvm_mem_lookup(struct gvm_mem_table *table, uint64_t key, uint64_t owner, unsigned access,
 		   uint64_t offset, uint64_t len, void **at, struct gvm_mem **mem);
-void gvm_mem_drop(struct gvm_mem *mem);
+/* The last reference is gone. */
+void gvm_mem_end(struct gvm_mem *mem);
+static inline void gvm_mem_drop(struct gvm_mem *mem)
+{
+	if (atomic_fetch_sub_explicit(&mem->refs, 1, memory_order_acq_rel) == 1)
+		gvm_mem_end(mem);
+}
 /* As mem_hold and mem_release of gvm_host_ops. */
 int gvm_mem_hold(struct gvm_mem_table *table, uint64_t key, uint64_t owner,
 		 struct gvm_mem_user *user);
@@ -94,6 +100,8 @@ struct gvm_net_provider {
 struct gvm_net {
 	struct gvm_net_provider providers[GVM_NET_PROVIDERS];
 	unsigned provider_count;
+	int automatic;        /* chosen by "auto": what is better than the last may be missing */
+	atomic_uint unusable; /* of the providers, a bit each: that has been said */
 	char transport[64];       /* the names of them: "verbs+tcp" */
 	char transport_words[64]; /* what was asked for, cut into strings that args point to */
 	const struct gvm_cluster *cluster;
@@ -110,6 +118,9 @@ struct gvm_net {
 	pthread_mutex_t views_lock;
 	struct region_views *views; /* region_views.c */
 };
+
+/* Where RDMA devices are seen; tests have another one. */
+extern const char *gvm_net_rdma_folder;
 
 /* Fill buf with unpredictable bytes; ends the process if the system cannot give any. */
 void gvm_random(void *buf, size_t len);
@@ -169,7 +180,10 @@ int gvm_timers_set(struct gvm_timers *timers, struct gvm_timer *timer, uint64_t 
 void gvm_timers_set_reserved(struct gvm_timers *timers, struct gvm_timer *timer, uint64_t when);
 void gvm_timers_clear(struct gvm_timers *timers, struct gvm_timer *timer);
 /* GVM_NEVER when none is set. */
-uint64_t gvm_timers_next(const struct gvm_timers *timers);
+static inline uint64_t gvm_timers_next(const struct gvm_timers *timers)
+{
+	return timers->count ? timers->heap[0]->when : GVM_NEVER;
+}
 /* Run what is due; a timer set meanwhile runs next time. Returns how many ran. */
 int gvm_timers_run(struct gvm_timers *timers, uint64_t now);
 void gvm_timers_fini(struct gvm_timers *timers);
@@ -230,13 +244,15 @@ struct gvm_worker {
 	int batch_at, batch_count;
 
 	unsigned spin_skip, spin_fails; /* waits that will not spin; how little spinning pays */
+	unsigned spins;                 /* since cpu_lost was looked at */
+	uint64_t cpu_lost; /* 1 + how often the kernel had taken the CPU away; 0: not known */
 
 	uint64_t *provider_fds; /* a bit for each descriptor that the provider watches */
 	size_t provider_fd_words;
 
 	struct gvm_timers timers;
 	unsigned timers_due, timers_unseen; /* look at them now; rounds since that was done */
-	struct gvm_op_list done;            /* ended, status set, user not told */
+	struct gvm_op *done, **done_end;    /* ended, status set, user not told; by next */
 	struct gvm_peer *pending;           /* peers with work that waits for the end of upcalls */
 	struct gvm_peer *pending_last;
 	struct gvm_peer *peers;    /* all */
@@ -287,7 +303,7 @@ int gvm_peers_serve(struct gvm_worker *worker);
 /* Something waits for gvm_peers_serve. */
 static inline int gvm_peers_pending(const struct gvm_worker *worker)
 {
-	return worker->done.first || worker->pending;
+	return worker->done || worker->pending;
 }
 /* Of peer_rest.c: give places, and ask for some; the timer behind it. */
 int gvm_places_serve(struct gvm_worker *worker);

@@ -25,6 +25,11 @@ static uint64_t host_now(struct gvm_host *host)
 	return gvm_worker_clock(host->worker);
 }
 
+static const uint64_t *host_clock(struct gvm_host *host)
+{
+	return &host->worker->now;
+}
+
 static int host_mem_get(struct gvm_host *host, uint64_t key, uint64_t owner, unsigned access,
 			uint64_t offset, uint64_t len, void **at, struct gvm_mem **mem)
 {
@@ -68,6 +73,7 @@ const struct gvm_host_ops gvm_core_host_ops = {
 	.rewatch = host_rewatch,
 	.unwatch = host_unwatch,
 	.now = host_now,
+	.clock = host_clock,
 	.mem_get = host_mem_get,
 	.mem_put = gvm_mem_drop,
 	.mem_hold = host_mem_hold,

@@ -269,10 +269,8 @@ void gvm_mem_release(struct gvm_mem_user *user)
 	gvm_mem_drop(mem);
 }
 
-void gvm_mem_drop(struct gvm_mem *mem)
+void gvm_mem_end(struct gvm_mem *mem)
 {
-	if (atomic_fetch_sub_explicit(&mem->refs, 1, memory_order_acq_rel) != 1)
-		return;
 	if (mem->gone)
 		mem->gone(mem->arg);
 	free(mem);

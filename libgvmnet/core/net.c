@@ -4,6 +4,7 @@
  * chooses the provider from the one table of them. Immutable after gvm_net_open, so any thread may
  * read it.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/crypto.h>
@@ -145,27 +146,54 @@ static int add_provider(struct gvm_net *net, char *word)
 	return 0;
 }
 
-/* The best that can be used here first; what cannot is passed over. */
-static void add_usable(struct gvm_net *net)
+const char *gvm_net_rdma_folder = "/sys/class/infiniband";
+
+static int has_something(const char *path)
 {
-	/* verbs is to come first when it is proven between machines: docs/rdma.md */
-	static const char *const best_first[] = { "tcp" };
+	DIR *folder = opendir(path);
+	struct dirent *entry;
 
-	for (size_t k = 0; k < sizeof(best_first) / sizeof(best_first[0]); k++) {
-		const struct gvm_provider_ops *ops;
-		struct gvm_provider_info info;
-		size_t i = 0;
+	if (!folder)
+		return 0;
+	while ((entry = readdir(folder)) && entry->d_name[0] == '.')
+		;
+	closedir(folder);
+	return entry != NULL;
+}
 
-		while (strcmp(providers[i].name, best_first[k]))
-			i++;
-		ops = describe_provider(i, &info);
-		if (info.usable == 0)
-			net->providers[net->provider_count++] =
-			    (struct gvm_net_provider){ ops, "" };
-		else
-			gvm_log(GVM_LOG_DEBUG, "transport auto: without %s: %s", info.name,
-				info.why);
+/*
+ * What is to be tried before tcp. Nothing of it is loaded where there is no device: most machines.
+ * (ofi is nobody's choice but the user's: docs/rdma.md says why.)
+ */
+static const struct gvm_provider_ops *better_than_tcp(void)
+{
+	const struct gvm_module *module;
+	const char *why = "there is no RDMA device";
+	int err = -ENODEV;
+
+	if (has_something(gvm_net_rdma_folder)) {
+		module = gvm_module_get("verbs", &why);
+		if (module && module->suits)
+			err = module->suits(&why);
+		if (!err)
+			return module->ops;
+		/* What somebody can mend is worth a line, not what the machine is. */
+		gvm_log(err == -ENOMEM ? GVM_LOG_WARN : GVM_LOG_INFO,
+			"transport auto: tcp alone, without verbs: %s", why);
 	}
+	return NULL;
+}
+
+/* The best first; what cannot be used here is passed over. */
+static void choose_by_itself(struct gvm_net *net)
+{
+	const struct gvm_provider_ops *better = better_than_tcp();
+
+	net->automatic = 1;
+	if (better)
+		net->providers[net->provider_count++] =
+		    (struct gvm_net_provider){ better, GVM_PROVIDER_AUTO };
+	net->providers[net->provider_count++] = (struct gvm_net_provider){ &gvm_provider_tcp, "" };
 }
 
 /* What is in force, for people: "verbs+tcp". The names were found in a text of this size. */
@@ -190,7 +218,7 @@ static int choose_providers(struct gvm_net *net, const char *transport)
 		return refuse_transport("(too long)", "there is no such transport");
 	strcpy(net->transport_words, transport);
 	if (strcmp(transport, "auto") == 0)
-		add_usable(net);
+		choose_by_itself(net);
 	else
 		while (!err && (word = strsep(&rest, "+")))
 			err = add_provider(net, word);

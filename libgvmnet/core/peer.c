@@ -28,6 +28,8 @@ struct gvm_peer *peer_make(struct gvm_worker *worker)
 	peer->hushed = -1;
 	peer->state_timer.fn = peer_on_state_timer;
 	peer->op_timer.fn = peer_on_deadline;
+	peer->soonest = GVM_NEVER;
+	peer->active.next = peer->active.prev = &peer->active;
 	peer->next = worker->peers;
 	if (peer->next)
 		peer->next->prev = peer;
@@ -42,7 +44,7 @@ void peer_free(struct gvm_peer *peer)
 
 	peer_unhush(peer);
 	gvm_timers_clear(&worker->timers, &peer->state_timer);
-	gvm_timers_clear(&worker->timers, &peer->op_timer);
+	peer_disarm(peer);
 	gvm_timers_release(&worker->timers, PEER_TIMERS);
 	if (peer->prev)
 		peer->prev->next = peer->next;
@@ -286,7 +288,7 @@ static void serve_pending(struct gvm_peer *peer)
 
 static int serve_done(struct gvm_worker *worker)
 {
-	return worker->done.first ? gvm_ops_serve_done(worker) : 0;
+	return worker->done ? gvm_ops_serve_done(worker) : 0;
 }
 
 int gvm_peers_serve(struct gvm_worker *worker)
@@ -295,7 +297,7 @@ int gvm_peers_serve(struct gvm_worker *worker)
 
 	/* Operations are told before the end of their connection is, so done goes first each time.
 	 */
-	while (worker->pending && !worker->done.first) {
+	while (worker->pending && !worker->done) {
 		serve_pending(next_pending(worker));
 		served += 1 + serve_done(worker);
 	}

@@ -66,9 +66,9 @@ struct gvm_peer {
 	uint64_t used;                            /* when, by worker->uses */
 	uint64_t rest_at;  /* when rest was set; of REST_NO, or since when it is READY */
 	uint8_t place;     /* enum gvm_peer_place */
-	uint8_t rest;      /* enum gvm_peer_rest */
 	uint8_t rest_owed; /* the other side waits for the answer to its wish to rest */
-	uint8_t state; /* written by peer_become alone */
+	uint8_t state;     /* written by peer_become alone */
+	uint8_t rest;      /* enum gvm_peer_rest */
 	uint8_t accepted, in_pending, pending;
 	uint8_t starved; /* a post was answered -EAGAIN */
 	uint8_t wanted;  /* connect again even if no operation waits */
@@ -84,13 +84,15 @@ struct gvm_peer {
 	int fell_why;       /* why it did */
 	uint8_t provider;   /* of the worker's, that the next connection is tried with */
 	uint8_t tried;      /* providers that have failed since one did not, or since a back-off */
+	uint8_t broken;     /* connections with it that did not last, in a row */
 	int why;            /* why it ended last */
 	const char *reason; /* sentence for that, static; NULL: the provider's */
 	unsigned failures;  /* connects in vain in a row */
 	uint64_t ready_since;
 	struct gvm_hs *hs; /* only while CONNECTING and PROVING */
 
-	struct gvm_op_list active, waiting; /* given to the provider or the peer; not yet */
+	struct gvm_op active;       /* given to the provider or the peer: a ring, this its head */
+	struct gvm_op_list waiting; /* not yet */
 	uint32_t one_sided, max_one_sided;
 	uint32_t calls_active;
 	struct gvm_call_slot *slots;
@@ -105,6 +107,7 @@ struct gvm_peer {
 
 	struct gvm_timer state_timer; /* connect and handshake deadline, back-off, liveness */
 	struct gvm_timer op_timer;    /* not later than the next operation's deadline */
+	uint64_t soonest;             /* that op_timer is set for; GVM_NEVER: it is not set */
 	char name[96];
 };
 
@@ -143,6 +146,12 @@ static inline void peer_has_room(struct gvm_peer *peer)
 		peer_defer(peer, GVM_PEND_KICK);
 	if (peer->starved)
 		peer_defer(peer, GVM_PEND_WRITABLE);
+}
+
+/* Something is under way. */
+static inline int peer_is_active(const struct gvm_peer *peer)
+{
+	return peer->active.next != &peer->active;
 }
 
 /* It has done something for the application. */
@@ -242,7 +251,8 @@ void peer_fail_active(struct gvm_peer *peer, int why);
 void peer_kick(struct gvm_peer *peer);
 /* A REPLY: end its call. msg is hdr as the application sees it. */
 void peer_answered(struct gvm_peer *peer, const struct gvm_hdr *hdr, const struct gvm_msg *msg);
-/* Of op_timer. */
+/* Of op_timer, which peer_disarm() clears. */
+void peer_disarm(struct gvm_peer *peer);
 void peer_on_deadline(struct gvm_timer *timer);
 /* Upcall. */
 void peer_completed(struct gvm_ep *ep, struct gvm_op *op, int status);

@@ -13,6 +13,8 @@
 
 #define FALLBACK_NS 1000000000ull  /* to connect with a provider that is not the last one */
 #define BETTER_NS   60000000000ull /* then one that has failed is tried first again */
+#define SOON_NS     15000000000ull /* a connection that breaks earlier has not lasted */
+#define BROKEN_MAX  3u             /* of those in a row, and the next provider is tried */
 
 /* ---- states -------------------------------------------------------------------------------- */
 
@@ -128,6 +130,32 @@ static void fall_back(struct gvm_peer *peer, int why)
 	connect_again_at(peer, gvm_worker_clock(worker));
 }
 
+/*
+ * A provider that connects and breaks each time is as bad as one that does not connect: a network
+ * may let pass what connecting takes and lose what is longer. An end that somebody wanted (ops_why)
+ * or that was announced tells nothing of it.
+ */
+static void leave_broken(struct gvm_peer *peer, int why, int ops_why)
+{
+	struct gvm_worker *worker = peer->worker;
+	uint64_t now = gvm_worker_clock(worker);
+	const char *failed = provider_name(peer);
+
+	if (!why || peer->bye || ops_why != -ECONNRESET || now - peer->ready_since >= SOON_NS) {
+		peer->broken = 0;
+		return;
+	}
+	if (peer->provider + 1u >= worker->provider_count || ++peer->broken < BROKEN_MAX)
+		return;
+	peer->broken = 0;
+	peer->provider++;
+	peer->fell_why = why;
+	peer->fell_at = now;
+	gvm_log_limited(&worker->limit, GVM_LOG_WARN,
+			"%s: connections over %s do not last (%s), trying %s", peer->name, failed,
+			strerror(-why), provider_name(peer));
+}
+
 static void reset_connection(struct gvm_peer *peer)
 {
 	gvm_timers_clear(&peer->worker->timers, &peer->state_timer);
@@ -159,7 +187,7 @@ static void connection_ended(struct gvm_peer *peer, int why, int ops_why)
 	peer->why = why;
 	if (peer->accepted) {
 		peer_become(peer, GVM_PEER_CLOSED);
-		gvm_timers_clear(&worker->timers, &peer->op_timer);
+		peer_disarm(peer);
 		peer_fail_waiting(peer, ops_why);
 	} else {
 		if (was_ready &&
@@ -167,6 +195,8 @@ static void connection_ended(struct gvm_peer *peer, int why, int ops_why)
 			peer->failures = 0;
 		if (!was_ready && is_final(why))
 			peer_fail_waiting(peer, why);
+		if (was_ready)
+			leave_broken(peer, why, ops_why);
 		back_off(peer);
 	}
 	peer_defer(peer, GVM_PEND_CLOSED);

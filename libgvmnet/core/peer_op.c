@@ -23,8 +23,31 @@ enum op_state { OP_IDLE, OP_WAITING, OP_ACTIVE, OP_EXPIRED, OP_DONE };
 
 /* On the way of each fetch and put, where a call costs as much as what is called does. */
 #define HOT inline __attribute__((always_inline))
+/* Beside it: kept out of its way. */
+#define COLD __attribute__((noinline, cold))
 
 /* ---- lists --------------------------------------------------------------------------------- */
+
+/* Those under way are a ring, whose head is never taken out: no end of it is a case of its own. */
+static HOT void active_add(struct gvm_peer *peer, struct gvm_op *op)
+{
+	struct gvm_op *last = peer->active.prev;
+
+	op->next = &peer->active;
+	last->next = op;
+	op->prev = last;
+	peer->active.prev = op;
+}
+
+/* Returns whether it was the only one. */
+static HOT int active_remove(struct gvm_op *op)
+{
+	struct gvm_op *next = op->next, *prev = op->prev;
+
+	prev->next = next;
+	next->prev = prev;
+	return next == prev;
+}
 
 static void put_back(struct gvm_peer *peer, struct gvm_op *op)
 {
@@ -34,12 +57,14 @@ static void put_back(struct gvm_peer *peer, struct gvm_op *op)
 
 /* ---- their ends ---------------------------------------------------------------------------- */
 
-static void finish(struct gvm_worker *worker, struct gvm_op *op, int status)
+static HOT void finish(struct gvm_worker *worker, struct gvm_op *op, int status)
 {
 	op->state = OP_DONE;
 	op->status = status;
 	op->reply = NULL;
-	GVM_LIST_APPEND(&worker->done, op, next, prev);
+	op->next = NULL;
+	*worker->done_end = op;
+	worker->done_end = &op->next;
 }
 
 static void free_slot(struct gvm_peer *peer, unsigned slot)
@@ -51,14 +76,13 @@ static void free_slot(struct gvm_peer *peer, unsigned slot)
 }
 
 /* Take an operation from those under way. */
-static HOT void deactivate(struct gvm_peer *peer, struct gvm_op *op)
+static void deactivate(struct gvm_peer *peer, struct gvm_op *op)
 {
-	GVM_LIST_REMOVE(&peer->active, op, next, prev);
 	if (op->kind == GVM_OP_CALL)
 		free_slot(peer, op->slot);
 	else
 		peer->one_sided--;
-	if (!peer->active.first)
+	if (active_remove(op))
 		peer_idle(peer);
 }
 
@@ -83,21 +107,31 @@ void peer_fail_waiting(struct gvm_peer *peer, int why)
 /* Those that the provider knows of have been completed by it. */
 void peer_fail_active(struct gvm_peer *peer, int why)
 {
-	struct gvm_op *op;
+	while (peer_is_active(peer)) {
+		struct gvm_op *op = peer->active.next;
 
-	while ((op = peer->active.first)) {
 		deactivate(peer, op);
 		finish(peer->worker, op, op->state == OP_EXPIRED ? -ETIMEDOUT : why);
 	}
 }
 
+/* An operation has ended: what waits for that. */
+static COLD void make_way(struct gvm_peer *peer)
+{
+	if (!peer_is_active(peer))
+		peer_idle(peer);
+	peer_has_room(peer);
+}
+
 void peer_completed(struct gvm_ep *ep, struct gvm_op *op, int status)
 {
 	struct gvm_peer *peer = ep->user;
+	int idle = active_remove(op);
 
-	deactivate(peer, op);
+	peer->one_sided--;
 	finish(peer->worker, op, op->state == OP_EXPIRED ? -ETIMEDOUT : status);
-	peer_has_room(peer);
+	if (idle || peer->waiting.first || peer->starved)
+		make_way(peer);
 }
 
 void peer_answered(struct gvm_peer *peer, const struct gvm_hdr *hdr, const struct gvm_msg *msg)
@@ -126,11 +160,11 @@ static int runs_beside(const struct gvm_worker *worker)
 }
 
 /* The op is its owner's again when done is called; what it has read is looked at in there. */
-static void tell(struct gvm_op *op)
+static HOT void tell(struct gvm_op *op)
 {
 	struct gvm_mem *mem = op->mem;
 
-	op->mem = NULL;
+	op->state = OP_IDLE;
 	op->done(op, op->status);
 	if (mem)
 		gvm_mem_drop(mem);
@@ -141,9 +175,10 @@ int gvm_ops_serve_done(struct gvm_worker *worker)
 	struct gvm_op *op;
 	int served = 0;
 
-	while ((op = worker->done.first) && served < DONE_AT_ONCE) {
-		GVM_LIST_REMOVE(&worker->done, op, next, prev);
-		op->state = OP_IDLE;
+	while ((op = worker->done) && served < DONE_AT_ONCE) {
+		worker->done = op->next;
+		if (!worker->done)
+			worker->done_end = &worker->done;
 		tell(op);
 		if (++served % DONE_PER_FLUSH == 0 && runs_beside(worker))
 			gvm_worker_flush(worker);
@@ -153,10 +188,18 @@ int gvm_ops_serve_done(struct gvm_worker *worker)
 
 /* ---- deadlines ----------------------------------------------------------------------------- */
 
-static void arm(struct gvm_peer *peer, uint64_t when)
+static HOT void arm(struct gvm_peer *peer, uint64_t when)
 {
-	if (when != GVM_NEVER && (!peer->op_timer.place || when < peer->op_timer.when))
-		gvm_timers_set_reserved(&peer->worker->timers, &peer->op_timer, when);
+	if (when >= peer->soonest)
+		return;
+	peer->soonest = when;
+	gvm_timers_set_reserved(&peer->worker->timers, &peer->op_timer, when);
+}
+
+void peer_disarm(struct gvm_peer *peer)
+{
+	peer->soonest = GVM_NEVER;
+	gvm_timers_clear(&peer->worker->timers, &peer->op_timer);
 }
 
 /* What stands in the way of an operation that waits. */
@@ -214,7 +257,8 @@ void peer_on_deadline(struct gvm_timer *timer)
 	struct gvm_op *op, *next;
 	int stuck = 0;
 
-	for (op = peer->active.first; op; op = next) {
+	peer->soonest = GVM_NEVER;
+	for (op = peer->active.next; op != &peer->active; op = next) {
 		next = op->next;
 		if (op->state == OP_EXPIRED)
 			continue;
@@ -232,13 +276,23 @@ void peer_on_deadline(struct gvm_timer *timer)
 	}
 }
 
+static COLD uint64_t read_deadline(struct gvm_worker *worker)
+{
+	return gvm_worker_clock(worker) + worker->opt.op_timeout_ns;
+}
+
+static HOT uint64_t usual_deadline(struct gvm_worker *worker)
+{
+	return worker->now ? worker->now + worker->opt.op_timeout_ns : read_deadline(worker);
+}
+
 static HOT void set_deadline(struct gvm_peer *peer, struct gvm_op *op)
 {
+	uint64_t expires = op->deadline_ns ? op->deadline_ns : usual_deadline(peer->worker);
+
 	op->peer = peer;
-	op->expires = op->deadline_ns;
-	if (op->expires == 0)
-		op->expires = gvm_worker_clock(peer->worker) + peer->worker->opt.op_timeout_ns;
-	arm(peer, op->expires);
+	op->expires = expires;
+	arm(peer, expires);
 }
 
 /* ---- starting them ------------------------------------------------------------------------- */
@@ -292,11 +346,17 @@ static int start_call(struct gvm_peer *peer, struct gvm_op *op, struct gvm_hdr *
 		return err;
 	}
 	op->state = OP_ACTIVE;
-	GVM_LIST_APPEND(&peer->active, op, next, prev);
+	active_add(peer, op);
 	return 0;
 }
 
-static HOT int start_one_sided(struct gvm_peer *peer, struct gvm_op *op)
+static COLD int not_started(struct gvm_peer *peer, struct gvm_op *op, int err)
+{
+	deactivate(peer, op);
+	return err;
+}
+
+static HOT int start_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind)
 {
 	const struct gvm_provider_ops *ops = peer->ep->ops;
 	int err;
@@ -305,15 +365,13 @@ static HOT int start_one_sided(struct gvm_peer *peer, struct gvm_op *op)
 		return peer->max_one_sided ? -EAGAIN : -EOPNOTSUPP;
 	op->xid = ++peer->xid;
 	op->state = OP_ACTIVE;
-	GVM_LIST_APPEND(&peer->active, op, next, prev);
+	active_add(peer, op);
 	peer->one_sided++;
-	err = op->kind == GVM_OP_FETCH ? ops->fetch(peer->ep, op) : ops->put(peer->ep, op);
-	if (err) {
-		deactivate(peer, op);
-		return err;
-	}
 	peer_used(peer);
-	if (op->kind == GVM_OP_FETCH)
+	err = kind == GVM_OP_FETCH ? ops->fetch(peer->ep, op) : ops->put(peer->ep, op);
+	if (err)
+		return not_started(peer, op, err);
+	if (kind == GVM_OP_FETCH)
 		gvm_count(&peer->worker->stats.fetches, 1);
 	else
 		gvm_count(&peer->worker->stats.puts, 1);
@@ -328,7 +386,7 @@ static int start_waiting(struct gvm_peer *peer, struct gvm_op *op)
 
 	GVM_LIST_REMOVE(&peer->waiting, op, next, prev);
 	if (op->kind != GVM_OP_CALL) {
-		err = start_one_sided(peer, op);
+		err = start_one_sided(peer, op, op->kind);
 	} else {
 		err = start_call(peer, op, &copy->hdr, copy->body);
 		if (err != -EAGAIN) {
@@ -365,15 +423,22 @@ void peer_kick(struct gvm_peer *peer)
 
 /* ---- posting them -------------------------------------------------------------------------- */
 
-static HOT int may_post(const struct gvm_peer *peer, const struct gvm_op *op)
+/* What cannot start at once. No peer is READY when its worker is being closed and something can be
+ * posted again. */
+static COLD int may_wait(const struct gvm_peer *peer)
+{
+	if (peer->worker->closing)
+		return -ECANCELED;
+	return peer->state == GVM_PEER_CLOSED ? -ENOTCONN : 0;
+}
+
+static HOT int may_post(const struct gvm_peer *peer, const struct gvm_op *op, int at_once)
 {
 	if (!op->done)
 		return -EINVAL;
 	if (op->state != OP_IDLE)
 		return -EBUSY;
-	if (peer->worker->closing)
-		return -ECANCELED;
-	return peer->state == GVM_PEER_CLOSED ? -ENOTCONN : 0;
+	return at_once ? 0 : may_wait(peer);
 }
 
 static void wait_for_connection(struct gvm_peer *peer, struct gvm_op *op)
@@ -394,16 +459,16 @@ static int gives_way(const struct gvm_peer *peer)
 	return (peer->pending & GVM_PEND_CLOSED) && !peer->why;
 }
 
-static int starts_now(const struct gvm_peer *peer)
+static HOT int starts_now(const struct gvm_peer *peer)
 {
-	return peer->state == GVM_PEER_READY && !peer->waiting.first;
+	return peer->state == GVM_PEER_READY && peer->rest == REST_NO && !peer->waiting.first;
 }
 
 int gvm_call(struct gvm_peer *peer, const struct gvm_msg *msg, struct gvm_op *op)
 {
 	struct gvm_reply *copy;
 	struct gvm_hdr hdr;
-	int err = may_post(peer, op);
+	int at_once = starts_now(peer), err = may_post(peer, op, at_once);
 
 	if (err)
 		return err;
@@ -413,7 +478,8 @@ int gvm_call(struct gvm_peer *peer, const struct gvm_msg *msg, struct gvm_op *op
 		return peer_starve(peer);
 	peer_fill_header(&hdr, msg);
 	op->kind = GVM_OP_CALL;
-	if (starts_now(peer)) {
+	op->mem = NULL;
+	if (at_once) {
 		op->buf = NULL;
 		err = start_call(peer, op, &hdr, msg->body);
 		if (!err)
@@ -433,73 +499,73 @@ int gvm_call(struct gvm_peer *peer, const struct gvm_msg *msg, struct gvm_op *op
 	return 0;
 }
 
-static HOT int begin_one_sided(struct gvm_peer *peer, struct gvm_op *op)
+/* It is the caller's as it was. */
+static COLD int not_posted(struct gvm_peer *peer, struct gvm_op *op, int err)
 {
-	int err;
-
-	if (!starts_now(peer)) {
-		if (peer->waiting.count >= peer->worker->opt.window)
-			return peer_starve(peer);
-		wait_for_connection(peer, op);
-		return 0;
-	}
-	set_deadline(peer, op); /* the provider looks at it */
-	err = start_one_sided(peer, op);
-	if (err)
-		op->state = OP_IDLE;
+	op->state = OP_IDLE;
+	if (op->mem)
+		gvm_mem_drop(op->mem);
 	return err == -EAGAIN ? peer_starve(peer) : err;
 }
 
-static HOT int post_one_sided(struct gvm_peer *peer, struct gvm_op *op)
+static HOT int hold_local(const struct gvm_op *op)
 {
-	int err = begin_one_sided(peer, op);
-
-	if (err && op->mem) {
-		gvm_mem_drop(op->mem);
-		op->mem = NULL;
-	}
-	return err;
+	return op->mem ? gvm_mem_use(op->mem, op->buf, op->len) : 0;
 }
 
-static HOT int fill_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind, uint64_t key,
+static COLD int wait_one_sided(struct gvm_peer *peer, struct gvm_op *op)
+{
+	int err = hold_local(op);
+
+	if (err)
+		return err;
+	if (peer->waiting.count >= peer->worker->opt.window)
+		return not_posted(peer, op, -EAGAIN);
+	wait_for_connection(peer, op);
+	return 0;
+}
+
+static HOT int begin_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind)
+{
+	int err = hold_local(op);
+
+	if (err)
+		return err;
+	set_deadline(peer, op); /* the provider looks at it */
+	err = start_one_sided(peer, op, kind);
+	return err ? not_posted(peer, op, err) : 0;
+}
+
+static HOT int post_one_sided(struct gvm_peer *peer, struct gvm_op *op, uint8_t kind, uint64_t key,
 			      uint64_t offset, void *buf, uint32_t len, struct gvm_mem *local)
 {
-	int err = may_post(peer, op);
+	int at_once = starts_now(peer), err = may_post(peer, op, at_once);
 
 	if (err)
 		return err;
 	if (!buf || len == 0 || len > GVM_XFER_MAX)
 		return -EINVAL;
-	if (gives_way(peer))
+	if (!at_once && gives_way(peer))
 		return peer_starve(peer);
-	if (local) {
-		err = gvm_mem_use(local, buf, len);
-		if (err)
-			return err;
-	}
 	op->kind = kind;
 	op->key = key;
 	op->offset = offset;
 	op->buf = buf;
 	op->len = len;
 	op->mem = local;
-	return 0;
+	return at_once ? begin_one_sided(peer, op, kind) : wait_one_sided(peer, op);
 }
 
 int gvm_fetch(struct gvm_peer *peer, uint64_t key, uint64_t offset, void *buf, uint32_t len,
 	      struct gvm_mem *local, struct gvm_op *op)
 {
-	int err = fill_one_sided(peer, op, GVM_OP_FETCH, key, offset, buf, len, local);
-
-	return err ? err : post_one_sided(peer, op);
+	return post_one_sided(peer, op, GVM_OP_FETCH, key, offset, buf, len, local);
 }
 
 int gvm_put(struct gvm_peer *peer, uint64_t key, uint64_t offset, const void *buf, uint32_t len,
 	    struct gvm_mem *local, struct gvm_op *op)
 {
 	/* The provider only reads from the buffer of a put. */
-	int err =
-	    fill_one_sided(peer, op, GVM_OP_PUT, key, offset, (void *)(uintptr_t)buf, len, local);
-
-	return err ? err : post_one_sided(peer, op);
+	return post_one_sided(peer, op, GVM_OP_PUT, key, offset, (void *)(uintptr_t)buf, len,
+			      local);
 }

@@ -89,7 +89,7 @@ void peer_leave_place(struct gvm_peer *peer)
 
 static int is_idle(const struct gvm_peer *peer)
 {
-	return peer->state == GVM_PEER_READY && !peer->active.first && !peer->waiting.first &&
+	return peer->state == GVM_PEER_READY && !peer_is_active(peer) && !peer->waiting.first &&
 	       !peer->calls_owed && !peer->replies && !peer->pending;
 }
 
@@ -241,7 +241,7 @@ void peer_answer_rest(struct gvm_peer *peer)
 {
 	struct gvm_hdr hdr = { .type = GVM_T_BYE, .arg = GVM_BYE_REST };
 
-	if (!peer->active.first && !peer->waiting.first && peer_send_frame(peer, &hdr, NULL) == 0)
+	if (!peer_is_active(peer) && !peer->waiting.first && peer_send_frame(peer, &hdr, NULL) == 0)
 		peer->rest_owed = 0;
 }
 

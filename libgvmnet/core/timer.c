@@ -121,11 +121,6 @@ void gvm_timers_clear(struct gvm_timers *timers, struct gvm_timer *timer)
 		settle(timers, at, last);
 }
 
-uint64_t gvm_timers_next(const struct gvm_timers *timers)
-{
-	return timers->count ? timers->heap[0]->when : GVM_NEVER;
-}
-
 int gvm_timers_run(struct gvm_timers *timers, uint64_t now)
 {
 	size_t most = timers->count;

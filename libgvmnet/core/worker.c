@@ -36,6 +36,7 @@
 #define PEEKS_PER_POLL    4u
 #define TIMERS_UNSEEN_MAX 64u
 #define SPIN_FAILS_MAX    10u /* 1,024 waits between two tries of a spin that never pays */
+#define SPINS_PER_LOOK    64u /* spins between two looks at how often the CPU was taken away */
 
 /* ---- the clock and jitter ------------------------------------------------------------------ */
 
@@ -202,13 +203,16 @@ void gvm_timer_clear(struct gvm_worker *worker, struct gvm_timer *timer)
  */
 static int run_timers(struct gvm_worker *worker)
 {
+	uint64_t now;
+
 	if (!worker->timers.count)
 		return 0;
 	if (!worker->now && !worker->timers_due && ++worker->timers_unseen < TIMERS_UNSEEN_MAX)
 		return 0;
 	worker->timers_due = 0;
 	worker->timers_unseen = 0;
-	return gvm_timers_run(&worker->timers, gvm_worker_clock(worker));
+	now = gvm_worker_clock(worker);
+	return gvm_timers_next(&worker->timers) <= now ? gvm_timers_run(&worker->timers, now) : 0;
 }
 
 /* ---- rounds -------------------------------------------------------------------------------- */
@@ -388,6 +392,26 @@ static void spin_paid(struct gvm_worker *worker)
 }
 
 /*
+ * A worker that spins on a CPU which it shares with those who serve it: the kernel takes the CPU
+ * from it whenever it has sent one of them something, because they have slept and it has not. They
+ * serve that one request alone, and find nothing else. One that sleeps gets as far as they do. So
+ * when it has lost the CPU in every second spin, it does not spin for a while.
+ */
+static int is_pushed_aside(struct gvm_worker *worker)
+{
+	uint64_t before = worker->cpu_lost;
+	struct rusage use;
+
+	if (++worker->spins < SPINS_PER_LOOK)
+		return 0;
+	worker->spins = 0;
+	if (getrusage(RUSAGE_THREAD, &use) < 0)
+		return 0;
+	worker->cpu_lost = (uint64_t)use.ru_nivcsw + 1;
+	return before && worker->cpu_lost - before >= SPINS_PER_LOOK / 2;
+}
+
+/*
  * The poll set has its turn too, but the likely place is looked at more often. The time is that of
  * the last look, not read again.
  */
@@ -408,6 +432,11 @@ static int spin(struct gvm_worker *worker, uint64_t until)
 
 	if (worker->spin_skip > 0) {
 		worker->spin_skip--;
+		return 0;
+	}
+	if (is_pushed_aside(worker)) {
+		worker->spin_fails = SPIN_FAILS_MAX;
+		worker->spin_skip = 1u << SPIN_FAILS_MAX;
 		return 0;
 	}
 	now = gvm_worker_clock(worker);
@@ -604,6 +633,20 @@ static int not_its_address(int err)
 	       err == -EAFNOSUPPORT;
 }
 
+/*
+ * Whether the others go on without it: another one may serve the address; with "auto", whatever it
+ * is but for a port of our own choice, which the next try has another one for.
+ */
+static int goes_without(const struct gvm_worker *worker, unsigned i, int err, int chosen)
+{
+	if (worker->provider_count == 1)
+		return 0;
+	if (not_its_address(err))
+		return 1;
+	return worker->net->automatic && i + 1 < worker->provider_count &&
+	       !(chosen && err == -EADDRINUSE);
+}
+
 static void unlisten_to(struct gvm_worker *worker, size_t count)
 {
 	while (worker->listener_count > count) {
@@ -618,7 +661,7 @@ static void unlisten_to(struct gvm_worker *worker, size_t count)
 static int listen_all(struct gvm_worker *worker, const char *host, unsigned *port)
 {
 	size_t before = worker->listener_count;
-	int err = 0;
+	int err = 0, chosen = *port == 0;
 
 	for (unsigned i = worker->provider_count; i-- > 0;) {
 		struct gvm_worker_provider *p = &worker->providers[i];
@@ -628,9 +671,10 @@ static int listen_all(struct gvm_worker *worker, const char *host, unsigned *por
 		if (!err) {
 			l->ops = p->ops;
 			worker->listener_count++;
-		} else if (worker->provider_count > 1 && not_its_address(err)) {
-			gvm_log(GVM_LOG_INFO, "%s: transport %s cannot be used there: %s", host,
-				p->ops->name, strerror(-err));
+		} else if (goes_without(worker, i, err, chosen)) {
+			gvm_log(not_its_address(err) ? GVM_LOG_INFO : GVM_LOG_WARN,
+				"%s: transport %s cannot be used there: %s", host, p->ops->name,
+				strerror(-err));
 		} else {
 			unlisten_to(worker, before);
 			return err;
@@ -675,6 +719,23 @@ void gvm_worker_unlisten(struct gvm_worker *worker)
 	unlisten_to(worker, 0);
 	free(worker->listeners);
 	worker->listeners = NULL;
+}
+
+void gvm_worker_listens_with(const struct gvm_worker *worker, char *names, size_t room)
+{
+	size_t at = 0;
+
+	names[0] = 0;
+	for (unsigned i = 0; i < worker->provider_count; i++) {
+		const struct gvm_provider_ops *ops = worker->providers[i].ops;
+		size_t k = 0;
+
+		while (k < worker->listener_count && worker->listeners[k].ops != ops)
+			k++;
+		if (k < worker->listener_count && at < room)
+			at += (size_t)snprintf(names + at, room - at, "%s%s", at ? "+" : "",
+					       ops->name);
+	}
 }
 
 uint64_t gvm_worker_number(const struct gvm_worker *worker)
@@ -802,7 +863,8 @@ static int open_providers(struct gvm_worker *worker)
 		if (!err) {
 			p->ops = ops;
 			worker->provider_count++;
-		} else if (net->provider_count > 1) {
+		} else if (net->provider_count > 1 &&
+			   !(atomic_fetch_or(&worker->net->unusable, 1u << i) & 1u << i)) {
 			gvm_log(GVM_LOG_WARN, "transport %s cannot be used: %s", ops->name,
 				strerror(-err));
 		}
@@ -846,6 +908,7 @@ int gvm_worker_open(struct gvm_net *net, const struct gvm_worker_config *config,
 	if (!worker->batch)
 		goto free_worker;
 	worker->turn.fn = gvm_places_turn;
+	worker->done_end = &worker->done;
 	err = gvm_timers_reserve(&worker->timers, 1);
 	if (err)
 		goto free_batch;

@@ -158,6 +158,7 @@ struct ivy_fan {
 	uint32_t child_room;
 	uint32_t n, children, open; /* open: children that have not settled */
 	uint16_t *ids, *left; /* to be told; could not be told */
+	uint8_t *set;         /* room for the payload of a message about any of them */
 	struct ivy_child child[];
 };
 

@@ -7,10 +7,19 @@
  */
 #include "ivy/internal.h"
 
+/* What any set of n ids takes: it is made here and not on the stack, which is small in the kernel.
+ */
+static size_t set_room(uint32_t n)
+{
+	size_t ids = 4 + 2 * (size_t)n;
+
+	return ids < GVM_SET_MAX ? ids : GVM_SET_MAX;
+}
+
 static size_t fan_size(uint32_t room, uint32_t child_room)
 {
 	return sizeof(struct ivy_fan) + child_room * sizeof(struct ivy_child) +
-	       2 * (size_t)room * sizeof(uint16_t);
+	       2 * (size_t)room * sizeof(uint16_t) + set_room(room);
 }
 
 struct ivy_fan *ivy_fan_make(struct ivy *ivy, uint64_t page, uint32_t n, int direct)
@@ -26,6 +35,7 @@ struct ivy_fan *ivy_fan_make(struct ivy *ivy, uint64_t page, uint32_t n, int dir
 	fan->child_room = child_room;
 	fan->ids = (uint16_t *)(fan->child + child_room);
 	fan->left = fan->ids + n;
+	fan->set = (uint8_t *)(fan->left + n);
 	return fan;
 }
 
@@ -37,13 +47,12 @@ void ivy_fan_free(struct ivy *ivy, struct ivy_fan *fan)
 
 static void tell(struct ivy *ivy, struct ivy_fan *fan, struct ivy_child *c)
 {
-	uint8_t set[GVM_SET_MAX];
 	struct gvm_hdr h = {
 		.type = GVM_COH_INV, .page = fan->page, .xid = fan->round, .arg = fan->version
 	};
 
-	h.length = (uint32_t)gvm_set_encode(set, fan->ids + c->first + 1, c->count - 1u);
-	c->state = ivy_post(ivy, c->node, &h, set) == 0 ? CHILD_PENDING : CHILD_UNSENT;
+	h.length = (uint32_t)gvm_set_encode(fan->set, fan->ids + c->first + 1, c->count - 1u);
+	c->state = ivy_post(ivy, c->node, &h, fan->set) == 0 ? CHILD_PENDING : CHILD_UNSENT;
 }
 
 static void settle(struct ivy_fan *fan, struct ivy_child *c)
@@ -193,14 +202,12 @@ int ivy_fan_ack(struct ivy *ivy, struct ivy_fan *fan, uint16_t from, const struc
 
 /* ---- those that pass it on ----------------------------------------------------------------- */
 
-static void acknowledge(struct ivy *ivy, uint16_t to, uint64_t page, uint64_t round,
-			const uint16_t *left, uint32_t n)
+static void acknowledge(struct ivy *ivy, uint16_t to, struct ivy_fan *fan)
 {
-	uint8_t set[GVM_SET_MAX];
-	struct gvm_hdr h = { .type = GVM_COH_ACK, .page = page, .xid = round };
+	struct gvm_hdr h = { .type = GVM_COH_ACK, .page = fan->page, .xid = fan->round };
 
-	h.length = (uint32_t)gvm_set_encode(set, left, n);
-	ivy_post(ivy, to, &h, set);
+	h.length = (uint32_t)gvm_set_encode(fan->set, fan->left, ivy_fan_left(fan));
+	ivy_post(ivy, to, &h, fan->set);
 }
 
 static void relay_free(struct ivy *ivy, struct ivy_relay *r)
@@ -217,7 +224,7 @@ static void relay_step(struct ivy *ivy, struct ivy_relay *r)
 
 	if (fan->open && !IVY_BUG(RELAY_EARLY))
 		return;
-	acknowledge(ivy, r->parent, fan->page, fan->round, fan->left, ivy_fan_left(fan));
+	acknowledge(ivy, r->parent, fan);
 	relay_free(ivy, r);
 }
 
@@ -296,7 +303,7 @@ int ivy_tree_inv(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const 
 	else if (n > 0)
 		pass_back(ivy, from, h, set);
 	else
-		acknowledge(ivy, from, h->page, h->xid, NULL, 0);
+		ivy_say(ivy, from, GVM_COH_ACK, h->page, h->xid, 0);
 	return 0;
 }
 

@@ -10,7 +10,7 @@
 
 /* Of provider.h and this file: raised with each change of either. A module is used only by the
  * library that it was built with. */
-#define GVM_MODULE_ABI    3u
+#define GVM_MODULE_ABI    4u
 #define GVM_MODULE_SYMBOL "gvm_provider_module"
 
 /* What a module may call of the library besides gvm_host_ops. */
@@ -29,6 +29,10 @@ struct gvm_module_host {
 struct gvm_module {
 	unsigned abi; /* GVM_MODULE_ABI, as the module was built */
 	const struct gvm_provider_ops *ops;
+	/* For GVM_TRANSPORT=auto: 0 if it is to be tried before tcp here. -ENOMEM: it would be, but
+	 * for a limit of this process; else another -errno; *why a sentence of this thread's, until
+	 * the next call. NULL: it is not for auto. */
+	int (*suits)(const char **why);
 	/* For "gvm info -v": what there is of its hardware, one line a call, without the newline;
 	 * depth: how far it belongs below the one before. */
 	void (*describe)(void (*line)(void *arg, unsigned depth, const char *text), void *arg);

@@ -40,6 +40,7 @@ struct gvm_prov; /* a provider's state for one worker */
 struct gvm_listener;
 struct gvm_host;
 
+#define GVM_PROVIDER_AUTO "auto" /* args of one that GVM_TRANSPORT=auto has chosen */
 #define GVM_HELLO_MAX 512u /* bytes of payload of a message before allow() */
 
 /* Kinds of operations, in gvm_op.kind. */
@@ -94,7 +95,10 @@ struct gvm_host_ops {
 	int (*watch)(struct gvm_host *host, struct gvm_watch *watch, uint32_t events);
 	int (*rewatch)(struct gvm_host *host, struct gvm_watch *watch, uint32_t events);
 	void (*unwatch)(struct gvm_host *host, struct gvm_watch *watch);
+	/* The time of this round. clock: where it is kept, 0 as long as nobody has asked; for who
+	 * looks there first. */
 	uint64_t (*now)(struct gvm_host *host);
+	const uint64_t *(*clock)(struct gvm_host *host);
 
 	/*
 	 * Memory by key, for providers that serve fetch and put in software. Checks owner
@@ -131,7 +135,8 @@ struct gvm_provider_ops {
 	/* 0 if it can be used here; else -errno and *why a static sentence. */
 	int (*probe)(const char **why);
 
-	/* args: what follows "name:" in GVM_TRANSPORT, or "". */
+	/* args: what follows "name:" in GVM_TRANSPORT, or "". GVM_PROVIDER_AUTO: nobody has asked
+	 * for it and there is another one, so what it cannot do is no error. */
 	int (*open)(struct gvm_host *host, const struct gvm_host_ops *ops, const char *args,
 		    struct gvm_prov **prov);
 	/* All endpoints and listeners have been closed. */

@@ -141,7 +141,7 @@ static unsigned may_grant(const struct gvm_rma_conn *conn)
 /* Post a cell with what there is of the stream, or an empty one. 0, -EAGAIN, or what is broken. */
 static int send_cell(struct gvm_rma_conn *conn, int empty)
 {
-	struct gvm_rma_work *work = gvm_rma_work_cell(conn);
+	struct gvm_rma_work *work = conn->n_works < GVM_RMA_WORKS ? gvm_rma_work_cell(conn) : NULL;
 	struct gvm_cell cell = { .credits = (uint16_t)may_grant(conn) };
 	uint32_t len;
 	int err;
@@ -298,6 +298,8 @@ static struct gvm_rma_conn *conn_new(struct gvm_rma *rma, void *user)
 	conn->ep = ep;
 	conn->core = rma->core;
 	conn->credits = conn->granted = GVM_RMA_CELLS;
+	gvm_rma_ring_init(&conn->works);
+	conn->last_key = &gvm_rma_no_key;
 	gvm_stream_init(&conn->s, &rma->core->env, &ep->ep);
 	return conn;
 }
@@ -421,12 +423,10 @@ void gvm_rma_unlisten(struct gvm_listener *l)
 /* ---- rounds -------------------------------------------------------------------------------- */
 
 /* Those that found no room try again, in the order in which they came. */
-static void feed_starved(struct gvm_rma_core *core)
+static COLD void feed_starved(struct gvm_rma_core *core)
 {
 	struct gvm_rma_conn *list = core->starved, *conn;
 
-	if (!list)
-		return;
 	core->room = 0;
 	core->starved = NULL;
 	core->starved_end = &core->starved;
@@ -437,14 +437,10 @@ static void feed_starved(struct gvm_rma_core *core)
 	}
 }
 
-void gvm_rma_flush(struct gvm_prov *prov)
+static COLD void flush_conns(struct gvm_rma_core *core)
 {
-	struct gvm_rma *rma = to_rma(prov);
-	struct gvm_rma_core *core = rma->core;
 	struct gvm_rma_conn *conn;
 
-	if (core->room)
-		feed_starved(core);
 	while ((conn = core->flush)) {
 		core->flush = conn->flush_next;
 		if (!core->flush)
@@ -452,6 +448,17 @@ void gvm_rma_flush(struct gvm_prov *prov)
 		conn->on_flush = 0;
 		conn_flush(conn);
 	}
+}
+
+void gvm_rma_flush(struct gvm_prov *prov)
+{
+	struct gvm_rma *rma = to_rma(prov);
+	struct gvm_rma_core *core = rma->core;
+
+	if (core->room && core->starved)
+		feed_starved(core);
+	if (core->flush)
+		flush_conns(core);
 	rma->fabric->ring(rma);
 }
 
@@ -473,7 +480,7 @@ static void tell_one(struct gvm_rma_conn *conn)
 	conn->core->up.writable(&conn->ep->ep);
 }
 
-static int tell(struct gvm_rma_core *core)
+static COLD int tell(struct gvm_rma_core *core)
 {
 	struct gvm_rma_conn *list = core->late, *conn;
 	int n = 0;
@@ -490,7 +497,7 @@ static int tell(struct gvm_rma_core *core)
 	return n;
 }
 
-static void bury(struct gvm_rma_core *core)
+static COLD void bury(struct gvm_rma_core *core)
 {
 	struct gvm_rma_conn *list = core->dead, *conn;
 
@@ -509,10 +516,8 @@ static void bury(struct gvm_rma_core *core)
 }
 
 /* Memory of which any thread has noted that it is withdrawn. */
-static int withdraw(struct gvm_rma_core *core)
+static COLD int withdraw(struct gvm_rma_core *core)
 {
-	if (!atomic_load(&core->any_noted))
-		return 0;
 	atomic_store(&core->any_noted, 0);
 	return gvm_rma_shares_withdraw(core) + gvm_rma_locals_withdraw(core);
 }
@@ -520,10 +525,11 @@ static int withdraw(struct gvm_rma_core *core)
 static int rounds(struct gvm_rma *rma)
 {
 	struct gvm_rma_core *core = rma->core;
-	int n = withdraw(core);
+	int n = atomic_load(&core->any_noted) ? withdraw(core) : 0;
 
 	/* a queue may also have room for reasons of its own, e.g. a path that is now there */
-	feed_starved(core);
+	if (core->starved)
+		feed_starved(core);
 	gvm_rma_flush((struct gvm_prov *)rma);
 	if (core->late)
 		n += tell(core);
@@ -535,20 +541,16 @@ static int rounds(struct gvm_rma *rma)
 int gvm_rma_progress(struct gvm_prov *prov)
 {
 	struct gvm_rma *rma = to_rma(prov);
-	int n;
+	int n = rma->fabric->poll(rma);
 
-	rma->core->round = 0;
-	n = rma->fabric->poll(rma);
 	return n + rounds(rma);
 }
 
 int gvm_rma_peek(struct gvm_prov *prov)
 {
 	struct gvm_rma *rma = to_rma(prov);
-	int n;
+	int n = rma->fabric->poll(rma);
 
-	rma->core->round = 0;
-	n = rma->fabric->poll(rma);
 	return n ? n + rounds(rma) : 0;
 }
 
@@ -557,7 +559,6 @@ int gvm_rma_arm(struct gvm_prov *prov)
 	struct gvm_rma *rma = to_rma(prov);
 	struct gvm_rma_core *core = rma->core;
 
-	core->round = 0; /* it may be a long sleep */
 	if (core->flush || core->late || atomic_load(&core->any_noted))
 		return 1;
 	if (core->starved && (core->room || !core->n_works))
@@ -575,8 +576,12 @@ static int core_new(struct gvm_rma *rma, const struct gvm_provider_ops *self)
 		return -ENOMEM;
 	core->rma = rma;
 	core->fabric = rma->fabric;
+	core->post = rma->fabric->post;
+	gvm_rma_ring_init(&core->orphans);
+	core->last_local = &gvm_rma_no_local;
 	core->takes_back = rma->fabric->takes_back;
 	core->stats = rma->up->stats(rma->host);
+	core->clock = rma->up->clock(rma->host);
 	core->self = self;
 	core->up = *rma->up;
 	core->completed = rma->up->completed;

@@ -52,10 +52,10 @@ struct gvm_rma_work {
 	struct gvm_rma_work *next, *prev; /* rma.c's */
 	struct gvm_op *op;                /* rma.c's; NULL: cancelled, or a cell */
 	void *map, *chunk, *local;        /* rma.c's */
+	uint8_t *buf;                     /* local bytes, inside of reg; of a send, the cell */
 	uint8_t kind;
 	uint16_t slot; /* rma.c's */
 	uint32_t len;
-	uint8_t *buf; /* local bytes, inside of reg; of a send, the cell */
 	const struct gvm_rma_reg *reg;
 	uint64_t remote_key, remote_addr; /* of a read or write: as the other side's reg says */
 };
@@ -63,7 +63,7 @@ struct gvm_rma_work {
 struct gvm_rma_fabric {
 	const char *name, *what;
 	size_t prov_size, ep_size,
-	    work_size;  /* of the fabric's own structs, which begin with ours */
+	    work_size; /* of the fabric's own structs, which begin with ours */
 	/* disconnect() takes work back out of the hardware at once. Only then may work->buf be the
 	 * application's own. */
 	int takes_back;

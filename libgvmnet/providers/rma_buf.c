@@ -247,18 +247,26 @@ void gvm_rma_buf_put(struct gvm_rma_work *work)
 		chunk_put(chunk);
 }
 
+int gvm_rma_work_refused(struct gvm_rma_conn *conn, int err)
+{
+	gvm_rma_ring_remove(conn->works.next);
+	conn->n_works--;
+	conn->core->n_works--;
+	return err;
+}
+
 void gvm_rma_works_orphan(struct gvm_rma_conn *conn, struct rma_ops *ops)
 {
 	struct gvm_rma_work *work;
 
-	while ((work = conn->works)) {
-		conn->works = work->next;
+	while ((work = conn->works.next) != &conn->works) {
+		gvm_rma_ring_remove(work);
 		work->ep = NULL;
 		work->map = NULL;
 		if (work->op)
 			gvm_rma_ops_add(ops, work->op);
 		work->op = NULL;
-		gvm_rma_work_link(&conn->core->orphans, work);
+		gvm_rma_ring_add(&conn->core->orphans, work);
 	}
 	conn->n_works = 0;
 }
@@ -267,8 +275,8 @@ void gvm_rma_orphans_free(struct gvm_rma_core *core)
 {
 	struct gvm_rma_work *work;
 
-	while ((work = core->orphans)) {
-		gvm_rma_work_unlink(core, NULL, work);
+	while ((work = core->orphans.next) != &core->orphans) {
+		gvm_rma_work_unlink(core, work);
 		gvm_rma_work_free(core, work);
 	}
 }

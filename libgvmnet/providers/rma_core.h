@@ -20,6 +20,11 @@
 #include "providers/rma.h"
 #include "providers/rma_table.h"
 
+/* On the way of each operation, where a call costs as much as what is called does; and beside it,
+ * kept out of its way. */
+#define HOT  inline __attribute__((always_inline))
+#define COLD __attribute__((noinline, cold))
+
 /* ---- lists of operations ------------------------------------------------------------------- */
 /*
  * Of an operation's prov[4]: [0] is the stream's while it has it, else the status with which it is
@@ -91,14 +96,14 @@ struct gvm_rma_conn {
 	unsigned granted; /* that the other side may send */
 	unsigned owed;    /* that it may send when it hears of it */
 
-	struct gvm_rma_work *works; /* in the hardware */
+	struct gvm_rma_work works; /* in the hardware: a ring, this its head */
 	unsigned n_works;
 	unsigned n_ops;       /* fetches and puts that core waits for */
 	struct rma_ops ready; /* not yet posted: for want of room, in order */
 	struct rma_ops ended; /* progress() tells */
 
 	struct rma_table keys;    /* struct rma_key */
-	struct rma_key *last_key; /* that was found; NULL: none */
+	struct rma_key *last_key; /* that was found, or gvm_rma_no_key */
 	struct rma_key *soft_first, *soft_last;
 	unsigned n_soft;
 	struct rma_table shares; /* struct rma_share */
@@ -123,9 +128,11 @@ struct rma_chunk {
 
 struct gvm_rma_core {
 	struct gvm_rma *rma;
-	const struct gvm_rma_fabric *fabric; /* rma's */
-	int takes_back;                      /* fabric's */
-	struct gvm_net_stats *stats;         /* the worker's */
+	const struct gvm_rma_fabric *fabric;                           /* rma's */
+	int (*post)(struct gvm_rma_ep *ep, struct gvm_rma_work *work); /* fabric's */
+	int takes_back;                                                /* fabric's */
+	struct gvm_net_stats *stats;                                   /* the worker's */
+	const uint64_t *clock;                                         /* host's */
 	const struct gvm_provider_ops *self;
 	struct gvm_host_ops up; /* as core gave it, but for the end of operations in the stream */
 	void (*completed)(struct gvm_ep *ep, struct gvm_op *op, int status);
@@ -138,15 +145,14 @@ struct gvm_rma_core {
 	struct gvm_rma_conn *hungry;                 /* has its turn with the buffers first */
 	int room;                                    /* a work has ended since */
 
-	struct gvm_rma_work *orphans;    /* in the hardware, of connections that have ended */
+	struct gvm_rma_work orphans;     /* as works, of connections that have ended */
 	struct gvm_rma_work *free_works; /* by next */
 	unsigned n_works;                /* in the hardware */
 	struct rma_chunk *cells, *all, *empty, *chunk_room[CHUNK_SIZES];
 	unsigned n_chunks;
-	uint64_t round; /* the clock of this round of progress(); 0: not read */
 
-	struct rma_table locals; /* struct rma_local */
-	struct rma_local *last_local;
+	struct rma_table locals;      /* struct rma_local */
+	struct rma_local *last_local; /* that was found, or gvm_rma_no_local */
 
 	/* shares and locals whose memory is withdrawn, noted by any thread */
 	pthread_mutex_t noted_lock;
@@ -175,15 +181,7 @@ static inline int gvm_rma_is_open(const struct gvm_rma_conn *conn)
 
 static inline uint64_t gvm_rma_now(const struct gvm_rma_core *core)
 {
-	return core->up.now(core->rma->host);
-}
-
-/* Not older than the last round: for what need not be exact. */
-static inline uint64_t gvm_rma_about_now(struct gvm_rma_core *core)
-{
-	if (!core->round)
-		core->round = gvm_rma_now(core);
-	return core->round;
+	return *core->clock ? *core->clock : core->up.now(core->rma->host);
 }
 
 /* ---- rma.c --------------------------------------------------------------------------------- */
@@ -196,7 +194,9 @@ void gvm_rma_fail(struct gvm_rma_conn *conn, int why, const char *reason);
 
 /* ---- rma_local.c --------------------------------------------------------------------------- */
 
-/* What this memory is to the device; NULL: nothing. core->last_local is not it. */
+/* In place of one that there is not, for who only compares; never written. */
+extern struct rma_local gvm_rma_no_local;
+/* What this memory is to the device; gvm_rma_no_local: nothing. */
 struct rma_local *gvm_rma_local_find(struct gvm_rma_core *core, struct gvm_mem *mem);
 /* It was withdrawn, and the last operation that had it has ended. */
 void gvm_rma_local_end(struct rma_local *local);
@@ -231,28 +231,43 @@ static inline struct gvm_rma_work *gvm_rma_work_alloc(struct gvm_rma_core *core)
 	return work;
 }
 
-static inline void gvm_rma_work_link(struct gvm_rma_work **list, struct gvm_rma_work *work)
+static HOT void gvm_rma_ring_init(struct gvm_rma_work *head)
 {
-	work->prev = NULL;
-	work->next = *list;
-	if (*list)
-		(*list)->prev = work;
-	*list = work;
+	head->next = head->prev = head;
 }
 
-/* Give it to the hardware. -EAGAIN, or what has broken the connection: then work is not in it. */
-static inline int gvm_rma_work_post(struct gvm_rma_conn *conn, struct gvm_rma_work *work)
+static HOT void gvm_rma_ring_add(struct gvm_rma_work *head, struct gvm_rma_work *work)
 {
-	int err = -EAGAIN;
+	struct gvm_rma_work *first = head->next;
 
-	if (conn->n_works < GVM_RMA_WORKS)
-		err = conn->core->fabric->post(conn->ep, work);
-	if (err)
-		return err;
-	gvm_rma_work_link(&conn->works, work);
+	work->next = first;
+	first->prev = work;
+	work->prev = head;
+	head->next = work;
+}
+
+static HOT void gvm_rma_ring_remove(struct gvm_rma_work *work)
+{
+	struct gvm_rma_work *next = work->next, *prev = work->prev;
+
+	prev->next = next;
+	next->prev = prev;
+}
+
+/* The work posted last is not in the hardware. Returns err. */
+int gvm_rma_work_refused(struct gvm_rma_conn *conn, int err);
+/* Give it to the hardware, of which it may have so many more: n_works < GVM_RMA_WORKS. -EAGAIN, or
+ * what has broken the connection: then work is not in it. */
+static HOT int gvm_rma_work_post(struct gvm_rma_conn *conn, struct gvm_rma_work *work)
+{
+	struct gvm_rma_core *core = conn->core;
+	int err;
+
+	gvm_rma_ring_add(&conn->works, work);
 	conn->n_works++;
-	conn->core->n_works++;
-	return 0;
+	core->n_works++;
+	err = core->post(conn->ep, work);
+	return err ? gvm_rma_work_refused(conn, err) : 0;
 }
 
 static inline struct gvm_rma_core *gvm_rma_core_of(const struct gvm_rma_work *work)
@@ -262,22 +277,19 @@ static inline struct gvm_rma_core *gvm_rma_core_of(const struct gvm_rma_work *wo
 	return local ? local->core : ((const struct rma_chunk *)work->chunk)->core;
 }
 
-/* The hardware is done with it. conn: NULL for an orphan. */
-static inline void gvm_rma_work_unlink(struct gvm_rma_core *core, struct gvm_rma_conn *conn,
-				       struct gvm_rma_work *work)
+/* The hardware is done with it; an orphan is in no connection's count. */
+static HOT void gvm_rma_work_unlink(struct gvm_rma_core *core, struct gvm_rma_work *work)
 {
-	if (work->prev)
-		work->prev->next = work->next;
-	else if (conn)
-		conn->works = work->next;
-	else
-		core->orphans = work->next;
-	if (work->next)
-		work->next->prev = work->prev;
-	if (conn)
-		conn->n_works--;
+	gvm_rma_ring_remove(work);
 	core->n_works--;
 	core->room = 1;
+}
+
+/* Its memory, for the next one. */
+static HOT void gvm_rma_work_keep(struct gvm_rma_core *core, struct gvm_rma_work *work)
+{
+	work->next = core->free_works;
+	core->free_works = work;
 }
 
 /* That was not posted, or has ended and is in no list. */
@@ -289,12 +301,13 @@ static inline void gvm_rma_work_free(struct gvm_rma_core *core, struct gvm_rma_w
 		gvm_rma_buf_put(work);
 	else if (--local->under_way == 0 && local->state == LOCAL_GOING)
 		gvm_rma_local_end(local);
-	work->next = core->free_works;
-	core->free_works = work;
+	gvm_rma_work_keep(core, work);
 }
 
 /* ---- rma_map.c ----------------------------------------------------------------------------- */
 
+/* As gvm_rma_no_local. */
+extern struct rma_key gvm_rma_no_key;
 /* Post what is ready, as far as there is room. */
 void gvm_rma_run_ready(struct gvm_rma_conn *conn);
 /* An operation ends: core is told. */

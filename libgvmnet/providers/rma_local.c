@@ -52,7 +52,7 @@ void gvm_rma_local_end(struct rma_local *local)
 	struct gvm_rma_core *core = local->core;
 
 	if (core->last_local == local)
-		core->last_local = NULL;
+		core->last_local = &gvm_rma_no_local;
 	rma_table_remove(&core->locals, &local->node);
 	local_free(local);
 }
@@ -61,7 +61,7 @@ void gvm_rma_locals_close(struct gvm_rma_core *core)
 {
 	struct rma_node *node;
 
-	core->last_local = NULL;
+	core->last_local = &gvm_rma_no_local;
 	while ((node = rma_table_pop(&core->locals)))
 		local_free((struct rma_local *)node);
 }
@@ -155,14 +155,20 @@ static struct rma_local *local_open(struct gvm_rma_core *core, struct gvm_mem *m
 	return local;
 }
 
+struct rma_local gvm_rma_no_local = { .state = LOCAL_REFUSED };
+
 /* The memory's own address is its key: it is not used for another as long as we hold it. */
 struct rma_local *gvm_rma_local_find(struct gvm_rma_core *core, struct gvm_mem *mem)
 {
-	struct rma_local *local = (struct rma_local *)rma_table_find(&core->locals, (uintptr_t)mem);
+	struct rma_local *local = core->last_local;
 
+	if (local->node.key == (uintptr_t)mem)
+		return local;
+	local = (struct rma_local *)rma_table_find(&core->locals, (uintptr_t)mem);
 	if (!local)
 		local = local_open(core, mem);
-	if (local)
-		core->last_local = local;
+	if (!local)
+		return &gvm_rma_no_local;
+	core->last_local = local;
 	return local;
 }

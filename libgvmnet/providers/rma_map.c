@@ -20,9 +20,6 @@
 /* So many keys are remembered to be soft; of more the oldest is forgotten, and asked for again. */
 #define SOFT_MAX 1024u
 
-/* On the way of each operation, where a call costs as much as what is called does. */
-#define HOT inline __attribute__((always_inline))
-
 /* An operation with a nearer deadline than this is copied. */
 #define DIRECT_NS 1000000000ull
 
@@ -100,6 +97,8 @@ static void end_later(struct gvm_rma_conn *conn, struct gvm_op *op, int status)
 
 /* ---- keys ---------------------------------------------------------------------------------- */
 
+struct rma_key gvm_rma_no_key = { .state = KEY_ASKED };
+
 static struct rma_key *find_key(const struct gvm_rma_conn *conn, uint64_t key)
 {
 	return (struct rma_key *)rma_table_find(&conn->keys, key);
@@ -137,7 +136,7 @@ static void key_forget(struct gvm_rma_conn *conn, struct rma_key *key)
 	if (key->state == KEY_SOFT)
 		soft_remove(conn, key);
 	if (conn->last_key == key)
-		conn->last_key = NULL;
+		conn->last_key = &gvm_rma_no_key;
 	rma_table_remove(&conn->keys, &key->node);
 	gvm_rma_ops_move(&conn->ready, &key->wait);
 	free(key);
@@ -185,7 +184,7 @@ void gvm_rma_keys_free(struct gvm_rma_conn *conn, struct rma_ops *ops)
 {
 	struct rma_node *node;
 
-	conn->last_key = NULL;
+	conn->last_key = &gvm_rma_no_key;
 	while ((node = rma_table_pop(&conn->keys))) {
 		gvm_rma_ops_move(ops, &((struct rma_key *)node)->wait);
 		free(node);
@@ -206,69 +205,84 @@ static HOT int may_reach(const struct gvm_mapped *at, const struct gvm_op *op,
 	return 0;
 }
 
-/* The registration of the operation's own buffer, if it may have that. */
-static HOT struct rma_local *local_of(struct gvm_rma_core *core, const struct gvm_op *op)
+static struct rma_local *local_of(struct gvm_rma_core *core, struct gvm_mem *mem)
 {
-	struct rma_local *local = core->last_local;
-
-	if (!op->mem || !core->takes_back)
-		return NULL;
-	if (op->expires != GVM_NEVER && op->expires < gvm_rma_now(core) + DIRECT_NS)
-		return NULL;
-	if (!local || local->node.key != (uintptr_t)op->mem)
-		local = gvm_rma_local_find(core, op->mem);
-	return local && local->state == LOCAL_LIVE ? local : NULL;
+	return mem && core->takes_back ? gvm_rma_local_find(core, mem) : &gvm_rma_no_local;
 }
 
-/* From and to the operation's own buffer if that may be, else by way of a bounce buffer. NULL:
- * there is none. */
-static HOT struct gvm_rma_work *work_for(struct gvm_rma_conn *conn, const struct gvm_op *op)
+/* Whether the operation may have its own buffer in the hardware. */
+static HOT int goes_direct(const struct rma_local *local, const struct gvm_op *op, uint64_t now)
 {
-	struct rma_local *local = local_of(conn->core, op);
-	struct gvm_rma_work *work;
+	return local->state == LOCAL_LIVE && op->expires >= now + DIRECT_NS;
+}
 
-	if (!local) {
-		work = gvm_rma_work_new(conn, op->len);
-		if (work && op->kind == GVM_OP_PUT)
-			memcpy(work->buf, op->buf, op->len);
-		return work;
-	}
-	work = gvm_rma_work_alloc(conn->core);
-	if (!work)
-		return NULL;
+/* By way of a bounce buffer. NULL: there is none. */
+static struct gvm_rma_work *work_copied(struct gvm_rma_conn *conn, const struct gvm_op *op)
+{
+	struct gvm_rma_work *work = gvm_rma_work_new(conn, op->len);
+
+	if (work && op->kind == GVM_OP_PUT)
+		memcpy(work->buf, op->buf, op->len);
+	return work;
+}
+
+/* From and to the operation's own buffer. */
+static HOT struct gvm_rma_work *make_direct(struct gvm_rma_work *work, struct gvm_rma_conn *conn,
+					    const struct gvm_op *op, struct rma_local *local)
+{
 	local->under_way++;
 	work->ep = conn->ep;
-	work->chunk = NULL;
 	work->local = local;
 	work->buf = op->buf;
 	work->reg = &local->reg;
 	return work;
 }
 
-/* The operation is in no list. 0: the hardware has it. */
-static HOT int post_hard(struct gvm_rma_conn *conn, struct rma_key *key, struct gvm_op *op,
-			 enum gvm_op_kind kind)
+/* What was given to the hardware was not taken. Returns err. */
+static COLD int take_back(struct gvm_rma_conn *conn, const struct gvm_op *op, int err)
 {
-	struct gvm_rma_work *work = work_for(conn, op);
+	struct gvm_rma_work *work = (struct gvm_rma_work *)(uintptr_t)op->prov[2];
+
+	((struct rma_key *)work->map)->under_way--;
+	gvm_rma_work_free(conn->core, work);
+	return err;
+}
+
+/* 0: the hardware has it. */
+static HOT int post_work(struct gvm_rma_conn *conn, struct rma_key *key, struct gvm_op *op,
+			 enum gvm_op_kind kind, struct gvm_rma_work *work)
+{
 	int err;
 
-	if (!work)
-		return -EAGAIN;
 	work->kind = kind == GVM_OP_FETCH ? GVM_RMA_READ : GVM_RMA_WRITE;
 	work->op = op;
+	op->prov[1] = IN_HARDWARE;
 	work->map = key;
+	op->prov[2] = (uintptr_t)work;
 	work->len = op->len;
 	work->remote_key = key->at.rkey;
 	work->remote_addr = key->at.base + op->offset;
-	err = gvm_rma_work_post(conn, work);
-	if (err) {
-		gvm_rma_work_free(conn->core, work);
-		return err;
-	}
-	op->prov[1] = IN_HARDWARE;
-	op->prov[2] = (uintptr_t)work;
 	key->under_way++;
-	return 0;
+	err = gvm_rma_work_post(conn, work);
+	return err ? take_back(conn, op, err) : 0;
+}
+
+/* The operation is in no list. 0: the hardware has it. */
+static int post_hard(struct gvm_rma_conn *conn, struct rma_key *key, struct gvm_op *op)
+{
+	struct rma_local *local = local_of(conn->core, op->mem);
+	struct gvm_rma_work *work;
+
+	if (conn->n_works >= GVM_RMA_WORKS)
+		return -EAGAIN;
+	if (!goes_direct(local, op, gvm_rma_now(conn->core))) {
+		work = work_copied(conn, op);
+	} else {
+		work = gvm_rma_work_alloc(conn->core);
+		if (work)
+			make_direct(work, conn, op, local);
+	}
+	return work ? post_work(conn, key, op, op->kind, work) : -EAGAIN;
 }
 
 static int post_soft(struct gvm_rma_conn *conn, struct gvm_op *op)
@@ -283,12 +297,14 @@ static int post_soft(struct gvm_rma_conn *conn, struct gvm_op *op)
 	return 0;
 }
 
-static HOT struct rma_key *known_key(struct gvm_rma_conn *conn, uint64_t number)
+static struct rma_key *known_key(struct gvm_rma_conn *conn, uint64_t number)
 {
 	struct rma_key *key = conn->last_key;
 
-	if (!key || key->node.key != number)
-		key = conn->last_key = find_key(conn, number);
+	if (key->node.key == number && key != &gvm_rma_no_key)
+		return key;
+	key = find_key(conn, number);
+	conn->last_key = key ? key : &gvm_rma_no_key;
 	return key;
 }
 
@@ -307,7 +323,7 @@ static int route(struct gvm_rma_conn *conn, struct gvm_op *op)
 			end_later(conn, op, err);
 			return 0;
 		}
-		err = post_hard(conn, key, op, op->kind);
+		err = post_hard(conn, key, op);
 	} else if (key->state == KEY_SOFT) {
 		err = post_soft(conn, op);
 	} else {
@@ -336,27 +352,19 @@ void gvm_rma_run_ready(struct gvm_rma_conn *conn)
 	gvm_rma_tell_later(conn);
 }
 
-/* What most of them do: nobody waits, the key is known, and there is room. */
-static HOT int post_at_once(struct gvm_rma_conn *conn, struct gvm_op *op, enum gvm_op_kind kind)
-{
-	struct rma_key *key = known_key(conn, op->key);
-
-	return key && key->state == KEY_HARD && !may_reach(&key->at, op, kind) &&
-	       !post_hard(conn, key, op, kind);
-}
-
-static void post_in_turn(struct gvm_rma_conn *conn, struct gvm_op *op)
+static COLD int post_in_turn(struct gvm_rma_conn *conn, struct gvm_op *op)
 {
 	gvm_rma_ops_add(&conn->ready, op);
 	/* One that is not the first waits for whatever those before it wait for. */
 	if (conn->ready.first == op)
 		gvm_rma_run_ready(conn);
 	gvm_rma_flush_later(conn);
+	return 0;
 }
 
-static HOT int post_op(struct gvm_ep *ep, struct gvm_op *op, enum gvm_op_kind kind)
+static __attribute__((noinline)) int post_any(struct gvm_rma_conn *conn, struct gvm_op *op)
 {
-	struct gvm_rma_conn *conn = gvm_rma_of_ep(ep);
+	struct rma_key *key;
 
 	if (!gvm_rma_is_open(conn))
 		return conn->s.state == GVM_STREAM_DEAD ? -ECONNRESET : -ENOTCONN;
@@ -365,9 +373,46 @@ static HOT int post_op(struct gvm_ep *ep, struct gvm_op *op, enum gvm_op_kind ki
 		return -EAGAIN;
 	}
 	conn->n_ops++;
-	if (conn->ready.first || !post_at_once(conn, op, kind))
-		post_in_turn(conn, op);
+	key = known_key(conn, op->key);
+	if (conn->ready.first || !key || key->state != KEY_HARD ||
+	    may_reach(&key->at, op, op->kind) || post_hard(conn, key, op))
+		return post_in_turn(conn, op);
 	return 0;
+}
+
+/* Nobody waits, there is room for one that goes directly, and the time is known. */
+static HOT int has_room_at_once(const struct gvm_rma_conn *conn)
+{
+	const struct gvm_rma_core *core = conn->core;
+
+	return gvm_rma_is_open(conn) && conn->n_ops < GVM_SLOTS && !conn->ready.first &&
+	       conn->n_works < GVM_RMA_WORKS && core->free_works && *core->clock;
+}
+
+/* Key and buffer are those of the one before, and good for it. */
+static HOT int is_as_before(const struct gvm_rma_conn *conn, const struct gvm_op *op,
+			    enum gvm_op_kind kind)
+{
+	const struct rma_local *local = conn->core->last_local;
+	const struct rma_key *key = conn->last_key;
+
+	return local->node.key == (uintptr_t)op->mem &&
+	       goes_direct(local, op, *conn->core->clock) && key->node.key == op->key &&
+	       key->state == KEY_HARD && !may_reach(&key->at, op, kind);
+}
+
+static HOT int post_op(struct gvm_ep *ep, struct gvm_op *op, enum gvm_op_kind kind)
+{
+	struct gvm_rma_conn *conn = gvm_rma_of_ep(ep);
+	struct gvm_rma_core *core = conn->core;
+	struct gvm_rma_work *work = core->free_works;
+
+	if (!has_room_at_once(conn) || !is_as_before(conn, op, kind))
+		return post_any(conn, op);
+	conn->n_ops++;
+	core->free_works = work->next;
+	make_direct(work, conn, op, core->last_local);
+	return post_work(conn, conn->last_key, op, kind, work) ? post_in_turn(conn, op) : 0;
 }
 
 int gvm_rma_fetch(struct gvm_ep *ep, struct gvm_op *op)
@@ -421,54 +466,88 @@ static void unmapped(struct gvm_rma_conn *conn, struct rma_key *key)
 }
 
 /* The bytes are where they belong: count them, and the other side is there. */
-static HOT void work_arrived(struct gvm_rma_conn *conn, const struct gvm_rma_work *work)
+static HOT void work_arrived(struct gvm_rma_core *core, const struct gvm_rma_work *work,
+			     uint64_t now)
 {
-	struct gvm_rma_core *core = conn->core;
-	struct gvm_op *op = work->op;
-
-	conn->ep->ep.last_heard = gvm_rma_about_now(core);
-	if (work->kind == GVM_RMA_WRITE) {
+	work->ep->ep.last_heard = now;
+	if (work->kind == GVM_RMA_READ)
+		gvm_count(&core->stats->bytes_received, work->len);
+	else
 		gvm_count(&core->stats->bytes_sent, work->len);
-		return;
-	}
-	gvm_count(&core->stats->bytes_received, work->len);
-	if (!work->local && op)
-		memcpy(op->buf, work->buf, work->len);
 }
 
-/* A read or write has ended. */
-static HOT void transfer_done(struct gvm_rma_conn *conn, const struct gvm_rma_work *work,
-			      int status)
+/* A read or write has ended, and its work is still there. */
+static void transfer_done(struct gvm_rma_conn *conn, const struct gvm_rma_work *work, int status)
 {
+	struct gvm_op *op = work->op;
 	struct rma_key *key = work->map;
 
 	if (!status)
-		work_arrived(conn, work);
-	if (work->op)
-		gvm_rma_op_end(conn, work->op, status ? -ECONNRESET : 0);
+		work_arrived(conn->core, work, gvm_rma_now(conn->core));
+	if (!status && op && !work->local && work->kind == GVM_RMA_READ)
+		memcpy(op->buf, work->buf, work->len);
+	if (op)
+		gvm_rma_op_end(conn, op, status ? -ECONNRESET : 0);
 	if (--key->under_way == 0 && key->state == KEY_GOING)
 		unmapped(conn, key);
 }
 
-static HOT void conn_done(struct gvm_rma_conn *conn, const struct gvm_rma_work *work, int status)
-{
-	if (work->map)
-		transfer_done(conn, work, status);
-	if (status && !conn->error)
-		conn->error = -ECONNRESET;
-	if (conn->error || conn->s.want_room)
-		gvm_rma_tell_later(conn);
-}
-
-void gvm_rma_done(struct gvm_rma_work *work, int status)
+/* Any work, with any end. */
+static __attribute__((noinline)) void work_done(struct gvm_rma_work *work, int status)
 {
 	struct gvm_rma_conn *conn = work->ep ? work->ep->conn : NULL;
 	struct gvm_rma_core *core = gvm_rma_core_of(work);
 
-	gvm_rma_work_unlink(core, conn, work);
-	if (conn)
-		conn_done(conn, work, status);
+	gvm_rma_work_unlink(core, work);
+	if (conn) {
+		conn->n_works--;
+		if (work->map)
+			transfer_done(conn, work, status);
+		if (status && !conn->error)
+			conn->error = -ECONNRESET;
+		if (conn->error || conn->s.want_room)
+			gvm_rma_tell_later(conn);
+	}
 	gvm_rma_work_free(core, work);
+}
+
+/* Most are reads and writes of an operation's own buffer, end well, and nobody waits for that but
+ * the operation. */
+static HOT int ends_as_most(const struct gvm_rma_work *work, int status)
+{
+	const struct rma_local *local = work->local;
+	const struct rma_key *key = work->map;
+	const struct gvm_rma_conn *conn;
+
+	if (status || !local || !work->ep)
+		return 0;
+	conn = work->ep->conn;
+	return key->state == KEY_HARD && local->state == LOCAL_LIVE && !conn->error &&
+	       !conn->s.want_room && *conn->core->clock;
+}
+
+void gvm_rma_done(struct gvm_rma_work *work, int status)
+{
+	struct rma_local *local = work->local;
+	struct gvm_rma_ep *ep = work->ep;
+	struct rma_key *key = work->map;
+	struct gvm_rma_conn *conn;
+	struct gvm_rma_core *core;
+
+	if (!ends_as_most(work, status)) {
+		work_done(work, status);
+		return;
+	}
+	conn = ep->conn;
+	core = conn->core;
+	work_arrived(core, work, *core->clock);
+	gvm_rma_work_unlink(core, work);
+	conn->n_works--;
+	key->under_way--;
+	local->under_way--;
+	conn->n_ops--;
+	gvm_rma_work_keep(core, work);
+	core->completed(&ep->ep, work->op, 0);
 }
 
 void gvm_rma_soft_completed(struct gvm_ep *ep, struct gvm_op *op, int status)

@@ -60,7 +60,8 @@ static int reg(struct gvm_rma *rma, struct gvm_rma_ep *ep, void *at, size_t len,
 	mr = ibv_reg_mr(v->pd, at, len, flags);
 	if (!mr)
 		return verbs_told_limit(v, errno ? errno : ENOMEM, len);
-	reg->local = mr;
+	reg->mr = mr;
+	reg->local = (void *)(uintptr_t)mr->lkey; /* the number itself: one look less a request */
 	reg->key = mr->rkey;
 	reg->base = (uintptr_t)at;
 	reg->len = len;
@@ -69,12 +70,12 @@ static int reg(struct gvm_rma *rma, struct gvm_rma_ep *ep, void *at, size_t len,
 
 static void dereg(struct gvm_rma *rma, struct gvm_rma_reg *reg)
 {
-	int err = ibv_dereg_mr(reg->local);
+	int err = ibv_dereg_mr(reg->mr);
 
-	if (err)
+	if (err && !verbs_of(rma)->gone)
 		gvm_log(GVM_LOG_ERROR, "%s does not give memory back: %s", verbs_of(rma)->device,
 			strerror(err));
-	reg->local = NULL;
+	reg->mr = reg->local = NULL;
 }
 
 /* Pinned pages of the provider's own. */
@@ -165,7 +166,7 @@ struct verbs_lane *verbs_lane_get(struct verbs *v)
 	unsigned room = VERBS_LANE;
 
 	for (at = &v->lanes; *at; at = &(*at)->next) {
-		if ((*at)->conns < (*at)->room)
+		if ((*at)->conns < (*at)->room && !(*at)->failed)
 			return *at;
 		if (room < VERBS_LANE_MAX)
 			room *= 2;
@@ -202,15 +203,14 @@ static void take_channel(struct verbs *v)
 	} while (v->armed);
 }
 
-static int serve_stash(struct verbs *v)
+static __attribute__((noinline)) int serve_stash(struct verbs *v)
 {
 	struct ibv_wc wc[VERBS_BATCH];
 	unsigned n = v->stash_count;
 
 	memcpy(wc, v->stash, n * sizeof(wc[0]));
 	v->stash_count = 0;
-	for (unsigned i = 0; i < n; i++)
-		verbs_serve(v, &wc[i]);
+	verbs_serve(v, wc, n);
 	return (int)n;
 }
 
@@ -221,8 +221,7 @@ static int poll_lane(struct verbs *v, struct verbs_lane *lane, int most)
 	int n, served = 0;
 
 	while (served < most && (n = ibv_poll_cq(lane->cq, VERBS_BATCH, wc)) > 0) {
-		for (int i = 0; i < n; i++)
-			verbs_serve(v, &wc[i]);
+		verbs_serve(v, wc, (unsigned)n);
 		served += n;
 		if (n < (int)VERBS_BATCH)
 			break;
@@ -235,7 +234,7 @@ void verbs_drain(struct verbs *v)
 	int n;
 
 	do {
-		n = serve_stash(v);
+		n = v->stash_count ? serve_stash(v) : 0;
 		for (struct verbs_lane *lane = v->lanes; lane; lane = lane->next)
 			n += poll_lane(v, lane, VERBS_ENTRIES);
 	} while (n >= (int)VERBS_BATCH);
@@ -243,24 +242,47 @@ void verbs_drain(struct verbs *v)
 
 /* ---- what the device says of itself -------------------------------------------------------- */
 
-static void all_fail(struct verbs *v, int why, const char *reason)
+/* Those of a lane, or all. An upcall ends connections, of which any may be the next one. */
+static void all_fail(struct verbs *v, const struct verbs_lane *lane, int why, const char *reason)
 {
 	struct verbs_conn *conn = v->conns;
 
-	/* An upcall ends connections, of which any may be the next one. */
 	while (conn) {
+		if (lane && (!conn->qp || conn->lane != lane)) {
+			conn = conn->next;
+			continue;
+		}
 		verbs_conn_fail(conn, why, reason);
 		conn = v->conns;
 	}
 }
 
+static void unwatch(struct verbs *v, struct verbs_watch *w)
+{
+	if (w->watch.fd >= 0)
+		v->rma.up->unwatch(v->rma.host, &w->watch);
+	w->watch.fd = -1;
+}
+
+/* Its descriptors tell of their end for ever: nobody would sleep any more. */
 static void device_gone(struct verbs *v)
 {
 	if (v->gone)
 		return;
 	v->gone = 1;
 	gvm_log(GVM_LOG_ERROR, "the RDMA device %s has failed or was taken away", v->device);
-	all_fail(v, -ENODEV, "the RDMA device is gone");
+	unwatch(v, &v->async_watch);
+	unwatch(v, &v->completion_watch);
+	all_fail(v, NULL, -ENODEV, "the RDMA device is gone");
+}
+
+static void lane_failed(struct verbs *v, struct verbs_lane *lane)
+{
+	if (lane->failed)
+		return;
+	lane->failed = 1;
+	gvm_log(GVM_LOG_ERROR, "%s: a completion queue has failed", v->device);
+	all_fail(v, lane, -EIO, "a completion queue of the RDMA device has failed");
 }
 
 static struct verbs_conn *conn_of_qp(struct ibv_qp *qp)
@@ -274,8 +296,12 @@ static void async_event(struct verbs *v, struct ibv_async_event *event)
 {
 	enum ibv_event_type type = event->event_type;
 	struct verbs_conn *conn = NULL;
+	struct verbs_lane *lane = NULL;
 
 	switch (type) {
+	case IBV_EVENT_CQ_ERR:
+		lane = event->element.cq->cq_context;
+		break;
 	case IBV_EVENT_QP_FATAL:
 	case IBV_EVENT_QP_REQ_ERR:
 	case IBV_EVENT_QP_ACCESS_ERR:
@@ -293,8 +319,7 @@ static void async_event(struct verbs *v, struct ibv_async_event *event)
 		rdma_notify(conn->id, IBV_EVENT_COMM_EST);
 		break;
 	case IBV_EVENT_CQ_ERR:
-		gvm_log(GVM_LOG_ERROR, "%s: a completion queue has failed", v->device);
-		all_fail(v, -EIO, "a completion queue of the RDMA device has failed");
+		lane_failed(v, lane);
 		break;
 	case IBV_EVENT_DEVICE_FATAL:
 		device_gone(v);
@@ -317,9 +342,16 @@ static int take_async(struct verbs *v)
 	struct ibv_async_event event;
 	int n = 0;
 
-	while (!v->gone && !ibv_get_async_event(v->context, &event)) {
-		async_event(v, &event);
-		n++;
+	while (!v->gone) {
+		if (!ibv_get_async_event(v->context, &event)) {
+			async_event(v, &event);
+			n++;
+		} else if (errno == EAGAIN || errno == EINTR) {
+			break;
+		} else {
+			/* The kernel has forgotten the device, and may not have said so. */
+			device_gone(v);
+		}
 	}
 	return n;
 }
@@ -368,25 +400,38 @@ static int due(struct verbs_watch *w)
 	return was;
 }
 
-static int poll_all(struct gvm_rma *rma)
+/* Of the descriptors that have something, all but that of completions. */
+static __attribute__((noinline)) int serve_noted(struct verbs *v)
 {
-	struct verbs *v = verbs_of(rma);
-	int n = verbs_tell(v);
+	int n = 0;
 
-	if (due(&v->completion_watch))
-		take_channel(v);
-	n += serve_stash(v);
-	for (struct verbs_lane *lane = v->lanes; lane; lane = lane->next)
-		n += poll_lane(v, lane, 2 * VERBS_BATCH);
+	v->noted = 0;
 	if (due(&v->event_watch) | due(&v->resolver_watch))
 		n += verbs_cm_poll(v);
 	if (due(&v->async_watch))
 		n += take_async(v);
 	if (due(&v->tick_watch))
 		tick(v);
+	return n;
+}
+
+static int poll_all(struct gvm_rma *rma)
+{
+	struct verbs *v = verbs_of(rma);
+	int n = v->early_count || v->late ? verbs_tell(v) : 0;
+
+	if (v->noted && due(&v->completion_watch))
+		take_channel(v);
+	if (v->stash_count)
+		n += serve_stash(v);
+	for (struct verbs_lane *lane = v->lanes; lane; lane = lane->next)
+		n += poll_lane(v, lane, 2 * VERBS_BATCH);
+	if (v->noted)
+		n += serve_noted(v);
 	if (__atomic_load_n(&v->inbox_due, __ATOMIC_ACQUIRE))
 		n += verbs_take_inbox(v);
-	verbs_connect_waiting(v);
+	if (v->waiting)
+		verbs_connect_waiting(v);
 	verbs_ring(rma); /* the buffers of the cells that were served */
 	return n;
 }
@@ -420,7 +465,10 @@ static int arm(struct gvm_rma *rma)
 
 static void note(struct gvm_watch *watch, uint32_t events)
 {
-	container_of_verbs(watch, struct verbs_watch, watch)->due = 1;
+	struct verbs_watch *w = container_of_verbs(watch, struct verbs_watch, watch);
+
+	w->due = 1;
+	w->v->noted = 1;
 }
 
 static int watch(struct verbs *v, struct verbs_watch *w, int fd)
@@ -436,13 +484,6 @@ static int watch(struct verbs *v, struct verbs_watch *w, int fd)
 	if (err)
 		w->watch.fd = -1;
 	return err;
-}
-
-static void unwatch(struct verbs *v, struct verbs_watch *w)
-{
-	if (w->watch.fd >= 0)
-		v->rma.up->unwatch(v->rma.host, &w->watch);
-	w->watch.fd = -1;
 }
 
 static int watch_all(struct verbs *v)
@@ -483,6 +524,11 @@ static int make_all(struct verbs *v)
 				  &v->proof_mr);
 	if (v->iwarp && !v->proof)
 		return -ENOMEM;
+	v->gathered_next = v->gathered;
+	for (unsigned i = 0; i < VERBS_GATHER; i++) {
+		v->gathered[i].wr.sg_list = &v->gathered[i].sge;
+		v->gathered[i].wr.num_sge = 1;
+	}
 	while (v->copy_count < VERBS_COPIES) {
 		v->copy_free[v->copy_count] = (uint16_t)v->copy_count;
 		v->copy_count++;
@@ -543,7 +589,7 @@ static int open_all(struct gvm_rma *rma, const char *args)
 	if (!err)
 		err = watch_all(v);
 	if (err) {
-		gvm_log(GVM_LOG_ERROR, "the verbs provider cannot use %s: %s",
+		gvm_log(verbs_level(v, GVM_LOG_ERROR), "the verbs provider cannot use %s: %s",
 			*v->device ? v->device : "any device", strerror(-err));
 		close_all(rma);
 	}

@@ -61,6 +61,7 @@
 #define VERBS_NONE       0xFFFFu
 #define VERBS_SILENT     2u
 #define VERBS_TICK_MS    50
+#define VERBS_PINNED     (GVM_RMA_BOUNCE_MAX + (2u << 20)) /* bytes that a worker may want to pin */
 #define VERBS_SIW        0x626D74u /* the kernel's iWARP in software: its vendor id */
 
 struct verbs;
@@ -71,6 +72,7 @@ struct verbs_lane {
 	struct ibv_cq *cq;
 	unsigned room, conns, unacked;
 	int armed;
+	int failed; /* its queue; no more connections */
 };
 
 /* Receive buffers of VERBS_BLOCKS connections. */
@@ -131,17 +133,18 @@ struct verbs_conn {
 	struct verbs_conn *next, *prev; /* of v->conns */
 	struct verbs_conn *ring_next, *late_next, *wait_next;
 	uint32_t slot, generation;
+	uint64_t tag; /* slot and generation, as its requests are named by */
 	uint8_t state;
-	uint8_t in_ring, in_late;
-	uint8_t flush;  /* writes are gathered that need a proof (iWARP) */
 	uint8_t failed; /* nothing goes any more */
-	uint8_t silent; /* ticks until it is nudged, as nothing has come (siw) */
-	int error;      /* found while posting, told by poll() */
+	uint8_t in_ring, in_late;
+	uint8_t flush;            /* writes are gathered that need a proof (iWARP) */
+	uint8_t silent;           /* ticks until it is nudged, as nothing has come (siw) */
+	int error;                /* found while posting, told by poll() */
 	struct verbs_proof proof; /* the peer's (iWARP) */
 
 	/* the send queue: [tail, head) is in it or gathered for it */
 	uint16_t head, tail;
-	uint16_t telling; /* works in it whose end is still to be told */
+	uint16_t cells; /* sends that are gathered */
 	uint16_t max_inline;
 	struct verbs_sent *sent;          /* VERBS_RING, by number */
 	struct ibv_send_wr *first, *last; /* gathered */
@@ -193,6 +196,7 @@ struct verbs {
 	char device[64];
 	unsigned port; /* 0: any */
 	int gid;       /* -1: any */
+	int automatic; /* GVM_PROVIDER_AUTO: there is another transport */
 	int iwarp;     /* no time-outs of its own, and a read's sink is written to by the peer */
 	int siw;       /* iWARP in software */
 	int gone;      /* the device was taken away */
@@ -202,6 +206,7 @@ struct verbs {
 	struct gvm_resolver *resolver;
 	struct verbs_watch completion_watch, event_watch, async_watch, resolver_watch;
 	struct verbs_watch tick_watch; /* siw */
+	int noted;                     /* one of them is due */
 	int tick_fd;
 
 	struct verbs_lane *lanes;
@@ -216,10 +221,11 @@ struct verbs {
 	uint32_t *generations;
 	uint32_t slot_room, slot_next;
 
-	struct verbs_conn *ring; /* with something gathered */
-	struct verbs_conn *late; /* with an error to be told */
-	unsigned gathered_count, early_count;
+	struct verbs_conn *ring;              /* with something gathered */
+	struct verbs_conn *late;              /* with an error to be told */
+	struct verbs_gathered *gathered_next; /* the first that is free */
 	struct verbs_gathered gathered[VERBS_GATHER];
+	unsigned early_count;
 	struct verbs_early early[VERBS_GATHER]; /* sends that are done with, to be told */
 
 	uint8_t *copies; /* VERBS_COPIES cells */
@@ -256,6 +262,13 @@ static inline int verbs_negative(int err)
 	return err > 0 ? -err : err;
 }
 
+/* Of what is said when something cannot be done: "auto" does it with another transport, and core
+ * says that. */
+static inline enum gvm_log_level verbs_level(const struct verbs *v, enum gvm_log_level level)
+{
+	return v->automatic ? GVM_LOG_INFO : level;
+}
+
 extern const struct gvm_rma_fabric verbs_fabric;
 
 /* ---- verbs.c ------------------------------------------------------------------------------- */
@@ -290,8 +303,8 @@ int verbs_post(struct gvm_rma_ep *ep, struct gvm_rma_work *work);
 void verbs_ring(struct gvm_rma *rma);
 /* Tell of sends that are done with, and of what failed while posting. Returns how many. */
 int verbs_tell(struct verbs *v);
-/* One completion. */
-void verbs_serve(struct verbs *v, const struct ibv_wc *wc);
+/* So many completions. */
+void verbs_serve(struct verbs *v, const struct ibv_wc *wc, unsigned count);
 
 /* ---- verbs_qp.c ---------------------------------------------------------------------------- */
 
@@ -347,8 +360,10 @@ int verbs_take_inbox(struct verbs *v);
 /* ---- verbs_info.c -------------------------------------------------------------------------- */
 
 int verbs_probe(const char **why);
+/* As gvm_module. */
+int verbs_suits(const char **why);
 void verbs_describe(void (*line)(void *arg, unsigned depth, const char *text), void *arg);
-/* "DEVICE[:PORT[:GID]]" or "": open the device into v. Says what is wrong. */
+/* "DEVICE[:PORT[:GID]]", "" or GVM_PROVIDER_AUTO: open the device into v. Says what is wrong. */
 int verbs_device_open(struct verbs *v, const char *args);
 /* The worker's own address of this family, where its device or GID was asked for. 0: none. */
 socklen_t verbs_own_address(const struct verbs *v, int family, struct sockaddr_storage *sa);

@@ -222,7 +222,7 @@ static void on_address(struct verbs_conn *conn, const struct rdma_cm_event *even
 	struct verbs *v = conn->v;
 
 	if (!verbs_is_mine(v, conn->id)) {
-		gvm_log(GVM_LOG_WARN,
+		gvm_log(verbs_level(v, GVM_LOG_WARN),
 			"%s is reached through port %d of %s, this worker has %s; choose with "
 			"GVM_TRANSPORT=verbs:DEVICE[:PORT]",
 			conn->ep->rma.ep.name, conn->id->port_num,

@@ -12,6 +12,8 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 
 #define GIDS 256
 
@@ -33,16 +35,49 @@ static int is_active(struct ibv_context *context, unsigned port)
 	return !ibv_query_port(context, (uint8_t)port, &attr) && attr.state == IBV_PORT_ACTIVE;
 }
 
-/* The first active port, 0: none. */
-static unsigned active_port(struct ibv_context *context)
+/* What a connection takes that a device may not have; NULL: it has all of that. */
+static const char *lacks(const struct ibv_context *context, const struct ibv_device_attr *attr)
+{
+	int transport = context->device->transport_type;
+
+	if (transport != IBV_TRANSPORT_IB && transport != IBV_TRANSPORT_IWARP)
+		return "it has no reliable connections (it is neither InfiniBand, RoCE nor iWARP)";
+	if (attr->max_qp_wr < (int)VERBS_SENDS || attr->max_cqe < (int)VERBS_ENTRIES)
+		return "its queues are too short for one connection";
+	if (attr->max_qp_rd_atom < 1 || attr->max_qp_init_rd_atom < 1)
+		return "it has no RDMA reads";
+	return NULL;
+}
+
+/*
+ * What keeps "auto" from it besides. The kernel's iWARP in software keeps a worker in
+ * rdma_connect() for as long as TCP tries to reach a machine that does not answer; no other iWARP
+ * was there to be tried.
+ */
+static const char *not_for_auto(const struct ibv_context *context)
+{
+	return context->device->transport_type == IBV_TRANSPORT_IWARP
+		   ? "it is iWARP, which is used when it is asked for (GVM_TRANSPORT=verbs+tcp)"
+		   : NULL;
+}
+
+/* Whether a worker may open it unasked; else *why. */
+static int is_usable(struct ibv_context *context, int automatic, const char **why)
 {
 	struct ibv_device_attr attr;
 
-	if (ibv_query_device(context, &attr))
+	if (ibv_query_device(context, &attr)) {
+		*why = no_access;
 		return 0;
-	for (unsigned port = 1; port <= attr.phys_port_cnt; port++)
+	}
+	*why = lacks(context, &attr);
+	if (!*why && automatic)
+		*why = not_for_auto(context);
+	for (unsigned port = 1; !*why && port <= attr.phys_port_cnt; port++)
 		if (is_active(context, port))
-			return port;
+			return 1;
+	if (!*why)
+		*why = no_port;
 	return 0;
 }
 
@@ -79,45 +114,81 @@ static int manager_there(void)
 	return 1;
 }
 
-/* -ENODEV unless one can be opened that has an active port. */
-static int look(struct ibv_device **list, int n, const char **why)
+/* The first one that can be used, opened; else NULL and *why of the last. */
+static struct ibv_context *first_usable(int automatic, const char **why)
 {
-	struct ibv_context *context;
-	int opened = 0, usable = 0;
+	struct ibv_device **list;
+	struct ibv_context *context = NULL;
+	int n = 0;
 
-	for (int i = 0; i < n && !usable; i++) {
+	fork_safely();
+	list = ibv_get_device_list(&n);
+	*why = n ? no_access : no_device;
+	for (int i = 0; list && i < n && !context; i++) {
 		context = ibv_open_device(list[i]);
-		if (!context)
+		if (!context || is_usable(context, automatic, why))
 			continue;
-		opened = 1;
-		usable = active_port(context) != 0;
 		ibv_close_device(context);
+		context = NULL;
 	}
-	if (usable)
-		return 0;
-	*why = opened ? no_port : no_access;
-	return -ENODEV;
+	if (list)
+		ibv_free_device_list(list);
+	return context;
 }
 
 int verbs_probe(const char **why)
 {
-	struct ibv_device **list;
-	int n = 0, err;
+	struct ibv_context *context = first_usable(0, why);
 
-	fork_safely();
-	list = ibv_get_device_list(&n);
-	if (!list || !n) {
-		*why = no_device;
-		err = -ENODEV;
-	} else {
-		err = look(list, n, why);
-	}
-	if (list)
-		ibv_free_device_list(list);
-	if (!err && !manager_there()) {
+	if (!context)
+		return -ENODEV;
+	ibv_close_device(context);
+	if (manager_there())
+		return 0;
+	*why = no_manager;
+	return -ENODEV;
+}
+
+/* By trying: who is root may lie within a container, and the limit does not bind who may lock. */
+static int can_pin(struct ibv_context *context, size_t len)
+{
+	struct ibv_pd *pd = ibv_alloc_pd(context);
+	void *at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct ibv_mr *mr = NULL;
+
+	if (pd && at != MAP_FAILED)
+		mr = ibv_reg_mr(pd, at, len, IBV_ACCESS_LOCAL_WRITE);
+	if (mr)
+		ibv_dereg_mr(mr);
+	if (at != MAP_FAILED)
+		munmap(at, len);
+	if (pd)
+		ibv_dealloc_pd(pd);
+	return mr != NULL;
+}
+
+int verbs_suits(const char **why)
+{
+	static _Thread_local char text[160];
+	struct ibv_context *context = first_usable(1, why);
+	struct rlimit limit = { .rlim_cur = RLIM_INFINITY };
+	int err = 0;
+
+	if (!context)
+		return -ENODEV;
+	getrlimit(RLIMIT_MEMLOCK, &limit);
+	if (limit.rlim_cur < VERBS_PINNED && !can_pin(context, VERBS_PINNED)) {
+		snprintf(text, sizeof(text),
+			 "this process may lock %llu KiB, RDMA may want %u MiB for each thread; "
+			 "raise that (ulimit -l, LimitMEMLOCK=infinity in a unit)",
+			 (unsigned long long)limit.rlim_cur >> 10, VERBS_PINNED >> 20);
+		*why = text;
+		err = -ENOMEM;
+	} else if (!manager_there()) {
 		*why = no_manager;
 		err = -ENODEV;
 	}
+	ibv_close_device(context);
 	return err;
 }
 
@@ -131,6 +202,9 @@ static int parse(struct verbs *v, const char *args)
 	char *end;
 
 	v->gid = -1;
+	v->automatic = strcmp(args, GVM_PROVIDER_AUTO) == 0;
+	if (v->automatic)
+		return 0;
 	if (n >= sizeof(v->device))
 		return -EINVAL;
 	memcpy(v->device, args, n);
@@ -156,11 +230,17 @@ static int parse(struct verbs *v, const char *args)
 
 static int adopt(struct verbs *v, struct ibv_context *context)
 {
+	const char *missing;
 	union ibv_gid gid;
 
 	if (ibv_query_device(context, &v->attr))
 		return -EIO;
 	snprintf(v->device, sizeof(v->device), "%s", ibv_get_device_name(context->device));
+	missing = lacks(context, &v->attr);
+	if (missing) {
+		gvm_log(GVM_LOG_ERROR, "%s cannot be used: %s", v->device, missing);
+		return -EOPNOTSUPP;
+	}
 	if (v->port > v->attr.phys_port_cnt) {
 		gvm_log(GVM_LOG_ERROR, "%s has no port %u", v->device, v->port);
 		return -ENODEV;
@@ -183,6 +263,7 @@ static int adopt(struct verbs *v, struct ibv_context *context)
 static int choose(struct verbs *v, struct ibv_device **list, int n)
 {
 	struct ibv_context *context;
+	const char *why;
 	int err = -ENODEV, named = *v->device != 0;
 
 	for (int i = 0; i < n && err; i++) {
@@ -194,7 +275,7 @@ static int choose(struct verbs *v, struct ibv_device **list, int n)
 				return errno ? -errno : -ENODEV;
 			continue;
 		}
-		if (named || active_port(context))
+		if (named || is_usable(context, v->automatic, &why))
 			err = adopt(v, context);
 		if (err)
 			ibv_close_device(context);
@@ -335,6 +416,7 @@ static void describe_device(const struct to *to, struct ibv_device *device)
 {
 	struct ibv_context *context = ibv_open_device(device);
 	struct ibv_device_attr attr;
+	const char *missing;
 
 	if (!context || ibv_query_device(context, &attr)) {
 		tell(to, 0, "%s: cannot be opened: %s", ibv_get_device_name(device),
@@ -345,6 +427,11 @@ static void describe_device(const struct to *to, struct ibv_device *device)
 	}
 	tell(to, 0, "%s: %s, firmware %s", ibv_get_device_name(device),
 	     ibv_node_type_str(device->node_type), *attr.fw_ver ? attr.fw_ver : "-");
+	missing = lacks(context, &attr);
+	if (missing)
+		tell(to, 1, "cannot be used: %s", missing);
+	else if (not_for_auto(context))
+		tell(to, 1, "not for auto: %s", not_for_auto(context));
 	tell(to, 1,
 	     "limits: %d queue pairs of %d requests, %d completion queues of %d, %d reads at a "
 	     "time, %d registrations of %llu bytes",

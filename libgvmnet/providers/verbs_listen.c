@@ -161,7 +161,7 @@ static int bind_and_listen(struct verbs *v, struct verbs_port *port)
 	if (rdma_bind_addr(port->id, (struct sockaddr *)&port->sa))
 		return -errno;
 	if (port->id->verbs && !verbs_is_mine(v, port->id)) {
-		gvm_log(GVM_LOG_ERROR,
+		gvm_log(verbs_level(v, GVM_LOG_ERROR),
 			"the address to listen at belongs to %s, this worker has %s; choose with "
 			"GVM_TRANSPORT=verbs:DEVICE[:PORT]",
 			ibv_get_device_name(port->id->verbs->device), v->device);
@@ -239,13 +239,13 @@ static int join(void *arg, const struct gvm_addrs *addrs, unsigned i, unsigned *
 static void explain(const struct verbs *v, const char *host, unsigned port, int err)
 {
 	if (err == -ENODEV || err == -EADDRNOTAVAIL)
-		gvm_log(GVM_LOG_ERROR,
+		gvm_log(verbs_level(v, GVM_LOG_ERROR),
 			"cannot listen at %s: it is no address of an RDMA device; take that of the "
 			"interface that %s belongs to (rdma link), or *",
 			host, v->device);
 	else
-		gvm_log(GVM_LOG_ERROR, "cannot listen at %s, port %u: %s", host, port,
-			strerror(-err));
+		gvm_log(verbs_level(v, GVM_LOG_ERROR), "cannot listen at %s, port %u: %s", host,
+			port, strerror(-err));
 }
 
 static void leave_all(void *arg);

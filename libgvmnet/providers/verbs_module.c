@@ -19,9 +19,9 @@ static int open_prov(struct gvm_host *host, const struct gvm_host_ops *up, const
 	return gvm_rma_open(&verbs_fabric, &ops, host, up, args, prov);
 }
 
-static const struct gvm_module module = { .abi = GVM_MODULE_ABI,
-					  .ops = &ops,
-					  .describe = verbs_describe };
+static const struct gvm_module module = {
+	.abi = GVM_MODULE_ABI, .ops = &ops, .suits = verbs_suits, .describe = verbs_describe
+};
 
 const struct gvm_module *gvm_provider_module(const struct gvm_module_host *host)
 {

@@ -32,26 +32,23 @@
 #define NUMBER_BITS     16u
 #define SLOTS_MAX       (1u << SLOT_BITS)
 #define RECV            (1ull << 63)
+#define NUMBER          ((1ull << NUMBER_BITS) - 1)
 
-static uint64_t request_id(const struct verbs_conn *conn, unsigned number)
-{
-	return (uint64_t)conn->generation << (SLOT_BITS + NUMBER_BITS) |
-	       (uint64_t)conn->slot << NUMBER_BITS | (number & 0xFFFFu);
-}
+/* On the way of each read and write; and beside it, kept out of its way. */
+#define HOT  inline __attribute__((always_inline))
+#define COLD __attribute__((noinline, cold))
 
 uint64_t verbs_receive_id(const struct verbs_conn *conn, unsigned i)
 {
-	return RECV | request_id(conn, i);
+	return RECV | conn->tag | i;
 }
 
-static struct verbs_conn *conn_of(const struct verbs *v, uint64_t id)
+static HOT struct verbs_conn *conn_of(const struct verbs *v, uint64_t id)
 {
 	uint32_t slot = (uint32_t)(id >> NUMBER_BITS) & (SLOTS_MAX - 1);
-	uint32_t generation =
-	    (uint32_t)((id & ~RECV) >> (SLOT_BITS + NUMBER_BITS)) & ((1u << GENERATION_BITS) - 1);
 	struct verbs_conn *conn = slot < v->slot_room ? v->slots[slot] : NULL;
 
-	return conn && conn->generation == generation ? conn : NULL;
+	return conn && conn->tag == (id & ~(RECV | NUMBER)) ? conn : NULL;
 }
 
 static int more_slots(struct verbs *v)
@@ -90,6 +87,8 @@ static int slot_get(struct verbs *v, struct verbs_conn *conn)
 		v->generations[slot] = (v->generations[slot] + 1) & ((1u << GENERATION_BITS) - 1);
 		conn->slot = slot;
 		conn->generation = v->generations[slot];
+		conn->tag = (uint64_t)conn->generation << (SLOT_BITS + NUMBER_BITS) |
+			    (uint64_t)slot << NUMBER_BITS;
 		return 0;
 	}
 	return more_slots(v) ? -ENOMEM : slot_get(v, conn);
@@ -219,10 +218,19 @@ void verbs_conn_free(struct verbs_conn *conn)
 	free(conn);
 }
 
+/* No work is in the send queue whose end is still to be told. */
+static int has_told(const struct verbs_conn *conn)
+{
+	for (uint16_t i = conn->tail; i != conn->head; i++)
+		if (conn->sent[i % VERBS_RING].work)
+			return 0;
+	return 1;
+}
+
 static int may_linger(const struct verbs_conn *conn)
 {
-	return conn->state == VERBS_OPEN && !conn->failed && !conn->v->gone && !conn->telling &&
-	       conn->head != conn->tail;
+	return conn->state == VERBS_OPEN && !conn->failed && !conn->v->gone &&
+	       conn->head != conn->tail && has_told(conn);
 }
 
 void verbs_disconnect(struct gvm_rma_ep *rma_ep, int orderly)
@@ -278,7 +286,7 @@ int verbs_post_receives(struct verbs_conn *conn)
 
 /* ---- posting ------------------------------------------------------------------------------- */
 
-static void fail_later(struct verbs_conn *conn, int err)
+static COLD void fail_later(struct verbs_conn *conn, int err)
 {
 	struct verbs *v = conn->v;
 
@@ -292,7 +300,7 @@ static void fail_later(struct verbs_conn *conn, int err)
 }
 
 /* The works whose memory is not in the hardware are done with. */
-static void finish_early(struct verbs_conn *conn, uint16_t first)
+static COLD void finish_early(struct verbs_conn *conn, uint16_t first)
 {
 	struct verbs *v = conn->v;
 
@@ -306,7 +314,6 @@ static void finish_early(struct verbs_conn *conn, uint16_t first)
 			continue;
 		v->early[v->early_count++] = (struct verbs_early){ s->work, conn };
 		s->work = NULL;
-		conn->telling--;
 	}
 }
 
@@ -318,7 +325,7 @@ static void make_proof(struct verbs_conn *conn, struct verbs_gathered *g)
 	g->sge = (struct ibv_sge){ .addr = (uintptr_t)v->proof + VERBS_SINK,
 				   .length = 1,
 				   .lkey = v->proof_mr->lkey };
-	g->wr = (struct ibv_send_wr){ .wr_id = request_id(conn, conn->head),
+	g->wr = (struct ibv_send_wr){ .wr_id = conn->tag | conn->head,
 				      .opcode = IBV_WR_RDMA_READ,
 				      .sg_list = &g->sge,
 				      .num_sge = 1,
@@ -338,15 +345,14 @@ static void add_flush(struct verbs_conn *conn, struct verbs_gathered *g)
 
 /* siw sends in the context of who posts, and has the kernel raise SIGPIPE there when the connection
  * is gone. The signal is the program's, which knows of no socket. */
-static int post_quietly(struct verbs_conn *conn, struct ibv_send_wr *first)
+static COLD int post_quietly(struct verbs_conn *conn, struct ibv_send_wr *first)
 {
 	const struct timespec at_once = { 0 };
 	sigset_t pipe, pending, before;
 	struct ibv_send_wr *bad;
 	int err, was_pending;
 
-	if (!conn->v->iwarp)
-		return verbs_negative(ibv_post_send(conn->qp, first, &bad));
+	conn->last->send_flags |= IBV_SEND_SIGNALED;
 	sigemptyset(&pipe);
 	sigaddset(&pipe, SIGPIPE);
 	sigpending(&pending);
@@ -360,32 +366,46 @@ static int post_quietly(struct verbs_conn *conn, struct ibv_send_wr *first)
 	return err;
 }
 
-static void ring_one(struct verbs_conn *conn)
+static COLD int post_iwarp(struct verbs_conn *conn, struct ibv_send_wr *first)
 {
-	struct ibv_send_wr *first = conn->first;
 	struct verbs_gathered flush;
-	uint16_t number;
-	int err;
 
-	err = verbs_post_receives(conn);
-	if (!err && first) {
-		number = (uint16_t)first->wr_id;
-		if (conn->flush)
-			add_flush(conn, &flush);
-		conn->last->send_flags |= IBV_SEND_SIGNALED;
-		err = post_quietly(conn, first);
-		if (!err)
+	if (conn->flush)
+		add_flush(conn, &flush);
+	conn->flush = 0;
+	return post_quietly(conn, first);
+}
+
+static HOT int post_gathered(struct verbs_conn *conn)
+{
+	struct ibv_send_wr *first = conn->first, *bad;
+
+	conn->last->next = NULL;
+	if (conn->v->iwarp)
+		return post_iwarp(conn, first);
+	conn->last->send_flags |= IBV_SEND_SIGNALED;
+	return verbs_negative(ibv_post_send(conn->qp, first, &bad));
+}
+
+static HOT void ring_one(struct verbs_conn *conn)
+{
+	uint16_t number;
+	int err = conn->recv_first ? verbs_post_receives(conn) : 0;
+
+	if (!err && conn->first) {
+		number = (uint16_t)conn->first->wr_id;
+		err = post_gathered(conn);
+		if (!err && conn->cells)
 			finish_early(conn, number);
 	}
-	conn->flush = 0;
+	conn->cells = 0;
 	conn->first = conn->last = NULL;
 	if (err)
 		fail_later(conn, err);
 }
 
-void verbs_ring(struct gvm_rma *rma)
+static __attribute__((noinline)) void ring_all(struct verbs *v)
 {
-	struct verbs *v = verbs_of(rma);
 	struct verbs_conn *conn;
 
 	while ((conn = v->ring)) {
@@ -393,95 +413,146 @@ void verbs_ring(struct gvm_rma *rma)
 		conn->in_ring = 0;
 		ring_one(conn);
 	}
-	v->gathered_count = 0;
+	v->gathered_next = v->gathered;
 }
 
-static struct verbs_gathered *gather(struct verbs_conn *conn)
+void verbs_ring(struct gvm_rma *rma)
+{
+	struct verbs *v = verbs_of(rma);
+
+	if (v->ring)
+		ring_all(v);
+}
+
+static HOT int gather_is_full(const struct verbs *v)
+{
+	return v->gathered_next == v->gathered + VERBS_GATHER;
+}
+
+static HOT void gather_first(struct verbs_conn *conn, struct ibv_send_wr *wr)
 {
 	struct verbs *v = conn->v;
-	struct verbs_gathered *g;
 
-	if (v->gathered_count == VERBS_GATHER)
-		verbs_ring(&v->rma);
-	g = &v->gathered[v->gathered_count++];
-	/* verbs_post() fills in the rest of what its requests have */
-	g->wr.next = NULL;
-	g->wr.send_flags = 0;
-	g->sge.lkey = 0;
+	conn->first = wr;
+	if (conn->in_ring)
+		return;
+	conn->in_ring = 1;
+	conn->ring_next = v->ring;
+	v->ring = conn;
+}
+
+/* There is room. Its wr.next is ring()'s to set, sg_list and num_sge are set for good, the rest is
+ * the caller's. */
+static HOT struct verbs_gathered *gather(struct verbs_conn *conn)
+{
+	struct verbs_gathered *g = conn->v->gathered_next++;
+
 	if (conn->last)
 		conn->last->next = &g->wr;
 	else
-		conn->first = &g->wr;
+		gather_first(conn, &g->wr);
 	conn->last = &g->wr;
-	if (!conn->in_ring) {
-		conn->in_ring = 1;
-		conn->ring_next = v->ring;
-		v->ring = conn;
-	}
 	return g;
 }
 
 void verbs_nudge(struct verbs_conn *conn)
 {
+	if (gather_is_full(conn->v))
+		verbs_ring(&conn->v->rma);
 	make_proof(conn, gather(conn));
 }
 
-/* Where the bytes of a send are to be found after the work has gone; else where they are. */
-static uint16_t place_bytes(struct verbs_conn *conn, const struct gvm_rma_work *work,
-			    struct verbs_gathered *g)
+/* The next place in the send queue is this request's. */
+static HOT void number_it(struct verbs_conn *conn, struct gvm_rma_work *work,
+			  struct verbs_gathered *g, enum gvm_rma_kind kind, uint16_t copy)
+{
+	uint16_t number = conn->head;
+	struct verbs_sent *s = &conn->sent[number % VERBS_RING];
+
+	conn->head = (uint16_t)(number + 1);
+	g->wr.wr_id = conn->tag | number;
+	s->work = work;
+	s->copy = copy;
+	s->kind = (uint8_t)kind;
+	s->over = 0;
+}
+
+static uint32_t local_key(const struct gvm_rma_work *work)
+{
+	return (uint32_t)(uintptr_t)work->reg->local;
+}
+
+/* So that the work is done with when it has been posted: in the request itself, or copied. */
+static COLD int post_cell(struct verbs_conn *conn, struct gvm_rma_work *work,
+			  struct verbs_gathered *g)
 {
 	struct verbs *v = conn->v;
-	uint16_t copy;
+	uint16_t copy = VERBS_NONE;
+	uint8_t *at = work->buf;
 
+	g->sge = (struct ibv_sge){ .length = work->len, .lkey = local_key(work) };
+	g->wr.send_flags = IBV_SEND_SIGNALED;
+	if (work->len <= conn->max_inline) {
+		g->wr.send_flags = IBV_SEND_INLINE;
+	} else if (v->copy_count && work->len <= GVM_RMA_CELL) {
+		copy = v->copy_free[--v->copy_count];
+		at = memcpy(v->copies + (size_t)copy * GVM_RMA_CELL, work->buf, work->len);
+		g->sge.lkey = v->copies_mr->lkey;
+		g->wr.send_flags = 0;
+	}
+	g->sge.addr = (uintptr_t)at;
+	g->wr.opcode = IBV_WR_SEND;
+	number_it(conn, work, g, GVM_RMA_SEND, copy);
+	conn->cells++;
+	return 0;
+}
+
+static HOT int post_transfer(struct verbs_conn *conn, struct gvm_rma_work *work,
+			     struct verbs_gathered *g, enum gvm_rma_kind kind)
+{
+	unsigned flags = IBV_SEND_SIGNALED;
+
+	if (kind == GVM_RMA_WRITE && conn->v->iwarp) {
+		conn->flush = 1;
+		flags = 0;
+	}
+	if (kind == GVM_RMA_WRITE && work->len <= conn->max_inline)
+		flags |= IBV_SEND_INLINE;
 	g->sge.addr = (uintptr_t)work->buf;
 	g->sge.length = work->len;
-	if (work->kind != GVM_RMA_READ && work->len <= conn->max_inline) {
-		g->wr.send_flags |= IBV_SEND_INLINE;
-		return VERBS_NONE;
-	}
-	g->sge.lkey = ((struct ibv_mr *)work->reg->local)->lkey;
-	if (work->kind != GVM_RMA_SEND || !v->copy_count || work->len > GVM_RMA_CELL)
-		return VERBS_NONE;
-	copy = v->copy_free[--v->copy_count];
-	memcpy(v->copies + (size_t)copy * GVM_RMA_CELL, work->buf, work->len);
-	g->sge.addr = (uintptr_t)(v->copies + (size_t)copy * GVM_RMA_CELL);
-	g->sge.lkey = v->copies_mr->lkey;
-	return copy;
+	g->sge.lkey = local_key(work);
+	g->wr.opcode = kind == GVM_RMA_READ ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE;
+	g->wr.send_flags = flags;
+	g->wr.wr.rdma.remote_addr = work->remote_addr;
+	g->wr.wr.rdma.rkey = (uint32_t)work->remote_key;
+	number_it(conn, work, g, kind, VERBS_NONE);
+	return 0;
+}
+
+static COLD int post_after_ring(struct gvm_rma_ep *ep, struct gvm_rma_work *work)
+{
+	verbs_ring(ep->rma);
+	return verbs_post(ep, work);
 }
 
 int verbs_post(struct gvm_rma_ep *ep, struct gvm_rma_work *work)
 {
-	static const enum ibv_wr_opcode opcodes[] = { [GVM_RMA_SEND] = IBV_WR_SEND,
-						      [GVM_RMA_READ] = IBV_WR_RDMA_READ,
-						      [GVM_RMA_WRITE] = IBV_WR_RDMA_WRITE };
 	struct verbs_conn *conn = verbs_ep_of(ep)->conn;
 	struct verbs_gathered *g;
-	struct verbs_sent *s;
 
 	if (!conn || conn->state != VERBS_OPEN || conn->failed)
 		return -ECONNRESET;
 	/* a place is kept for what ring() adds */
 	if ((uint16_t)(conn->head - conn->tail) >= VERBS_SENDS - 2)
 		return -EAGAIN;
+	if (gather_is_full(conn->v))
+		return post_after_ring(ep, work);
 	g = gather(conn);
-	s = &conn->sent[conn->head % VERBS_RING];
-	s->work = work;
-	s->kind = work->kind;
-	s->over = 0;
-	s->copy = place_bytes(conn, work, g);
-	g->wr.wr_id = request_id(conn, conn->head++);
-	g->wr.opcode = opcodes[work->kind];
-	g->wr.sg_list = &g->sge;
-	g->wr.num_sge = 1;
-	if (work->kind == GVM_RMA_WRITE && conn->v->iwarp)
-		conn->flush = 1;
-	else if (work->kind != GVM_RMA_SEND ||
-		 (s->copy == VERBS_NONE && !(g->wr.send_flags & IBV_SEND_INLINE)))
-		g->wr.send_flags |= IBV_SEND_SIGNALED;
-	g->wr.wr.rdma.remote_addr = work->remote_addr;
-	g->wr.wr.rdma.rkey = (uint32_t)work->remote_key;
-	conn->telling++;
-	return 0;
+	if (work->kind == GVM_RMA_READ)
+		return post_transfer(conn, work, g, GVM_RMA_READ);
+	if (work->kind == GVM_RMA_WRITE)
+		return post_transfer(conn, work, g, GVM_RMA_WRITE);
+	return post_cell(conn, work, g);
 }
 
 /* ---- what has ended ------------------------------------------------------------------------ */
@@ -550,40 +621,63 @@ static void log_own_fault(const struct verbs *v, const struct ibv_wc *wc)
 	}
 }
 
-static void finish(struct verbs_conn *conn, struct verbs_sent *s)
+static COLD void free_copy(struct verbs_conn *conn, struct verbs_sent *s)
+{
+	conn->v->copy_free[conn->v->copy_count++] = s->copy;
+	s->copy = VERBS_NONE;
+}
+
+static HOT void finish(struct verbs_conn *conn, struct verbs_sent *s)
 {
 	struct gvm_rma_work *work = s->work;
 
-	if (s->over)
-		return;
-	s->over = 1;
 	if (s->copy != VERBS_NONE)
-		conn->v->copy_free[conn->v->copy_count++] = s->copy;
-	s->copy = VERBS_NONE;
+		free_copy(conn, s);
 	s->work = NULL;
-	if (!work)
-		return;
-	conn->telling--;
-	gvm_rma_done(work, 0);
+	if (work)
+		gvm_rma_done(work, 0);
+}
+
+static HOT struct verbs_sent *take_oldest(struct verbs_conn *conn)
+{
+	return &conn->sent[conn->tail++ % VERBS_RING];
+}
+
+/* All before the request of this number. */
+static void finish_before(struct verbs_conn *conn, uint16_t number)
+{
+	while (conn->tail != number)
+		finish(conn, take_oldest(conn));
+}
+
+/* iWARP: the end of a write or send says it of sends alone. */
+static void serve_iwarp(struct verbs_conn *conn, uint16_t number)
+{
+	if (conn->sent[number % VERBS_RING].kind == GVM_RMA_READ) {
+		finish_before(conn, (uint16_t)(number + 1));
+	} else {
+		for (uint16_t i = conn->tail; i != (uint16_t)(number + 1); i++) {
+			struct verbs_sent *s = &conn->sent[i % VERBS_RING];
+
+			if (s->kind != GVM_RMA_SEND || s->over)
+				continue;
+			s->over = 1;
+			finish(conn, s);
+		}
+	}
+	while (conn->tail != conn->head && conn->sent[conn->tail % VERBS_RING].over)
+		conn->tail++;
 }
 
 /* The request of this number has been done, and those before it that it proves. */
 static void serve_sent(struct verbs_conn *conn, uint16_t number)
 {
-	int sends_only = conn->v->iwarp && conn->sent[number % VERBS_RING].kind != GVM_RMA_READ;
-
 	if ((uint16_t)(number - conn->tail) >= (uint16_t)(conn->head - conn->tail))
 		return;
-	for (uint16_t i = conn->tail; i != (uint16_t)(number + 1); i++) {
-		struct verbs_sent *s = &conn->sent[i % VERBS_RING];
-
-		if (!sends_only || s->kind == GVM_RMA_SEND)
-			finish(conn, s);
-	}
-	if (!sends_only)
-		conn->tail = (uint16_t)(number + 1);
-	while (conn->tail != conn->head && conn->sent[conn->tail % VERBS_RING].over)
-		conn->tail++;
+	if (conn->v->iwarp)
+		serve_iwarp(conn, number);
+	else
+		finish_before(conn, (uint16_t)(number + 1));
 }
 
 static void serve_cell(struct verbs_conn *conn, const struct ibv_wc *wc)
@@ -601,27 +695,56 @@ static void serve_cell(struct verbs_conn *conn, const struct ibv_wc *wc)
 		verbs_repost(conn, i);
 }
 
-void verbs_serve(struct verbs *v, const struct ibv_wc *wc)
+static void serve_failure(struct verbs_conn *conn, const struct ibv_wc *wc)
+{
+	const char *reason;
+	int err = status_of(wc, &reason);
+
+	log_own_fault(conn->v, wc);
+	/* Until it is open it is rdma_cm that says why not. */
+	if (conn->state >= VERBS_ACCEPT)
+		verbs_conn_fail(conn, err, reason);
+}
+
+/* Any completion, of a connection that may have ended. */
+static COLD void serve_any(struct verbs *v, const struct ibv_wc *wc)
 {
 	struct verbs_conn *conn = conn_of(v, wc->wr_id);
-	const char *reason;
-	int err;
 
 	if (!conn)
 		return;
-	if (wc->status == IBV_WC_SUCCESS && (wc->wr_id & RECV)) {
-		serve_cell(conn, wc);
-		return;
-	}
 	if (wc->status != IBV_WC_SUCCESS) {
-		log_own_fault(v, wc);
-		err = status_of(wc, &reason);
-		/* Until it is open it is rdma_cm that says why not. */
-		if (conn->state >= VERBS_ACCEPT)
-			verbs_conn_fail(conn, err, reason);
-		return;
+		serve_failure(conn, wc);
+	} else if (wc->wr_id & RECV) {
+		serve_cell(conn, wc);
+	} else {
+		serve_sent(conn, (uint16_t)wc->wr_id);
+		if (conn->state == VERBS_LINGER && conn->head == conn->tail)
+			verbs_conn_free(conn);
 	}
-	serve_sent(conn, (uint16_t)wc->wr_id);
-	if (conn->state == VERBS_LINGER && conn->head == conn->tail)
-		verbs_conn_free(conn);
+}
+
+/* Most are of the oldest request of an open connection, and of the same one as those before. */
+static HOT int is_oldest(const struct verbs_conn *conn, const struct ibv_wc *wc)
+{
+	return wc->wr_id == (conn->tag | conn->tail) && wc->status == IBV_WC_SUCCESS &&
+	       conn->tail != conn->head && conn->state == VERBS_OPEN && !conn->v->iwarp;
+}
+
+void verbs_serve(struct verbs *v, const struct ibv_wc *wc, unsigned count)
+{
+	struct verbs_conn *conn = NULL;
+
+	/* once for all of them, which look for it where it is kept */
+	v->rma.up->now(v->rma.host);
+	for (const struct ibv_wc *end = wc + count; wc != end; wc++) {
+		if (!conn)
+			conn = conn_of(v, wc->wr_id);
+		if (conn && is_oldest(conn, wc)) {
+			finish(conn, take_oldest(conn));
+		} else {
+			serve_any(v, wc);
+			conn = NULL; /* it may have ended, or it was not the one */
+		}
+	}
 }

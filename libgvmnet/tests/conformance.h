@@ -6,6 +6,7 @@
  *
  *     test_conformance loop             messages, memory, ends, threads
  *     test_conformance_process loop     the other side is killed, stopped or cut off
+ *     test_conformance loop+tcp tcp     the servers have this alone: everything over a fallback
  *     test_conformance_stranger         with raw sockets, so for tcp alone
  *
  * Hardware that does not reach 127.0.0.1 wants an address of its own: GVM_CONFORMANCE_HOST.
@@ -33,6 +34,7 @@
 #define ORDERED (GVM_MSG_USER + 3u) /* arg counts up from 0 */
 
 static const char *transport = "tcp";
+static const char *servers = NULL;     /* transport of the servers, where it is another one */
 static const char *here = "127.0.0.1"; /* where servers listen: GVM_CONFORMANCE_HOST */
 
 /* ---- nodes --------------------------------------------------------------------------------- */
@@ -79,16 +81,24 @@ static inline void on_writable(void *arg, struct gvm_peer *peer)
 	((struct node *)arg)->writable++;
 }
 
-static inline void node_open(struct node *node)
+static inline void node_open_over(struct node *node, const char *name)
 {
-	struct gvm_net_config config = { .transport = transport,
-					 .node = GVM_NODE_NONE,
-					 .insecure = 1 };
+	struct gvm_net_config config = { .transport = name, .node = GVM_NODE_NONE, .insecure = 1 };
 	struct gvm_worker_config wc = { node, on_message, on_state, on_writable, -1 };
 
 	memset(node, 0, sizeof(*node));
 	if (gvm_net_open(&config, &node->net) || gvm_worker_open(node->net, &wc, &node->worker))
 		abort();
+}
+
+static inline void node_open(struct node *node)
+{
+	node_open_over(node, transport);
+}
+
+static inline void server_open(struct node *node)
+{
+	node_open_over(node, servers ? servers : transport);
 }
 
 static inline void node_listen(struct node *node, const char *host, unsigned port)
@@ -148,7 +158,7 @@ static inline int setup(void **state)
 	gvm_option_set("GVM_BACKOFF_MIN_MS", "1");
 	gvm_option_set("GVM_BACKOFF_MAX_MS", "20");
 	fds_before = open_fds();
-	node_open(&server);
+	server_open(&server);
 	node_open(&client);
 	node_listen(&server, here, 0);
 	return 0;
@@ -316,7 +326,7 @@ static inline void offer_close(struct offer *o)
 
 static inline const char *choose_transport(int argc, char **argv)
 {
-	static char name[64];
+	static char name[128];
 
 	if (getenv("GVM_CONFORMANCE"))
 		transport = getenv("GVM_CONFORMANCE");
@@ -328,9 +338,12 @@ static inline const char *choose_transport(int argc, char **argv)
 	}
 	if (argc > 1)
 		transport = argv[1];
+	if (argc > 2)
+		servers = argv[2];
 	gvm_option_set("GVM_CONNECTIONS", "0"); /* where it is not what is shown */
 	gvm_log_set_level(GVM_LOG_ERROR);
-	snprintf(name, sizeof(name), "conformance %s", transport);
+	snprintf(name, sizeof(name), "conformance %s%s%s", transport, servers ? " to " : "",
+		 servers ? servers : "");
 	return name;
 }
 

@@ -27,6 +27,14 @@ static int fake_probe(const char **why)
 	return -ENODEV;
 }
 
+static int fake_suits(const char **why)
+{
+	const char *err = getenv("FAKE_UNSUITED");
+
+	*why = "the fake does not suit";
+	return err ? -atoi(err) : 0;
+}
+
 /* The one argument that it takes: what is tested is that it arrives. */
 static int fake_open(struct gvm_host *host, const struct gvm_host_ops *ops, const char *args,
 		     struct gvm_prov **prov)
@@ -62,6 +70,7 @@ static const struct gvm_module module = {
 	.abi = GVM_MODULE_ABI,
 #endif
 	.ops = &ops,
+	.suits = fake_suits,
 	.describe = describe
 };
 

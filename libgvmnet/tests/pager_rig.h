@@ -39,7 +39,7 @@ static inline bool rig_wait(struct timespec *until)
 {
 	if (until->tv_sec == 0) {
 		clock_gettime(CLOCK_REALTIME, until);
-		until->tv_sec += 30;
+		until->tv_sec += 120; /* never, unless something is broken */
 	}
 	return pthread_cond_timedwait(&rig_changed, &rig_lock, until) == 0;
 }

@@ -88,8 +88,7 @@ int gvm_cluster_load(const char *path, struct gvm_cluster **cluster, char **erro
 	return 0;
 }
 
-int gvm_cluster_parse(const char *text, size_t len, const char *name, struct gvm_cluster **cluster,
-		      char **error)
+int gvm_cluster_single(const char *address, struct gvm_cluster **cluster, char **error)
 {
 	return 0;
 }

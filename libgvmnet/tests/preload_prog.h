@@ -76,6 +76,13 @@ void discards(void);
 void protect(void);
 void qemu_like(void);
 void reserve_then_open(void);
+void moved_in_vain(void);
+void huge_in_vain(void);
+void executable_heap(void);
+void small_pieces(void);
+void dump_is_small(void);
+void low(void);
+void limited(void);
 
 /* preload_prog_file.c: files that are mapped, read and written */
 void file_io(void);

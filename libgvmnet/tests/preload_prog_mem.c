@@ -10,6 +10,7 @@
  *   background  works as a daemon
  *   sandbox    a child that may only write and end
  *   heap       allocates much in small blocks
+ *   waits      maps much, until standard input ends
  *   own        (with -DOWN_MALLOC) a malloc inside the executable that maps memory with its lock
  *              held, threads, and forks
  */
@@ -335,6 +336,27 @@ static int renewed(const char *name)
 	return found;
 }
 
+/* Ten mappings that are too large for a pool, until standard input ends. */
+static int waits(void)
+{
+	size_t bytes = 40ul << 20;
+	char *p[10], c;
+
+	for (int i = 0; i < 10; i++) {
+		p[i] =
+		    mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (p[i] == MAP_FAILED)
+			return 1;
+		memset(p[i], i + 1, 4096);
+	}
+	while (read(STDIN_FILENO, &c, 1) > 0)
+		;
+	for (int i = 0; i < 10; i++)
+		if (p[i][4095] != i + 1 || p[i][4096])
+			return 1;
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	char mode[16]; /* a copy: "title" writes over the arguments */
@@ -347,6 +369,8 @@ int main(int argc, char **argv)
 		bad = background();
 	} else if (!strcmp(mode, "sandbox")) {
 		bad = sandbox();
+	} else if (!strcmp(mode, "waits")) {
+		bad = waits();
 	} else {
 		memory =
 		    mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include "preload_prog.h"
 
@@ -32,6 +33,115 @@ void remap(void)
 	CHECK(half != MAP_FAILED && holds(q, big, 3));
 	CHECK(*(uint64_t *)(half + big / PAGE % 500 * 8) == 3 * 1000003 + big + 1);
 	CHECK(!munmap(q, big) && !munmap(half, big) && !munmap(to, size));
+}
+
+/* What cannot be moved leaves what is at both ends as it was. */
+void moved_in_vain(void)
+{
+	size_t big = 32 * MIB;
+	char *p = map(big), *q = map(big), *r = map(big), *small_one;
+	char *both = mmap(NULL, 4 * PAGE, RW, ANON, -1, 0);
+
+	fill(p, big, 1);
+	fill(q, big, 2);
+	fill(r, big, 4);
+	/* over itself, without leave to move, to an odd place */
+	CHECK(mremap(p, big, big, MREMAP_MAYMOVE | MREMAP_FIXED, p + MIB) == MAP_FAILED &&
+	      errno == EINVAL);
+	CHECK(mremap(p, big / 2, big / 2, MREMAP_MAYMOVE | MREMAP_FIXED, p + big / 4) ==
+		  MAP_FAILED &&
+	      errno == EINVAL);
+	CHECK(mremap(p, big, big, MREMAP_FIXED, q) == MAP_FAILED && errno == EINVAL);
+	CHECK(mremap(p, big, big, MREMAP_MAYMOVE | MREMAP_FIXED, q + 1) == MAP_FAILED &&
+	      errno == EINVAL);
+	/* from where nothing is, and from over the end of what is paged */
+	CHECK(!munmap(both + PAGE, PAGE));
+	CHECK(mremap(both, 2 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, q) == MAP_FAILED &&
+	      errno == EFAULT);
+	CHECK(mremap(p + MIB, big, big, MREMAP_MAYMOVE | MREMAP_FIXED, r) == MAP_FAILED &&
+	      errno == EFAULT);
+	CHECK(holds(p, big, 1) && holds(q, big, 2) && holds(r, big, 4));
+	/* and what can be */
+	small_one = mmap(NULL, 2 * PAGE, RW, ANON, -1, 0);
+	fill(small_one, 2 * PAGE, 3);
+	CHECK(mremap(small_one, 2 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, q + MIB) ==
+	      q + MIB);
+	CHECK(holds(q + MIB, 2 * PAGE, 3) && zeros(q + MIB + 2 * PAGE, 2 * PAGE));
+	CHECK(faults(small_one) && holds(q, MIB, 2));
+	CHECK(*(uint64_t *)(q + 2 * MIB + 2 * MIB / PAGE % 500 * 8) == 2 * 1000003 + 2 * MIB + 1);
+}
+
+/* Huge pages that the system does not have are not in local memory. */
+void huge_in_vain(void)
+{
+	CHECK(mmap(NULL, 1ul << 40, RW, ANON | MAP_HUGETLB, -1, 0) == MAP_FAILED);
+	CHECK(holds(map(4 * MIB), 0, 0));
+}
+
+/* A heap of code and data, as some runtimes have: reserved, then opened. */
+void executable_heap(void)
+{
+	char *p = mmap(NULL, 64 * MIB, PROT_NONE, ANON | MAP_NORESERVE, -1, 0);
+
+	CHECK(p != MAP_FAILED && !mprotect(p, 64 * MIB, RW | PROT_EXEC));
+	fill(p, 64 * MIB, 1);
+	CHECK(holds(p, 64 * MIB, 1));
+}
+
+/* A heap that is opened in pieces that are too small. */
+void small_pieces(void)
+{
+	char *p = mmap(NULL, 64 * MIB, PROT_NONE, ANON | MAP_NORESERVE, -1, 0);
+
+	CHECK(p != MAP_FAILED);
+	for (size_t at = 0; at < 64 * MIB; at += MIB)
+		CHECK(!mprotect(p + at, MIB, RW));
+	fill(p, 64 * MIB, 1);
+	CHECK(holds(p, 64 * MIB, 1));
+}
+
+/* Who writes a core by reading the mappings leaves out what says "dd" of itself. */
+void dump_is_small(void)
+{
+	FILE *maps;
+	char line[512];
+	unsigned long kib = 0;
+	int seen = 0;
+
+	fill(map(size), size, 1);
+	maps = fopen("/proc/self/smaps", "r");
+	CHECK(maps != NULL);
+	while (fgets(line, sizeof line, maps)) {
+		sscanf(line, "Size: %lu kB", &kib);
+		if (strncmp(line, "VmFlags:", 8) || kib < 1ul << 20)
+			continue;
+		seen++;
+		CHECK(strstr(line, " dd") != NULL);
+	}
+	fclose(maps);
+	CHECK(seen > 0);
+}
+
+/* An address that fits into 32 bits is no hint. */
+void low(void)
+{
+	for (size_t bytes = 2 * MIB; bytes <= 64 * MIB; bytes *= 2) {
+		char *p = mmap(NULL, bytes, RW, ANON | MAP_32BIT, -1, 0);
+
+		CHECK(p != MAP_FAILED && (uintptr_t)p < 1ul << 31);
+		fill(p, bytes, 1);
+		CHECK(holds(p, bytes, 1) && !munmap(p, bytes));
+	}
+}
+
+void limited(void)
+{
+	struct rlimit limit;
+
+	CHECK(!getrlimit(RLIMIT_DATA, &limit));
+	limit.rlim_cur = 32 * MIB;
+	CHECK(!setrlimit(RLIMIT_DATA, &limit));
+	CHECK(mmap(NULL, 64 * MIB, RW, ANON, -1, 0) == MAP_FAILED && errno == ENOMEM);
 }
 
 void partial_unmap(void)

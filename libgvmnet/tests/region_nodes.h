@@ -53,22 +53,72 @@ struct fake_node {
 
 static struct fake_node node[NODES];
 static uint64_t generations;
-static const char *config_one = "1 loop 49001 role=memory\n";
+/* The transport of nodes and client: loop, which can be told to fail, or another one (test_region
+ * NAME). */
+static const char *over = "loop";
 
-static const char *config_text(void)
+static int over_loop(void)
 {
-	static char text[NODES * 32];
-	int len = 0;
+	return strcmp(over, "loop") == 0;
+}
 
-	for (unsigned i = 1; i <= NODES; i++)
-		len += snprintf(text + len, sizeof text - (size_t)len, "%u loop %u role=memory\n",
-				i, 49000 + i);
+static const char *node_host(void)
+{
+	return over_loop() ? "loop" : "127.0.0.1";
+}
+
+static inline const char *config_one(void)
+{
+	static char text[64];
+
+	snprintf(text, sizeof text, "1 %s 49001 role=memory\n", node_host());
 	return text;
 }
 
-static void nothing(void *arg)
+static const char *config_text(void)
 {
-	(void)arg;
+	static char text[NODES * 48];
+	int len = 0;
+
+	for (unsigned i = 1; i <= NODES; i++)
+		len += snprintf(text + len, sizeof text - (size_t)len, "%u %s %u role=memory\n", i,
+				node_host(), 49000 + i);
+	return text;
+}
+
+/* The memory of a slab stays until the slab and all that it was offered as have let go of it:
+ * hardware may use what is withdrawn for a while. */
+struct fake_memory {
+	unsigned uses;
+	uint8_t bytes[];
+};
+
+static unsigned going; /* what was withdrawn, and is not gone yet */
+
+static uint8_t *memory_new(size_t len)
+{
+	struct fake_memory *m = calloc(1, sizeof *m + len);
+
+	assert_non_null(m);
+	m->uses = 1;
+	return m->bytes;
+}
+
+static struct fake_memory *memory_of(uint8_t *bytes)
+{
+	return (struct fake_memory *)(bytes - offsetof(struct fake_memory, bytes));
+}
+
+static void memory_drop(uint8_t *bytes)
+{
+	if (bytes && --memory_of(bytes)->uses == 0)
+		free(memory_of(bytes));
+}
+
+static void memory_gone(void *arg)
+{
+	going--;
+	memory_drop(arg);
 }
 
 static struct fake_region *fake_find(struct fake_node *n, uint64_t id)
@@ -82,8 +132,10 @@ static struct fake_region *fake_find(struct fake_node *n, uint64_t id)
 
 static void fake_withdraw(struct fake_slab *slab)
 {
-	if (slab->mem)
-		gvm_mem_unregister(slab->mem, nothing, NULL);
+	if (slab->mem) {
+		going++;
+		gvm_mem_unregister(slab->mem, memory_gone, slab->memory);
+	}
 	slab->mem = NULL;
 }
 
@@ -92,6 +144,7 @@ static void fake_offer(struct fake_node *n, struct fake_region *r, struct fake_s
 	unsigned access = slab->readonly ? GVM_ACCESS_FETCH : GVM_ACCESS_FETCH | GVM_ACCESS_PUT;
 
 	fake_withdraw(slab);
+	memory_of(slab->memory)->uses++;
 	assert_int_equal(gvm_mem_register(n->net, slab->memory, (size_t)r->slab_pages * PAGE,
 					  access, r->holder, &slab->mem),
 			 0);
@@ -100,7 +153,7 @@ static void fake_offer(struct fake_node *n, struct fake_region *r, struct fake_s
 static void fake_forget(struct fake_slab *slab)
 {
 	fake_withdraw(slab);
-	free(slab->memory);
+	memory_drop(slab->memory);
 	memset(slab, 0, sizeof *slab);
 }
 
@@ -294,7 +347,7 @@ static void fake_grant(struct fake_node *n, struct fake_region *r, struct gvm_pe
 	}
 	if (!slab->memory || slab->readonly) {
 		if (!slab->memory)
-			slab->memory = calloc(r->slab_pages, PAGE);
+			slab->memory = memory_new((size_t)r->slab_pages * PAGE);
 		slab->readonly = 0;
 		fake_offer(n, r, slab);
 	}
@@ -343,7 +396,7 @@ static struct fake_region *fake_copy(struct fake_node *n, struct fake_region *r,
 	for (unsigned i = 0; i < SLABS; i++) {
 		if (!r->slab[i].memory)
 			continue;
-		c->slab[i].memory = malloc((size_t)r->slab_pages * PAGE);
+		c->slab[i].memory = memory_new((size_t)r->slab_pages * PAGE);
 		memcpy(c->slab[i].memory, r->slab[i].memory, (size_t)r->slab_pages * PAGE);
 		c->slab[i].readonly = r->slab[i].readonly = 1;
 		fake_offer(n, c, &c->slab[i]);
@@ -475,14 +528,14 @@ static void fake_peer_state(void *arg, struct gvm_peer *peer, enum gvm_peer_stat
 
 static void fake_start(struct fake_node *n)
 {
-	struct gvm_net_config net = { .transport = "loop", .node = GVM_NODE_NONE };
+	struct gvm_net_config net = { .transport = over, .node = GVM_NODE_NONE, .insecure = 1 };
 	struct gvm_worker_config worker = {
 		.arg = n, .message = fake_message, .peer_state = fake_peer_state, .cpu = -1
 	};
 
 	assert_int_equal(gvm_net_open(&net, &n->net), 0);
 	assert_int_equal(gvm_worker_open(n->net, &worker, &n->worker), 0);
-	assert_int_equal(gvm_worker_listen(n->worker, "loop", 49000 + n->id, NULL), 0);
+	assert_int_equal(gvm_worker_listen(n->worker, node_host(), 49000 + n->id, NULL), 0);
 	n->up = 1;
 	for (unsigned i = 0; i < REGIONS; i++) {
 		for (unsigned s = 0; n->regions[i] && s < SLABS; s++) {
@@ -538,7 +591,7 @@ static int setup_map(const char *map)
 		node[i].id = i + 1;
 		fake_start(&node[i]);
 	}
-	client_start("loop", map, NULL);
+	client_start(over, map, NULL);
 	return 0;
 }
 
@@ -551,7 +604,7 @@ static int setup(void **state)
 static inline int setup_one(void **state)
 {
 	(void)state;
-	return setup_map(config_one);
+	return setup_map(config_one());
 }
 
 static int teardown(void **state)
@@ -585,6 +638,15 @@ static inline uint64_t slab_on(const char *name, unsigned id)
 	}
 	fail_msg("no slab on node %u", id);
 	return 0;
+}
+
+/* What every main() begins with. */
+static void begin(int argc, char **argv)
+{
+	if (argc > 1)
+		over = argv[1];
+	if (!getenv("GVM_LOG"))
+		gvm_log_set_level(GVM_LOG_ERROR);
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)

@@ -6,27 +6,37 @@
  * instructions), and where the conformance suite is to meet the provider's own code on any machine.
  *
  * It checks what hardware checks: keys, ranges and rights of remote memory, local keys, that there
- * is a receive buffer, that a queue pair is connected. What fails is a completion in error. It is
- * never late, loses nothing, and has no path that breaks.
+ * is a receive buffer, that a queue pair is connected. What fails is a completion in error, and the
+ * receive buffers of that queue pair are flushed. It is never late, loses nothing, and has no path
+ * that breaks, but for what a test does to it (stub_rdma.h).
  *
- * Every address is this machine's, and ports alone tell listeners apart. One lock, which on the
- * way of a fetch is a flag, so that no function of libc's is counted as the device's.
+ * Every address of loopback is the device's, and ports alone tell listeners apart. One lock, which
+ * on the way of a fetch is a flag, so that no function of libc's is counted as the device's.
  */
+#include "stub_rdma.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
-#include <infiniband/verbs.h>
 #include <netinet/in.h>
-#include <rdma/rdma_cma.h>
 #include <sched.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define NAME    "stub0"
 #define MR_MAX  (1u << 20)
 #define QP_MAX  (1u << 16)
 #define PRIVATE 64u
+
+struct stub_device stub = { .devices = 1,
+			    .ports = 1,
+			    .transport = IBV_TRANSPORT_IB,
+			    .max_qp_wr = 4096,
+			    .max_cqe = 1 << 22,
+			    .max_rd_atom = 16,
+			    .port_state = IBV_PORT_ACTIVE,
+			    .pin_max = SIZE_MAX };
 
 /* ---- one lock ------------------------------------------------------------------------------ */
 
@@ -104,10 +114,27 @@ static uint32_t next_key, next_qp;
 
 /* ---- the device ---------------------------------------------------------------------------- */
 
-static struct ibv_device device = {
-	.node_type = IBV_NODE_CA, .transport_type = IBV_TRANSPORT_IB, .name = NAME, .dev_name = NAME
+#define DEVICE(n)                                                                                  \
+	{                                                                                          \
+		.node_type = IBV_NODE_CA, .transport_type = IBV_TRANSPORT_IB, .name = n,           \
+		.dev_name = n                                                                      \
+	}
+static struct ibv_device devices[2] = { DEVICE("stub0"), DEVICE("stub1") };
+
+struct stub_async {
+	struct ibv_async_event event;
+	struct stub_async *next;
 };
 
+struct stub_context {
+	struct ibv_context context; /* first */
+	struct stub_async *first, **end;
+	struct stub_context *next; /* of those that are open */
+};
+static struct stub_context *contexts;
+
+struct stub_qp;
+static void break_qp(struct stub_qp *qp);
 static int stub_poll_cq(struct ibv_cq *cq, int n, struct ibv_wc *wc);
 static int stub_notify(struct ibv_cq *cq, int solicited);
 static int stub_post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send_wr **bad);
@@ -115,12 +142,16 @@ static int stub_post_recv(struct ibv_qp *qp, struct ibv_recv_wr *wr, struct ibv_
 
 struct ibv_device **ibv_get_device_list(int *n)
 {
-	struct ibv_device **list = calloc(2, sizeof(struct ibv_device *));
+	struct ibv_device **list = calloc(3, sizeof(struct ibv_device *));
+	int i;
 
-	if (list)
-		list[0] = &device;
+	for (i = 0; list && i < stub.devices; i++) {
+		list[i] = &devices[i];
+		if (list[i]->transport_type != (enum ibv_transport_type)stub.transport)
+			list[i]->transport_type = (enum ibv_transport_type)stub.transport;
+	}
 	if (n)
-		*n = list != NULL;
+		*n = i;
 	return list;
 }
 
@@ -135,43 +166,63 @@ const char *ibv_get_device_name(struct ibv_device *dev)
 }
 
 /* What rdma_cm has opened, and the model of what a program opens: never written after the start. */
-static const struct ibv_context manager = {
-	.device = &device,
-	.ops = { .poll_cq = stub_poll_cq,
-		 .req_notify_cq = stub_notify,
-		 .post_send = stub_post_send,
-		 .post_recv = stub_post_recv },
-	.async_fd = -1,
-};
+#define MANAGER(i)                                                                                 \
+	{                                                                                          \
+		.device = &devices[i],                                                             \
+		.ops = { .poll_cq = stub_poll_cq,                                                  \
+			 .req_notify_cq = stub_notify,                                             \
+			 .post_send = stub_post_send,                                              \
+			 .post_recv = stub_post_recv },                                            \
+		.async_fd = -1                                                                     \
+	}
+static const struct ibv_context manager[2] = { MANAGER(0), MANAGER(1) };
 
 struct ibv_context *ibv_open_device(struct ibv_device *dev)
 {
-	struct ibv_context *context = calloc(1, sizeof(*context));
+	struct stub_context *c = stub.no_open ? NULL : calloc(1, sizeof(*c));
 
-	if (!context)
+	errno = EACCES;
+	if (!c)
 		return NULL;
-	context->device = manager.device;
-	context->ops = manager.ops;
-	context->async_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return context;
+	c->end = &c->first;
+	c->context.device = dev;
+	c->context.ops = manager[0].ops;
+	c->context.async_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	lock();
+	c->next = contexts;
+	contexts = c;
+	unlock();
+	return &c->context;
 }
 
 int ibv_close_device(struct ibv_context *context)
 {
+	struct stub_context *c = (struct stub_context *)context, **at;
+	struct stub_async *e;
+
+	lock();
+	for (at = &contexts; *at != c; at = &(*at)->next)
+		;
+	*at = c->next;
+	unlock();
 	close(context->async_fd);
-	free(context);
+	while ((e = c->first)) {
+		c->first = e->next;
+		free(e);
+	}
+	free(c);
 	return 0;
 }
 
 int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *attr)
 {
 	*attr = (struct ibv_device_attr){ .max_qp = QP_MAX,
-					  .max_qp_wr = 4096,
-					  .max_cqe = 1 << 22,
+					  .max_qp_wr = stub.max_qp_wr,
+					  .max_cqe = stub.max_cqe,
 					  .max_mr = MR_MAX,
-					  .max_qp_rd_atom = 16,
-					  .max_qp_init_rd_atom = 16,
-					  .phys_port_cnt = 1 };
+					  .max_qp_rd_atom = stub.max_rd_atom,
+					  .max_qp_init_rd_atom = stub.max_rd_atom,
+					  .phys_port_cnt = (uint8_t)stub.ports };
 	return 0;
 }
 
@@ -180,20 +231,27 @@ int ibv_query_port(struct ibv_context *context, uint8_t port, struct _compat_ibv
 {
 	struct ibv_port_attr *attr = (void *)compat; /* which begins as the other does */
 
-	attr->state = IBV_PORT_ACTIVE;
+	attr->state = (enum ibv_port_state)stub.port_state;
 	attr->max_mtu = attr->active_mtu = IBV_MTU_4096;
-	return port == 1 ? 0 : EINVAL;
+	return port >= 1 && port <= stub.ports ? 0 : EINVAL;
 }
+
+/* ::ffff:127.0.0.1 */
+static const union ibv_gid own_gid = { .raw = { [10] = 0xFF, 0xFF, 127, 0, 0, 1 } };
 
 int ibv_query_gid(struct ibv_context *context, uint8_t port, int index, union ibv_gid *gid)
 {
-	return -1;
+	*gid = own_gid;
+	return port == 1 && index == 0 ? 0 : -1;
 }
 
 ssize_t _ibv_query_gid_table(struct ibv_context *context, struct ibv_gid_entry *entries, size_t max,
 			     uint32_t flags, size_t size)
 {
-	return 0;
+	*entries = (struct ibv_gid_entry){ .gid = own_gid,
+					   .port_num = 1,
+					   .gid_type = IBV_GID_TYPE_ROCE_V2 };
+	return 1;
 }
 
 enum ibv_fork_status ibv_is_fork_initialized(void)
@@ -213,7 +271,7 @@ const char *ibv_node_type_str(enum ibv_node_type type)
 
 const char *ibv_port_state_str(enum ibv_port_state state)
 {
-	return "active";
+	return state == IBV_PORT_ACTIVE ? "active" : "down";
 }
 
 const char *ibv_wc_status_str(enum ibv_wc_status status)
@@ -223,8 +281,53 @@ const char *ibv_wc_status_str(enum ibv_wc_status status)
 
 int ibv_get_async_event(struct ibv_context *context, struct ibv_async_event *event)
 {
-	errno = EAGAIN;
-	return -1;
+	struct stub_context *c = (struct stub_context *)context;
+	struct stub_async *e;
+
+	lock();
+	e = c->first;
+	if (e) {
+		c->first = e->next;
+		if (!c->first)
+			c->end = &c->first;
+		*event = e->event;
+	} else if (!stub.removed) {
+		/* of one that was removed the descriptor stays readable */
+		quiet_fd(context->async_fd);
+	}
+	unlock();
+	errno = stub.removed ? EIO : EAGAIN;
+	free(e);
+	return e ? 0 : -1;
+}
+
+static void tell_context(struct stub_context *c, struct ibv_async_event event)
+{
+	struct stub_async *e = calloc(1, sizeof(*e));
+
+	if (!e)
+		abort();
+	e->event = event;
+	*c->end = e;
+	c->end = &e->next;
+	ring_fd(c->context.async_fd);
+}
+
+void stub_async(struct ibv_context *context, struct ibv_async_event event)
+{
+	lock();
+	tell_context((struct stub_context *)context, event);
+	unlock();
+}
+
+void stub_fail_all(void)
+{
+	struct ibv_async_event event = { .event_type = IBV_EVENT_DEVICE_FATAL };
+
+	lock();
+	for (struct stub_context *c = contexts; c; c = c->next)
+		tell_context(c, event);
+	unlock();
 }
 
 void ibv_ack_async_event(struct ibv_async_event *event)
@@ -251,9 +354,10 @@ int ibv_dealloc_pd(struct ibv_pd *pd)
 #undef ibv_reg_mr
 struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *at, size_t len, int access)
 {
-	struct stub_mr *mr = calloc(1, sizeof(*mr));
+	struct stub_mr *mr = len > stub.pin_max ? NULL : calloc(1, sizeof(*mr));
 	uint32_t key;
 
+	errno = ENOMEM;
 	if (!mr)
 		return NULL;
 	lock();
@@ -336,10 +440,10 @@ int ibv_destroy_cq(struct ibv_cq *cq)
 	struct stub_cq *s = (struct stub_cq *)cq, **at;
 
 	lock();
-	at = &((struct stub_channel *)cq->channel)->fired;
-	while (*at && *at != s)
+	at = cq->channel ? &((struct stub_channel *)cq->channel)->fired : NULL;
+	while (at && *at && *at != s)
 		at = &(*at)->next;
-	if (*at)
+	if (at && *at)
 		*at = s->next;
 	unlock();
 	free(s->wc);
@@ -384,6 +488,13 @@ static int stub_notify(struct ibv_cq *cq, int solicited)
 	((struct stub_cq *)cq)->armed = 1;
 	unlock();
 	return 0;
+}
+
+void stub_complete(struct ibv_cq *cq, struct ibv_wc wc)
+{
+	lock();
+	push(cq, &wc);
+	unlock();
 }
 
 int ibv_get_cq_event(struct ibv_comp_channel *channel, struct ibv_cq **cq, void **context)
@@ -441,11 +552,24 @@ struct ibv_qp *ibv_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
 	return &qp->qp;
 }
 
+/* Into its error state, which gives the receive buffers back. With the lock held. */
+static void break_qp(struct stub_qp *qp)
+{
+	qp->broken = 1;
+	for (; qp->tail != qp->head; qp->tail++) {
+		struct ibv_wc wc = { .wr_id = qp->recv[qp->tail & (qp->room - 1)].id,
+				     .status = IBV_WC_WR_FLUSH_ERR,
+				     .qp_num = qp->qp.qp_num };
+
+		push(qp->qp.recv_cq, &wc);
+	}
+}
+
 int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
 {
 	lock();
 	if (attr->qp_state == IBV_QPS_ERR)
-		((struct stub_qp *)qp)->broken = 1;
+		break_qp((struct stub_qp *)qp);
 	unlock();
 	return 0;
 }
@@ -502,7 +626,13 @@ static enum ibv_wc_status carry_out(struct stub_qp *qp, const struct ibv_send_wr
 	struct stub_qp *to = qp->peer;
 	int read = wr->opcode == IBV_WR_RDMA_READ;
 	void *near = (void *)(uintptr_t)sge->addr, *far = (void *)wr->wr.rdma.remote_addr;
+	enum ibv_wc_status status;
 
+	if (stub.fail) {
+		status = (enum ibv_wc_status)stub.fail;
+		stub.fail = 0;
+		return status;
+	}
 	if (!to || to->broken)
 		return IBV_WC_RETRY_EXC_ERR;
 	if (!(wr->send_flags & IBV_SEND_INLINE) &&
@@ -511,8 +641,10 @@ static enum ibv_wc_status carry_out(struct stub_qp *qp, const struct ibv_send_wr
 	if (wr->opcode == IBV_WR_SEND)
 		return send_to(to, sge);
 	if (!may(to->qp.pd, wr->wr.rdma.rkey, wr->wr.rdma.remote_addr, sge->length,
-		 read ? IBV_ACCESS_REMOTE_READ : IBV_ACCESS_REMOTE_WRITE))
+		 read ? IBV_ACCESS_REMOTE_READ : IBV_ACCESS_REMOTE_WRITE)) {
+		break_qp(to);
 		return IBV_WC_REM_ACCESS_ERR;
+	}
 	copy(read ? near : far, read ? far : near, sge->length);
 	return IBV_WC_SUCCESS;
 }
@@ -526,9 +658,10 @@ static int stub_post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_
 		struct ibv_wc wc = { .wr_id = wr->wr_id, .qp_num = qp->qp_num };
 
 		wc.status = s->broken ? IBV_WC_WR_FLUSH_ERR : carry_out(s, wr);
-		s->broken |= wc.status != IBV_WC_SUCCESS;
 		if (wc.status != IBV_WC_SUCCESS || (wr->send_flags & IBV_SEND_SIGNALED))
 			push(qp->send_cq, &wc);
+		if (wc.status != IBV_WC_SUCCESS && !s->broken)
+			break_qp(s);
 	}
 	unlock();
 	*bad = NULL;
@@ -571,8 +704,9 @@ static size_t len_of(const struct sockaddr *sa)
 
 struct rdma_event_channel *rdma_create_event_channel(void)
 {
-	struct stub_events *c = calloc(1, sizeof(*c));
+	struct stub_events *c = stub.no_manager ? NULL : calloc(1, sizeof(*c));
 
+	errno = ENOENT;
 	if (!c)
 		return NULL;
 	c->end = &c->first;
@@ -586,8 +720,8 @@ void rdma_destroy_event_channel(struct rdma_event_channel *channel)
 	free(channel);
 }
 
-static void tell(struct stub_id *id, enum rdma_cm_event_type type, int status,
-		 const struct rdma_conn_param *param, struct stub_id *child)
+static void tell_all(struct stub_id *id, enum rdma_cm_event_type type, int status,
+		     const struct rdma_conn_param *param, struct stub_id *child)
 {
 	struct stub_events *c = (struct stub_events *)id->id.channel;
 	struct stub_event *e = calloc(1, sizeof(*e));
@@ -600,12 +734,30 @@ static void tell(struct stub_id *id, enum rdma_cm_event_type type, int status,
 	e->event.status = status;
 	if (param) {
 		e->event.param.conn = *param;
-		memcpy(e->data, param->private_data, param->private_data_len);
+		if (param->private_data_len)
+			memcpy(e->data, param->private_data, param->private_data_len);
 		e->event.param.conn.private_data = e->data;
 	}
 	*c->end = e;
 	c->end = &e->next;
 	ring_fd(c->channel.fd);
+}
+
+static void tell(struct stub_id *id, enum rdma_cm_event_type type, int status,
+		 const struct rdma_conn_param *param, struct stub_id *child)
+{
+	if (!(stub.mute >> type & 1))
+		tell_all(id, type, status, param, child);
+}
+
+void stub_cm(struct rdma_cm_id *id, enum rdma_cm_event_type type, int status)
+{
+	static const uint8_t none[1];
+	struct rdma_conn_param param = { .private_data = none };
+
+	lock();
+	tell_all((struct stub_id *)id, type, status, &param, NULL);
+	unlock();
 }
 
 int rdma_get_cm_event(struct rdma_event_channel *channel, struct rdma_cm_event **event)
@@ -721,9 +873,26 @@ int rdma_migrate_id(struct rdma_cm_id *id, struct rdma_event_channel *channel)
 	return 0;
 }
 
+static int is_wildcard(const struct sockaddr *sa)
+{
+	const struct sockaddr_in6 *in6 = (const void *)sa;
+	const struct sockaddr_in *in = (const void *)sa;
+
+	return sa->sa_family == AF_INET6 ? IN6_IS_ADDR_UNSPECIFIED(&in6->sin6_addr)
+					 : in->sin_addr.s_addr == htonl(INADDR_ANY);
+}
+
+static int is_elsewhere(const struct sockaddr *sa)
+{
+	const struct sockaddr_in *in = (const void *)sa;
+
+	return sa->sa_family == AF_INET && !is_wildcard(sa) &&
+	       ntohl(in->sin_addr.s_addr) >> 24 != 127;
+}
+
 static void on_device(struct stub_id *id)
 {
-	id->id.verbs = (struct ibv_context *)&manager;
+	id->id.verbs = (struct ibv_context *)&manager[stub.way];
 	id->id.port_num = 1;
 }
 
@@ -732,7 +901,12 @@ int rdma_bind_addr(struct rdma_cm_id *id, struct sockaddr *sa)
 	struct sockaddr *own = &id->route.addr.src_addr;
 	int taken = 0;
 
+	errno = EADDRNOTAVAIL;
+	if (is_elsewhere(sa))
+		return -1;
 	memcpy(own, sa, len_of(sa));
+	if (!is_wildcard(sa))
+		on_device((struct stub_id *)id);
 	lock();
 	if (!*port_of(own))
 		*port_of(own) = htons((uint16_t)(next_port = next_port % 30000 + 20000 + 1));
@@ -748,6 +922,9 @@ int rdma_listen(struct rdma_cm_id *id, int backlog)
 {
 	struct stub_id *s = (struct stub_id *)id;
 
+	errno = stub.listen_errno;
+	if (stub.listen_errno)
+		return -1;
 	lock();
 	s->next = listeners;
 	listeners = s;
@@ -795,9 +972,11 @@ static struct stub_id *listener_at(uint16_t port)
 int rdma_connect(struct rdma_cm_id *id, struct rdma_conn_param *param)
 {
 	struct stub_id *s = (struct stub_id *)id, *l, *child;
+	struct rdma_conn_param none = { 0 };
 
+	param = param ? param : &none;
 	lock();
-	s->qp_num = param->qp_num;
+	s->qp_num = id->qp ? id->qp->qp_num : param->qp_num;
 	l = listener_at(*port_of(&id->route.addr.dst_addr));
 	child = l ? calloc(1, sizeof(*child)) : NULL;
 	if (child) {
@@ -870,6 +1049,18 @@ int rdma_reject(struct rdma_cm_id *id, const void *data, uint8_t len)
 int rdma_disconnect(struct rdma_cm_id *id)
 {
 	return part(id, RDMA_CM_EVENT_DISCONNECTED);
+}
+
+int rdma_create_qp(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr *init)
+{
+	id->qp = ibv_create_qp(pd, init);
+	return id->qp ? 0 : -1;
+}
+
+void rdma_destroy_qp(struct rdma_cm_id *id)
+{
+	ibv_destroy_qp(id->qp);
+	id->qp = NULL;
 }
 
 int rdma_init_qp_attr(struct rdma_cm_id *id, struct ibv_qp_attr *attr, int *mask)

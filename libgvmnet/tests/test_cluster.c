@@ -151,6 +151,40 @@ static void mistakes(void **state)
 	REFUSED("1 a\033[2J 1\n", "\"a?[2J\" is not a host");
 }
 
+static void one_node(void **state)
+{
+	static const char *const bad[][2] = {
+		{ "nonsense", "nonsense: HOST:PORT is wanted" },
+		{ ":9999", ":9999: HOST:PORT is wanted" },
+		{ "a:", "a:: HOST:PORT is wanted" },
+		{ "", ": HOST:PORT is wanted" },
+		{ "a 1 role=compute:2", "HOST:PORT is wanted" },
+		{ "a\n1 b:2", "HOST:PORT is wanted" },
+		{ "a:65536", "a:65536: \"65536\" is not a port, a number from 1 to 65535" },
+		{ "a/b:1", "a/b:1: \"a/b\" is not a host" },
+	};
+	struct gvm_cluster *c = NULL;
+	char *error = NULL, longer[2048];
+
+	assert_int_equal(gvm_cluster_single("[2001:db8::3]:9999", &c, &error), 0);
+	assert_int_equal(gvm_cluster_size(c), 1);
+	assert_string_equal(gvm_cluster_at(c, 0)->host, "2001:db8::3");
+	assert_int_equal(gvm_cluster_at(c, 0)->port, 9999);
+	assert_int_equal(gvm_cluster_at(c, 0)->roles, GVM_ROLE_MEMORY);
+	gvm_cluster_free(c);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		assert_int_equal(gvm_cluster_single(bad[i][0], &c, &error), -EINVAL);
+		if (!strstr(error, bad[i][1]))
+			fail_msg("\"%s\" does not say \"%s\"", error, bad[i][1]);
+		free(error);
+		assert_int_equal(gvm_cluster_single(bad[i][0], &c, NULL), -EINVAL);
+	}
+	memset(longer, 'a', sizeof(longer));
+	strcpy(longer + sizeof(longer) - 3, ":1");
+	assert_int_equal(gvm_cluster_single(longer, &c, &error), -EINVAL);
+	free(error);
+}
+
 static void long_things(void **state)
 {
 	size_t len = 5 << 20;
@@ -394,6 +428,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(well_formed),
 		cmocka_unit_test(mistakes),
+		cmocka_unit_test(one_node),
 		cmocka_unit_test(long_things),
 		cmocka_unit_test(full_size),
 		cmocka_unit_test(files),

@@ -501,7 +501,7 @@ static void many_peers_over_few_connections(void **state)
 
 	gvm_worker_unlisten(server.worker);
 	node_listen(&server, "0.0.0.0", 0);
-	node_open(&dies);
+	server_open(&dies);
 	node_listen(&dies, "0.0.0.0", 0);
 	offer_open(&o, MANY * 4096, RW, 0);
 	many = calloc(MANY, sizeof(*many));

@@ -21,7 +21,7 @@ static void child_main(int fd, unsigned port)
 	struct child c = { .len = 4 * MIB };
 	static struct offer o;
 
-	node_open(&server);
+	server_open(&server);
 	node_listen(&server, here, port);
 	offer_open(&o, c.len, RW, 0);
 	memset(o.base, 0x42, c.len);
@@ -157,7 +157,7 @@ static void a_stopped_server(void **state)
 	struct offer o;
 
 	if (one_process()) {
-		node_open(&server);
+		server_open(&server);
 		node_listen(&server, here, 0);
 		offer_open(&o, 4 * MIB, RW, 0);
 		c.key = o.key;

@@ -419,7 +419,9 @@ static void region_without_luck(void **state)
 	assert_string_equal(said, "gvm region: no memory node is named: give --cluster FILE or "
 				  "--connect HOST:PORT\n");
 	assert_int_equal(gvm("region list --connect nonsense"), 1);
-	says("--connect nonsense: it must be HOST:PORT");
+	says("--connect nonsense: HOST:PORT is wanted");
+	assert_int_equal(gvm("region list --connect 127.0.0.1:99999"), 1);
+	says("--connect 127.0.0.1:99999: \"99999\" is not a port, a number from 1 to 65535");
 }
 
 static void top_of_something_hostile(void **state)

@@ -317,7 +317,9 @@ static void bookkeeping_is_small(void **state)
 		*(bed.mem + p * PAGE) = 1;
 	s = stats_of(&bed);
 	assert_int_equal(s.attached_pages, pages);
-	assert_true(s.metadata_bytes <= 16 * pages);
+	if (s.metadata_bytes > 16 * pages)
+		fail_msg("%llu bytes for %llu pages", (unsigned long long)s.metadata_bytes,
+			 (unsigned long long)pages);
 	close_bed(&bed);
 }
 

@@ -10,7 +10,7 @@
 #define LOCAL_N    (LOCAL / PAGE)
 #define SLAB_N     64u /* pages of a slab; slabs lie on node 0 and 1 in turn */
 #define PAGES      (20 * MIB / PAGE)
-#define PATIENCE_S 30
+#define PATIENCE_S 120
 
 enum { AWAY = 0, HERE = 1 };
 

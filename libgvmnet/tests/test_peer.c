@@ -68,6 +68,32 @@ static void fetch_and_put(void **state)
 	close_rig(&rig);
 }
 
+/* What was posted with an op before is not taken for what is posted with it now. */
+static void an_op_of_a_fetch_serves_a_call(void **state)
+{
+	static uint8_t buf[4096];
+	struct gvm_msg msg = { .type = 64 };
+	struct job job = new_job();
+	struct gvm_mem *local;
+	struct rig rig;
+
+	open_rig(&rig);
+	rig.server.mute = 1;
+	assert_int_equal(gvm_mem_register(rig.client.net, buf, sizeof(buf), 0, 0, &local), 0);
+	assert_int_equal(gvm_fetch(rig.peer, 1, 0, buf, sizeof(buf), local, &job.op), 0);
+	assert_int_equal(local->refs, 2);
+	UNTIL(&rig, job.done);
+	assert_int_equal(job.status, -ENOENT);
+	assert_int_equal(local->refs, 1);
+	assert_int_equal(gvm_call(rig.peer, &msg, &job.op), 0);
+	gvm_peer_disconnect(rig.peer, -ECANCELED);
+	UNTIL(&rig, job.done == 2);
+	assert_int_equal(job.status, -ECANCELED);
+	assert_int_equal(local->refs, 1);
+	gvm_mem_unregister(local, NULL, NULL);
+	close_rig(&rig);
+}
+
 /* ---- connecting ---------------------------------------------------------------------------- */
 
 /* Nobody listens, then somebody does: what waits is served; what cannot wait says why. */
@@ -544,14 +570,23 @@ static void child_abandons(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		BOTH(first_call_connects),    BOTH(fetch_and_put),
-		BOTH(waits_for_a_listener),   BOTH(final_refusal_does_not_wait),
-		BOTH(connect_by_hand),        BOTH(what_cannot_be),
-		BOTH(too_many_connections),   BOTH(calls_need_credits),
-		BOTH(messages_need_credits),  BOTH(overspending_ends_the_connection),
-		BOTH(window_of_fetches),      BOTH(answers_wait_for_the_reader),
-		BOTH(late_answer_is_dropped), BOTH(fetch_in_vain),
-		BOTH(thousand_peers),         BOTH(two_threads),
+		BOTH(first_call_connects),
+		BOTH(fetch_and_put),
+		BOTH(an_op_of_a_fetch_serves_a_call),
+		BOTH(waits_for_a_listener),
+		BOTH(final_refusal_does_not_wait),
+		BOTH(connect_by_hand),
+		BOTH(what_cannot_be),
+		BOTH(too_many_connections),
+		BOTH(calls_need_credits),
+		BOTH(messages_need_credits),
+		BOTH(overspending_ends_the_connection),
+		BOTH(window_of_fetches),
+		BOTH(answers_wait_for_the_reader),
+		BOTH(late_answer_is_dropped),
+		BOTH(fetch_in_vain),
+		BOTH(thousand_peers),
+		BOTH(two_threads),
 		TEST(child_abandons, tcp),
 	};
 

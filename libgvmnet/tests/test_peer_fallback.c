@@ -171,6 +171,45 @@ static void one_that_stalls_is_not_waited_for_long(void **state)
 	close_pair(&rig);
 }
 
+/* It connects, and each connection breaks soon: as good as none. What was announced is no break. */
+static void one_whose_connections_break_is_left(void **state)
+{
+	struct rig rig;
+	unsigned ended = 0;
+
+	open_pair(&rig, "loop+tcp", "loop+tcp");
+	for (unsigned round = 0; round < 5; round++) {
+		call_over(&rig, "loop");
+		gvm_peer_disconnect(rig.server.session, -ESHUTDOWN);
+		ended++;
+		UNTIL(&rig, rig.client.ended == ended);
+	}
+	for (unsigned round = 0; round < 3; round++) {
+		call_over(&rig, "loop");
+		peer_break(rig.server.session, -ECONNRESET);
+		ended++;
+		UNTIL(&rig, rig.client.ended == ended);
+	}
+	assert_int_equal(lines, 1);
+	assert_non_null(strstr(line, "connections over loop do not last ("));
+	assert_non_null(strstr(line, "), trying tcp"));
+	call_over(&rig, "tcp");
+	/* one that has lasted is none of them */
+	rig.peer->fell_at = gvm_now() - 61 * SECOND;
+	gvm_peer_disconnect(rig.server.session, -ESHUTDOWN);
+	ended++;
+	UNTIL(&rig, rig.client.ended == ended);
+	for (unsigned round = 0; round < 5; round++) {
+		call_over(&rig, "loop");
+		rig.peer->ready_since -= round & 1 ? 16 * SECOND : 0;
+		peer_break(rig.server.session, -ECONNRESET);
+		ended++;
+		UNTIL(&rig, rig.client.ended == ended);
+	}
+	assert_int_equal(lines, 1);
+	close_pair(&rig);
+}
+
 /* The ports are one, whoever chose it; all or nothing. */
 static void listening_is_with_all(void **state)
 {
@@ -199,6 +238,7 @@ int main(void)
 		cmocka_unit_test(nobody_is_there),
 		cmocka_unit_test(a_refusal_is_final),
 		cmocka_unit_test(one_that_stalls_is_not_waited_for_long),
+		cmocka_unit_test(one_whose_connections_break_is_left),
 		cmocka_unit_test(listening_is_with_all),
 	};
 

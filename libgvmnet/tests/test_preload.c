@@ -145,6 +145,11 @@ static void nothing_taken_is_a_loud_warning(void **state)
 	RUNS("not_taken");
 	NEVER("attach");
 	SAID("is executable");
+	RUNS("executable_heap");
+	NEVER("attach");
+	SAID("the largest mapping, 64.0 MiB, is executable");
+	RUNS("small_pieces");
+	SAID("--min 1024K would take it");
 	RUNS("becomes"); /* also by a program that the first one became */
 	SAID("WARNING: nothing was taken over");
 }
@@ -316,6 +321,12 @@ static void parts(void **state)
 	RUNS("advices");
 	MADE("discard");
 	RUNS("protect");
+	RUNS("moved_in_vain");
+	RUNS("huge_in_vain");
+	assert_null(strstr(errors, "huge"));
+	RUNS("dump_is_small");
+	RUNS("low");
+	MADE("2097152 anon");
 }
 
 static void lent_pages_are_told_of(void **state)
@@ -433,6 +444,8 @@ static void no_memory_is_said(void **state)
 	assert_int_equal(run("fill", none), 3);
 	SAID("the pager cannot be started");
 	assert_int_equal(count(errors, "cannot be"), 1);
+	RUNS("limited");
+	SAID("32 MiB of writable memory (ulimit -d)");
 }
 
 static void statistics_are_left_in_a_file(void **state)

@@ -420,7 +420,7 @@ static void test_close(void **state)
 	client_stop();
 	for (unsigned i = 0; i < N; i++)
 		assert_int_equal(ops[i].done, 1);
-	client_start("loop", config_text(), NULL);
+	client_start(over, config_text(), NULL);
 }
 
 /* One node: the map's simplest form. */
@@ -433,7 +433,7 @@ static void test_one_node(void **state)
 	check_model();
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_id),
@@ -452,7 +452,6 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_one_node, setup_one, teardown),
 	};
 
-	if (!getenv("GVM_LOG"))
-		gvm_log_set_level(GVM_LOG_ERROR);
+	begin(argc, argv);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

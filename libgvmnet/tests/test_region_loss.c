@@ -240,6 +240,7 @@ static void test_withdrawn(void **state)
 	expect_version(slab * SLAB_PAGES, 2);
 	assert_int_equal(told_count, 0);
 	fake_forget(&r->slab[slab]);
+	UNTIL(!going);
 	assert_int_equal(put(slab * SLAB_PAGES, 1, back), -EIO);
 	assert_int_equal(fetch(slab * SLAB_PAGES, 1, back), -EIO);
 }
@@ -408,7 +409,7 @@ static void test_one_dies(void **state)
 	lost_ok = 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_restart),
@@ -424,7 +425,6 @@ int main(void)
 		T(test_another_view_discards),
 	};
 
-	if (!getenv("GVM_LOG"))
-		gvm_log_set_level(GVM_LOG_ERROR);
+	begin(argc, argv);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

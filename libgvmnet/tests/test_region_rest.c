@@ -270,7 +270,7 @@ static void test_a_sign_of_life(void **state)
 	nobody_has_noticed();
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 #define L(name) cmocka_unit_test_setup_teardown(name, setup_limit, teardown)
 	const struct CMUnitTest tests[] = {
@@ -283,7 +283,6 @@ int main(void)
 		L(test_deleted_under_operations),
 	};
 
-	if (!getenv("GVM_LOG"))
-		gvm_log_set_level(GVM_LOG_ERROR);
+	begin(argc, argv);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -96,7 +96,7 @@ static void test_one_program(void **state)
 		put_version(s * SLAB_PAGES, s + 1);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_many_programs),
@@ -104,7 +104,6 @@ int main(void)
 		T(test_one_program),
 	};
 
-	if (!getenv("GVM_LOG"))
-		gvm_log_set_level(GVM_LOG_ERROR);
+	begin(argc, argv);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -285,7 +285,7 @@ static void test_refused_at_once(void **state)
 	assert_int_equal(r.done, 0);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_clone),
@@ -300,7 +300,6 @@ int main(void)
 		T(test_refused_at_once),
 	};
 
-	if (!getenv("GVM_LOG"))
-		gvm_log_set_level(GVM_LOG_ERROR);
+	begin(argc, argv);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -65,6 +65,32 @@ static void wait_times_out(void **state)
 	}
 }
 
+/* Each is a spin that the end of the wait ends. */
+static void spin_often(struct gvm_worker *worker, unsigned times)
+{
+	while (times--)
+		gvm_worker_wait(worker, 1);
+}
+
+/* Who loses the CPU in every second spin goes without for a while. */
+static void who_is_pushed_aside_does_not_spin(void **state)
+{
+	struct fixture f;
+
+	for (unsigned lost = 0; lost <= 48; lost += 48) {
+		struct gvm_worker *worker = open_worker(&f, "1000");
+
+		spin_often(worker, 64);
+		assert_true(worker->cpu_lost > 0);
+		worker->cpu_lost -= lost; /* as if that had happened since */
+		spin_often(worker, 64);
+		assert_int_equal(worker->spin_skip, lost ? 1024 : 0);
+		spin_often(worker, 1024);
+		assert_int_equal(worker->spin_skip, 0);
+		close_worker(&f);
+	}
+}
+
 static struct gvm_worker *to_wake;
 
 static void on_alarm(int sig)
@@ -376,6 +402,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(wait_times_out),
+		cmocka_unit_test(who_is_pushed_aside_does_not_spin),
 		cmocka_unit_test(wake_ends_a_wait),
 		cmocka_unit_test(timers_fire_in_order),
 		cmocka_unit_test(timer_that_sets_itself),

@@ -44,6 +44,7 @@ struct gvm_host {
 /* What rma.c would know of a connection. */
 struct gvm_rma_conn {
 	struct gvm_rma_ep *ep; /* NULL: gone */
+	struct gvm_rma_ep *memory;
 	int connected;         /* 1, or why not */
 	int broken;            /* why */
 	unsigned cells, sent, acked;
@@ -57,10 +58,12 @@ struct gvm_rma_conn {
 struct job {
 	struct gvm_rma_work work; /* first */
 	int done, status;
+	struct job *next; /* of cells */
 };
 
 static struct gvm_host server, client, other;
 static struct gvm_rma_conn *conns;
+static struct job *cells;
 
 static int host_watch(struct gvm_host *host, struct gvm_watch *watch, uint32_t events)
 {
@@ -81,9 +84,14 @@ static void host_wake(struct gvm_host *host)
 	assert_int_equal(write(host->wake_fd, &one, sizeof(one)), sizeof(one));
 }
 
-static const struct gvm_host_ops up = { .watch = host_watch,
-					.unwatch = host_unwatch,
-					.wake = host_wake };
+static uint64_t host_now(struct gvm_host *host)
+{
+	return gvm_now();
+}
+
+static const struct gvm_host_ops up = {
+	.watch = host_watch, .unwatch = host_unwatch, .wake = host_wake, .now = host_now
+};
 
 static int fabric_open(struct gvm_host *host, const char *args)
 {
@@ -182,10 +190,14 @@ static int turn_all(int timeout_ms)
 	} while (0)
 #define until(cond) until_s(cond, 20)
 
+#ifndef SETTLE_MS
+#define SETTLE_MS 5 /* in which a device may say something more */
+#endif
+
 static void settle(void)
 {
 	for (int quiet = 0; quiet < 5;)
-		quiet = turn_all(5) ? 0 : quiet + 1;
+		quiet = turn_all(SETTLE_MS) ? 0 : quiet + 1;
 }
 
 /* ---- what the fabric says ------------------------------------------------------------------ */
@@ -194,7 +206,7 @@ static struct gvm_rma_conn *conn_new(struct gvm_rma *rma)
 {
 	struct gvm_rma_conn *c = calloc(1, sizeof(*c));
 
-	c->ep = calloc(1, verbs_fabric.ep_size);
+	c->ep = c->memory = calloc(1, verbs_fabric.ep_size);
 	c->ep->rma = rma;
 	c->ep->conn = c;
 	c->next = conns;
@@ -202,7 +214,7 @@ static struct gvm_rma_conn *conn_new(struct gvm_rma *rma)
 	return c;
 }
 
-/* Its memory stays, as rma.c's does for the rest of the poll: here it is leaked until the end. */
+/* Its memory stays, as rma.c's does for the rest of the poll: here until the end. */
 static void end(struct gvm_rma_conn *c, int orderly)
 {
 	if (!c->ep)
@@ -249,6 +261,8 @@ static void send_cell(struct gvm_rma_conn *c, const uint8_t *bytes, uint32_t len
 {
 	struct job *job = calloc(1, sizeof(*job));
 
+	job->next = cells;
+	cells = job;
 	job->work.ep = c->ep;
 	job->work.kind = GVM_RMA_SEND;
 	job->work.buf = (uint8_t *)(uintptr_t)cell_reg->base;
@@ -279,8 +293,6 @@ void gvm_rma_done(struct gvm_rma_work *work, int status)
 	assert_int_equal(job->done, 0);
 	job->done = 1;
 	job->status = status;
-	if (work->kind == GVM_RMA_SEND)
-		free(job);
 }
 
 void gvm_rma_broken(struct gvm_rma_ep *ep, int why, const char *reason)
@@ -317,6 +329,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	struct gvm_rma_conn *c;
+	struct job *job;
 
 	verbs_fabric.dereg(client.rma, &local);
 	fabric_close(&other);
@@ -324,7 +337,12 @@ static int teardown(void **state)
 	fabric_close(&server);
 	while ((c = conns)) {
 		conns = c->next;
+		free(c->memory);
 		free(c);
+	}
+	while ((job = cells)) {
+		cells = job->next;
+		free(job);
 	}
 	free(local_at);
 	free(remote_at);
@@ -386,11 +404,11 @@ static void offer(struct gvm_rma_conn *c, unsigned access)
 }
 
 /* For what is asked for on purpose. */
-static void drop_line(enum gvm_log_level level, const char *line)
+static inline void drop_line(enum gvm_log_level level, const char *line)
 {
 }
 
-static void fill(uint8_t *p, size_t n, unsigned seed)
+static inline void fill(uint8_t *p, size_t n, unsigned seed)
 {
 	for (size_t i = 0; i < n; i++)
 		p[i] = (uint8_t)(seed = seed * 1103515245u + 12345u, seed >> 16);

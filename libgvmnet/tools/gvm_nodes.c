@@ -26,18 +26,6 @@ __attribute__((format(printf, 2, 3))) static int refuse(const char *command, con
 	return -1;
 }
 
-/* "HOST:PORT" as a map of one memory node. */
-static int one_node_map(const char *address, struct gvm_cluster **cluster, char **error)
-{
-	const char *colon = strrchr(address, ':');
-	char line[320];
-
-	if (!colon || (size_t)snprintf(line, sizeof line, "0 %.*s %s\n", (int)(colon - address),
-				       address, colon + 1) >= sizeof line)
-		return -EINVAL;
-	return gvm_cluster_parse(line, strlen(line), "--connect", cluster, error);
-}
-
 int nodes_cluster(const char *command, struct gvm_cluster **cluster)
 {
 	const char *file = gvm_option_text("GVM_CLUSTER"),
@@ -49,10 +37,10 @@ int nodes_cluster(const char *command, struct gvm_cluster **cluster)
 		return refuse(command, *file ? "--cluster and --connect exclude each other"
 					     : "no memory node is named: give --cluster FILE or "
 					       "--connect HOST:PORT");
-	err = *connect ? one_node_map(connect, cluster, &error)
+	err = *connect ? gvm_cluster_single(connect, cluster, &error)
 		       : gvm_cluster_load(file, cluster, &error);
-	if (err && *connect && !error)
-		refuse(command, "--connect %s: it must be HOST:PORT", connect);
+	if (err && *connect && error)
+		refuse(command, "--connect %s", error);
 	else if (err && !*connect && access(file, R_OK))
 		refuse(command,
 		       "%s; --cluster names a file with a line \"ID HOST PORT\" for each "
@@ -195,6 +183,42 @@ static void is_there(struct nodes_one *one, int status, const struct gvm_msg *re
 		one->why = status;
 }
 
+static int by_incarnation(const void *a, const void *b)
+{
+	uint64_t x = gvm_peer_incarnation((*(const struct nodes_one *const *)a)->peer);
+	uint64_t y = gvm_peer_incarnation((*(const struct nodes_one *const *)b)->peer);
+
+	return (x > y) - (x < y);
+}
+
+/* One process that the map names twice would be taken for two, which end each other's connections.
+ */
+static int probe_twice(const struct nodes *nodes, char *why, size_t room)
+{
+	const struct nodes_one **sorted = calloc(nodes->count, sizeof *sorted);
+	int twice = 0;
+
+	if (!sorted) {
+		snprintf(why, room, "out of memory");
+		return -1;
+	}
+	for (size_t i = 0; i < nodes->count; i++)
+		sorted[i] = &nodes->one[i];
+	qsort(sorted, nodes->count, sizeof *sorted, by_incarnation);
+	for (size_t i = 1; i < nodes->count && !twice; i++) {
+		const struct gvm_node *a = sorted[i - 1]->node, *b = sorted[i]->node;
+
+		twice = !by_incarnation(&sorted[i - 1], &sorted[i]);
+		if (twice)
+			snprintf(why, room,
+				 "nodes %u (%s:%u) and %u (%s:%u) are one memory node: the cluster "
+				 "file must name it once",
+				 a->id, a->host, a->port, b->id, b->host, b->port);
+	}
+	free(sorted);
+	return twice ? -1 : 0;
+}
+
 static int probe(struct nodes *nodes, char *why, size_t room)
 {
 	const struct gvm_msg msg = { .type = GVM_T_NODE_STAT };
@@ -209,7 +233,7 @@ static int probe(struct nodes *nodes, char *why, size_t room)
 		nodes_ask(&nodes->one[i], &msg, gvm_option_number("GVM_CONNECT_MS"), is_there);
 	bad = nodes_wait(nodes, 1);
 	if (!bad)
-		return 0;
+		return probe_twice(nodes, why, room);
 	snprintf(why, room, "memory node %u (%s:%u) cannot be reached: %s", bad->node->id,
 		 bad->node->host, bad->node->port, nodes_reason(bad->why));
 	return -1;

@@ -110,28 +110,6 @@ void perf_tell(const struct perf *perf, int status)
 
 /* ---- the nodes ------------------------------------------------------------------------------ */
 
-/* Wrong usage, or "HOST:PORT"? */
-static int address_ok(const char *address)
-{
-	const char *colon = strrchr(address, ':');
-
-	if (colon && colon != address && colon[1] && strlen(address) <= 400)
-		return 1;
-	fprintf(stderr, "gvm perf: --connect %s: HOST:PORT is wanted\n", address);
-	return 0;
-}
-
-/* "HOST:PORT", looked at by address_ok, as a cluster of one memory node. */
-static int one_node_map(const char *address, struct gvm_cluster **cluster, char **error)
-{
-	const char *colon = strrchr(address, ':');
-	char text[512];
-	int len = snprintf(text, sizeof text, "0 %.*s %s role=memory\n", (int)(colon - address),
-			   address, colon + 1);
-
-	return gvm_cluster_parse(text, (size_t)len, "--connect", cluster, error);
-}
-
 /* A node that refuses, or is not there, is known at once, and not when an operation's time is up.
  */
 static int probe(struct perf *perf, const struct gvm_cluster *cluster)
@@ -151,12 +129,12 @@ static int probe(struct perf *perf, const struct gvm_cluster *cluster)
 int perf_cluster(struct perf *perf, struct gvm_cluster **cluster)
 {
 	char *error = NULL;
-	int rc = perf->connect ? one_node_map(perf->connect, cluster, &error)
+	int rc = perf->connect ? gvm_cluster_single(perf->connect, cluster, &error)
 			       : gvm_cluster_load(perf->cluster_file, cluster, &error);
 
 	if (rc && error)
-		fprintf(stderr, "gvm perf: %s\n", error);
-	perf->told = rc && (error || perf->connect);
+		fprintf(stderr, "gvm perf: %s%s\n", perf->connect ? "--connect " : "", error);
+	perf->told = rc && error;
 	free(error);
 	if (!rc && perf->node >= 0 && !gvm_cluster_node(*cluster, (unsigned)perf->node)) {
 		fprintf(stderr, "gvm perf: --node %ld is not in %s\n", perf->node,
@@ -462,6 +440,20 @@ static int complain(const char *sentence)
 {
 	fprintf(stderr, "gvm perf: %s\n", sentence);
 	return -EINVAL;
+}
+
+static int address_ok(const char *address)
+{
+	struct gvm_cluster *cluster;
+	char *error = NULL;
+	int err = gvm_cluster_single(address, &cluster, &error);
+
+	if (err)
+		fprintf(stderr, "gvm perf: --connect %s\n", error ? error : strerror(-err));
+	else
+		gvm_cluster_free(cluster);
+	free(error);
+	return !err;
 }
 
 static int check(struct perf *perf, const struct asked *asked)

@@ -75,18 +75,26 @@ static void *pool_take(size_t len, int prot, int malloced)
 	return (void *)at;
 }
 
+static int say_if_limited(size_t len, int which, const char *of_what, const char *ulimit)
+{
+	struct rlimit limit;
+
+	if (getrlimit((__rlimit_resource_t)which, &limit) || limit.rlim_cur == RLIM_INFINITY)
+		return 0;
+	report_refused();
+	say_once("a mapping of %zu MiB fails: this process may have %llu MiB of %s (%s), of which "
+		 "gvmnet needs some; raise it",
+		 len / MIB, (unsigned long long)limit.rlim_cur / MIB, of_what, ulimit);
+	return 1;
+}
+
 /* The pager needs address space, too, and a program that had enough before may have too little. */
 static void say_limit(size_t len)
 {
 	int saved = errno;
-	struct rlimit limit;
 
-	if (!getrlimit(RLIMIT_AS, &limit) && limit.rlim_cur != RLIM_INFINITY) {
-		report_refused();
-		say_once("a mapping of %zu MiB fails: this process may have %llu MiB of addresses "
-			 "(ulimit -v), of which gvmnet needs some; raise it",
-			 len / MIB, (unsigned long long)limit.rlim_cur / MIB);
-	}
+	if (!say_if_limited(len, RLIMIT_AS, "addresses", "ulimit -v"))
+		say_if_limited(len, RLIMIT_DATA, "writable memory", "ulimit -d");
 	errno = saved;
 }
 
@@ -117,7 +125,8 @@ void *take_anon(void *addr, size_t len, int prot, int flags, int malloced)
 {
 	if (take_start())
 		return take_fail(ENOMEM);
-	if (!(flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) && len <= POOL_PIECE) {
+	/* a pool is where it is */
+	if (!(flags & (MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_32BIT)) && len <= POOL_PIECE) {
 		void *p = pool_take(len, prot, malloced);
 		if (p)
 			return p;

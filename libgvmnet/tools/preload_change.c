@@ -188,6 +188,8 @@ int take_protect(uintptr_t base, size_t len, int prot)
 	if (opens && (prot & PROT_WRITE) && !(prot & PROT_EXEC) && len >= preload_policy.min &&
 	    table_covered(&take.table, base, len, SEG_RESERVED))
 		return take_reserved(base, len, prot);
+	if (opens && (prot & PROT_WRITE) && table_covered(&take.table, base, len, SEG_RESERVED))
+		report_passed(len, prot & PROT_EXEC ? "executable" : "smaller than --min");
 	if (take_cut(base, len) || raw_mprotect((void *)base, len, prot))
 		return -1;
 	for (size_t i = table_find(&take.table, base);
@@ -328,10 +330,6 @@ static void *move_copy(struct seg seg, size_t len, size_t new_len, int flags, vo
 	int fix = flags & MREMAP_FIXED ? MAP_FIXED : 0;
 	int prot = seg.prot;
 
-	if (seg.source->shared) {
-		say_once("mremap of a part of shared paged memory is refused");
-		return take_fail(ENOTSUP);
-	}
 	char *p = take_anon(fixed, new_len, RW, MAP_PRIVATE | MAP_ANONYMOUS | fix, seg.malloced);
 	if (p == MAP_FAILED)
 		return p;
@@ -384,6 +382,20 @@ static int grow_piece(size_t i, size_t more)
 	return 1;
 }
 
+/* 0, or why not: nothing is changed for a move that cannot be. */
+static int may_remap(const struct seg *seg, uintptr_t base, size_t len, size_t new_len, int flags)
+{
+	int whole = seg->base == base && seg->source->base == base && seg->source->bytes == len;
+
+	if (!whole && seg->source->shared && (flags & MREMAP_FIXED || new_len > len)) {
+		say_once("mremap of a part of shared paged memory is refused");
+		return ENOTSUP;
+	}
+	if (seg->source->known && new_len > len && !known_may_grow(seg, new_len - len))
+		return ENOTSUP;
+	return table_reserve(&take.table, 8) ? ENOMEM : 0;
+}
+
 static void *remap(uintptr_t base, size_t len, size_t new_len, int flags, void *fixed)
 {
 	struct seg *seg = table_at(&take.table, base);
@@ -401,15 +413,14 @@ static void *remap(uintptr_t base, size_t len, size_t new_len, int flags, void *
 			return MAP_FAILED;
 		return (void *)base;
 	}
+	int err = may_remap(seg, base, len, new_len, flags);
+	if (err)
+		return take_fail(err);
 	if (flags & MREMAP_FIXED && take_clear((uintptr_t)fixed, new_len))
 		return MAP_FAILED;
-	if (table_reserve(&take.table, 4))
-		return take_fail(ENOMEM);
 	size_t i = table_find(&take.table, base);
 	seg = &take.table.seg[i];
 	int whole = seg->base == base && seg->bytes == len;
-	if (seg->source->known && new_len > len && !known_may_grow(seg, new_len - len))
-		return take_fail(ENOTSUP);
 	if (whole && seg->source->pool && !(flags & MREMAP_FIXED) && grow_piece(i, new_len - len))
 		return (void *)base;
 	if (whole && seg->source->base == base && seg->source->bytes == len && !seg->source->pool)
@@ -421,6 +432,23 @@ static void *remap(uintptr_t base, size_t len, size_t new_len, int flags, void *
 	return move_copy(part, len, new_len, flags, fixed);
 }
 
+/* What is not ours goes to a place where nothing is. */
+static void *move_aside_raw(void *from, size_t len, size_t new_len)
+{
+	void *to =
+	    raw_mmap(NULL, new_len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (to == MAP_FAILED)
+		return to;
+	void *p = raw_mremap(from, len, new_len, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+	if (p == MAP_FAILED) {
+		int saved = errno;
+		raw_munmap(to, new_len);
+		errno = saved;
+	}
+	return p;
+}
+
 void *take_remap(uintptr_t base, size_t len, size_t new_len, int flags, void *fixed)
 {
 	size_t span = len ? len : PRELOAD_PAGE;
@@ -428,9 +456,17 @@ void *take_remap(uintptr_t base, size_t len, size_t new_len, int flags, void *fi
 	if (table_meets(&take.table, base, span) &&
 	    !table_covered(&take.table, base, span, SEG_RESERVED))
 		return remap(base, len, new_len, flags, fixed);
-	if (flags & MREMAP_FIXED && take_clear((uintptr_t)fixed, new_len))
-		return MAP_FAILED;
-	void *p = raw_mremap((void *)base, len, new_len, flags, fixed);
+	void *from = (void *)base;
+	if (flags & MREMAP_FIXED && table_meets(&take.table, (uintptr_t)fixed, new_len)) {
+		/* what is there goes when it is sure that the move can be */
+		if (len && !(flags & MREMAP_DONTUNMAP)) {
+			from = move_aside_raw(from, len, new_len);
+			len = new_len;
+		}
+		if (from == MAP_FAILED || take_clear((uintptr_t)fixed, new_len))
+			return MAP_FAILED;
+	}
+	void *p = raw_mremap(from, len, new_len, flags, fixed);
 	if (p != MAP_FAILED)
 		take_clear(base, span);
 	return p;

@@ -164,10 +164,13 @@ void *take_file(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 	int wanted = *preload_policy.match ? policy_match(preload_policy.match, path)
 					   : unnamed(&st, &fs, path);
 	if (!wanted || fs.f_type == HUGETLBFS_MAGIC) {
-		(fs.f_type == TMPFS_MAGIC || fs.f_type == HUGETLBFS_MAGIC
-		     ? report_passed
-		     : report_passed_quietly)(len, "of a file that --match does not name");
-		return raw_mmap(addr, len, prot, flags, fd, off);
+		int huge = fs.f_type == HUGETLBFS_MAGIC;
+		void *p = raw_mmap(addr, len, prot, flags, fd, off);
+		if (p != MAP_FAILED)
+			(huge || fs.f_type == TMPFS_MAGIC ? report_passed : report_passed_quietly)(
+			    len, huge ? "of a file of huge pages"
+				      : "of a file that --match does not name");
+		return p;
 	}
 	const char *why = why_not(fd, &st, off, len);
 	if (why) {

@@ -59,6 +59,8 @@ static int reserve(void)
 				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 		if (p == MAP_FAILED)
 			continue;
+		/* who writes a core by reading (gcore) would write all of it */
+		raw_madvise(p, bytes, MADV_DONTDUMP);
 		heap.top = heap.open = (uintptr_t)p;
 		atomic_store(&heap.end, (uintptr_t)p + bytes);
 		atomic_store(&heap.base, (uintptr_t)p);
@@ -80,6 +82,7 @@ static void *cut(size_t bytes)
 			more = heap.end - heap.open;
 		if (raw_mprotect((void *)heap.open, more, PROT_READ | PROT_WRITE))
 			return NULL;
+		raw_madvise((void *)heap.open, more, MADV_DODUMP);
 		heap.open += more;
 	}
 	heap.top = top;

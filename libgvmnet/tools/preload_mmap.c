@@ -68,6 +68,17 @@ static void *map_locked(void *addr, size_t len, int prot, int flags, int fd, off
 	return p;
 }
 
+/* What the kernel has not mapped is not in local memory either. */
+static void *tell_passed(void *p, size_t len, int prot, const char *why)
+{
+	int saved = errno;
+
+	if (p != MAP_FAILED)
+		report_passed(prot & PROT_WRITE ? len : 0, why);
+	errno = saved;
+	return p;
+}
+
 PRELOAD_EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off)
 {
 	const char *why = NULL;
@@ -78,22 +89,19 @@ PRELOAD_EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, o
 	enum verdict verdict = policy_mmap(&preload_policy, len, prot, flags, fd, &why);
 	int file = !(flags & MAP_ANONYMOUS);
 	if (verdict == TAKE_NO && !(flags & MAP_FIXED && take_meets(addr, whole(len))) &&
-	    !(file && take_has_files())) {
-		report_passed(prot & PROT_WRITE ? len : 0, why);
-		return raw_mmap(addr, len, prot, flags, fd, off);
-	}
+	    !(file && take_has_files()))
+		return tell_passed(raw_mmap(addr, len, prot, flags, fd, off), len, prot, why);
 	if (file && fcntl(fd, F_GETFD) < 0)
 		return raw_mmap(addr, len, prot, flags, fd, off);
-	if (verdict == TAKE_NO && !plain(prot, flags)) /* over a reservation, as QEMU does */
-		report_passed(prot & PROT_WRITE ? len : 0, why);
-	if (fd_apart && (verdict == TAKE_FILE || verdict == TAKE_SHARED)) {
+	if (fd_apart && (verdict == TAKE_FILE || verdict == TAKE_SHARED))
 		/* the pager's threads could not use its descriptors */
-		report_passed(len, "of a thread with descriptors of its own (unshare)");
-		return raw_mmap(addr, len, prot, flags, fd, off);
-	}
+		return tell_passed(raw_mmap(addr, len, prot, flags, fd, off), len, PROT_WRITE,
+				   "of a thread with descriptors of its own (unshare)");
 	take_lock(&guard);
 	void *p = map_locked(addr, whole(len), prot, flags, fd, off, verdict);
 	take_unlock(&guard);
+	if (verdict == TAKE_NO && !plain(prot, flags)) /* over a reservation, as QEMU does */
+		tell_passed(p, len, prot, why);
 	return p;
 }
 
@@ -112,6 +120,16 @@ PRELOAD_EXPORT int munmap(void *addr, size_t len)
 	return err;
 }
 
+/* A place to move to that the kernel refuses whatever there is. */
+static int wrong_place(const void *old, size_t old_len, const void *to, size_t new_len, int flags)
+{
+	uintptr_t a = (uintptr_t)old, b = (uintptr_t)to;
+
+	if (!(flags & MREMAP_FIXED))
+		return 0;
+	return !(flags & MREMAP_MAYMOVE) || (a < b + whole(new_len) && b < a + whole(old_len));
+}
+
 PRELOAD_EXPORT void *mremap(void *old, size_t old_len, size_t new_len, int flags, ...)
 {
 	struct take_guard guard;
@@ -123,6 +141,7 @@ PRELOAD_EXPORT void *mremap(void *old, size_t old_len, size_t new_len, int flags
 	int from = take_meets(old, old_len ? whole(old_len) : PRELOAD_PAGE);
 	int to = flags & MREMAP_FIXED && take_meets(fixed, whole(new_len));
 	if (OUTSIDE || odd(old) || (!from && !to) || nonsense(fixed, new_len) ||
+	    wrong_place(old, old_len, fixed, new_len, flags) ||
 	    flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP))
 		return raw_mremap(old, old_len, new_len, flags, fixed);
 	take_lock(&guard);

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <gvmnet/cluster.h>
@@ -83,18 +84,11 @@ void take_widen(uintptr_t base, size_t bytes)
 static int load_cluster(void)
 {
 	const char *connect = gvm_option_text("GVM_CONNECT");
-	char *error = NULL, line[320];
-	int err;
+	char *error = NULL;
+	int err = *connect
+		      ? gvm_cluster_single(connect, &take.cluster, &error)
+		      : gvm_cluster_load(gvm_option_text("GVM_CLUSTER"), &take.cluster, &error);
 
-	if (*connect) {
-		const char *colon = strrchr(connect, ':');
-		int host = colon ? (int)(colon - connect) : 0;
-		int len = snprintf(line, sizeof line, "0 %.*s %s\n", host, connect,
-				   colon ? colon + 1 : "");
-		err = gvm_cluster_parse(line, (size_t)len, "--connect", &take.cluster, &error);
-	} else {
-		err = gvm_cluster_load(gvm_option_text("GVM_CLUSTER"), &take.cluster, &error);
-	}
 	if (err)
 		say("%s", error ? error : strerror(-err));
 	free(error);
@@ -181,17 +175,22 @@ void take_lend(void)
 
 /* ---- sources -------------------------------------------------------------------------------- */
 
-static void name_region(char *name, size_t size)
+/* Host and process are for people: several containers have the same of both. */
+static int name_region(char *name, size_t size)
 {
-	char host[32] = "";
+	char host[24] = "";
+	uint64_t draw;
 
+	if (getrandom(&draw, sizeof draw, 0) != sizeof draw)
+		return -EIO;
 	gethostname(host, sizeof host - 1);
 	for (char *p = host; *p; p++)
 		if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-",
 			    *p))
 			*p = '-';
-	snprintf(name, size, "run-%s-%d-%u", *host ? host : "host", (int)raw_getpid(),
-		 ++take.number);
+	snprintf(name, size, "run-%.20s-%d-%u-%012llx", *host ? host : "host", (int)raw_getpid(),
+		 ++take.number, (unsigned long long)draw >> 16);
+	return 0;
 }
 
 /* Give [base, base + bytes), which is mapped, to the pager. */
@@ -199,15 +198,13 @@ int take_try_attach(struct source *source, void *base, size_t bytes, int memfd, 
 {
 	int err = take_start();
 
-	for (int tries = 0; !err && tries < 8; tries++) {
-		name_region(source->name, sizeof source->name);
+	if (!err)
+		err = name_region(source->name, sizeof source->name);
+	if (!err) {
 		uint64_t ends = take_mortal();
 		err = gvm_pager_attach(take.pager, source->name, base, bytes, memfd, 0, flags,
 				       &source->range);
 		take_immortal(ends);
-		if (err != -EBUSY && err != -EEXIST)
-			break;
-		err = tries < 7 ? 0 : err; /* of an earlier process with this id: the next name */
 	}
 	if (err)
 		return err;

@@ -51,7 +51,8 @@ const char *gvm_coh_name(unsigned type);
 #define GVM_SET_MAX (4u + (GVM_WIRE_NODE_MAX + 7u) / 8u)
 /*
  * The bytes of a set of n node ids, ascending, each below GVM_WIRE_NODE_MAX; the shortest form of
- * it. buf has GVM_SET_MAX bytes. Returns how many were written; 0 for the empty set.
+ * it. buf has room for GVM_SET_MAX bytes, or for 4 + 2 n where that is less. Returns how many were
+ * written; 0 for the empty set.
  */
 size_t gvm_set_encode(uint8_t *buf, const uint16_t *ids, uint32_t n);
 /*

@@ -10,7 +10,7 @@
 #include <poll.h>
 #include <time.h>
 
-#define PATIENCE_S 30
+#define PATIENCE_S 120
 
 static pid_t perf;
 static int perf_out; /* its standard error, without waiting */

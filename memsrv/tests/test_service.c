@@ -34,6 +34,20 @@ static void says_that_it_is_ready_and_ends_in_order(void **state)
 	stop(&n);
 }
 
+/* Of more than tcp, in the line that says that it is ready. */
+static void says_what_it_listens_with(void **state)
+{
+	struct node n;
+
+	START(&n, "--listen", "127.0.0.1:0", "--key-file", key, "--memory", "64M");
+	assert_null(strstr(n.said, " over "));
+	stop(&n);
+	START(&n, "--listen", "127.0.0.1:0", "--key-file", key, "--memory", "64M", "--transport",
+	      "loop+tcp");
+	assert_non_null(strstr(n.said, " over loop+tcp, 64 MiB for slabs"));
+	stop(&n);
+}
+
 /* A health check is answered however many connections there are that ask nothing. */
 static void who_is_silent_gives_way_to_who_asks(void **state)
 {
@@ -277,6 +291,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(says_that_it_is_ready_and_ends_in_order),
+		cmocka_unit_test(says_what_it_listens_with),
 		cmocka_unit_test(who_is_silent_gives_way_to_who_asks),
 		cmocka_unit_test(refuses_with_one_line_and_a_status),
 #ifdef HAVE_OFI

@@ -40,6 +40,11 @@ int gvm_cluster_load(const char *path, struct gvm_cluster **cluster, char **erro
 /* The same from memory; name stands for the file in errors. text need not be terminated. */
 int gvm_cluster_parse(const char *text, size_t len, const char *name, struct gvm_cluster **cluster,
 		      char **error);
+/*
+ * The map of one memory node, with id 0, at "HOST:PORT"; an IPv6 address may have brackets. *error
+ * says first which address is meant, as gvm_cluster_load's does of a file.
+ */
+int gvm_cluster_single(const char *address, struct gvm_cluster **cluster, char **error);
 /* NULL is nothing to free. */
 void gvm_cluster_free(struct gvm_cluster *cluster);
 

@@ -126,8 +126,8 @@ int gvm_parse_bytes(const char *text, uint64_t *bytes);
 
 struct gvm_net_config {
 	/* "tcp", "loop", "verbs", "ofi"; several, the best first, "verbs+tcp": each peer is
-	 * connected with the first that connects; "auto": all that can be used here, the best
-	 * first; NULL: GVM_TRANSPORT */
+	 * connected with the first that connects; "auto": verbs, where an RDMA device suits, then
+	 * tcp; NULL: GVM_TRANSPORT */
 	const char *transport;
 	const struct gvm_cluster *cluster; /* borrowed until gvm_net_close; NULL: only listens */
 	unsigned node;                     /* my id, or GVM_NODE_NONE */
@@ -290,6 +290,8 @@ int gvm_worker_listen(struct gvm_worker *worker, const char *host, unsigned port
 		      unsigned *bound_port);
 /* Accept no more; what is open goes on. */
 void gvm_worker_unlisten(struct gvm_worker *worker);
+/* Of the providers that it listens with, anywhere: "verbs+tcp"; cut to room. */
+void gvm_worker_listens_with(const struct gvm_worker *worker, char *names, size_t room);
 
 /* ---- peers --------------------------------------------------------------------------------- */
 

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What a test can do to the RDMA device that is none (stub_rdma.c): what the device is like, and
+ * what befalls it. To be set while nobody else uses the device.
+ */
+#ifndef GVM_TESTS_STUB_RDMA_H
+#define GVM_TESTS_STUB_RDMA_H
+
+#include <infiniband/verbs.h>
+#include <rdma/rdma_cma.h>
+
+#define STUB_API __attribute__((visibility("default")))
+
+struct stub_device {
+	int devices;   /* stub0, stub1 */
+	int ports;     /* of each */
+	int way;       /* the device that rdma_cm finds each address to belong to */
+	int transport; /* IBV_TRANSPORT_* */
+	int max_qp_wr, max_cqe, max_rd_atom;
+	int port_state;          /* IBV_PORT_* */
+	size_t pin_max;          /* bytes; longer registrations are refused with ENOMEM */
+	int no_open, no_manager; /* the files below /dev/infiniband cannot be opened */
+	int listen_errno;        /* rdma_listen() fails with it */
+	int removed;             /* the kernel has forgotten it */
+	unsigned mute;           /* 1 << RDMA_CM_EVENT_*: these never come by themselves */
+	int fail;                /* the next send, read or write ends with this IBV_WC_* */
+};
+extern STUB_API struct stub_device stub;
+
+/* An event of the device; element is the caller's to fill in. */
+STUB_API void stub_async(struct ibv_context *context, struct ibv_async_event event);
+/* The device fails, for all that have it open. */
+STUB_API void stub_fail_all(void);
+/* An event of rdma_cm about id, muted or not. */
+STUB_API void stub_cm(struct rdma_cm_id *id, enum rdma_cm_event_type type, int status);
+/* A completion out of nowhere. */
+STUB_API void stub_complete(struct ibv_cq *cq, struct ibv_wc wc);
+
+#endif

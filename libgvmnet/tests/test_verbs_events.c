@@ -1,0 +1,623 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What real devices do seldom, in the verbs fabric by itself (verbs_rig.h) over a device that is
+ * none (stub_rdma.c): its removal, each event of rdma_cm in each state of a connection, each error
+ * that a completion can bring, flushed queues, late completions, devices that lack something.
+ * Whatever it is: each connection and each work ends once, nothing is left, and the next connection
+ * works.
+ */
+#define SETTLE_MS 0 /* it does at once what it does */
+#include "stub_rdma.h"
+#include "verbs_rig.h"
+
+#include <sys/resource.h>
+
+static char said[4096];
+
+static void keep_line(enum gvm_log_level level, const char *line)
+{
+	size_t at = strlen(said);
+
+	if (level <= GVM_LOG_INFO)
+		snprintf(said + at, sizeof(said) - at, "%s\n", line);
+}
+
+static int setup_quiet(void **state)
+{
+	said[0] = 0;
+	gvm_log_set(keep_line);
+	gvm_log_set_level(GVM_LOG_INFO);
+	return setup(state);
+}
+
+static const struct stub_device as_it_is = { .devices = 1,
+					     .ports = 1,
+					     .transport = IBV_TRANSPORT_IB,
+					     .max_qp_wr = 4096,
+					     .max_cqe = 1 << 22,
+					     .max_rd_atom = 16,
+					     .port_state = IBV_PORT_ACTIVE,
+					     .pin_max = SIZE_MAX };
+
+static int teardown_quiet(void **state)
+{
+	stub = as_it_is;
+	teardown(state);
+	gvm_log_set(NULL);
+	return 0;
+}
+
+static struct verbs_conn *conn_of_end(struct gvm_rma_conn *c)
+{
+	return verbs_ep_of(c->ep)->conn;
+}
+
+/* ---- a connection in each state ------------------------------------------------------------ */
+
+struct place {
+	struct gvm_host *host; /* whose connection it is */
+	struct verbs_conn *conn;
+	struct gvm_rma_conn *c; /* of the client's */
+};
+
+static const enum verbs_state all_states[] = { VERBS_ADDR,   VERBS_ROUTE, VERBS_CONNECT,
+					       VERBS_ACCEPT, VERBS_OPEN,  VERBS_LINGER };
+#define STATES (sizeof(all_states) / sizeof(all_states[0]))
+
+static unsigned holding(enum verbs_state state)
+{
+	switch (state) {
+	case VERBS_ADDR:
+		return 1u << RDMA_CM_EVENT_ADDR_RESOLVED;
+	case VERBS_ROUTE:
+		return 1u << RDMA_CM_EVENT_ROUTE_RESOLVED;
+	case VERBS_CONNECT:
+	case VERBS_ACCEPT:
+		return 1u << RDMA_CM_EVENT_CONNECT_RESPONSE;
+	default:
+		return 0;
+	}
+}
+
+/* Its last words are in the hardware, which has not yet said that they have arrived. */
+static struct verbs_conn *lingering(struct gvm_rma_conn *c)
+{
+	struct verbs_conn *conn = conn_of_end(c);
+	uint8_t bytes[64] = { 1 };
+
+	cell_reg = &local;
+	server.last->conn->echo = 0;
+	send_cell(c, bytes, sizeof(bytes));
+	end(c, 1);
+	return conn;
+}
+
+static struct place put_in(enum verbs_state state)
+{
+	struct place p = { .host = &client };
+
+	stub.mute = holding(state);
+	if (state >= VERBS_OPEN) {
+		p.c = dialled();
+		p.conn = state == VERBS_OPEN ? conn_of_end(p.c) : lingering(p.c);
+	} else {
+		p.c = dial_at(here, server.port);
+		settle();
+		p.conn = conn_of_end(p.c);
+	}
+	if (state == VERBS_ACCEPT) {
+		p.host = &server;
+		p.conn = verbs_of(server.rma)->conns;
+	}
+	assert_non_null(p.conn);
+	assert_int_equal(p.conn->state, state);
+	return p;
+}
+
+/* Nothing is left on either side, and all that was lent is back. */
+static void all_is_over(void)
+{
+	until(!verbs_of(client.rma)->conns && !verbs_of(server.rma)->conns);
+	for (struct gvm_host *h = &client; h; h = h == &client ? &server : NULL) {
+		const struct verbs *v = verbs_of(h->rma);
+
+		assert_int_equal(v->half_open + v->connecting + v->lingering, 0);
+		assert_null(v->waiting);
+		assert_int_equal(v->copy_count, VERBS_COPIES);
+		for (const struct verbs_lane *lane = v->lanes; lane; lane = lane->next)
+			assert_int_equal(lane->conns, 0);
+	}
+}
+
+static void the_next_one_works(void)
+{
+	uint8_t bytes[64] = { 5 };
+	struct gvm_rma_conn *c = dialled();
+
+	cell_reg = &local;
+	send_cell(c, bytes, sizeof(bytes));
+	until(c->cells == 1);
+	assert_int_equal(c->broken, 0);
+	end(c, 1);
+	all_is_over();
+}
+
+static void take_down(struct place *p)
+{
+	stub.mute = 0;
+	settle();
+	if (p->c->ep)
+		end(p->c, 0);
+	all_is_over();
+}
+
+/* ---- events of rdma_cm --------------------------------------------------------------------- */
+
+/* Also those that can only be a mistake. CONNECT_REQUEST is for listening ids. */
+static void every_event_in_every_state(void **state)
+{
+	for (unsigned i = 0; i < STATES; i++)
+		for (int e = RDMA_CM_EVENT_ADDR_RESOLVED; e <= RDMA_CM_EVENT_TIMEWAIT_EXIT; e++) {
+			static const int statuses[] = { 0, -ETIMEDOUT, 8 };
+			struct place p;
+
+			if (e == RDMA_CM_EVENT_CONNECT_REQUEST)
+				continue;
+			for (unsigned k = 0; k < 3; k++) {
+				p = put_in(all_states[i]);
+				stub_cm(p.conn->id, (enum rdma_cm_event_type)e, statuses[k]);
+				settle();
+				/* told once, or not at all */
+				assert_true(server.accepted >= server.broken);
+				take_down(&p);
+			}
+		}
+	the_next_one_works();
+}
+
+static void what_ends_a_connection_is_told(void **state)
+{
+	static const struct {
+		int event, status, err;
+		enum verbs_state in;
+	} cases[] = {
+		{ RDMA_CM_EVENT_ADDR_ERROR, -ENODEV, -EHOSTUNREACH, VERBS_ADDR },
+		{ RDMA_CM_EVENT_ROUTE_ERROR, -ETIMEDOUT, -ETIMEDOUT, VERBS_ROUTE },
+		{ RDMA_CM_EVENT_UNREACHABLE, -ETIMEDOUT, -ETIMEDOUT, VERBS_CONNECT },
+		{ RDMA_CM_EVENT_REJECTED, 28, -ECONNREFUSED, VERBS_CONNECT },
+		{ RDMA_CM_EVENT_CONNECT_ERROR, -EINVAL, -EINVAL, VERBS_CONNECT },
+		{ RDMA_CM_EVENT_DISCONNECTED, 0, -ECONNREFUSED, VERBS_CONNECT },
+		/* of somebody who is no node of this version */
+		{ RDMA_CM_EVENT_CONNECT_RESPONSE, 0, -EPROTO, VERBS_CONNECT },
+		{ RDMA_CM_EVENT_DEVICE_REMOVAL, 0, -ENODEV, VERBS_CONNECT },
+		{ RDMA_CM_EVENT_DEVICE_REMOVAL, 0, -ENODEV, VERBS_ADDR },
+		{ RDMA_CM_EVENT_DEVICE_REMOVAL, 0, -ENODEV, VERBS_ROUTE },
+		{ RDMA_CM_EVENT_DEVICE_REMOVAL, 0, -ENODEV, VERBS_OPEN },
+		{ RDMA_CM_EVENT_DISCONNECTED, 0, -ECONNRESET, VERBS_OPEN },
+	};
+
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct place p = put_in(cases[i].in);
+
+		stub_cm(p.conn->id, (enum rdma_cm_event_type)cases[i].event, cases[i].status);
+		until(!p.c->ep);
+		assert_int_equal(cases[i].in == VERBS_OPEN ? p.c->broken : p.c->connected,
+				 cases[i].err);
+		take_down(&p);
+	}
+	the_next_one_works();
+}
+
+/* ---- the device ---------------------------------------------------------------------------- */
+
+static void renew(struct gvm_host *host)
+{
+	if (host == &client)
+		verbs_fabric.dereg(client.rma, &local);
+	fabric_close(host);
+	assert_int_equal(fabric_open(host, ""), 0);
+	if (host == &server)
+		fabric_listen(host, 0);
+	else
+		assert_int_equal(verbs_fabric.reg(client.rma, NULL, local_at, 2 * MIB, 0, &local),
+				 0);
+}
+
+/* It has nothing to do, and sleeps. */
+static void sleeps(struct gvm_host *host)
+{
+	uint64_t begun;
+
+	for (int i = 0; i < 10; i++)
+		turn(host, 0);
+	begun = gvm_now();
+	assert_int_equal(turn(host, 50), 0);
+	assert_true(gvm_now() - begun >= 40000000);
+}
+
+/* Whatever state its connections are in. How: by an event, or only by the end of all events. */
+static void the_device_is_taken_away(void **state)
+{
+	for (unsigned i = 0; i < 2 * STATES; i++) {
+		struct place p = put_in(all_states[i / 2]);
+		struct verbs *v = verbs_of(p.host->rma);
+		enum ibv_event_type type = i & 1 ? IBV_EVENT_DEVICE_FATAL : IBV_EVENT_SM_CHANGE;
+
+		said[0] = 0;
+		stub.removed = 1;
+		stub_async(v->context, (struct ibv_async_event){ .event_type = type });
+		for (uint64_t end_ = gvm_now() + 20000000000ull; v->conns || !v->gone;) {
+			turn(p.host, 1);
+			assert_true(gvm_now() < end_);
+		}
+		assert_non_null(strstr(said, "stub0 has failed or was taken away"));
+		if (p.host == &client && all_states[i / 2] < VERBS_ACCEPT)
+			assert_int_equal(p.c->connected, -ENODEV);
+		if (all_states[i / 2] == VERBS_OPEN)
+			assert_int_equal(p.c->broken, -ENODEV);
+		sleeps(p.host);
+		if (p.host == &client)
+			assert_int_equal(dial_at(here, server.port)->connected, -ENODEV);
+		stub.removed = 0;
+		take_down(&p);
+		renew(p.host);
+		the_next_one_works();
+	}
+}
+
+static void a_server_without_its_device_refuses(void **state)
+{
+	struct gvm_rma_conn *c;
+
+	stub_async(verbs_of(server.rma)->context,
+		   (struct ibv_async_event){ .event_type = IBV_EVENT_DEVICE_FATAL });
+	settle();
+	c = dial_at(here, server.port);
+	until(c->connected);
+	assert_int_equal(c->connected, -ECONNREFUSED);
+	all_is_over();
+}
+
+/* A port that goes down ends nothing: it may come back before the hardware has given up. */
+static void ports_go_down_and_up(void **state)
+{
+	static const enum ibv_event_type harmless[] = {
+		IBV_EVENT_PORT_ERR,   IBV_EVENT_PORT_ACTIVE,       IBV_EVENT_LID_CHANGE,
+		IBV_EVENT_GID_CHANGE, IBV_EVENT_PKEY_CHANGE,       IBV_EVENT_SM_CHANGE,
+		IBV_EVENT_PATH_MIG,   IBV_EVENT_CLIENT_REREGISTER, IBV_EVENT_SQ_DRAINED,
+	};
+	struct gvm_rma_conn *c = dialled();
+	struct ibv_async_event event = { .element.port_num = 1 };
+
+	for (unsigned i = 0; i < sizeof(harmless) / sizeof(harmless[0]); i++) {
+		event.event_type = harmless[i];
+		stub_async(verbs_of(client.rma)->context, event);
+		settle();
+		assert_int_equal(c->broken, 0);
+	}
+	assert_non_null(strstr(said, "stub0: port 1 is down"));
+	assert_non_null(strstr(said, "stub0: port 1 is active"));
+	event.event_type = IBV_EVENT_COMM_EST;
+	event.element.qp = conn_of_end(c)->qp;
+	stub_async(verbs_of(client.rma)->context, event);
+	settle();
+	offer(c, RW);
+	assert_int_equal(do_job(c, GVM_RMA_READ, 0, 0, 4096), 0);
+	verbs_fabric.dereg(server.rma, &remote);
+}
+
+static void a_queue_pair_fails(void **state)
+{
+	static const enum ibv_event_type fatal[] = { IBV_EVENT_QP_FATAL, IBV_EVENT_QP_REQ_ERR,
+						     IBV_EVENT_QP_ACCESS_ERR,
+						     IBV_EVENT_PATH_MIG_ERR };
+
+	for (unsigned i = 0; i < 4; i++) {
+		struct gvm_rma_conn *c = dialled(), *stays = dialled();
+		struct ibv_async_event event = { .event_type = fatal[i],
+						 .element.qp = conn_of_end(c)->qp };
+
+		stub_async(verbs_of(client.rma)->context, event);
+		until(c->broken);
+		assert_int_equal(c->broken, -ECONNRESET);
+		settle();
+		assert_int_equal(stays->broken, 0);
+		end(stays, 0);
+		all_is_over();
+	}
+	the_next_one_works();
+}
+
+/* It ends the connections that it is of, and gets no others. */
+static void a_completion_queue_fails(void **state)
+{
+	struct verbs *v = verbs_of(client.rma);
+	struct gvm_rma_conn *c = dialled();
+	struct verbs_lane *lane = conn_of_end(c)->lane;
+
+	stub_async(v->context, (struct ibv_async_event){ .event_type = IBV_EVENT_CQ_ERR,
+							 .element.cq = lane->cq });
+	until(c->broken);
+	assert_int_equal(c->broken, -EIO);
+	c = dialled();
+	assert_ptr_not_equal(conn_of_end(c)->lane, lane);
+	stub_async(v->context, (struct ibv_async_event){ .event_type = IBV_EVENT_CQ_ERR,
+							 .element.cq = lane->cq });
+	settle();
+	assert_int_equal(c->broken, 0);
+	end(c, 0);
+	all_is_over();
+	the_next_one_works();
+}
+
+/* ---- completions --------------------------------------------------------------------------- */
+
+static void a_completion_in_error(enum ibv_wc_status status, enum gvm_rma_kind kind)
+{
+	struct gvm_rma_conn *c = dialled(), *peer = server.last->conn;
+	uint8_t bytes[64] = { 2 };
+	struct job job = { 0 };
+
+	memset(remote_at, 0x33, 4096);
+	memset(local_at, 0x44, 4096);
+	cell_reg = &local;
+	if (kind != GVM_RMA_SEND) {
+		offer(c, RW);
+		stub.fail = status;
+		assert_int_equal(post(c, &job, kind, 0, 0, 4096), 0);
+	} else {
+		stub.fail = status;
+		send_cell(c, bytes, sizeof(bytes));
+	}
+	until(c->broken);
+	assert_int_equal(stub.fail, 0);
+	assert_true(c->broken == -ECONNRESET || c->broken == -ETIMEDOUT);
+	assert_true(!job.done || job.status < 0);
+	until(peer->broken);
+	assert_int_equal(peer->cells, 0);
+	for (unsigned i = 0; i < 4096 && kind != GVM_RMA_SEND; i++)
+		assert_true(remote_at[i] == 0x33 && local_at[i] == 0x44);
+	if (kind != GVM_RMA_SEND)
+		verbs_fabric.dereg(server.rma, &remote);
+	all_is_over();
+}
+
+static void every_error_of_a_completion(void **state)
+{
+	for (int status = IBV_WC_LOC_LEN_ERR; status <= IBV_WC_GENERAL_ERR; status++)
+		for (int kind = GVM_RMA_SEND; kind <= GVM_RMA_WRITE; kind++) {
+			said[0] = 0;
+			a_completion_in_error((enum ibv_wc_status)status, (enum gvm_rma_kind)kind);
+			/* what can only be this side's own fault is said */
+			if (status == IBV_WC_LOC_PROT_ERR)
+				assert_non_null(strstr(said, "stub0: "));
+		}
+	the_next_one_works();
+}
+
+/* The hardware stops a queue: what is in it, and its receive buffers, come back. */
+static void a_flushed_queue(void **state)
+{
+	enum { N = 20 };
+	struct ibv_qp_attr error = { .qp_state = IBV_QPS_ERR };
+	struct job jobs[N];
+
+	for (int theirs = 0; theirs < 2; theirs++) {
+		struct gvm_rma_conn *c = dialled();
+		struct verbs_conn *stopped =
+		    theirs ? verbs_ep_of(server.last)->conn : conn_of_end(c);
+
+		offer(c, RW);
+		for (unsigned i = 0; i < N; i++) {
+			assert_int_equal(post(c, &jobs[i], GVM_RMA_READ, i * 4096, 0, 4096), 0);
+			if (i == N / 2)
+				ibv_modify_qp(stopped->qp, &error, IBV_QP_STATE);
+		}
+		until(c->broken);
+		for (unsigned i = 0; i < N; i++)
+			assert_true(!jobs[i].done || jobs[i].status < 0);
+		verbs_fabric.dereg(server.rma, &remote);
+		all_is_over();
+	}
+	the_next_one_works();
+}
+
+/* What is left in a completion queue of a connection that has ended is nobody else's. */
+static void late_completions(void **state)
+{
+	struct gvm_rma_conn *c = dialled(), *next;
+	struct verbs_conn *conn = conn_of_end(c);
+	uint64_t sent = conn->recv[0].wr_id & ~(1ull << 63), received = conn->recv[3].wr_id;
+	struct ibv_cq *cq = conn->lane->cq;
+	uint32_t slot = conn->slot;
+
+	end(c, 0);
+	settle();
+	verbs_of(client.rma)->slot_next = slot;
+	next = dialled();
+	assert_int_equal(conn_of_end(next)->slot, slot);
+	stub_complete(cq, (struct ibv_wc){ .wr_id = received, .byte_len = 64 });
+	stub_complete(cq, (struct ibv_wc){ .wr_id = received, .status = IBV_WC_WR_FLUSH_ERR });
+	stub_complete(cq, (struct ibv_wc){ .wr_id = sent, .status = IBV_WC_WR_FLUSH_ERR });
+	stub_complete(cq, (struct ibv_wc){ .wr_id = UINT64_MAX, .byte_len = 64 });
+	stub_complete(cq, (struct ibv_wc){ .wr_id = UINT64_MAX >> 1 });
+	settle();
+	assert_int_equal(next->broken, 0);
+	assert_int_equal(next->cells, 0);
+	end(next, 0);
+	the_next_one_works();
+}
+
+/* ---- what a device may lack ---------------------------------------------------------------- */
+
+static void cannot_be_used(const char *why_not, int named_err)
+{
+	const char *why = "";
+
+	assert_int_equal(verbs_probe(&why), -ENODEV);
+	assert_non_null(strstr(why, why_not));
+	assert_int_equal(verbs_suits(&why), -ENODEV);
+	assert_non_null(strstr(why, why_not));
+	assert_int_equal(fabric_open(&other, ""), -ENODEV);
+	forget(&other);
+	assert_int_equal(fabric_open(&other, GVM_PROVIDER_AUTO), -ENODEV);
+	forget(&other);
+	if (named_err) {
+		assert_int_equal(fabric_open(&other, "stub0:1"), named_err);
+		forget(&other);
+		if (named_err == -EOPNOTSUPP)
+			assert_non_null(strstr(said, why_not));
+	}
+	stub = as_it_is;
+	assert_int_equal(verbs_probe(&why), 0);
+}
+
+static void devices_that_lack_something(void **state)
+{
+	stub.transport = IBV_TRANSPORT_UNSPECIFIED;
+	cannot_be_used("no reliable connections", -EOPNOTSUPP);
+	stub.max_qp_wr = 64;
+	cannot_be_used("queues are too short", -EOPNOTSUPP);
+	stub.max_cqe = 255;
+	cannot_be_used("queues are too short", -EOPNOTSUPP);
+	stub.max_rd_atom = 0;
+	cannot_be_used("no RDMA reads", -EOPNOTSUPP);
+	stub.port_state = IBV_PORT_DOWN;
+	cannot_be_used("no port of an RDMA device is active", 0);
+	stub.ports = 0;
+	cannot_be_used("no port of an RDMA device is active", -ENODEV);
+	stub.no_open = 1;
+	cannot_be_used("no RDMA device can be opened", -EACCES);
+	stub.devices = 0;
+	cannot_be_used("there is no RDMA device", 0);
+}
+
+static void what_auto_leaves_alone(void **state)
+{
+	struct rlimit before, little = { 65536, 65536 };
+	const char *why = "";
+
+	assert_int_equal(verbs_suits(&why), 0);
+	stub.no_manager = 1;
+	assert_int_equal(verbs_suits(&why), -ENODEV);
+	assert_non_null(strstr(why, "modprobe rdma_ucm"));
+	stub = as_it_is;
+	stub.transport = IBV_TRANSPORT_IWARP;
+	assert_int_equal(verbs_probe(&why), 0);
+	assert_int_equal(verbs_suits(&why), -ENODEV);
+	assert_non_null(strstr(why, "it is iWARP"));
+	assert_int_equal(fabric_open(&other, GVM_PROVIDER_AUTO), -ENODEV);
+	forget(&other);
+	stub = as_it_is;
+	getrlimit(RLIMIT_MEMLOCK, &before);
+	little.rlim_max = before.rlim_max;
+	assert_int_equal(setrlimit(RLIMIT_MEMLOCK, &little), 0);
+	assert_int_equal(verbs_suits(&why), 0); /* one whom the limit does not bind */
+	stub.pin_max = 65536;
+	assert_int_equal(verbs_suits(&why), -ENOMEM);
+	assert_non_null(strstr(why, "may lock 64 KiB"));
+	setrlimit(RLIMIT_MEMLOCK, &before);
+}
+
+static void described(void *arg, unsigned depth, const char *text)
+{
+	size_t at = strlen(said);
+
+	snprintf(said + at, sizeof(said) - at, "%u %s\n", depth, text);
+}
+
+static void info_says_why_not(void **state)
+{
+	stub.devices = 2;
+	verbs_describe(described, NULL);
+	assert_non_null(strstr(said, "0 stub1: "));
+	assert_null(strstr(said, "cannot be used"));
+	stub.max_rd_atom = 0;
+	verbs_describe(described, NULL);
+	assert_non_null(strstr(said, "1 cannot be used: it has no RDMA reads"));
+	stub = as_it_is;
+	stub.transport = IBV_TRANSPORT_IWARP;
+	stub.port_state = IBV_PORT_DOWN;
+	verbs_describe(described, NULL);
+	assert_non_null(strstr(said, "1 not for auto: it is iWARP"));
+	assert_non_null(strstr(said, "1 port 1: down (cannot be used)"));
+}
+
+/* A worker has one device; what is reached by another one is refused with a sentence. */
+static void several_devices(void **state)
+{
+	struct gvm_rma_conn *c;
+	unsigned port = 0;
+
+	stub.devices = 2;
+	assert_int_equal(fabric_open(&other, "stub1"), 0);
+	assert_string_equal(verbs_of(other.rma)->device, "stub1");
+	/* this address is stub0's */
+	other.listener.rma = other.rma;
+	assert_int_equal(verbs_fabric.listen(other.rma, &other.listener, here, 0, &port),
+			 -EADDRNOTAVAIL);
+	assert_non_null(strstr(said, "belongs to stub0, this worker has stub1"));
+	stub.way = 1;
+	c = dial_at(here, server.port);
+	until(c->connected);
+	assert_int_equal(c->connected, -EHOSTUNREACH);
+	assert_non_null(strstr(said, "through port 1 of stub1, this worker has stub0"));
+	/* it is asked for by way of a device that no worker at the port has */
+	stub.way = 0;
+	stub.mute = 1u << RDMA_CM_EVENT_ROUTE_RESOLVED;
+	c = dial_at(here, server.port);
+	settle();
+	stub.way = 1;
+	stub_cm(conn_of_end(c)->id, RDMA_CM_EVENT_ROUTE_RESOLVED, 0);
+	until(c->connected);
+	assert_int_equal(c->connected, -ECONNREFUSED);
+	stub.way = 0;
+	stub.mute = 0;
+	the_next_one_works();
+}
+
+static void memory_that_cannot_be_pinned(void **state)
+{
+	struct gvm_rma_reg reg = { 0 };
+	struct gvm_rma_conn *c;
+
+	stub.pin_max = 4096;
+	assert_int_equal(verbs_fabric.reg(server.rma, NULL, remote_at, 2 * MIB, RW, &reg), -ENOMEM);
+	assert_int_equal(verbs_fabric.reg(server.rma, NULL, remote_at, 2 * MIB, RW, &reg), -ENOMEM);
+	/* once */
+	assert_non_null(strstr(said, "2097152 more bytes of pinned memory"));
+	assert_null(strstr(strstr(said, "more bytes") + 1, "more bytes"));
+	c = dial_at(here, server.port);
+	until(c->connected);
+	assert_int_equal(c->connected, -ENOMEM);
+	assert_int_equal(fabric_open(&other, ""), -ENOMEM);
+	forget(&other);
+	stub = as_it_is;
+	the_next_one_works();
+}
+
+#define ONE(test) cmocka_unit_test_setup_teardown(test, setup_quiet, teardown_quiet)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		ONE(every_event_in_every_state),
+		ONE(what_ends_a_connection_is_told),
+		ONE(the_device_is_taken_away),
+		ONE(a_server_without_its_device_refuses),
+		ONE(ports_go_down_and_up),
+		ONE(a_queue_pair_fails),
+		ONE(a_completion_queue_fails),
+		ONE(every_error_of_a_completion),
+		ONE(a_flushed_queue),
+		ONE(late_completions),
+		ONE(devices_that_lack_something),
+		ONE(what_auto_leaves_alone),
+		ONE(info_says_why_not),
+		ONE(several_devices),
+		ONE(memory_that_cannot_be_pinned),
+	};
+
+	snprintf(here, sizeof(here), "127.0.0.1");
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
