@@ -72,10 +72,14 @@ struct bench_node {
 /* For twice opts->pages. What it has begun on failure bench_node_close() ends, too. */
 int bench_node_open(struct bench_node *node, const struct bench_opts *opts, const char **why);
 void bench_node_close(struct bench_node *node);
+/* A random key in a file of that name, replaced if it is there. 0 or -errno. */
+int bench_make_key(const char *path);
 
 /* gvm-bench --sizes: what things cost in memory, and how good the pager's choices are. Exit status.
  */
 int bench_sizes(const struct bench_opts *opts);
+/* gvm-bench --shared: coherent memory between two processes. Exit status. */
+int bench_shared(const struct bench_opts *opts, unsigned rounds);
 
 /* A request/answer protocol over a byte stream whose answers all have one length. */
 struct stream {

@@ -42,7 +42,7 @@ static struct bench_opts opts = { .pages = 32768,
 				  .server_cpu = -1 };
 static unsigned rounds = 7;
 static const char *only, *json_path;
-static int sizes;
+static int sizes, shared;
 
 static int by_u64(const void *a, const void *b)
 {
@@ -272,7 +272,8 @@ static void usage(FILE *out)
 	      "  --only TEXT    the floors, and contenders whose name has TEXT\n"
 	      "  --json FILE    all rounds' figures\n"
 	      "  --sizes        instead: memory that is needed, and hit rates against exact LRU;\n"
-	      "                 exit status 1 if a goal is missed\n",
+	      "                 exit status 1 if a goal is missed\n"
+	      "  --shared       instead: memory that two processes share, against the pager\n",
 	      out);
 }
 
@@ -304,6 +305,7 @@ static int parse(int argc, char **argv)
 		{ "scratch", 1, NULL, 'd' },
 		{ "help", 0, NULL, 'h' },
 		{ "sizes", 0, &sizes, 1 },
+		{ "shared", 0, &shared, 1 },
 		{ 0 },
 	};
 	unsigned mib = 128;
@@ -364,5 +366,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
+	if (shared)
+		return bench_shared(&opts, rounds);
 	return sizes ? bench_sizes(&opts) : run();
 }

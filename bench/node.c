@@ -9,7 +9,7 @@
 #include <gvmnet/gvmnet.h>
 #include "bench.h"
 
-static int make_key(const char *path)
+int bench_make_key(const char *path)
 {
 	char hex[65];
 	unsigned char raw[32];
@@ -45,7 +45,7 @@ int bench_node_open(struct bench_node *node, const struct bench_opts *opts, cons
 	snprintf(size, sizeof(size), "%uM", opts->pages / 256 * 2 + 64);
 	snprintf(map, sizeof(map), "1 127.0.0.1 %u\n", port);
 	*why = "no key";
-	err = make_key(key);
+	err = bench_make_key(key);
 	if (err)
 		return err;
 	node->server = bench_spawn(opts, opts->server_cpu, argv);

@@ -324,7 +324,9 @@ void dsm_memory_end(struct dsm_memory *m, uint64_t page, int status)
 	struct page *p = &m->page[page];
 
 	if (status == 0) {
-		mem_wake(uffd_of(m, page), addr_of(m, page), PAGE);
+		/* else they have gone on when it was mapped */
+		if (!(p->flags & F_MAPPED))
+			mem_wake(uffd_of(m, page), addr_of(m, page), PAGE);
 		return;
 	}
 	if (p->flags & (F_POISONED | F_GONE))

@@ -416,6 +416,7 @@ static const struct {
 	{ "moved_in_vain", moved_in_vain },
 	{ "huge_in_vain", huge_in_vain },
 	{ "executable_heap", executable_heap },
+	{ "small_pieces", small_pieces },
 	{ "dump_is_small", dump_is_small },
 	{ "low", low },
 	{ "limited", limited },

@@ -79,6 +79,7 @@ void reserve_then_open(void);
 void moved_in_vain(void);
 void huge_in_vain(void);
 void executable_heap(void);
+void small_pieces(void);
 void dump_is_small(void);
 void low(void);
 void limited(void);

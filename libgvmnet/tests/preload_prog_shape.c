@@ -88,6 +88,18 @@ void executable_heap(void)
 	CHECK(holds(p, 64 * MIB, 1));
 }
 
+/* A heap that is opened in pieces that are too small. */
+void small_pieces(void)
+{
+	char *p = mmap(NULL, 64 * MIB, PROT_NONE, ANON | MAP_NORESERVE, -1, 0);
+
+	CHECK(p != MAP_FAILED);
+	for (size_t at = 0; at < 64 * MIB; at += MIB)
+		CHECK(!mprotect(p + at, MIB, RW));
+	fill(p, 64 * MIB, 1);
+	CHECK(holds(p, 64 * MIB, 1));
+}
+
 /* Who writes a core by reading the mappings leaves out what says "dd" of itself. */
 void dump_is_small(void)
 {

@@ -96,6 +96,7 @@ static void where_the_memory_is(void **state)
 	REFUSES(REFUSED, "exclude each other", "--cluster", "a", "--connect", "b:1", "--", "true");
 	REFUSES(REFUSED, "HOST:PORT", "--connect", "nonsense", "--", "true");
 	REFUSES(REFUSED, "port", "--connect", "127.0.0.1:70000", "--", "true");
+	REFUSES(REFUSED, "/dev/null is not a regular file", "--cluster", "/dev/null", "--", "true");
 	REFUSES(REFUSED, "none.conf: cannot be read: No such file", "--cluster", "none.conf", "--",
 		"true");
 	REFUSES(REFUSED, "--cluster names a file with a line", "--cluster", "none.conf", "--",

@@ -148,6 +148,8 @@ static void nothing_taken_is_a_loud_warning(void **state)
 	RUNS("executable_heap");
 	NEVER("attach");
 	SAID("the largest mapping, 64.0 MiB, is executable");
+	RUNS("small_pieces");
+	SAID("--min 1024K would take it");
 	RUNS("becomes"); /* also by a program that the first one became */
 	SAID("WARNING: nothing was taken over");
 }

@@ -44,6 +44,7 @@ struct gvm_host {
 /* What rma.c would know of a connection. */
 struct gvm_rma_conn {
 	struct gvm_rma_ep *ep; /* NULL: gone */
+	struct gvm_rma_ep *memory;
 	int connected;         /* 1, or why not */
 	int broken;            /* why */
 	unsigned cells, sent, acked;
@@ -57,10 +58,12 @@ struct gvm_rma_conn {
 struct job {
 	struct gvm_rma_work work; /* first */
 	int done, status;
+	struct job *next; /* of cells */
 };
 
 static struct gvm_host server, client, other;
 static struct gvm_rma_conn *conns;
+static struct job *cells;
 
 static int host_watch(struct gvm_host *host, struct gvm_watch *watch, uint32_t events)
 {
@@ -203,7 +206,7 @@ static struct gvm_rma_conn *conn_new(struct gvm_rma *rma)
 {
 	struct gvm_rma_conn *c = calloc(1, sizeof(*c));
 
-	c->ep = calloc(1, verbs_fabric.ep_size);
+	c->ep = c->memory = calloc(1, verbs_fabric.ep_size);
 	c->ep->rma = rma;
 	c->ep->conn = c;
 	c->next = conns;
@@ -211,7 +214,7 @@ static struct gvm_rma_conn *conn_new(struct gvm_rma *rma)
 	return c;
 }
 
-/* Its memory stays, as rma.c's does for the rest of the poll: here it is leaked until the end. */
+/* Its memory stays, as rma.c's does for the rest of the poll: here until the end. */
 static void end(struct gvm_rma_conn *c, int orderly)
 {
 	if (!c->ep)
@@ -258,6 +261,8 @@ static void send_cell(struct gvm_rma_conn *c, const uint8_t *bytes, uint32_t len
 {
 	struct job *job = calloc(1, sizeof(*job));
 
+	job->next = cells;
+	cells = job;
 	job->work.ep = c->ep;
 	job->work.kind = GVM_RMA_SEND;
 	job->work.buf = (uint8_t *)(uintptr_t)cell_reg->base;
@@ -288,8 +293,6 @@ void gvm_rma_done(struct gvm_rma_work *work, int status)
 	assert_int_equal(job->done, 0);
 	job->done = 1;
 	job->status = status;
-	if (work->kind == GVM_RMA_SEND)
-		free(job);
 }
 
 void gvm_rma_broken(struct gvm_rma_ep *ep, int why, const char *reason)
@@ -326,6 +329,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	struct gvm_rma_conn *c;
+	struct job *job;
 
 	verbs_fabric.dereg(client.rma, &local);
 	fabric_close(&other);
@@ -333,7 +337,12 @@ static int teardown(void **state)
 	fabric_close(&server);
 	while ((c = conns)) {
 		conns = c->next;
+		free(c->memory);
 		free(c);
+	}
+	while ((job = cells)) {
+		cells = job->next;
+		free(job);
 	}
 	free(local_at);
 	free(remote_at);

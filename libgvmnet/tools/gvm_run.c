@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <gvmnet/gvmnet.h>
 #include "tools/gvm.h"
@@ -163,6 +164,19 @@ static int check_stats_file(void)
 			  name, *dir ? dir : "/", strerror(errno));
 }
 
+/* Each process of the program reads it for itself. */
+static int check_cluster_file(void)
+{
+	const char *name = gvm_option_text("GVM_CLUSTER");
+	struct stat st;
+
+	if (!*name || stat(name, &st) || S_ISREG(st.st_mode))
+		return 0;
+	return run_refuse("--cluster %s is not a regular file, and each process of the program "
+			  "reads it again: name a file",
+			  name);
+}
+
 /* A file's absolute name; it need not exist. */
 static int put_path(const char *name)
 {
@@ -264,7 +278,7 @@ static int check_all(const char *program, char *path, char *library)
 		    "GVM_MODE=kernel is for the kernel module, which does not exist yet; gvm run "
 		    "pages in user space (auto or user)");
 	if (run_check_program(program, path, PATH_MAX) || find_library(library, PATH_MAX) ||
-	    check_stats_file() || nodes_cluster("run", &cluster))
+	    check_stats_file() || check_cluster_file() || nodes_cluster("run", &cluster))
 		return -1;
 	int err = run_check_userfaultfd();
 	err = err ? err : run_check_memory();

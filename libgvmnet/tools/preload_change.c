@@ -188,9 +188,8 @@ int take_protect(uintptr_t base, size_t len, int prot)
 	if (opens && (prot & PROT_WRITE) && !(prot & PROT_EXEC) && len >= preload_policy.min &&
 	    table_covered(&take.table, base, len, SEG_RESERVED))
 		return take_reserved(base, len, prot);
-	if (opens && (prot & PROT_WRITE) && (prot & PROT_EXEC) &&
-	    table_covered(&take.table, base, len, SEG_RESERVED))
-		report_passed(len, "executable");
+	if (opens && (prot & PROT_WRITE) && table_covered(&take.table, base, len, SEG_RESERVED))
+		report_passed(len, prot & PROT_EXEC ? "executable" : "smaller than --min");
 	if (take_cut(base, len) || raw_mprotect((void *)base, len, prot))
 		return -1;
 	for (size_t i = table_find(&take.table, base);

@@ -371,6 +371,31 @@ static void modes_do_not_mix(void **state)
 	rogue_end();
 }
 
+/* One that opens the region under two views on one connection, leaves a request open and goes: the
+ * member that it was is lost with the connection, and nothing is sent to it any more. */
+static void two_views_on_one_connection(void **state)
+{
+	uint64_t page = 16 * PAGE * 3;
+	struct gvm_hdr h = { .type = GVM_COH_READ,
+			     .xid = 5,
+			     .region = gvm_region_id_of(NAME),
+			     .page = page / PAGE };
+
+	open_two();
+	rogue_start(ROGUE);
+	to(home_of(h.page));
+	assert_int_equal(open_as(NAME, GVM_RO_SHARED, 0, 200).status, 0);
+	rogue.view = 78;
+	assert_int_equal(open_as(NAME, GVM_RO_SHARED, 0, 200).status, -EBUSY);
+	send_frame(&h); /* of the first view, which is still the member */
+	assert_int_equal(open_as(NAME, GVM_RO_SHARED, 0, 200).status, -EBUSY);
+	assert_int_equal(figure("shared_members"), 3);
+	rogue_end();
+	m_store(0, page, 1); /* when the rogue, who may have the page, is buried */
+	assert_load(1, page, 1);
+	all_is_well();
+}
+
 static void without_room_a_write_fails_and_nothing_is_lost(void **state)
 {
 	static const char *const small[] = { "--memory", "1M", "--overcommit", "8", NULL };
@@ -427,6 +452,7 @@ int main(void)
 		T(a_node_refuses_what_breaks_the_rules),
 		T(frames_need_a_session),
 		T(modes_do_not_mix),
+		T(two_views_on_one_connection),
 		T(without_room_a_write_fails_and_nothing_is_lost),
 		T(with_an_image_there_are_none),
 	};
