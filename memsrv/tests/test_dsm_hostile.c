@@ -396,6 +396,45 @@ static void two_views_on_one_connection(void **state)
 	all_is_well();
 }
 
+/* A member that asks for pages and takes none of them: what waits for it is bounded. */
+static void who_does_not_take_is_cut_off(void **state)
+{
+	unsigned at = home_of(0), before;
+
+	setenv("GVM_DSM_QUEUE", "64K", 1);
+	home_end(at, SIGKILL);
+	home_start(at);
+	unsetenv("GVM_DSM_QUEUE");
+	open_two();
+	for (unsigned page = 0; page < BYTES / PAGE; page++)
+		m_store(0, page * PAGE, page + 1);
+	assert_int_equal(m_close(0), 0); /* then all is at the homes */
+	assert_int_equal(m_open(0, 0, 0, 0), 0);
+	assert_int_equal(gvm_option_set("GVM_CREDITS", "4"), 0); /* for what comes to it */
+	rogue_start(ROGUE);
+	assert_int_equal(gvm_option_set("GVM_CREDITS", "64"), 0);
+	to(at);
+	assert_int_equal(open_as(NAME, GVM_RO_SHARED, 0, 200).status, 0);
+	before = rogue.ended;
+	for (unsigned page = 0, n = 0; page < BYTES / PAGE && n < 40; page++) {
+		struct gvm_hdr h = { .type = GVM_COH_READ,
+				     .xid = page + 1,
+				     .region = gvm_region_id_of(NAME),
+				     .page = page };
+
+		if (home_of(page) != at)
+			continue;
+		send_frame(&h);
+		n++;
+	}
+	gvm_worker_flush(rogue.worker);
+	usleep(300000); /* it does not look: nothing to wait for */
+	await_end(before);
+	assert_int_equal(figure("overrun"), 1);
+	all_is_well();
+	rogue_end();
+}
+
 static void without_room_a_write_fails_and_nothing_is_lost(void **state)
 {
 	static const char *const small[] = { "--memory", "1M", "--overcommit", "8", NULL };
@@ -453,6 +492,7 @@ int main(void)
 		T(frames_need_a_session),
 		T(modes_do_not_mix),
 		T(two_views_on_one_connection),
+		T(who_does_not_take_is_cut_off),
 		T(without_room_a_write_fails_and_nothing_is_lost),
 		T(with_an_image_there_are_none),
 	};
