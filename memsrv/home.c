@@ -489,6 +489,10 @@ static int region_tick(struct home_region *r)
 	int unused;
 
 	pthread_mutex_lock(&r->lock);
+	if (r->gone) { /* since it was found */
+		pthread_mutex_unlock(&r->lock);
+		return 0;
+	}
 	now = gvm_now(); /* not before what another thread has noted under the lock */
 	ivy_tick(r->ivy, now);
 	for (unsigned i = 0; i < r->home->nodes && r->count; i++) {
