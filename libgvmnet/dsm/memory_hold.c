@@ -9,7 +9,7 @@
 #include <time.h>
 #include "memory_internal.h"
 
-#define RETURN_NS 3000u  /* of CPU time: from being woken to the access */
+#define RETURN_NS 1000u  /* of CPU time: from being woken to the access */
 #define LOOK_NS   10000u /* until it is looked at again, at least */
 
 /* The clock of the CPU time of a thread of this process: Linux encodes it so
