@@ -9,7 +9,8 @@
 #include <gvmnet/cluster.h>
 
 #define MS          UINT64_C(1000000)
-#define PROMISE_MIN 100u /* ms */
+#define PAGES_MAX   (UINT64_C(1) << 32) /* of a shared region: 16 TiB */
+#define PROMISE_MIN 100u                /* ms */
 #define PROMISE_MAX (24u * 3600 * 1000)
 
 /* ---- regions ------------------------------------------------------------------------------- */
@@ -91,11 +92,10 @@ static struct home_region *region_make(struct home *home, const struct gvm_regio
 	r->store = store;
 	r->slab_pages = opened->slab_pages;
 	r->pages = opened->pages;
-	r->homes = malloc(slabs * sizeof(*r->homes));
+	r->homes = calloc(slabs, sizeof(*r->homes)); /* of a huge region most is never touched */
 	r->members = calloc(home->nodes, sizeof(struct home_member *));
 	if (!r->homes || !r->members)
 		goto free;
-	memset(r->homes, 0xFF, slabs * sizeof(*r->homes)); /* GVM_WIRE_NODE_NONE */
 	if (home_engine_new(r))
 		goto free;
 	return r;
@@ -306,8 +306,8 @@ static int check(const struct home *home, struct gvm_peer *peer, const struct gv
 		return refuse(peer, req, -EINVAL, "it has no id in the cluster file");
 	if (node == home->config.node)
 		return refuse(peer, req, -EINVAL, "it has this memory node's id");
-	if (!msg->arg || req->linger_ms < PROMISE_MIN || req->linger_ms > PROMISE_MAX ||
-	    (req->flags & GVM_RO_READONLY))
+	if (!msg->arg || req->pages >= PAGES_MAX || req->linger_ms < PROMISE_MIN ||
+	    req->linger_ms > PROMISE_MAX || (req->flags & GVM_RO_READONLY))
 		return refuse(peer, req, -EINVAL, "its request makes no sense");
 	return 0;
 }
@@ -319,11 +319,12 @@ static int open_once(struct home_worker *hw, struct home_links *links, struct gv
 {
 	struct home_region *r;
 	struct home_link *link = link_of(links, msg->region);
-	int err = region_open(hw->home, peer, msg->region, req, out, &r);
+	int had, err = region_open(hw->home, peer, msg->region, req, out, &r);
 
 	if (err)
 		return err;
-	if (link && link->region == r)
+	had = link && link->region == r;
+	if (had)
 		home_region_put(r);
 	else
 		link = link_make(links, r, peer);
@@ -332,7 +333,7 @@ static int open_once(struct home_worker *hw, struct home_links *links, struct gv
 		return -ENOMEM;
 	}
 	err = join(hw, r, link, msg, req);
-	if (err)
+	if (err && !had) /* else it is the link of who has opened the region here before */
 		link_free(link);
 	return err;
 }
@@ -488,6 +489,10 @@ static int region_tick(struct home_region *r)
 	int unused;
 
 	pthread_mutex_lock(&r->lock);
+	if (r->gone) { /* since it was found */
+		pthread_mutex_unlock(&r->lock);
+		return 0;
+	}
 	now = gvm_now(); /* not before what another thread has noted under the lock */
 	ivy_tick(r->ivy, now);
 	for (unsigned i = 0; i < r->home->nodes && r->count; i++) {

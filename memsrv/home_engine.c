@@ -40,11 +40,14 @@ static void engine_send(void *user, uint16_t to, const struct gvm_hdr *h, const 
 static uint16_t engine_home(void *user, uint64_t page)
 {
 	struct home_region *r = user;
-	uint16_t *home = &r->homes[page / r->slab_pages];
+	uint64_t slab = page / r->slab_pages;
+	uint16_t home;
 
-	if (*home == GVM_WIRE_NODE_NONE)
-		gvm_place(r->home->cluster, r->id, page / r->slab_pages, 1, home);
-	return *home;
+	if (!r->homes[slab]) {
+		gvm_place(r->home->cluster, r->id, slab, 1, &home);
+		r->homes[slab] = (uint16_t)(home + 1);
+	}
+	return (uint16_t)(r->homes[slab] - 1);
 }
 
 static uint64_t engine_nonce(void *user)

@@ -58,7 +58,7 @@ struct home_region {
 	int ephemeral;
 	struct store_shared *store;
 	struct ivy *ivy;
-	uint16_t *homes; /* by slab; GVM_WIRE_NODE_NONE: not looked up yet */
+	uint16_t *homes; /* by slab, and 1 more; 0: not looked up yet */
 	uint32_t slab_pages;
 	uint64_t pages;
 	struct home_member **members; /* by node */

@@ -13,8 +13,7 @@
 #define FAULTS  256u /* whose time is taken at once; a power of two */
 #define TICK_NS (100 * DSM_MS)
 #define TRIM_NS (5 * DSM_MS)
-#define HOLD_NS (200 * 1000ull) /* a page that was opened for a thread is left to it for so long   \
-				 */
+#define HOLD_NS 200000ull /* a page is left to the thread that it was opened for */
 
 struct dsm_open_fault {
 	uint64_t page, began; /* began 0: none */

@@ -238,6 +238,7 @@ static void open_too_late(struct gvm_timer *timer)
 					      : "does not answer");
 		if (link->calling) /* its answer comes soon */
 			continue;
+		gvm_timer_clear(dsm->node->worker, &link->retry);
 		dsm->asked--;
 	}
 	if (dsm->asked == 0)
@@ -459,6 +460,8 @@ static void close_start(void *arg, struct dsm_wait *wait)
 
 	dsm->wait = wait;
 	dsm->state = DSM_CLOSING;
+	if (dsm->stats.homes_dead) /* what this node had changed of it could not be given back */
+		fail(dsm, -EIO);
 	dsm->cursor = 0;
 	dsm->deadline.fn = close_too_late;
 	gvm_timer_set(worker, &dsm->deadline,

@@ -40,13 +40,18 @@ static void regions_in_columns(void **state)
 	      "   {\"name\": \"work-of-a-week\", \"pages\": 393216, \"slabs\": 65536,"
 	      "    \"ephemeral\": true, \"holder\": \"00000000000000ab\", \"sessions\": 2},"
 	      "   {\"name\": \"b\", \"pages\": 256, \"slabs\": 1, \"ephemeral\": true,"
-	      "    \"holder\": \"00000000000000ac\", \"sessions\": 0}]}]}",
-	      "node 3 (10.0.0.3:9999): 3 regions; 16.0 MiB stored, 64.0 MiB promised, of 1.0 GiB\n"
-	      "  NAME                  SIZE   SLABS  KIND       HELD BY\n"
-	      "  a                  4.0 KiB       0  saved      nobody\n"
-	      "  work-of-a-week     1.5 GiB   65536  ephemeral  00000000000000ab, 2 connections\n"
-	      "  b                  1.0 MiB       1  ephemeral  00000000000000ac, lost: kept for "
-	      "it\n");
+	      "    \"holder\": \"00000000000000ac\", \"sessions\": 0},"
+	      "   {\"name\": \"s\", \"pages\": 256, \"slabs\": 2, \"ephemeral\": false,"
+	      "    \"mode\": \"shared\", \"holder\": \"\", \"sessions\": 3}]}]}",
+	      "node 3 (10.0.0.3:9999): 4 regions; 16.0 MiB stored, 64.0 MiB promised, of 1.0 GiB\n"
+	      "  NAME                  SIZE   SLABS  MODE     KIND       HELD BY\n"
+	      "  a                  4.0 KiB       0  private  saved      nobody\n"
+	      "  work-of-a-week     1.5 GiB   65536  private  ephemeral  00000000000000ab, 2 "
+	      "connections\n"
+	      "  b                  1.0 MiB       1  private  ephemeral  00000000000000ac, lost: "
+	      "kept for "
+	      "it\n"
+	      "  s                  1.0 MiB       2  shared   saved      3 nodes\n");
 }
 
 static void nodes_without_regions(void **state)
@@ -58,8 +63,8 @@ static void nodes_without_regions(void **state)
 	      "  \"holder\": \"0000000000000001\", \"sessions\": 1}]}]}",
 	      "node 0 (a:1): 0 regions\n"
 	      "node 2 (c:3): 1 region\n"
-	      "  NAME        SIZE   SLABS  KIND       HELD BY\n"
-	      "  x       64.0 KiB       1  saved      0000000000000001, 1 connection\n");
+	      "  NAME        SIZE   SLABS  MODE     KIND       HELD BY\n"
+	      "  x       64.0 KiB       1  private  saved      0000000000000001, 1 connection\n");
 }
 
 int main(void)

@@ -87,7 +87,8 @@ static void show_regions(const json_t *regions, FILE *out)
 		double pages = number(r, "pages");
 
 		fprintf(out, "  %-*s  %10s  %6.0f  %-7s  %-9s  %s\n", width, text(r, "name"),
-			show_bytes(pages * GVM_PAGE_SIZE).text, number(r, "slabs"), text(r, "mode"),
+			show_bytes(pages * GVM_PAGE_SIZE).text, number(r, "slabs"),
+			is_shared(r) ? "shared" : "private",
 			json_is_true(json_object_get(r, "ephemeral")) ? "ephemeral" : "saved",
 			show_holder(r).text);
 	}

@@ -371,6 +371,70 @@ static void modes_do_not_mix(void **state)
 	rogue_end();
 }
 
+/* One that opens the region under two views on one connection, leaves a request open and goes: the
+ * member that it was is lost with the connection, and nothing is sent to it any more. */
+static void two_views_on_one_connection(void **state)
+{
+	uint64_t page = 16 * PAGE * 3;
+	struct gvm_hdr h = { .type = GVM_COH_READ,
+			     .xid = 5,
+			     .region = gvm_region_id_of(NAME),
+			     .page = page / PAGE };
+
+	open_two();
+	rogue_start(ROGUE);
+	to(home_of(h.page));
+	assert_int_equal(open_as(NAME, GVM_RO_SHARED, 0, 200).status, 0);
+	rogue.view = 78;
+	assert_int_equal(open_as(NAME, GVM_RO_SHARED, 0, 200).status, -EBUSY);
+	send_frame(&h); /* of the first view, which is still the member */
+	assert_int_equal(open_as(NAME, GVM_RO_SHARED, 0, 200).status, -EBUSY);
+	assert_int_equal(figure("shared_members"), 3);
+	rogue_end();
+	m_store(0, page, 1); /* when the rogue, who may have the page, is buried */
+	assert_load(1, page, 1);
+	all_is_well();
+}
+
+/* A member that asks for pages and takes none of them: what waits for it is bounded. */
+static void who_does_not_take_is_cut_off(void **state)
+{
+	unsigned at = home_of(0), before;
+
+	setenv("GVM_DSM_QUEUE", "64K", 1);
+	home_end(at, SIGKILL);
+	home_start(at);
+	unsetenv("GVM_DSM_QUEUE");
+	open_two();
+	for (unsigned page = 0; page < BYTES / PAGE; page++)
+		m_store(0, page * PAGE, page + 1);
+	assert_int_equal(m_close(0), 0); /* then all is at the homes */
+	assert_int_equal(m_open(0, 0, 0, 0), 0);
+	assert_int_equal(gvm_option_set("GVM_CREDITS", "4"), 0); /* for what comes to it */
+	rogue_start(ROGUE);
+	assert_int_equal(gvm_option_set("GVM_CREDITS", "64"), 0);
+	to(at);
+	assert_int_equal(open_as(NAME, GVM_RO_SHARED, 0, 200).status, 0);
+	before = rogue.ended;
+	for (unsigned page = 0, n = 0; page < BYTES / PAGE && n < 40; page++) {
+		struct gvm_hdr h = { .type = GVM_COH_READ,
+				     .xid = page + 1,
+				     .region = gvm_region_id_of(NAME),
+				     .page = page };
+
+		if (home_of(page) != at)
+			continue;
+		send_frame(&h);
+		n++;
+	}
+	gvm_worker_flush(rogue.worker);
+	usleep(300000); /* it does not look: nothing to wait for */
+	await_end(before);
+	assert_int_equal(figure("overrun"), 1);
+	all_is_well();
+	rogue_end();
+}
+
 static void without_room_a_write_fails_and_nothing_is_lost(void **state)
 {
 	static const char *const small[] = { "--memory", "1M", "--overcommit", "8", NULL };
@@ -427,6 +491,8 @@ int main(void)
 		T(a_node_refuses_what_breaks_the_rules),
 		T(frames_need_a_session),
 		T(modes_do_not_mix),
+		T(two_views_on_one_connection),
+		T(who_does_not_take_is_cut_off),
 		T(without_room_a_write_fails_and_nothing_is_lost),
 		T(with_an_image_there_are_none),
 	};

@@ -92,7 +92,7 @@ int gvm_dsm_evict(struct gvm_dsm *dsm, uint64_t offset, uint64_t len);
 /*
  * Leave: what this node owns is sent to its homes, then the mapping and the region go. No thread
  * may use the memory any more. 0, or -EIO: what this node alone had could not be given back in
- * GVM_DSM_CLOSE_MS, so that others find it lost; dsm is gone in any case. NULL is nothing to close.
+ * GVM_DSM_CLOSE_MS, or a home was lost before; dsm is gone in any case. NULL is nothing to close.
  */
 int gvm_dsm_close(struct gvm_dsm *dsm);
 
