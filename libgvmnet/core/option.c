@@ -102,8 +102,9 @@ static const struct gvm_option table[] = {
 	    "What an access does whose memory node does not answer: wait, SIGBUS, or read zeros."),
 	NUMBER("GVM_UNREACHABLE_MS", NULL, "ms", "5000", 1, DAY_MS,
 	       "How long a memory node may be away before sigbus and zero answer for it."),
-	{ "GVM_SLAB", NULL, "bytes", "16M", "Size of the slabs of new regions.", "power of two",
-	  64 * K, 64 * M },
+	{ "GVM_SLAB", NULL, "bytes", "16M",
+	  "Size of the slabs of new regions; of paged memory that is smaller, as much as that.",
+	  "power of two", 64 * K, 64 * M },
 	/* shared regions */
 	NUMBER(
 	    "GVM_DSM_FENCE_MS", NULL, "ms", "5000", 100, DAY_MS,

@@ -19,8 +19,7 @@ _Static_assert(GVM_REGION_CREATE == GVM_RO_CREATE && GVM_REGION_EXCL == GVM_RO_E
 		   GVM_REGION_READONLY == GVM_RO_READONLY,
 	       "the API's flags are the wire's");
 
-#define SLAB_BYTES_MIN (64u << 10)
-#define LINGER_MS      30000u
+#define LINGER_MS 30000u
 
 /* ---- small things --------------------------------------------------------------------------- */
 
@@ -477,7 +476,8 @@ static int check_config(const struct gvm_region_config *config)
 			config->name, GVM_PAGE_SIZE);
 		return -EINVAL;
 	}
-	if (slab && (slab < SLAB_BYTES_MIN || slab > GVM_SLAB_BYTES_MAX || (slab & (slab - 1)))) {
+	if (slab &&
+	    (slab < GVM_SLAB_BYTES_MIN || slab > GVM_SLAB_BYTES_MAX || (slab & (slab - 1)))) {
 		gvm_log(GVM_LOG_ERROR,
 			"region %s: slabs must be a power of two between 64 KiB and 64 MiB",
 			config->name);

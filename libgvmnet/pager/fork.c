@@ -12,6 +12,7 @@
  * Shared memory stays shared with the parent, so the child gets no view of it.
  */
 #include <linux/futex.h>
+#include <sched.h>
 #include <stdio.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -255,8 +256,10 @@ static int protect_again(struct view *view, const struct part *part)
 			else if (page_state(table[p]) == PAGE_MAPPED)
 				break;
 		}
-		err = mem_protect(view->shard->uffd, part->addr + from * PAGE, (end - from) * PAGE,
-				  true);
+		/* the shard is about to read what has changed of the mappings */
+		while ((err = mem_protect(view->shard->uffd, part->addr + from * PAGE,
+					  (end - from) * PAGE, true)) == -EAGAIN)
+			sched_yield();
 	}
 	return err;
 }
@@ -317,10 +320,11 @@ int gvm_pager_fork_child(struct gvm_pager *pager)
 		err = shard_renew(&pager->shard[i]);
 	for (unsigned i = 0; i < pager->shards && !err; i++)
 		err = shard_start(&pager->shard[i]);
-	for (struct gvm_range *range = pager->list; range && !err; range = range->next) {
+	/* all of them before the first goes on, whose pages then leave: on the same descriptors */
+	for (struct gvm_range *range = pager->list; range && !err; range = range->next)
 		err = register_again(range);
-		if (!err)
-			err = open_clone(range);
+	for (struct gvm_range *range = pager->list; range && !err; range = range->next) {
+		err = open_clone(range);
 		if (!err)
 			range_resume(range);
 	}

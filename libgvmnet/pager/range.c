@@ -487,6 +487,18 @@ static uint32_t region_flags(unsigned flags)
 	       (flags & GVM_ATTACH_SAVE ? 0 : GVM_REGION_EPHEMERAL);
 }
 
+/* A memory node gives whole slabs: a program with many small mappings is not to use one up for
+ * each.
+ */
+static uint32_t slab_for(const struct gvm_pager *pager, uint64_t bytes)
+{
+	uint32_t slab = pager->config.slab_bytes ? pager->config.slab_bytes : GVM_SLAB_BYTES;
+
+	while (slab / 2 >= GVM_SLAB_BYTES_MIN && slab / 2 >= bytes)
+		slab /= 2;
+	return slab;
+}
+
 static struct gvm_range *range_alloc(struct gvm_pager *pager, const char *name, uint64_t bytes,
 				     unsigned flags)
 {
@@ -499,7 +511,7 @@ static struct gvm_range *range_alloc(struct gvm_pager *pager, const char *name, 
 	range->pages = range->mapped_pages = bytes / PAGE;
 	range->flags = flags;
 	range->anon = flags & GVM_ATTACH_ANON;
-	range->slab_bytes = pager->config.slab_bytes ? pager->config.slab_bytes : GVM_SLAB_BYTES;
+	range->slab_bytes = slab_for(pager, bytes);
 	range->slab_pages = range->slab_bytes / PAGE;
 	range->memfd = -1;
 	snprintf(range->name, sizeof(range->name), "%s", name);

@@ -52,12 +52,13 @@ static const char *lacks(const struct ibv_context *context, const struct ibv_dev
 /*
  * What keeps "auto" from it besides. The kernel's iWARP in software keeps a worker in
  * rdma_connect() for as long as TCP tries to reach a machine that does not answer; no other iWARP
- * was there to be tried.
+ * was there to be tried. And siw's ports are TCP's: a node could not listen with tcp at the same
+ * one.
  */
 static const char *not_for_auto(const struct ibv_context *context)
 {
 	return context->device->transport_type == IBV_TRANSPORT_IWARP
-		   ? "it is iWARP, which is used when it is asked for (GVM_TRANSPORT=verbs+tcp)"
+		   ? "it is iWARP, which is used when it is asked for (GVM_TRANSPORT=verbs)"
 		   : NULL;
 }
 

@@ -244,8 +244,12 @@ static void explain(const struct verbs *v, const char *host, unsigned port, int 
 			"interface that %s belongs to (rdma link), or *",
 			host, v->device);
 	else
-		gvm_log(verbs_level(v, GVM_LOG_ERROR), "cannot listen at %s, port %u: %s", host,
-			port, strerror(-err));
+		gvm_log(verbs_level(v, GVM_LOG_ERROR), "cannot listen at %s, port %u: %s%s", host,
+			port, strerror(-err),
+			err == -EADDRINUSE && v->iwarp
+			    ? " (the ports of iWARP are TCP's: a node listens with verbs or with "
+			      "tcp)"
+			    : "");
 }
 
 static void leave_all(void *arg);

@@ -353,6 +353,62 @@ static void a_forked_child_has_a_snapshot(void **state)
 	}
 }
 
+#define MANY 12
+
+/* Pages of the ranges that go on first leave while the others are made ready: on the same
+ * descriptors, which then say that the program changes its mappings. */
+static void a_child_of_many_ranges(void **state)
+{
+#ifdef __SANITIZE_THREAD__
+	skip(); /* it does not let a child of a process with threads have threads */
+#endif
+	EACH_KIND(kind)
+	{
+		struct bed bed = { 0 };
+		struct gvm_range *range[MANY];
+		char *mem[MANY], name[16];
+		uint64_t pages = BUDGET / PAGE / 8;
+
+		if (kind->shared)
+			continue;
+		open_bed(&bed, kind, 16 * PAGE);
+		for (unsigned i = 0; i < MANY; i++) {
+			snprintf(name, sizeof(name), "many-%u", i);
+			assert_int_equal(gvm_pager_attach(bed.pager, name, NULL, pages * PAGE, -1,
+							  0, GVM_ATTACH_ANON, &range[i]),
+					 0);
+			mem[i] = gvm_range_base(range[i]);
+			for (uint64_t p = 0; p < pages; p++)
+				fill_page(mem[i], p, i);
+			assert_int_equal(gvm_pager_sync(range[i]), 0);
+		}
+		for (unsigned round = 0; round < 3; round++) {
+			int status, bad = 0;
+			pid_t pid;
+
+			/* clean, and as many as there is room for */
+			for (unsigned i = 0; i < MANY; i++)
+				for (uint64_t p = 0; p < pages; p++)
+					assert_page(mem[i], p, i);
+			assert_int_equal(gvm_pager_fork_prepare(bed.pager), 0);
+			pid = fork();
+			if (pid == 0) {
+				if (gvm_pager_fork_child(bed.pager))
+					_exit(2);
+				for (unsigned i = 0; i < MANY; i++)
+					for (uint64_t p = 0; p < pages; p++)
+						bad |= !page_is(mem[i], p, i);
+				gvm_pager_close(bed.pager);
+				_exit(bad);
+			}
+			gvm_pager_fork_parent(bed.pager, pid > 0);
+			assert_int_equal(waitpid(pid, &status, 0), pid);
+			assert_int_equal(status, 0);
+		}
+		close_bed(&bed);
+	}
+}
+
 static unsigned regions(void)
 {
 	unsigned n = 0;
@@ -425,6 +481,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_raw_mremap_is_followed),
 		cmocka_unit_test(detaching_leaves_what_is_the_callers),
 		cmocka_unit_test(a_forked_child_has_a_snapshot),
+		cmocka_unit_test(a_child_of_many_ranges),
 		cmocka_unit_test(a_failed_fork_leaves_no_clones),
 		cmocka_unit_test(many_ranges),
 	};

@@ -28,7 +28,8 @@ struct gvm_region;
 #define GVM_REGION_EPHEMERAL 4u /* goes when this client has gone */
 #define GVM_REGION_READONLY  8u
 
-#define GVM_SLAB_BYTES (16u << 20)
+#define GVM_SLAB_BYTES     (16u << 20)
+#define GVM_SLAB_BYTES_MIN (64u << 10)
 /* A node copies a slab that a clone shares while everybody waits: a few tens of milliseconds for
  * one of this size. */
 #define GVM_SLAB_BYTES_MAX (64u << 20)
@@ -75,7 +76,7 @@ unsigned gvm_region_node(const struct gvm_region *region, uint64_t page);
 /* One page operation; like gvm_op: the caller's memory, done exactly once, never from the post. */
 struct gvm_region_op {
 	void (*done)(struct gvm_region_op *op, int status);
-	uint64_t deadline_ns; /* absolute; 0: GVM_OP_TIMEOUT_MS from now; GVM_NEVER: stall */
+	uint64_t deadline_ns;  /* absolute; 0: GVM_OP_TIMEOUT_MS from now; GVM_NEVER: stall */
 	struct gvm_mem *local; /* of a fetch or put: buf's registration, until done; or NULL */
 	/* the library's */
 	struct gvm_op op;
