@@ -293,20 +293,13 @@ static int number(const char *text, unsigned low, unsigned high, unsigned *value
 static int parse(int argc, char **argv)
 {
 	static const struct option table[] = {
-		{ "rounds", 1, NULL, 'r' },
-		{ "ops", 1, NULL, 'o' },
-		{ "seconds", 1, NULL, 's' },
-		{ "window", 1, NULL, 'w' },
-		{ "mib", 1, NULL, 'm' },
-		{ "cpus", 1, NULL, 'c' },
-		{ "only", 1, NULL, 'y' },
-		{ "json", 1, NULL, 'j' },
-		{ "memsrv", 1, NULL, 'S' },
-		{ "scratch", 1, NULL, 'd' },
-		{ "help", 0, NULL, 'h' },
-		{ "sizes", 0, &sizes, 1 },
-		{ "shared", 0, &shared, 1 },
-		{ 0 },
+		{ "rounds", 1, NULL, 'r' },  { "ops", 1, NULL, 'o' },
+		{ "seconds", 1, NULL, 's' }, { "window", 1, NULL, 'w' },
+		{ "mib", 1, NULL, 'm' },     { "cpus", 1, NULL, 'c' },
+		{ "only", 1, NULL, 'y' },    { "json", 1, NULL, 'j' },
+		{ "memsrv", 1, NULL, 'S' },  { "scratch", 1, NULL, 'd' },
+		{ "help", 0, NULL, 'h' },    { "sizes", 0, &sizes, 1 },
+		{ "shared", 0, &shared, 1 }, { 0 },
 	};
 	unsigned mib = 128;
 	int c, err = 0;

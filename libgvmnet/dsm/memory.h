@@ -21,8 +21,8 @@
  *     wants the region opens it itself: it is another node.
  *   - munmap of any part of it: those pages are given back (evicted), their addresses are the
  *     program's. mremap: what was moved raises SIGBUS at its new place, and is as unmapped at the
- *     old one. Another mapping laid over it: as munmap. A thread that maps something of its own there
- *     before the engine's thread has read the event may find pages of it emptied once.
+ *     old one. Another mapping laid over it: as munmap. A thread that maps something of its own
+ * there before the engine's thread has read the event may find pages of it emptied once.
  *   - mprotect, mlock: as ever; mlock of pages that are not here fetches them.
  *   - Memory that the kernel itself writes to later, by references that it took earlier (O_DIRECT
  *     reads, registered buffers of io_uring, RDMA, VFIO), must not be in it: what arrives after the
@@ -62,8 +62,8 @@ struct dsm_memory_config {
 	 * It may call the functions below under "what the engine acts through", and no others.
 	 */
 	int (*fault)(void *user, uint64_t page, enum ivy_access access);
-	/* The page should leave: ivy_evict(), whose answer it returns. From dsm_memory_trim() alone;
-	 * it may call what fault() may. */
+	/* The page should leave: ivy_evict(), whose answer it returns. From dsm_memory_trim()
+	 * alone; it may call what fault() may. */
 	int (*evict)(void *user, uint64_t page);
 };
 
@@ -73,8 +73,8 @@ struct dsm_memory_config {
  */
 int dsm_memory_open(const struct dsm_memory_config *config, struct dsm_memory **memory);
 /*
- * Unmap it. Contents are dropped, and nobody is told; threads that wait for a page get SIGSEGV, as all
- * do that touch it from then on.
+ * Unmap it. Contents are dropped, and nobody is told; threads that wait for a page get SIGSEGV, as
+ * all do that touch it from then on.
  */
 void dsm_memory_close(struct dsm_memory *memory);
 /* Where page 0 is, for the programs. */
@@ -91,10 +91,11 @@ int dsm_memory_fd(const struct dsm_memory *memory, unsigned i);
 int dsm_memory_read(struct dsm_memory *memory, unsigned i);
 /*
  * What is not bound to an event; to be called after each batch of the functions above and below,
- * never from within fault() or evict(): makes room if the contents here exceed the budget (a part of
- * it at a time), and calls fault() again for threads that were told "not now". Returns 1 if there is
- * more to do that waits for nothing, 2 if it waits for the engine (call it again when that has done
- * something, or after a while), 0 if all is well. Costs next to nothing when there is nothing to do.
+ * never from within fault() or evict(): makes room if the contents here exceed the budget (a part
+ * of it at a time), and calls fault() again for threads that were told "not now". Returns 1 if
+ * there is more to do that waits for nothing, 2 if it waits for the engine (call it again when that
+ * has done something, or after a while), 0 if all is well. Costs next to nothing when there is
+ * nothing to do.
  */
 int dsm_memory_trim(struct dsm_memory *memory);
 
@@ -115,11 +116,11 @@ void dsm_memory_protect(struct dsm_memory *memory, uint64_t page, enum ivy_acces
 void dsm_memory_end(struct dsm_memory *memory, uint64_t page, int status);
 
 /*
- * Whether the page should be left open for a moment, so that the thread for which it was opened last
- * can use it at least once: 0: no; else when (gvm_now()'s ns) to ask again. It is a wish until that
- * thread has had a CPU since, and for no longer than hold_ns: who passes messages to the engine may
- * keep those back that would close the page, with what the same sender says of the same page after them. Only
- * ever for pages that a thread waited for.
+ * Whether the page should be left open for a moment, so that the thread for which it was opened
+ * last can use it at least once: 0: no; else when (gvm_now()'s ns) to ask again. It is a wish until
+ * that thread has had a CPU since, and for no longer than hold_ns: who passes messages to the
+ * engine may keep those back that would close the page, with what the same sender says of the same
+ * page after them. Only ever for pages that a thread waited for.
  */
 uint64_t dsm_memory_held_until(struct dsm_memory *memory, uint64_t page);
 
@@ -128,10 +129,10 @@ struct dsm_memory_stats {
 	uint64_t faults_read, faults_write; /* that fault() was called for, also again */
 	uint64_t faults_local; /* had access: put out of the mapping to see whether it is used */
 	uint64_t opened, closed, upgraded, downgraded; /* pages, by protect() */
-	uint64_t evictions; /* evict() said 0 */
-	uint64_t poisoned;  /* pages that give SIGBUS */
-	uint64_t present;   /* pages of content here now, also of no use any more */
-	uint64_t waiting;   /* faults that were told "not now" */
+	uint64_t evictions;                            /* evict() said 0 */
+	uint64_t poisoned;                             /* pages that give SIGBUS */
+	uint64_t present; /* pages of content here now, also of no use any more */
+	uint64_t waiting; /* faults that were told "not now" */
 };
 void dsm_memory_stats(const struct dsm_memory *memory, struct dsm_memory_stats *stats);
 
