@@ -369,6 +369,10 @@ static void warn_no_mapping(void)
 		    "its largest block of malloc was %s; --min %zuK --malloc %zuK would take it; "
 		    "%s were local",
 		    block, largest / 1024, largest / 1024, most);
+	else if ((double)beside < LEAST_TOLD)
+		say("WARNING: nothing was taken over: the program mapped nothing that could be; "
+		    "%s were local",
+		    most);
 	else
 		say("WARNING: nothing was taken over: the program mapped nothing that could be; "
 		    "%s, mostly small blocks of malloc, were local; " JEMALLOC,

@@ -153,7 +153,8 @@ static void ends_when_told_to(void **state)
 		hear_until("cannot be reached (");
 		kill(perf, signals[i]);
 		assert_int_equal(perf_end(), 1);
-		hear_until("gvm perf: interrupted while a memory node did not answer");
+		/* while a node did not answer, or before that mattered */
+		hear_until("gvm perf: interrupted ");
 	}
 }
 
