@@ -12,39 +12,53 @@
 #include <unistd.h>
 #include "bench.h"
 
-static pid_t server;
-static struct stream stream = { .fd = -1 };
+/* All of them run side by side, so each has its own. */
+struct store {
+	pid_t server;
+	struct stream stream;
+};
+static struct store mc = { .stream.fd = -1 }, redis = { .stream.fd = -1 },
+		    nbd = { .stream.fd = -1 };
 
-static int latency(const struct bench_opts *opts, uint32_t n, uint64_t *ns)
+static void store_stop(struct store *store)
 {
-	return stream_latency(&stream, opts, n, ns);
+	if (store->stream.fd >= 0)
+		close(store->stream.fd);
+	store->stream = (struct stream){ .fd = -1 };
+	bench_kill(&store->server);
 }
 
-static int throughput(const struct bench_opts *opts, double *per_second)
-{
-	return stream_throughput(&stream, opts, per_second);
-}
+/* What the driver calls has no argument that says which store is meant. */
+#define OF_STORE(store)                                                                            \
+	static int store##_latency(const struct bench_opts *opts, uint32_t n, uint64_t *ns)        \
+	{                                                                                          \
+		return stream_latency(&store.stream, opts, n, ns);                                 \
+	}                                                                                          \
+	static int store##_throughput(const struct bench_opts *opts, double *per_second)           \
+	{                                                                                          \
+		return stream_throughput(&store.stream, opts, per_second);                         \
+	}                                                                                          \
+	static void store##_stop(void)                                                             \
+	{                                                                                          \
+		store_stop(&store);                                                                \
+	}
+OF_STORE(mc)
+OF_STORE(redis)
+OF_STORE(nbd)
 
-static void stop(void)
+static int launch(struct store *store, const struct bench_opts *opts, char *const argv[],
+		  unsigned port, const char **why)
 {
-	if (stream.fd >= 0)
-		close(stream.fd);
-	stream = (struct stream){ .fd = -1 };
-	bench_kill(&server);
-}
-
-static int launch(const struct bench_opts *opts, char *const argv[], unsigned port,
-		  const char **why)
-{
-	server = bench_spawn(opts, opts->server_cpu, argv);
+	store->server = bench_spawn(opts, opts->server_cpu, argv);
 	*why = "it did not start (is the package installed?)";
-	stream.fd = bench_connect(port);
-	return stream.fd < 0 ? stream.fd : 0;
+	store->stream.fd = bench_connect(port);
+	return store->stream.fd < 0 ? store->stream.fd : 0;
 }
 
 /* Store each page with one request of head + page + tail and read an answer of a known length. */
-static int fill(const struct bench_opts *opts, size_t (*head)(char *, uint32_t), const char *tail,
-		size_t tail_len, size_t answer_len)
+static int fill(const struct store *store, const struct bench_opts *opts,
+		size_t (*head)(char *, uint32_t), const char *tail, size_t tail_len,
+		size_t answer_len)
 {
 	char buf[PAGE + 128], answer[64];
 
@@ -54,9 +68,9 @@ static int fill(const struct bench_opts *opts, size_t (*head)(char *, uint32_t),
 
 		bench_fill(buf + len, i);
 		memcpy(buf + len + PAGE, tail, tail_len);
-		err = bench_write_all(stream.fd, buf, len + PAGE + tail_len);
+		err = bench_write_all(store->stream.fd, buf, len + PAGE + tail_len);
 		if (!err)
-			err = bench_read_all(stream.fd, answer, answer_len);
+			err = bench_read_all(store->stream.fd, answer, answer_len);
 		if (err)
 			return err;
 	}
@@ -85,20 +99,20 @@ static int mc_start(const struct bench_opts *opts, const char **why)
 
 	snprintf(ports, sizeof(ports), "%u", port);
 	snprintf(mem, sizeof(mem), "%u", opts->pages / 256 * 3 + 64);
-	err = launch(opts, argv, port, why);
-	stream.request = mc_get;
-	stream.data_offset = sizeof("VALUE p0000000 0 4096\r\n") - 1;
-	stream.answer_len = stream.data_offset + PAGE + sizeof("\r\nEND\r\n") - 1;
-	return err ? err : fill(opts, mc_set, "\r\n", 2, sizeof("STORED\r\n") - 1);
+	err = launch(&mc, opts, argv, port, why);
+	mc.stream.request = mc_get;
+	mc.stream.data_offset = sizeof("VALUE p0000000 0 4096\r\n") - 1;
+	mc.stream.answer_len = mc.stream.data_offset + PAGE + sizeof("\r\nEND\r\n") - 1;
+	return err ? err : fill(&mc, opts, mc_set, "\r\n", 2, sizeof("STORED\r\n") - 1);
 }
 
 const struct contender contender_memcached = {
 	.name = "memcached",
 	.what = "get of a 4 KiB value, text protocol, one thread",
 	.start = mc_start,
-	.latency = latency,
-	.throughput = throughput,
-	.stop = stop,
+	.latency = mc_latency,
+	.throughput = mc_throughput,
+	.stop = mc_stop,
 };
 
 /* ---- redis ---- */
@@ -122,20 +136,20 @@ static int redis_start(const struct bench_opts *opts, const char **why)
 	int err;
 
 	snprintf(ports, sizeof(ports), "%u", port);
-	err = launch(opts, argv, port, why);
-	stream.request = redis_get;
-	stream.data_offset = sizeof("$4096\r\n") - 1;
-	stream.answer_len = stream.data_offset + PAGE + 2;
-	return err ? err : fill(opts, redis_set, "\r\n", 2, sizeof("+OK\r\n") - 1);
+	err = launch(&redis, opts, argv, port, why);
+	redis.stream.request = redis_get;
+	redis.stream.data_offset = sizeof("$4096\r\n") - 1;
+	redis.stream.answer_len = redis.stream.data_offset + PAGE + 2;
+	return err ? err : fill(&redis, opts, redis_set, "\r\n", 2, sizeof("+OK\r\n") - 1);
 }
 
 const struct contender contender_redis = {
 	.name = "redis",
 	.what = "GET of a 4 KiB value",
 	.start = redis_start,
-	.latency = latency,
-	.throughput = throughput,
-	.stop = stop,
+	.latency = redis_latency,
+	.throughput = redis_throughput,
+	.stop = redis_stop,
 };
 
 /* ---- nbdkit: the NBD protocol, fixed newstyle, simple replies ---- */
@@ -207,21 +221,21 @@ static int nbd_start(const struct bench_opts *opts, const char **why)
 
 	snprintf(ports, sizeof(ports), "%u", port);
 	snprintf(size, sizeof(size), "%llu", (unsigned long long)opts->pages * PAGE);
-	err = launch(opts, argv, port, why);
+	err = launch(&nbd, opts, argv, port, why);
 	if (!err)
-		err = nbd_negotiate(stream.fd);
-	stream.request = nbd_read;
-	stream.answer_page = nbd_answer_page;
-	stream.data_offset = 16;
-	stream.answer_len = 16 + PAGE;
-	return err ? err : fill(opts, nbd_write, "", 0, 16);
+		err = nbd_negotiate(nbd.stream.fd);
+	nbd.stream.request = nbd_read;
+	nbd.stream.answer_page = nbd_answer_page;
+	nbd.stream.data_offset = 16;
+	nbd.stream.answer_len = 16 + PAGE;
+	return err ? err : fill(&nbd, opts, nbd_write, "", 0, 16);
 }
 
 const struct contender contender_nbdkit = {
 	.name = "nbdkit",
 	.what = "4 KiB read of its memory plugin over NBD",
 	.start = nbd_start,
-	.latency = latency,
-	.throughput = throughput,
-	.stop = stop,
+	.latency = nbd_latency,
+	.throughput = nbd_throughput,
+	.stop = nbd_stop,
 };
