@@ -40,7 +40,7 @@ struct contender {
 
 extern const struct contender contender_tcp, contender_uffd, contender_epoll, contender_gvm_fetch,
     contender_gvm_fault, contender_gvm_sequential, contender_memcached, contender_redis,
-    contender_nbdkit, contender_ofi;
+    contender_nbdkit, contender_ofi, contender_hops, contender_direct;
 
 /* helpers in util.c */
 uint64_t bench_now(void);

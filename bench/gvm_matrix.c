@@ -16,6 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 #include <gvmnet/dsm.h>
+#include "matrix.h"
 
 /* At the beginning of the region, on a page of its own. */
 struct meeting {
@@ -25,13 +26,6 @@ struct meeting {
 static unsigned number, count;
 static size_t rows;
 
-static size_t matrix_bytes(void)
-{
-	size_t bytes = rows * rows * sizeof(double);
-
-	return (bytes + GVM_PAGE_SIZE - 1) / GVM_PAGE_SIZE * GVM_PAGE_SIZE;
-}
-
 /* Seldom enough not to keep its page on the way. */
 static void await(_Atomic unsigned *what, unsigned value)
 {
@@ -39,66 +33,29 @@ static void await(_Atomic unsigned *what, unsigned value)
 		usleep(500);
 }
 
-static void fill(double *a, double *b)
-{
-	for (size_t i = 0; i < rows * rows; i++) {
-		a[i] = (double)(i % 7);
-		b[i] = (double)(i % 11);
-	}
-}
-
-static void multiply(const double *a, const double *b, double *c, size_t from, size_t to)
-{
-	for (size_t i = from; i < to; i++) {
-		double *restrict row = c + i * rows;
-
-		memset(row, 0, rows * sizeof(*row));
-		for (size_t k = 0; k < rows; k++)
-			for (size_t j = 0; j < rows; j++)
-				row[j] += a[i * rows + k] * b[k * rows + j];
-	}
-}
-
-/* A few places are computed again; all numbers are whole, so they must be equal. */
-static int right(const double *a, const double *b, const double *c)
-{
-	for (size_t n = 0; n < 1000; n++) {
-		size_t i = n * 7919 % rows, j = n * 104729 % rows;
-		double sum = 0;
-
-		for (size_t k = 0; k < rows; k++)
-			sum += a[i * rows + k] * b[k * rows + j];
-		if (sum != c[i * rows + j])
-			return 0;
-	}
-	return 1;
-}
-
 static int work(struct gvm_dsm *dsm, char *mem)
 {
 	struct meeting *all = (struct meeting *)mem;
-	double *a = (double *)(mem + GVM_PAGE_SIZE);
-	double *b = (double *)((char *)a + matrix_bytes());
-	double *c = (double *)((char *)b + matrix_bytes());
+	const struct matrices m = matrices_at(mem + GVM_PAGE_SIZE, rows);
 	struct gvm_dsm_stats st;
 	uint64_t begin;
 	int ok = 1;
 
 	atomic_fetch_add(&all->there, 1);
 	if (number == 0) {
-		fill(a, b);
+		matrices_fill(&m);
 		await(&all->there, count);
 		atomic_store(&all->begun, 1);
 	}
 	await(&all->begun, 1);
 	begin = gvm_now();
-	multiply(a, b, c, rows * number / count, rows * (number + 1) / count);
+	matrices_multiply(&m, number, count);
 	atomic_fetch_add(&all->done, 1);
 	await(&all->done, count);
 	if (number == 0) {
 		double seconds = (double)(gvm_now() - begin) / 1e9;
 
-		ok = right(a, b, c);
+		ok = matrices_right(&m);
 		printf("time %.3f s, product %s\n", seconds, ok ? "right" : "WRONG");
 	}
 	gvm_dsm_stats(dsm, &st);
@@ -130,9 +87,9 @@ int main(int argc, char **argv)
 	number = (unsigned)strtoul(argv[1], NULL, 10);
 	count = (unsigned)strtoul(argv[2], NULL, 10);
 	rows = strtoul(argv[3], NULL, 10);
-	if (count == 0 || number >= count || rows == 0 || rows > 16384)
+	if (count == 0 || number >= count || rows == 0 || rows > MATRIX_ROWS_MAX)
 		return usage();
-	config.bytes = GVM_PAGE_SIZE + 3 * matrix_bytes();
+	config.bytes = GVM_PAGE_SIZE + 3 * matrix_bytes(rows);
 	err = gvm_dsm_open(NULL, &config, &dsm);
 	if (!err)
 		err = gvm_dsm_map(dsm, &mem);

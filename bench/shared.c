@@ -23,11 +23,25 @@
 #define MINE   2u
 #define OTHERS 3u
 
-enum what { TCP, UFFD, PAGER, FROM_HOME, FROM_OWNER, UPGRADE, BOTH_WRITE, IN_TURNS, WHATS };
+enum what {
+	TCP,
+	UFFD,
+	HOPS,
+	DIRECT,
+	PAGER,
+	FROM_HOME,
+	FROM_OWNER,
+	UPGRADE,
+	BOTH_WRITE,
+	IN_TURNS,
+	WHATS
+};
 
 static const char *const names[WHATS] = {
 	[TCP] = "raw TCP, 32 B for 4 KiB",
 	[UFFD] = "raw userfaultfd fault",
+	[HOPS] = "raw fault, a third process asked",
+	[DIRECT] = "raw fault, its owner asked",
 	[PAGER] = "pager, remote fault",
 	[FROM_HOME] = "read miss, the home has it",
 	[FROM_OWNER] = "read miss, the other has it",
@@ -266,6 +280,10 @@ static int one_round(const struct bench_opts *opts, uint64_t *ns, unsigned round
 	if (!err)
 		err = ask_contender(&contender_uffd, opts, ns, &p50[UFFD][round]);
 	if (!err)
+		err = ask_contender(&contender_hops, opts, ns, &p50[HOPS][round]);
+	if (!err)
+		err = ask_contender(&contender_direct, opts, ns, &p50[DIRECT][round]);
+	if (!err)
 		err = ask_contender(&contender_gvm_fault, opts, ns, &p50[PAGER][round]);
 	if (!err)
 		err = (int)tell(CHANGE);
@@ -302,7 +320,18 @@ static double parts_of(enum what what, unsigned round)
 {
 	double miss = p50[FROM_OWNER][round];
 
-	return what == BOTH_WRITE ? miss : what == IN_TURNS ? miss + p50[UPGRADE][round] : 0;
+	switch (what) {
+	case FROM_HOME:
+		return p50[TCP][round] + p50[UFFD][round];
+	case FROM_OWNER:
+		return p50[HOPS][round];
+	case BOTH_WRITE:
+		return miss;
+	case IN_TURNS:
+		return miss + p50[UPGRADE][round];
+	default:
+		return 0;
+	}
 }
 
 static void print_ratio(double *v, unsigned n)
@@ -334,7 +363,8 @@ static void print_table(unsigned rounds)
 	for (unsigned i = 0; i < WHATS; i++)
 		print_row(i, rounds);
 	printf(
-	    "\nThe last two: µs from one transfer, or turn, to the next. A transfer is one miss "
+	    "\nParts of a miss: a raw fault and raw TCP, with a third process if there is one.\n"
+	    "The last two: µs from one transfer, or turn, to the next. A transfer is one miss "
 	    "with the\n"
 	    "page from the other; a turn is that and a write to what both read (two faults, one "
 	    "page).\n"
@@ -399,12 +429,15 @@ static int start_all(const struct bench_opts *opts, const char **why)
 	err = contender_tcp.start(opts, why);
 	if (!err)
 		err = contender_uffd.start(opts, why);
+	if (!err)
+		err = contender_hops.start(opts, why);
 	return err ? err : contender_gvm_fault.start(opts, why);
 }
 
 static void stop_all(void)
 {
 	contender_gvm_fault.stop();
+	contender_hops.stop();
 	contender_uffd.stop();
 	contender_tcp.stop();
 	gvm_dsm_close(dsm);

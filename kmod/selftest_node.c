@@ -251,20 +251,7 @@ static void env_fault_done(void *user, uint64_t page, enum ivy_access access, in
 			status);
 }
 
-static const struct ivy_env env = {
-	.alloc = env_alloc,
-	.free = env_free,
-	.send = env_send,
-	.home = env_home,
-	.nonce = env_nonce,
-	.copy_read = env_copy_read,
-	.copy_write = env_copy_write,
-	.copy_drop = env_copy_drop,
-	.protect = env_protect,
-	.store_read = env_store_read,
-	.store_write = env_store_write,
-	.fault_done = env_fault_done,
-};
+static const struct ivy_env env = IVY_ENV(env_);
 
 void st_node_access(struct st_node *n, uint64_t page, enum ivy_access access)
 {
@@ -318,6 +305,7 @@ int st_node_start(struct st_node *n)
 		.max_waiters = low ? ST_NODES : ST_NODES * ST_PAGES,
 		.max_pages = ST_PAGES,
 		.max_relays = low ? 1 : ST_PAGES,
+		.max_old = low ? 2 : ST_PAGES / 2, /* a delta's base may be gone when it comes */
 		/* some 600 steps: also what is only slow is now and then asked for again */
 		.retry_ns = 6000,
 		.round_ns = 24000,

@@ -41,6 +41,8 @@ static void region_free(struct home_region *r)
 	pthread_mutex_destroy(&r->lock);
 	free(r->members);
 	free(r->homes);
+	free(r->written);
+	home_state_free(r->state);
 	free(r);
 }
 
@@ -73,9 +75,9 @@ static struct home_region *region_get(struct home *home, uint64_t id)
 	return r;
 }
 
-static struct home_region *region_make(struct home *home, const struct gvm_region_open *req,
-				       uint64_t id, const struct gvm_region_opened *opened,
-				       struct store_shared *store)
+struct home_region *home_region_make(struct home *home, const struct gvm_region_open *req,
+				     uint64_t id, const struct gvm_region_opened *opened,
+				     struct store_shared *store)
 {
 	uint64_t slabs = (opened->pages + opened->slab_pages - 1) / opened->slab_pages;
 	struct home_region *r = calloc(1, sizeof(*r));
@@ -105,10 +107,11 @@ free:
 }
 
 /* The region as the store has it, and its engine. */
-static int region_open(struct home *home, struct gvm_peer *peer, uint64_t id,
+static int region_open(struct home *home, struct gvm_peer *peer, const struct gvm_msg *msg,
 		       const struct gvm_region_open *req, struct gvm_region_opened *out,
 		       struct home_region **region)
 {
+	uint64_t id = msg->region;
 	struct store_shared *sh;
 	struct home_region *r;
 	int err;
@@ -120,12 +123,14 @@ static int region_open(struct home *home, struct gvm_peer *peer, uint64_t id,
 		goto out;
 	r = find_locked(home, id);
 	if (!r) {
-		r = region_make(home, req, id, out, sh);
+		r = home_region_make(home, req, id, out, sh);
 		if (!r) {
 			store_shared_close(sh);
 			err = -ENOMEM;
 			goto out;
 		}
+		r->state = home_state_new(r, req);
+		r->maker = msg->arg;
 		LIST_INSERT_HEAD(&home->regions, r, in_home);
 		gvm_log(GVM_LOG_INFO, "region %s: shared, made for %s", r->name,
 			gvm_peer_name(peer));
@@ -140,21 +145,29 @@ out:
 /* Take it out, unless it has members (again). The engine goes with the last reference. */
 static int region_delete(struct home *home, struct home_region *r)
 {
+	struct store_shared *store;
 	int err = 0;
 
 	pthread_mutex_lock(&home->lock);
 	pthread_mutex_lock(&r->lock);
+	store = r->store;
 	if (r->gone)
 		err = -ENOENT;
 	else if (r->count)
 		err = -EBUSY;
 	r->gone |= !err;
+	if (!err)
+		r->store = NULL; /* the engine may be freed later */
 	pthread_mutex_unlock(&r->lock);
 	if (!err) {
 		LIST_REMOVE(r, in_home);
 		add_up(&home->ended, r);
 		home->ended.directory_bytes = 0;
-		store_shared_close(r->store);
+		store_shared_close(store);
+		if (!atomic_load(&home->stop)) { /* else it is to be found again */
+			home_state_delete(r->state);
+			r->state = NULL;
+		}
 	}
 	pthread_mutex_unlock(&home->lock);
 	if (!err)
@@ -186,13 +199,15 @@ static void member_free(struct home_member *m)
 
 	home_forget(m);
 	r->members[m->node] = NULL;
+	if (!atomic_load(&r->home->stop))
+		home_state_leave(r->state, m->node);
 	r->count--;
 	tell_count(r);
 	ivy_peer_dead(r->ivy, m->node);
 	free(m);
 }
 
-static struct home_member *member_make(struct home_region *r, uint16_t node, uint64_t view)
+struct home_member *home_member_make(struct home_region *r, uint16_t node, uint64_t view)
 {
 	struct home_member *m = calloc(1, sizeof(*m));
 
@@ -218,28 +233,47 @@ static int member_of(struct home_region *r, uint16_t node, uint64_t view, int ba
 		return -EAGAIN;
 	if (m && m->view != view)
 		return back ? -ESTALE : -EBUSY;
+	if (m && m->expelled)
+		return -ESTALE;
 	if (!m && back)
 		return -ESTALE;
 	if (!m)
-		m = member_make(r, node, view);
+		m = home_member_make(r, node, view);
 	if (!m)
 		return -ENOMEM;
 	*member = m;
 	return 0;
 }
 
-static int join(struct home_worker *hw, struct home_region *r, struct home_link *link,
-		const struct gvm_msg *msg, const struct gvm_region_open *req)
+/* Who makes it says so, by asking for it again with CREATE and its generation. */
+static void made(struct home_region *r, const struct gvm_region_open *req,
+		 struct gvm_region_opened *out)
 {
+	int creates = !!(req->flags & GVM_RO_CREATE);
+
+	if (creates && req->generation && !(out->flags & GVM_RO_CREATE))
+		r->maker = 0;
+	else if (creates && r->maker) /* the answer to its first request may not have arrived */
+		out->flags |= GVM_RO_CREATE;
+}
+
+static int join(struct home_worker *hw, struct home_region *r, struct home_link *link,
+		const struct gvm_msg *msg, const struct gvm_region_open *req,
+		struct gvm_region_opened *out)
+{
+	int back = req->generation && !(req->flags & GVM_RO_CREATE), err;
 	struct home_member *m;
-	int err;
 
 	pthread_mutex_lock(&r->lock);
-	err = member_of(r, link->node, msg->arg, req->generation != 0, &m);
+	err = r->maker && r->maker != msg->arg ? -EBUSY : 0;
+	if (r->gone || !err)
+		err = member_of(r, link->node, msg->arg, back, &m);
 	if (!err) {
+		made(r, req, out);
 		if (m->link)
 			member_unlink(m);
 		m->patience_ns = 2 * MS * req->linger_ms;
+		home_state_join(r->state, m->node, m->view, req->linger_ms);
 		m->link = link;
 		m->peer = link->peer;
 		m->hw = hw;
@@ -319,7 +353,7 @@ static int open_once(struct home_worker *hw, struct home_links *links, struct gv
 {
 	struct home_region *r;
 	struct home_link *link = link_of(links, msg->region);
-	int had, err = region_open(hw->home, peer, msg->region, req, out, &r);
+	int had, err = region_open(hw->home, peer, msg, req, out, &r);
 
 	if (err)
 		return err;
@@ -332,7 +366,7 @@ static int open_once(struct home_worker *hw, struct home_links *links, struct gv
 		home_region_put(r);
 		return -ENOMEM;
 	}
-	err = join(hw, r, link, msg, req);
+	err = join(hw, r, link, msg, req, out);
 	if (err && !had) /* else it is the link of who has opened the region here before */
 		link_free(link);
 	return err;
@@ -366,17 +400,21 @@ void home_joined(struct home_worker *hw, struct home_links *links, uint64_t regi
 	pthread_mutex_unlock(&r->lock);
 }
 
-/* What it still owned is lost: it had its time. */
-static void leave(struct home_link *link)
+/* What it still owned is lost: it had its time. Returns 1 if the region is to go with its last
+ * member. */
+static int leave(struct home_link *link)
 {
 	struct home_region *r = link->region;
 	struct home_member *m;
+	int goes;
 
 	pthread_mutex_lock(&r->lock);
 	m = r->members[link->node];
 	if (m && m->link == link)
 		member_free(m);
+	goes = r->ephemeral || r->maker;
 	pthread_mutex_unlock(&r->lock);
+	return goes;
 }
 
 int home_region_close(struct home_worker *hw, struct home_links *links, uint64_t region)
@@ -388,8 +426,7 @@ int home_region_close(struct home_worker *hw, struct home_links *links, uint64_t
 		return -ENOENT;
 	home_current = hw;
 	r = link->region;
-	leave(link);
-	if (r->ephemeral)
+	if (leave(link))
 		region_delete(hw->home, r);
 	link_free(link);
 	return 0;
@@ -426,10 +463,14 @@ int home_frame(struct home_worker *hw, struct home_links *links, const struct gv
 	r = link->region;
 	pthread_mutex_lock(&r->lock);
 	m = r->members[link->node];
-	if (m && m->link == link)
+	if (m && m->link == link && !m->expelled) {
+		home_again_frame(r, m, h);
 		err = home_engine_take(r, m, h, payload, reason);
-	else
+		if (h->type == GVM_COH_REPORT)
+			home_again_step(r);
+	} else {
 		r->late++; /* it has left, or has come back on another connection */
+	}
 	pthread_mutex_unlock(&r->lock);
 	return err;
 }
@@ -498,10 +539,14 @@ static int region_tick(struct home_region *r)
 	for (unsigned i = 0; i < r->home->nodes && r->count; i++) {
 		struct home_member *m = r->members[i];
 
-		if (m && !m->link && now - m->lost_at >= m->patience_ns)
+		if (m && m->link)
+			home_hurry(m);
+		else if (m && now - m->lost_at >= m->patience_ns)
 			bury(m);
 	}
-	unused = r->ephemeral && !r->count;
+	home_again_press(r, now);
+	home_again_step(r);
+	unused = (r->ephemeral || r->maker) && !r->count;
 	pthread_mutex_unlock(&r->lock);
 	return unused;
 }
@@ -581,8 +626,9 @@ const struct gvm_counter *home_counters(size_t *count)
 			"Members of shared regions that did not take what they were sent."),
 		COUNTER(pages_lost, "pages", 0,
 			"Pages of shared regions that nobody has any more."),
-		COUNTER(no_room, "requests", 0,
-			"Writes to shared regions that were refused for want of memory."),
+		COUNTER(
+		    no_room, "requests", 0,
+		    "Requests for pages of shared regions that were refused for want of memory."),
 	};
 
 	*count = sizeof(counters) / sizeof(counters[0]);
@@ -594,6 +640,7 @@ const struct gvm_counter *home_counters(size_t *count)
 int home_new(const struct home_config *config, struct home **out)
 {
 	struct home *home = calloc(1, sizeof(*home));
+	int err;
 
 	if (!home)
 		return -ENOMEM;
@@ -604,6 +651,12 @@ int home_new(const struct home_config *config, struct home **out)
 	if (home->cluster && gvm_cluster_node(home->cluster, config->node))
 		home->nodes =
 		    gvm_cluster_at(home->cluster, gvm_cluster_size(home->cluster) - 1)->id + 1;
+	err = config->state && home->nodes ? home_again(home) : 0;
+	if (err) {
+		home_stop(home); /* what is in the folder stays */
+		home_free(home);
+		return err;
+	}
 	*out = home;
 	return 0;
 }

@@ -31,6 +31,8 @@ struct home_config {
 	struct store *store;
 	unsigned node;  /* this node's id, or GVM_NODE_NONE: no shared regions */
 	uint64_t queue; /* bytes that may wait for a member that does not take them */
+	const char
+	    *state; /* folder for what a restart has to know; NULL: a restart loses regions */
 };
 
 int home_new(const struct home_config *config, struct home **home);

@@ -16,22 +16,83 @@
 #define ENTRIES_MAX   (UINT32_C(1) << 24)
 #define TXNS_MAX      65536u
 #define WAITERS_MAX   262144u
+#define STEP          UINT64_C(65536)
 #define NODE_PART_MAX 1u /* pages, relays: it has none */
+
+/*
+ * The engine's memory counts against the node's (--memory), in steps, as the store has a lock. Only
+ * a request that comes in is refused for it: what has been let in is brought to its end, and what
+ * members report after a restart is taken.
+ */
+static int engine_room(struct home_region *r, uint64_t size)
+{
+	uint64_t need = r->engine_bytes + size, more;
+
+	if (need > r->engine_room && r->store) {
+		more = (need - r->engine_room + STEP - 1) / STEP * STEP;
+		if (store_shared_take(r->store, more, !r->asked)) {
+			r->starved = 1;
+			return 0;
+		}
+		r->engine_room += more;
+	}
+	r->engine_bytes = need;
+	return 1;
+}
+
+static void engine_unroom(struct home_region *r, uint64_t size)
+{
+	uint64_t spare;
+
+	r->engine_bytes -= size;
+	spare = r->engine_room - r->engine_bytes;
+	if (spare < 2 * STEP || !r->store)
+		return;
+	spare = spare / STEP * STEP - STEP;
+	store_shared_give(r->store, spare);
+	r->engine_room -= spare;
+}
 
 static void *engine_alloc(void *user, size_t size)
 {
-	return malloc(size);
+	struct home_region *r = user;
+	void *mem;
+
+	if (!engine_room(r, size))
+		return NULL;
+	mem = malloc(size);
+	if (!mem)
+		engine_unroom(r, size);
+	return mem;
 }
 
 static void engine_free(void *user, void *mem, size_t size)
 {
+	if (!mem)
+		return;
+	engine_unroom(user, size);
 	free(mem);
+}
+
+/* The engine asks its peer to be patient. But memory that the node has not got does not come by
+ * waiting, and the program is to know. */
+static const struct gvm_hdr *say_full(struct home_region *r, const struct gvm_hdr *h,
+				      struct gvm_hdr *full)
+{
+	if (!r->starved || h->type != GVM_COH_NAK || h->status != GVM_ST_LIMIT)
+		return h;
+	*full = *h;
+	full->status = (uint16_t)gvm_wire_status(-ENOSPC);
+	r->no_room++;
+	return full;
 }
 
 static void engine_send(void *user, uint16_t to, const struct gvm_hdr *h, const void *payload)
 {
 	struct home_region *r = user;
+	struct gvm_hdr full;
 
+	h = say_full(r, h, &full);
 	/* who has never been here, or has gone, is lost to the engine: nothing comes for it */
 	if (r->members[to])
 		home_send(r->members[to], h, payload);
@@ -90,6 +151,22 @@ static const void *engine_store_read(void *user, uint64_t page)
 	return store_shared_page(r->store, page);
 }
 
+/* Its slab had never been written to before this node was started again. */
+static int engine_store_kept(void *user, uint64_t page)
+{
+	struct home_region *r = user;
+	uint64_t slab = page / r->slab_pages;
+
+	return r->written && !(r->written[slab / 8] >> slab % 8 & 1);
+}
+
+static void engine_reserve(void *user, uint64_t from, uint64_t upto)
+{
+	struct home_region *r = user;
+
+	home_state_reserve(r->state, from, upto);
+}
+
 static int engine_store_write(void *user, uint64_t page, const void *bytes)
 {
 	struct home_region *r = user;
@@ -109,6 +186,8 @@ static const struct ivy_env env = {
 	.protect = protect,
 	.store_read = engine_store_read,
 	.store_write = engine_store_write,
+	.store_kept = engine_store_kept,
+	.reserve = engine_reserve,
 	.fault_done = fault_done,
 };
 
@@ -130,6 +209,7 @@ int home_engine_new(struct home_region *r)
 		.max_relays = NODE_PART_MAX,
 		.retry_ns = gvm_option_number("GVM_DSM_RETRY_MS") * MS,
 		.round_ns = gvm_option_number("GVM_DSM_ROUND_MS") * MS,
+		.max_old = (uint32_t)gvm_option_number("GVM_DSM_OLD_PAGES"),
 	};
 	int err = ivy_new(&config, &r->ivy);
 
@@ -156,6 +236,7 @@ static int make_room(struct home_region *r, const struct home_member *m, const s
 	if (h->type != GVM_COH_WRITE || h->page >= r->pages ||
 	    engine_home(r, h->page) != r->home->config.node)
 		return 1;
+	home_state_written(r->state, h->page / r->slab_pages);
 	err = store_shared_room(r->store, h->page);
 	if (!err)
 		return 1;
@@ -170,10 +251,12 @@ int home_engine_take(struct home_region *r, const struct home_member *m, const s
 {
 	int err;
 
-	ivy_tick(r->ivy, gvm_now());
+	ivy_clock(r->ivy, gvm_now()); /* home_tick() looks at what is due */
 	if (!make_room(r, m, h))
 		return 0;
+	r->asked = h->type == GVM_COH_READ || h->type == GVM_COH_WRITE;
 	err = ivy_receive(r->ivy, m->node, h, payload);
+	r->asked = r->starved = 0;
 	if (err != -EPROTO)
 		return 0;
 	*reason = "a frame of coherence that breaks the rules";

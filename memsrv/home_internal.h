@@ -3,6 +3,8 @@
  * What the files of the home share:
  *   home.c         regions, members: opened, lost, buried, closed
  *   home_engine.c  a region's engine: what it acts through
+ *   home_state.c   what is kept of a region for this node's restart
+ *   home_again.c   regions that are taken up after it
  *   home_queue.c   frames to members, and the queues of those that have to wait
  */
 #ifndef MEMSRV_HOME_INTERNAL_H
@@ -14,6 +16,8 @@
 #include "home.h"
 #include "ivy/ivy.h"
 #include "store.h"
+
+#define HOME_LATE 4u /* frames without haste that may wait for another one to the same member */
 
 struct home_frame {
 	STAILQ_ENTRY(home_frame) next;
@@ -32,8 +36,15 @@ struct home_member {
 	struct gvm_peer *peer;  /* of the link; to be used by hw's thread */
 	struct home_worker *hw;
 	STAILQ_HEAD(, home_frame) queue;
-	uint64_t queued; /* bytes */
-	int overrun;     /* it does not take what it is sent: its connection is about to be ended */
+	uint64_t queued;                /* bytes */
+	struct gvm_hdr late[HOME_LATE]; /* that go with the next frame, or with the next tick */
+	unsigned late_count;
+	int before;   /* a member of before this node's restart: it holds pages */
+	int expelled; /* it is not let back, and will be buried */
+	uint64_t
+	    owes_since; /* since then its report is waited for, or that it notes what followed */
+	uint64_t told;  /* pages that it has reported since */
+	int cut;        /* a negative errno: its connection is about to be ended */
 	/* hw's lock: in its list of members with something to do */
 	TAILQ_ENTRY(home_member) in_due;
 	int due;
@@ -55,6 +66,9 @@ struct home_region {
 	atomic_uint refs; /* the home's, each link's, and who has found it */
 	pthread_mutex_t lock;
 	int gone; /* deleted */
+	/* view of who is making it at all of its homes, until it says that it has: nobody else is
+	 * let in, and if it goes before, so does the region. 0: it is made */
+	uint64_t maker;
 	int ephemeral;
 	struct store_shared *store;
 	struct ivy *ivy;
@@ -64,6 +78,14 @@ struct home_region {
 	struct home_member **members; /* by node */
 	uint32_t count;
 	uint64_t late, refused, no_room; /* frames */
+	struct home_state *state;        /* NULL: nothing is kept */
+	uint8_t *written;   /* NULL, or of a region from before: slabs that had been written then */
+	int collects;       /* not all members of before have reported */
+	unsigned collected; /* all below this node have */
+	uint64_t told;      /* pages that all have reported */
+	uint64_t engine_bytes, engine_room; /* that the engine has; of these the store knows */
+	int asked;   /* a request is being taken: only that can be refused for want of memory */
+	int starved; /* it has been, this time */
 };
 
 struct home {
@@ -90,6 +112,50 @@ struct home_worker {
 
 void home_region_put(struct home_region *r);
 
+struct home_region *home_region_make(struct home *home, const struct gvm_region_open *req,
+				     uint64_t id, const struct gvm_region_opened *opened,
+				     struct store_shared *store);
+/* NULL: no memory. Sets region, node, view. */
+struct home_member *home_member_make(struct home_region *r, uint16_t node, uint64_t view);
+
+/* ---- home_state.c: NULL is a state in which nothing is kept --------------------------------- */
+
+#define HOME_STATE_END ".shared"
+struct home_state;
+struct home_state *home_state_new(const struct home_region *r, const struct gvm_region_open *req);
+/* A file of the folder, and the region that it is of; NULL: of no use, and deleted. */
+struct home_state *home_state_load(const struct home *home, const char *name,
+				   struct gvm_region_open *req, struct gvm_region_opened *opened,
+				   uint64_t *id);
+/* The member's view, 0: none. */
+uint64_t home_state_member(const struct home_state *st, unsigned node, uint64_t *promise_ms);
+/* A bit for each slab, to be freed; NULL: no memory. */
+uint8_t *home_state_copy_written(const struct home_state *st);
+void home_state_join(struct home_state *st, unsigned node, uint64_t view, uint64_t promise_ms);
+void home_state_leave(struct home_state *st, unsigned node);
+void home_state_written(struct home_state *st, uint64_t slab);
+/* Versions of the region are above from, if this is the first call, and up to upto. */
+void home_state_reserve(struct home_state *st, uint64_t from, uint64_t upto);
+/* What that came to, or 0, 0. */
+void home_state_versions(const struct home_state *st, uint64_t *low, uint64_t *high);
+/* The file stays; it goes, too; it stays under another name, and the log says why and what to do.
+ */
+void home_state_free(struct home_state *st);
+size_t home_state_bytes(const struct home_state *st);
+void home_state_set_aside(struct home_state *st, const char *why);
+void home_state_delete(struct home_state *st);
+
+/* ---- home_again.c -------------------------------------------------------------------------- */
+
+/* Take up all regions that the folder knows. -ENOMEM. */
+int home_again(struct home *home);
+/* With the region's lock. A frame of this member is about to be taken. */
+void home_again_frame(struct home_region *r, struct home_member *m, const struct gvm_hdr *h);
+/* If all who may hold pages have reported, the directory is built. */
+void home_again_step(struct home_region *r);
+/* Who holds all others up for too long is expelled. */
+void home_again_press(struct home_region *r, uint64_t now);
+
 /* ---- home_engine.c ------------------------------------------------------------------------- */
 
 /* r has all but ivy. */
@@ -104,8 +170,12 @@ int home_engine_take(struct home_region *r, const struct home_member *m, const s
 extern _Thread_local struct home_worker *home_current;
 
 void home_send(struct home_member *m, const struct gvm_hdr *h, const void *payload);
+/* What waits for another frame to go with waits no longer. */
+void home_hurry(struct home_member *m);
 /* Send what waits. hw's thread. */
 void home_drain(struct home_member *m);
+/* Its connection is to be ended, for this reason; it is sent nothing more. */
+void home_cut(struct home_member *m, int reason);
 /* Forget what waits, and that it is due. */
 void home_forget(struct home_member *m);
 /* Of home_worker's task. */

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/coherence.h"
+#include <gvmnet/coherence.h>
 
 _Thread_local struct home_worker *home_current;
 
@@ -35,7 +35,14 @@ static void drop_queue(struct home_member *m)
 		STAILQ_REMOVE_HEAD(&m->queue, next);
 		free(f);
 	}
-	m->queued = 0;
+	m->queued = m->late_count = 0;
+}
+
+void home_cut(struct home_member *m, int reason)
+{
+	drop_queue(m);
+	m->cut = reason;
+	make_due(m);
 }
 
 /* It is sent nothing more, until it is back on another connection. */
@@ -47,9 +54,7 @@ static void overrun(struct home_member *m)
 			"region %s: node %u does not take what it is sent; connection ended",
 			m->region->name, m->node);
 	atomic_fetch_add(&m->region->home->overrun, 1);
-	drop_queue(m);
-	m->overrun = 1;
-	make_due(m);
+	home_cut(m, -ENOBUFS);
 }
 
 static void enqueue(struct home_member *m, const struct gvm_hdr *h, const void *payload)
@@ -70,12 +75,10 @@ static void enqueue(struct home_member *m, const struct gvm_hdr *h, const void *
 	m->queued += cost;
 }
 
-void home_send(struct home_member *m, const struct gvm_hdr *h, const void *payload)
+static void send_now(struct home_member *m, const struct gvm_hdr *h, const void *payload)
 {
 	int mine = m->hw == home_current, err = -EAGAIN;
 
-	if (!m->link || m->overrun || atomic_load(&m->region->home->stop))
-		return;
 	if (mine && STAILQ_EMPTY(&m->queue))
 		err = gvm_coherence_send(m->peer, h, payload);
 	if (err != -EAGAIN)
@@ -83,6 +86,32 @@ void home_send(struct home_member *m, const struct gvm_hdr *h, const void *paylo
 	enqueue(m, h, payload);
 	if (!mine)
 		make_due(m);
+}
+
+void home_hurry(struct home_member *m)
+{
+	unsigned n = m->late_count;
+
+	m->late_count = 0;
+	for (unsigned i = 0; i < n && m->link && !m->cut; i++)
+		send_now(m, &m->late[i], NULL);
+}
+
+/*
+ * Who has given its page away, and is told by FREE that it has arrived, waits for nothing: it keeps
+ * the page until then. It is worth no message of its own, and no waking up.
+ */
+void home_send(struct home_member *m, const struct gvm_hdr *h, const void *payload)
+{
+	if (!m->link || m->cut || atomic_load(&m->region->home->stop))
+		return;
+	if (h->type == GVM_COH_FREE && m->late_count < HOME_LATE) {
+		m->late[m->late_count++] = *h;
+		return;
+	}
+	home_hurry(m);
+	if (!m->cut)
+		send_now(m, h, payload);
 }
 
 void home_drain(struct home_member *m)
@@ -103,7 +132,7 @@ void home_forget(struct home_member *m)
 	struct home_worker *hw = m->hw;
 
 	drop_queue(m);
-	m->overrun = 0;
+	m->cut = 0;
 	if (!hw)
 		return;
 	pthread_mutex_lock(&hw->lock);
@@ -144,16 +173,18 @@ void home_serve_due(struct gvm_task *task)
 	while ((r = next_due(hw, &node))) {
 		struct gvm_peer *end = NULL;
 		struct home_member *m;
+		int why = 0;
 
 		pthread_mutex_lock(&r->lock);
 		m = r->gone ? NULL : r->members[node];
 		if (m && m->hw == hw && m->link) {
 			home_drain(m);
-			end = m->overrun ? m->peer : NULL;
+			why = m->cut;
+			end = why ? m->peer : NULL;
 		}
 		pthread_mutex_unlock(&r->lock);
 		if (end) /* of this thread, so it is still there */
-			gvm_peer_disconnect(end, -ENOBUFS);
+			gvm_peer_disconnect(end, why);
 		home_region_put(r);
 	}
 }

@@ -24,7 +24,8 @@ int machine_raise_file_limit(void)
 	int few = files.rlim_max < FILES_LEAST;
 	gvm_log(
 	    few ? GVM_LOG_ERROR : GVM_LOG_WARN,
-	    "it may have %u descriptors only, and each connection takes one: raise the limit "
+	    "it may have %u descriptors only, and each connection takes one, and up to four "
+	    "over libfabric: raise the limit "
 	    "(ulimit -Hn as root, or LimitNOFILE= of the service) to 65536, as long as there is "
 	    "no reason against it",
 	    (unsigned)files.rlim_max);

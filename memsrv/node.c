@@ -187,7 +187,8 @@ static enum node_exit open_service(struct node *n)
 					 .store = n->store,
 					 .workers = s->workers,
 					 .listen = s->listen,
-					 .listens = s->listens };
+					 .listens = s->listens,
+					 .state = s->state };
 	int err = service_open(&config, &n->service);
 
 	return err ? listen_failed(err) : NODE_OK;

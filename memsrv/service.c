@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/queue.h>
 
-#include "core/coherence.h"
+#include <gvmnet/coherence.h>
 #include "home.h"
 #include "store.h"
 
@@ -695,7 +695,8 @@ static int open_home(struct service *service)
 	struct home_config config = { .net = service->config.net,
 				      .store = service->config.store,
 				      .node = gvm_net_node(service->config.net),
-				      .queue = gvm_option_number("GVM_DSM_QUEUE") };
+				      .queue = gvm_option_number("GVM_DSM_QUEUE"),
+				      .state = service->config.state };
 
 	return home_new(&config, &service->home);
 }

@@ -29,6 +29,7 @@ struct service_config {
 	unsigned workers;
 	struct address *listen; /* port 0: any; the one that was bound is written here */
 	unsigned listens;
+	const char *state; /* home_config's */
 };
 
 /* Open the workers, listen and start their threads. One logged sentence and -errno on failure. */

@@ -108,6 +108,12 @@ static int set_image(struct settings *s, const char *value)
 	return *value ? 0 : -1;
 }
 
+static int set_state(struct settings *s, const char *value)
+{
+	s->state = value;
+	return *value && strlen(value) < 4000 ? 0 : -1;
+}
+
 static int set_trust(struct settings *s, const char *value)
 {
 	s->trust = 1;
@@ -201,6 +207,11 @@ static const struct row rows[] = {
 	  "the node running, or its disk has lost writes; pages stored after the "
 	  "last sync may then be old, or zeros",
 	  set_trust, NULL, NULL },
+	{ "state", "DIR",
+	  "note in this folder, such as one of /run, who has shared regions open: if the process "
+	  "is started again within half of their members' GVM_DSM_FENCE_MS, what these hold of "
+	  "them lives",
+	  set_state, NULL, "a folder's name" },
 	{ NULL, NULL, "Operation", NULL, NULL, NULL },
 	{ "metrics", "[HOST:]PORT",
 	  "HTTP: /metrics (Prometheus), /json, /healthz; on loopback unless "

@@ -21,6 +21,7 @@ struct settings {
 	double overcommit;
 	unsigned workers, max_regions, sync_s, drain_ms;
 	const char *image; /* of argv; NULL: memory only */
+	const char *state; /* of argv, or NULL */
 	int trust;
 	enum huge_pages huge;
 	struct address metrics;

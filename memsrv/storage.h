@@ -28,6 +28,7 @@ struct storage_pool {
 	int pagemap; /* /proc/self/pagemap, which tells the pages written, or -1 */
 	_Atomic uint64_t bytes;      /* of all storage that exists */
 	_Atomic uint64_t huge_bytes; /* of it, slabs remade of huge pages */
+	_Atomic uint64_t engine_bytes; /* beside it, of shared regions' engines */
 };
 
 struct storage {

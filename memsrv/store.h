@@ -139,14 +139,25 @@ uint32_t store_region_list(struct store *store, uint64_t skip, uint32_t want,
  */
 struct store_shared;
 /* Open or make one; the same handle each time, until store_shared_close(). client, name: who wants
- * it, as of store_session_open(). -EPERM: it is a private one; -EOPNOTSUPP: there is an image. */
+ * it, as of store_session_open(). With CREATE and a generation it is made with that one. -EPERM: it
+ * is a private one; -EOPNOTSUPP: there is an image; -EEXIST: it has another generation. */
 int store_shared_open(struct store *store, uint64_t client, const char *name, uint64_t id,
 		      const struct gvm_region_open *req, struct gvm_region_opened *out,
 		      struct store_shared **shared);
+/* It is taken up again by a node that has been started anew: this is its generation. */
+void store_shared_again(struct store_shared *shared, uint64_t generation);
 /* Delete it. */
 void store_shared_close(struct store_shared *shared);
 /* How many have it open, for the list and for store_sessions(). */
 void store_shared_members(struct store_shared *shared, uint32_t members);
+/*
+ * Memory for its engine counts as slabs do, and is taken of what is promised to the region, or to
+ * nobody. 0, or -ENOSPC unless it must be had. What is not given back goes with the region.
+ */
+int store_shared_take(struct store_shared *shared, uint64_t bytes, int must);
+void store_shared_give(struct store_shared *shared, uint64_t bytes);
+/* What slabs of shared regions leave to engines: who only reads, is served when they are full. */
+#define STORE_SHARED_MARGIN(memory) ((memory) / 128 < 65536 ? 65536 : (memory) / 128)
 /* The bytes of a page of it; NULL: never written. They stay where they are. */
 const void *store_shared_page(struct store_shared *shared, uint64_t page);
 /* Make sure that this page can be written. -ENOSPC, -ENOMEM. */
@@ -156,6 +167,7 @@ int store_shared_write(struct store_shared *shared, uint64_t page, const void *b
 
 struct store_stats {
 	uint64_t memory_bytes, limit_bytes, reserved_bytes, stored_bytes, huge_bytes; /* gauges */
+	uint64_t engine_bytes;                                                        /* gauge */
 	uint64_t regions, regions_held, regions_lingering, sessions, slabs, keys;     /* gauges */
 	uint64_t resting;                                                             /* gauge */
 	uint64_t lingering_bytes, draining;                                           /* gauges */

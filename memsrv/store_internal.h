@@ -84,6 +84,7 @@ struct region {
 	struct fence *fence;
 	struct store_shared *shared; /* NULL: it is private */
 	uint32_t members;            /* of a shared one */
+	uint64_t engine_bytes;       /* that its engine has been given */
 };
 
 struct session {
@@ -190,6 +191,10 @@ int room_reserve(struct session *s, struct region *r, uint64_t slabs);
 void room_unreserve(struct store *store, struct region *r, uint64_t slabs);
 /* Storage of its own for one more slab, if what exists leaves room for it. Errors as above. */
 int room_storage(struct session *s, const struct region *r, struct storage **storage);
+/* Have so many bytes of a shared region, beside what has been promised to others? */
+int room_shared(const struct store *store, const struct region *r, uint64_t bytes);
+/* Is there room for a slab more of this shared region, beside what directories may have? */
+int room_shared_slab(const struct store *store, const struct region *r);
 
 /* ---- store_slab.c -------------------------------------------------------------------------- */
 

@@ -116,6 +116,7 @@ int region_destroy(struct store *store, struct region *r)
 	while (!LIST_EMPTY(&r->holds))
 		hold_remove(LIST_FIRST(&r->holds));
 	room_unreserve(store, r, r->reserved);
+	atomic_fetch_sub(&store->pool.engine_bytes, r->engine_bytes);
 	store_changed(store);
 	TAILQ_REMOVE(&store->regions, r, order);
 	LIST_REMOVE(r, bucket);

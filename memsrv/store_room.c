@@ -117,10 +117,24 @@ static int disk_full(const struct store *store, uint64_t bytes)
 	return bytes > room || owed > room - bytes;
 }
 
-/* Why so much more cannot be promised. */
-static struct obstacle too_much(const struct store *store, uint64_t bytes)
+/* What directories have, or may have for certain where there is a shared region. */
+static uint64_t directories(const struct store *store, int shared)
 {
-	if (store->reserved > store->config.limit || bytes > store->config.limit - store->reserved)
+	uint64_t margin = STORE_SHARED_MARGIN(store->config.memory);
+	uint64_t have = atomic_load(&store->pool.engine_bytes);
+	const struct region *r;
+
+	TAILQ_FOREACH(r, &store->regions, order)
+	shared |= (r->flags & GVM_RO_SHARED) != 0;
+	return shared && margin > have ? margin : have;
+}
+
+/* Why so much more cannot be promised, for a region that is shared or not. */
+static struct obstacle too_much(const struct store *store, uint64_t bytes, int shared)
+{
+	uint64_t gone = store->reserved + directories(store, shared);
+
+	if (gone > store->config.limit || bytes > store->config.limit - gone)
 		return (struct obstacle){ GVM_FULL_MEMORY,
 					  "raise --memory, delete regions (gvm region), or promise "
 					  "more with --overcommit" };
@@ -134,6 +148,7 @@ int room_reserve(struct session *s, struct region *r, uint64_t slabs)
 {
 	struct store *store = s->store;
 	uint64_t bytes, quota = store->config.region_quota;
+	int shared = (r->flags & GVM_RO_SHARED) != 0;
 	struct obstacle o;
 
 	if (slabs > (UINT64_C(1) << 62) / region_slab_bytes(r))
@@ -142,9 +157,9 @@ int room_reserve(struct session *s, struct region *r, uint64_t slabs)
 	if (quota && r->reserved * region_slab_bytes(r) + bytes > quota)
 		return room_refuse(s, r, bytes, GVM_FULL_QUOTA,
 				   "a region may not have more; see --region-quota");
-	if (too_much(store, bytes).full)
+	if (too_much(store, bytes, shared).full)
 		hold_expire_all(store, r);
-	o = too_much(store, bytes);
+	o = too_much(store, bytes, shared);
 	if (o.full)
 		return promised_full(s, r, bytes, o);
 	store->reserved += bytes;
@@ -158,11 +173,33 @@ void room_unreserve(struct store *store, struct region *r, uint64_t slabs)
 	r->reserved -= slabs;
 }
 
+static uint64_t exists(const struct store *store)
+{
+	return atomic_load(&store->pool.bytes) + atomic_load(&store->pool.engine_bytes);
+}
+
+int room_shared(const struct store *store, const struct region *r, uint64_t bytes)
+{
+	uint64_t own = r->reserved > r->used ? (r->reserved - r->used) * region_slab_bytes(r) : 0;
+	uint64_t gone = store->reserved - own + atomic_load(&store->pool.engine_bytes);
+
+	return exists(store) + bytes <= store->config.memory && gone + bytes <= store->config.limit;
+}
+
+int room_shared_slab(const struct store *store, const struct region *r)
+{
+	uint64_t len = region_slab_bytes(r), gone = directories(store, 1) + len;
+	uint64_t own = r->reserved > r->used ? (r->reserved - r->used) * len : 0;
+
+	return atomic_load(&store->pool.bytes) + gone <= store->config.memory &&
+	       store->reserved - own + gone <= store->config.limit;
+}
+
 int room_storage(struct session *s, const struct region *r, struct storage **storage)
 {
 	static struct gvm_log_limit limit;
 	struct store *store = s->store;
-	uint64_t len = region_slab_bytes(r), stored = atomic_load(&store->pool.bytes);
+	uint64_t len = region_slab_bytes(r), stored = exists(store);
 	int err;
 
 	if (stored > store->config.memory || len > store->config.memory - stored)

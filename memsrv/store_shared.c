@@ -35,7 +35,7 @@ static int check_shared(struct store *store, const struct region *r,
 	if (!r->shared)
 		return store_refuse(store, -EPERM);
 	if (req->generation && req->generation != r->generation)
-		return store_refuse(store, -ENOENT);
+		return store_refuse(store, req->flags & GVM_RO_CREATE ? -EEXIST : -ENOENT);
 	if (!req->generation && (req->flags & GVM_RO_CREATE) && (req->flags & GVM_RO_EXCL))
 		return store_refuse(store, -EEXIST);
 	if (req->pages && (req->pages != r->pages || req->slab_pages != r->slab_pages))
@@ -58,6 +58,8 @@ static int make(struct session *s, uint64_t id, const struct gvm_region_open *re
 		region_destroy(store, r);
 		return err;
 	}
+	if (req->generation) /* that of its part at another node */
+		r->generation = req->generation;
 	r->shared = sh;
 	sh->session = s;
 	sh->region = r;
@@ -79,7 +81,7 @@ static int open_locked(struct session *s, uint64_t id, const struct gvm_region_o
 	if (store->config.image)
 		return refuse_image(store, req->name);
 	r = region_find(store, id);
-	if (!r && (!(req->flags & GVM_RO_CREATE) || req->generation))
+	if (!r && !(req->flags & GVM_RO_CREATE))
 		return store_refuse(store, -ENOENT);
 	if (r) {
 		err = check_shared(store, r, req);
@@ -119,6 +121,15 @@ int store_shared_open(struct store *store, uint64_t client, const char *name, ui
 	if (!err)
 		*shared = sh;
 	return err;
+}
+
+void store_shared_again(struct store_shared *sh, uint64_t generation)
+{
+	struct store *store = sh->session->store;
+
+	pthread_mutex_lock(&store->lock);
+	sh->region->generation = generation;
+	pthread_mutex_unlock(&store->lock);
 }
 
 void store_shared_close(struct store_shared *sh)
@@ -165,14 +176,48 @@ int store_shared_room(struct store_shared *sh, uint64_t page)
 {
 	struct region *r = sh->region;
 	struct store *store = sh->session->store;
+	uint64_t slab = page / r->slab_pages, len = region_slab_bytes(r);
 	struct slab *sl;
+	int err;
+
+	pthread_mutex_lock(&store->lock);
+	if (slab_map_get(&r->slabs, slab))
+		err = 0;
+	else if (room_shared_slab(store, r))
+		err = slab_create(sh->session, r, slab, &sl);
+	else
+		err = room_refuse(sh->session, r, len, GVM_FULL_MEMORY,
+				  "the memory is full, but for what directories need");
+	pthread_mutex_unlock(&store->lock);
+	return err;
+}
+
+int store_shared_take(struct store_shared *sh, uint64_t bytes, int must)
+{
+	struct region *r = sh->region;
+	struct store *store = sh->session->store;
 	int err = 0;
 
 	pthread_mutex_lock(&store->lock);
-	if (!slab_map_get(&r->slabs, page / r->slab_pages))
-		err = slab_create(sh->session, r, page / r->slab_pages, &sl);
+	if (!must && !room_shared(store, r, bytes)) {
+		err = room_refuse(sh->session, r, bytes, GVM_FULL_MEMORY,
+				  "its directory, and what is under way, need memory, too");
+	} else {
+		r->engine_bytes += bytes;
+		atomic_fetch_add(&store->pool.engine_bytes, bytes);
+	}
 	pthread_mutex_unlock(&store->lock);
 	return err;
+}
+
+void store_shared_give(struct store_shared *sh, uint64_t bytes)
+{
+	struct store *store = sh->session->store;
+
+	pthread_mutex_lock(&store->lock);
+	sh->region->engine_bytes -= bytes;
+	atomic_fetch_sub(&store->pool.engine_bytes, bytes);
+	pthread_mutex_unlock(&store->lock);
 }
 
 int store_shared_write(struct store_shared *sh, uint64_t page, const void *bytes)

@@ -11,6 +11,8 @@ static const struct gvm_counter counters[] = {
 	FIELD(limit_bytes, "bytes", "memory that may be promised to regions", 1),
 	FIELD(reserved_bytes, "bytes", "memory that is promised to regions", 1),
 	FIELD(stored_bytes, "bytes", "memory of slabs that exist", 1),
+	FIELD(engine_bytes, "bytes",
+	      "memory of shared regions' directories, requests and rounds, beside the slabs", 1),
 	FIELD(huge_bytes, "bytes", "slabs that were remade of huge pages", 1),
 	FIELD(regions, "regions", "regions", 1),
 	FIELD(regions_held, "regions", "regions that a client holds", 1),
@@ -54,6 +56,7 @@ void store_stats(struct store *store, struct store_stats *stats)
 	stats->limit_bytes = store->config.limit;
 	stats->reserved_bytes = store->reserved;
 	stats->stored_bytes = atomic_load(&store->pool.bytes);
+	stats->engine_bytes = atomic_load(&store->pool.engine_bytes);
 	stats->huge_bytes = atomic_load(&store->pool.huge_bytes);
 	stats->lingering_bytes = room_lingering(store, &until);
 	TAILQ_FOREACH(r, &store->regions, order)

@@ -23,6 +23,7 @@
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
+#include "number.h"
 
 #define PAGE        4096u
 #define WORDS       (PAGE / sizeof(uint64_t))
@@ -258,18 +259,6 @@ static void usage(void)
 	fprintf(stderr,
 		"usage: memwork [-m MIB] [-s SEED] [-r ROUNDS] [-t THREADS] [-f MEMFD-NAME]\n");
 	exit(2);
-}
-
-static uint64_t number(const char *text, uint64_t least, uint64_t most)
-{
-	char *end;
-	uint64_t value;
-
-	errno = 0;
-	value = strtoull(text, &end, 0);
-	if (errno || *end || end == text || *text == '-' || value < least || value > most)
-		usage();
-	return value;
 }
 
 int main(int argc, char **argv)

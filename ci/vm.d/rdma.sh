@@ -45,6 +45,13 @@ make_device() {
 	rdma link add "$dev" type "$1" netdev eth0 && await 20 active "$dev" && await 20 find_gid
 }
 
+# renew_device: take it away under the programs that use it, and put it back
+renew_device() {
+	timeout 60 rdma link delete "$dev" || return
+	pause 1
+	rdma link add "$dev" type "${dev%0}" netdev eth0 && await 20 active "$dev" && await 20 find_gid
+}
+
 # For READY of "pair": a program listens on this TCP port; with rdma_cm.
 listens_tcp() { [ -n "$(ss -Htln "sport = :$1")" ]; }
 listens_cm() { [[ $(rdma resource show cm_id) == *"state LISTEN"* ]]; }

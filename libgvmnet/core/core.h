@@ -10,11 +10,11 @@
 #define GVM_CORE_H
 
 #include <gvmnet/cluster.h>
+#include <gvmnet/coherence.h>
 #include <gvmnet/gvmnet.h>
 #include <errno.h>
 #include <stdatomic.h>
 #include <pthread.h>
-#include "core/coherence.h"
 #include "core/fd.h"
 #include "providers/provider.h"
 
@@ -102,7 +102,7 @@ struct gvm_net {
 	unsigned provider_count;
 	int automatic;        /* chosen by "auto": what is better than the last may be missing */
 	atomic_uint unusable; /* of the providers, a bit each: that has been said */
-	char transport[64];       /* the names of them: "verbs+tcp" */
+	char transport[64];   /* the names of them: "verbs+tcp" */
 	char transport_words[64]; /* what was asked for, cut into strings that args point to */
 	const struct gvm_cluster *cluster;
 	uint16_t node;
@@ -188,7 +188,7 @@ static inline uint64_t gvm_timers_next(const struct gvm_timers *timers)
 int gvm_timers_run(struct gvm_timers *timers, uint64_t now);
 void gvm_timers_fini(struct gvm_timers *timers);
 
-/* ---- worker.c ------------------------------------------------------------------------------ */
+/* ---- worker.c, worker_listen.c -------------------------------------------------------------- */
 
 #define GVM_BATCH 64 /* epoll events taken at once */
 

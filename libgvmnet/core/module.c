@@ -29,8 +29,15 @@ static void log_line(enum gvm_log_level level, const char *line)
 	gvm_log(level, "%s", line);
 }
 
+static void log_line_limited(struct gvm_log_limit *limit, enum gvm_log_level level,
+			     const char *line)
+{
+	gvm_log_limited(limit, level, "%s", line);
+}
+
 static const struct gvm_module_host host = { .abi = GVM_MODULE_ABI,
 					     .log = log_line,
+					     .log_limited = log_line_limited,
 					     .log_level = gvm_log_level,
 					     .now = gvm_now,
 					     .option_text = gvm_option_text,

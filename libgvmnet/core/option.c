@@ -56,6 +56,8 @@ static const struct gvm_option table[] = {
 	  NULL, 0, 0 },
 	NUMBER("GVM_VERBS_TCLASS", NULL, "count", "0", 0, 255,
 	       "Traffic class (TOS) of the verbs provider's connections; 0: as the system has it."),
+	{ "GVM_VERBS_ODP", NULL, "bool", "1",
+	  "Let devices that can reach memory that is not pinned (on-demand paging).", NULL, 0, 1 },
 	CHOICE("GVM_LOG", "--log", "warn", "error|warn|info|debug",
 	       "The most detailed kind of line that is logged."),
 
@@ -114,6 +116,12 @@ static const struct gvm_option table[] = {
 	       "After so long what was asked of another member of a shared region is asked again."),
 	NUMBER("GVM_DSM_ROUND_MS", NULL, "ms", "2000", 1, DAY_MS,
 	       "After so long a home tells those that hold a page itself, who did not answer."),
+	NUMBER("GVM_DSM_OLD_PAGES", NULL, "pages", "256", 0, 1 << 20,
+	       "Older contents of pages that a member of a shared region keeps, of 4 KiB each, so "
+	       "that a page can be sent as what has changed of it."),
+	NUMBER("GVM_DSM_WAIT_MS", NULL, "ms", "0", 0, DAY_MS,
+	       "An access to a page of a shared region that another member does not give for so "
+	       "long raises SIGBUS; 0: it waits."),
 	NUMBER("GVM_DSM_QUEUE", NULL, "bytes", "64M", 64 * K, 1ull << 40,
 	       "What may wait for a member of a shared region that does not take it; beyond, its "
 	       "connection is ended."),
@@ -122,8 +130,8 @@ static const struct gvm_option table[] = {
 	NUMBER("GVM_DSM_CLOSE_MS", NULL, "ms", "30000", 1, DAY_MS,
 	       "How long the closing of a shared region waits until its homes have all pages."),
 	CHOICE("GVM_MODE", "--mode", "auto", "auto|kernel|user",
-	       "Whether memory is paged by a kernel module or by userfaultfd; the module does not "
-	       "exist yet, so auto is user, and kernel is refused by gvm run."),
+	       "Whether memory is paged by a kernel module or by userfaultfd; the module has no "
+	       "device yet, so auto is user, and kernel is refused."),
 
 	/* gvm run */
 	TEXT("GVM_CONNECT", "--connect", "",
@@ -134,9 +142,17 @@ static const struct gvm_option table[] = {
 	     "Patterns (a,b) of names of files or memfds whose shared mappings are taken over, "
 	     "whatever "
 	     "their size; empty: memfds and unlinked files in tmpfs, from --min on."),
-	{ "GVM_RUN_SHARED", "--shared", "bool", "0",
+	{ "GVM_RUN_SHARED_ANON", "--shared-anonymous", "bool", "0",
 	  "Take over shared anonymous mappings, too; a forked child then has none of them.", NULL,
 	  0, 1 },
+	TEXT(
+	    "GVM_RUN_SHARED", "--shared", "",
+	    "Patterns (a,b) of names of POSIX shared memory objects that programs on several nodes "
+	    "share, coherently; private memory is paged only if --local is given, too."),
+	NUMBER("GVM_RUN_SHARED_LOCAL", "--shared-local", "bytes", "0", 0, 1ull << 48,
+	       "How much of each shared object may be local, 64K at least; 0: all of it."),
+	{ "GVM_RUN_PRIVATE", NULL, "bool", "1",
+	  "Page private memory; set by gvm run, 0 with --shared and without --local.", NULL, 0, 1 },
 	NUMBER("GVM_RUN_MALLOC", "--malloc", "bytes", "2M", 0, 1ull << 48,
 	       "Blocks from malloc of at least this size are taken over; 0: none."),
 	{ "GVM_RUN_LOAD", "--load", "bool", "0",

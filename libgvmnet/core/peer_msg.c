@@ -14,8 +14,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include "core/coherence.h"
 #include "core/peer.h"
+#include "wire/coherence.h"
 
 /* ---- frames -------------------------------------------------------------------------------- */
 

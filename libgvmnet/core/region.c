@@ -168,7 +168,7 @@ int region_layout_make(struct gvm_region *region, uint64_t pages, struct region_
 	int rc = -EINVAL;
 
 	made.count = pages ? ((pages - 1) >> region->slab_shift) + 1 : 0;
-	if (made.count == 0 || made.count > REGION_SLABS_MAX) {
+	if (made.count == 0 || made.count > GVM_SLABS_MAX) {
 		gvm_log(GVM_LOG_ERROR,
 			"region %s: %llu slabs of %llu KiB are too many; use larger slabs",
 			region->name, (unsigned long long)made.count,
@@ -532,7 +532,7 @@ static int find_home(struct gvm_region *region)
 	if (rc || region->pages == 0)
 		return rc;
 	slabs = ((region->pages - 1) >> region->slab_shift) + 1;
-	if (slabs > REGION_SLABS_MAX) {
+	if (slabs > GVM_SLABS_MAX) {
 		gvm_log(GVM_LOG_ERROR, "region %s: %llu slabs are too many; use larger ones",
 			region->name, (unsigned long long)slabs);
 		return -EINVAL;

@@ -42,14 +42,11 @@
 #define REGION_REST_NS (20ull * 60 * 1000000000)
 /* Programs that start at once do not connect to each node at once: beside the first ones, nodes are
  * opened at random within a millisecond for each of the region's. */
-#define REGION_AT_ONCE       4u
-#define REGION_SPREAD_NS     1000000ull
-#define REGION_SPREAD_MAX_NS 2000000000ull
-#define REGION_ROOM_NS       1000000ull /* try again when nothing of ours will say that there is room */
-#define REGION_KEY_TRIES     8u         /* times a node may refuse the key that it has just given */
-/* Most slabs of a region: 64 TiB in slabs of 16 MiB. A size that a node names could else have this
- * side allocate and compute without end. */
-#define REGION_SLABS_MAX      (1ull << 22)
+#define REGION_AT_ONCE        4u
+#define REGION_SPREAD_NS      1000000ull
+#define REGION_SPREAD_MAX_NS  2000000000ull
+#define REGION_ROOM_NS        1000000ull /* try again when nothing of ours will say that there is room */
+#define REGION_KEY_TRIES      8u   /* times a node may refuse the key that it has just given */
 #define REGION_DISCARD_WINDOW 512u /* slabs whose runs share one message per node */
 
 #define container(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))

@@ -10,10 +10,11 @@
 #include <sys/random.h>
 #include "dsm/internal.h"
 
-#define FAULTS  256u /* whose time is taken at once; a power of two */
-#define TICK_NS (100 * DSM_MS)
-#define TRIM_NS (5 * DSM_MS)
-#define HOLD_NS 200000ull /* a page is left to the thread that it was opened for */
+#define FAULTS    256u /* whose time is taken at once; a power of two */
+#define TICK_NS   (100 * DSM_MS)
+#define TRIM_NS   (5 * DSM_MS)
+#define HOLD_NS   200000ull       /* a page is left to the thread that it was opened for */
+#define REFUSE_NS (1000 * DSM_MS) /* until a page is asked for again that there was no room for */
 
 struct dsm_open_fault {
 	uint64_t page, began; /* began 0: none */
@@ -57,7 +58,7 @@ static uint16_t engine_home(void *user, uint64_t page)
 }
 
 /* As many at a time as getrandom() gives without being interrupted. */
-static uint64_t engine_nonce(void *user)
+uint64_t dsm_random(void)
 {
 	static _Thread_local uint64_t drawn[32];
 	static _Thread_local unsigned left;
@@ -69,6 +70,11 @@ static uint64_t engine_nonce(void *user)
 	v = drawn[--left];
 	drawn[left] = 0;
 	return v;
+}
+
+static uint64_t engine_nonce(void *user)
+{
+	return dsm_random();
 }
 
 static const void *copy_read(void *user, uint64_t page)
@@ -136,8 +142,8 @@ static void fault_ended(struct gvm_dsm *dsm, uint64_t page, enum ivy_access acce
 	f->began = 0;
 }
 
-/* A page that has failed once fails for good: also the copy of an older version, that an upgrade
- * which failed has left. */
+/* A page that is lost fails for good: also the copy of an older version, that an upgrade which
+ * failed has left. One that failed for want of something can be asked for again. */
 static void fault_done(void *user, uint64_t page, enum ivy_access access, int status)
 {
 	struct gvm_dsm *dsm = user;
@@ -147,7 +153,7 @@ static void fault_done(void *user, uint64_t page, enum ivy_access access, int st
 		gvm_log_limited(&dsm->node->limit, GVM_LOG_ERROR,
 				"region %s: page %llu cannot be had: %s", dsm->name,
 				(unsigned long long)page, strerror(-status));
-		dsm_memory_protect(dsm->memory, page, IVY_NONE);
+		dsm_pins_failed(dsm, page, status);
 	}
 	dsm_memory_end(dsm->memory, page, status);
 }
@@ -157,6 +163,8 @@ static int on_fault(void *user, uint64_t page, enum ivy_access access)
 	struct gvm_dsm *dsm = user;
 	int rc;
 
+	if (dsm->parting)
+		return dsm->lost ? -EHOSTDOWN : -EAGAIN;
 	fault_began(dsm, page, access);
 	rc = ivy_fault(dsm->ivy, page, access);
 	if (rc != 1)
@@ -169,12 +177,24 @@ static int on_fault(void *user, uint64_t page, enum ivy_access access)
 static int on_evict(void *user, uint64_t page)
 {
 	struct gvm_dsm *dsm = user;
-	enum ivy_access had = ivy_page_access(dsm->ivy, page);
-	int rc = ivy_evict(dsm->ivy, page);
+	enum ivy_access had;
+	int rc;
+
+	if (!dsm->ivy)
+		return -EBUSY;
+	had = ivy_page_access(dsm->ivy, page);
+	rc = ivy_evict(dsm->ivy, page);
 
 	if (rc == 0 && had)
 		dsm_count(&dsm->stats.evicted, 1);
 	return rc;
+}
+
+static void on_taken(void *user, uint64_t page)
+{
+	struct gvm_dsm *dsm = user;
+
+	dsm->taken(dsm->arg, page * GVM_PAGE_SIZE);
 }
 
 static void on_memory(struct gvm_watch *watch, uint32_t events)
@@ -286,7 +306,9 @@ int dsm_engine_take(struct gvm_dsm *dsm, uint16_t from, const struct gvm_hdr *h,
 	int err = 0;
 
 	dsm_count(&dsm->stats.bytes_received, GVM_WIRE_HDR_LEN + h->length);
-	dsm_count(&dsm->stats.pages_received, h->length == GVM_PAGE_SIZE);
+	dsm_count(&dsm->stats.pages_received, gvm_coh_has_page(h));
+	if (h->type == GVM_COH_FWD_READ || h->type == GVM_COH_FWD_WRITE)
+		dsm_link_needed(dsm, (uint16_t)h->arg); /* who waits for the page is there */
 	if (!keep(dsm, from, h, payload))
 		err = deliver(dsm, from, h, payload, reason);
 	dsm_engine_after(dsm);
@@ -315,7 +337,31 @@ void dsm_peer_dead(struct gvm_dsm *dsm, uint16_t node)
 		ivy_peer_dead(dsm->ivy, node);
 }
 
+int dsm_home_reborn(struct gvm_dsm *dsm, uint16_t node)
+{
+	drop_kept(dsm, node);
+	return dsm->ivy ? ivy_home_reborn(dsm->ivy, node) : -EAGAIN;
+}
+
 /* ---- time ---------------------------------------------------------------------------------- */
+
+/* The counters of an engine that is gone. */
+static void add_stats(struct ivy_stats *to, const struct ivy_stats *from)
+{
+	to->faults_read += from->faults_read;
+	to->faults_write += from->faults_write;
+	to->faults_failed += from->faults_failed;
+	to->sent += from->sent;
+	to->received += from->received;
+	to->repeated += from->repeated;
+	to->invalidated += from->invalidated;
+	to->stale += from->stale;
+	to->no_memory += from->no_memory;
+	to->deltas += from->deltas;
+	to->delta_saved += from->delta_saved;
+	to->refused += from->refused;
+	to->late += from->late;
+}
 
 static void copy_stats(struct gvm_dsm *dsm)
 {
@@ -323,6 +369,7 @@ static void copy_stats(struct gvm_dsm *dsm)
 	struct ivy_stats st;
 
 	ivy_stats(dsm->ivy, &st);
+	add_stats(&st, &dsm->before);
 #define SET(to, from) __atomic_store_n(&out->to, st.from, __ATOMIC_RELAXED)
 	SET(faults_read, faults_read);
 	SET(faults_write, faults_write);
@@ -332,11 +379,22 @@ static void copy_stats(struct gvm_dsm *dsm)
 	SET(invalidated, invalidated);
 	SET(stale, stale);
 	SET(no_memory, no_memory);
+	SET(deltas_sent, deltas);
+	SET(delta_saved, delta_saved);
 	SET(pages_here, pages);
 #undef SET
 	__atomic_store_n(&dsm->engine_refused, st.refused, __ATOMIC_RELAXED);
 	__atomic_store_n(&dsm->engine_late, st.late, __ATOMIC_RELAXED);
 	__atomic_store_n(&dsm->engine_failed, st.faults_failed, __ATOMIC_RELAXED);
+}
+
+static void keep_stats(struct gvm_dsm *dsm)
+{
+	struct ivy_stats st;
+
+	copy_stats(dsm);
+	ivy_stats(dsm->ivy, &st);
+	add_stats(&dsm->before, &st);
 }
 
 void dsm_engine_after(struct gvm_dsm *dsm)
@@ -345,6 +403,8 @@ void dsm_engine_after(struct gvm_dsm *dsm)
 
 	if (!dsm->ivy)
 		return;
+	dsm_pins_go_on(dsm);
+	dsm_region_evict_on(dsm);
 	copy_stats(dsm);
 	more = dsm->memory ? dsm_memory_trim(dsm->memory) : 0;
 	if (more && !dsm->trim.place)
@@ -354,7 +414,11 @@ void dsm_engine_after(struct gvm_dsm *dsm)
 
 static void on_trim(struct gvm_timer *timer)
 {
-	dsm_engine_after(dsm_container(timer, struct gvm_dsm, trim));
+	struct gvm_dsm *dsm = dsm_container(timer, struct gvm_dsm, trim);
+
+	if (dsm->memory)
+		dsm_memory_bury(dsm->memory);
+	dsm_engine_after(dsm);
 }
 
 static void on_tick(struct gvm_timer *timer)
@@ -404,6 +468,8 @@ static void fill_config(struct gvm_dsm *dsm, struct ivy_config *config)
 		.max_relays = 4096,
 		.retry_ns = gvm_option_number("GVM_DSM_RETRY_MS") * DSM_MS,
 		.round_ns = gvm_option_number("GVM_DSM_ROUND_MS") * DSM_MS,
+		.wait_ns = gvm_option_number("GVM_DSM_WAIT_MS") * DSM_MS,
+		.max_old = (uint32_t)gvm_option_number("GVM_DSM_OLD_PAGES"),
 	};
 }
 
@@ -421,6 +487,7 @@ int dsm_engine_new(struct gvm_dsm *dsm)
 	dsm->tick.fn = on_tick;
 	dsm->trim.fn = on_trim;
 	dsm->keep.fn = on_keep;
+	dsm->put_off.fn = dsm_link_on_late;
 	err = gvm_timer_set(dsm->node->worker, &dsm->tick, now + TICK_NS);
 	if (!err)
 		err = ivy_new(&config, &dsm->ivy);
@@ -433,8 +500,12 @@ int dsm_engine_new(struct gvm_dsm *dsm)
 			ivy_peer_lost(dsm->ivy, link->node);
 		if (link->state == LINK_DEAD)
 			ivy_peer_dead(dsm->ivy, link->node);
+		if (link->state == LINK_UP && link->reborn)
+			err = err ? err : ivy_home_reborn(dsm->ivy, link->node);
+		if (link->state == LINK_UP)
+			link->reborn = 0;
 	}
-	return 0;
+	return err;
 }
 
 void dsm_engine_free(struct gvm_dsm *dsm)
@@ -444,9 +515,12 @@ void dsm_engine_free(struct gvm_dsm *dsm)
 	gvm_timer_clear(worker, &dsm->tick);
 	gvm_timer_clear(worker, &dsm->trim);
 	gvm_timer_clear(worker, &dsm->keep);
+	gvm_timer_clear(worker, &dsm->put_off);
 	drop_kept(dsm, -1);
-	if (dsm->ivy)
+	if (dsm->ivy) {
+		keep_stats(dsm);
 		ivy_free(dsm->ivy);
+	}
 	dsm->ivy = NULL;
 	free(dsm->faults);
 	dsm->faults = NULL;
@@ -475,9 +549,11 @@ int dsm_memory_start(struct gvm_dsm *dsm)
 	struct dsm_memory_config config = { .pages = dsm->pages,
 					    .budget = dsm->budget,
 					    .hold_ns = HOLD_NS,
+					    .refuse_ns = REFUSE_NS,
 					    .user = dsm,
 					    .fault = on_fault,
-					    .evict = on_evict };
+					    .evict = on_evict,
+					    .taken = dsm->taken ? on_taken : NULL };
 	int err = dsm_memory_open(&config, &dsm->memory);
 
 	if (err)

@@ -216,7 +216,7 @@ void page_map(struct dsm_memory *m, uint64_t page)
 	struct page *p = &m->page[page];
 	int err;
 
-	while (!(p->flags & (F_GONE | F_POISONED))) {
+	while (!(p->flags & (F_GONE | F_POISONED | F_REFUSED))) {
 		err = map_once(m, page, access_of(p) == IVY_WRITE);
 		if (err == 0) {
 			p->flags |= F_MAPPED;
@@ -287,6 +287,8 @@ static void lessen(struct dsm_memory *m, uint64_t page, enum ivy_access access)
 		m->stats.closed++;
 		page_unmap(m, page);
 		page_place(m, page, KEPT);
+		if (m->config.taken)
+			m->config.taken(m->config.user, page);
 		return;
 	}
 	m->stats.downgraded++;
@@ -307,6 +309,7 @@ void dsm_memory_protect(struct dsm_memory *m, uint64_t page, enum ivy_access acc
 	}
 	set_access(p, access);
 	hold_begin(m, page);
+	page_reopen(m, page); /* it has come after all */
 	if (before == IVY_NONE)
 		m->stats.opened++;
 	else
@@ -317,24 +320,6 @@ void dsm_memory_protect(struct dsm_memory *m, uint64_t page, enum ivy_access acc
 	} else {
 		page_map(m, page);
 	}
-}
-
-void dsm_memory_end(struct dsm_memory *m, uint64_t page, int status)
-{
-	struct page *p = &m->page[page];
-
-	if (status == 0) {
-		/* else they have gone on when it was mapped */
-		if (!(p->flags & F_MAPPED))
-			mem_wake(uffd_of(m, page), addr_of(m, page), PAGE);
-		return;
-	}
-	if (p->flags & (F_POISONED | F_GONE))
-		return;
-	dsm_memory_protect(m, page, IVY_NONE);
-	p->flags |= F_POISONED;
-	m->stats.poisoned++;
-	refuse_at(m, uffd_of(m, page), addr_of(m, page));
 }
 
 /* ---- making and unmaking ------------------------------------------------------------------- */
@@ -385,13 +370,10 @@ static int open_uffds(struct dsm_memory *m)
 
 static int watch(struct dsm_memory *m)
 {
-	const uint64_t mode =
-	    UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MINOR;
-
 	for (uint64_t page = 0; page < m->config.pages; page += m->stripe) {
 		uint64_t n =
 		    m->config.pages - page < m->stripe ? m->config.pages - page : m->stripe;
-		int err = mem_register(uffd_of(m, page), addr_of(m, page), n * PAGE, mode);
+		int err = mem_register(uffd_of(m, page), addr_of(m, page), n * PAGE, WATCHED);
 
 		if (err)
 			return err;
@@ -519,6 +501,7 @@ static void unmap(struct dsm_memory *m, uint64_t addr, uint64_t bytes)
 void dsm_memory_close(struct dsm_memory *m)
 {
 	cover_close(m);
+	cover_forget(m);
 	if (m->base) {
 		each_stretch(m, forbid); /* before nobody watches over it */
 		each_stretch(m, unwatch);

@@ -13,12 +13,13 @@
  * What the programs' threads may rely on
  *   - Loads, stores, and system calls that are given addresses in the mapping work as on ordinary
  *     memory. A page that cannot be had (dsm_memory_end with an error) raises SIGBUS, in a system
- *     call EFAULT, from then on; it never reads as anything made up.
+ *     call EFAULT, from then on, or for a while; it never reads as anything made up.
  *   - madvise(MADV_DONTNEED) loses nothing: the next access faults, and all is as before.
  *   - MADV_REMOVE, punching holes: as if zeros were stored without asking for the page. Where this
  *     node may write to the page that is what it is; else nodes may see the old contents or zeros.
  *   - fork: the child does not have the mapping (MADV_DONTFORK), an access is SIGSEGV. A child that
- *     wants the region opens it itself: it is another node.
+ *     wants the region opens it itself: it is another node (GVM_NODE), and what its parent opened
+ *     is not its own; calls with that fail with -ECHILD.
  *   - munmap of any part of it: those pages are given back (evicted), their addresses are the
  *     program's. mremap: what was moved raises SIGBUS at its new place, and is as unmapped at the
  *     old one. Another mapping laid over it: as munmap. A thread that maps something of its own
@@ -50,6 +51,9 @@ struct dsm_memory_config {
 	 * dsm_memory_held_until(). Nearly always it is a few µs. 0: not at all.
 	 */
 	uint64_t hold_ns;
+	/* For how long an access raises SIGBUS after one that failed for want of something, in ns.
+	 */
+	uint64_t refuse_ns;
 
 	void *user; /* the first argument of what follows */
 	/*
@@ -65,6 +69,9 @@ struct dsm_memory_config {
 	/* The page should leave: ivy_evict(), whose answer it returns. From dsm_memory_trim()
 	 * alone; it may call what fault() may. */
 	int (*evict)(void *user, uint64_t page);
+	/* May be NULL. The page has been closed: no thread reaches its content any more. It may
+	 * call nothing. */
+	void (*taken)(void *user, uint64_t page);
 };
 
 /*
@@ -92,12 +99,15 @@ int dsm_memory_read(struct dsm_memory *memory, unsigned i);
 /*
  * What is not bound to an event; to be called after each batch of the functions above and below,
  * never from within fault() or evict(): makes room if the contents here exceed the budget (a part
- * of it at a time), and calls fault() again for threads that were told "not now". Returns 1 if
+ * of it at a time), calls fault() again for threads that were told "not now", and ends refusals
+ * whose time is over (for which once in 100 ms is enough). Returns 1 if
  * there is more to do that waits for nothing, 2 if it waits for the engine (call it again when that
  * has done something, or after a while), 0 if all is well. Costs next to nothing when there is
  * nothing to do.
  */
 int dsm_memory_trim(struct dsm_memory *memory);
+/* When dsm_memory_trim() has said 2 and a while is over: gives memory back that is of no use. */
+void dsm_memory_bury(struct dsm_memory *memory);
 
 /* ---- what the engine acts through: as struct ivy_env says ---------------------------------- */
 
@@ -110,9 +120,13 @@ void dsm_memory_copy_drop(struct dsm_memory *memory, uint64_t page);
  * any thread, begun or not, reaches it any more. More than before: threads that wait go on.
  */
 void dsm_memory_protect(struct dsm_memory *memory, uint64_t page, enum ivy_access access);
-/* For fault_done(). 0: threads that wait for the page look again (dsm_memory_protect() has had them
- * do so already, where it gave what they wait for). Else: access raises SIGBUS from now on, for
- * good; the page must be closed. */
+/*
+ * For fault_done(). 0: threads that wait for the page look again (dsm_memory_protect() has had them
+ * do so already, where it gave what they wait for). -ENOMEM, -ENOSPC, -ETIMEDOUT: access raises
+ * SIGBUS for refuse_ns, or until there is more access than before; then fault() is called again.
+ * If no thread waits for it, nothing happens. Else: the page is closed, and access raises SIGBUS
+ * for good.
+ */
 void dsm_memory_end(struct dsm_memory *memory, uint64_t page, int status);
 
 /*
@@ -130,7 +144,8 @@ struct dsm_memory_stats {
 	uint64_t faults_local; /* had access: put out of the mapping to see whether it is used */
 	uint64_t opened, closed, upgraded, downgraded; /* pages, by protect() */
 	uint64_t evictions;                            /* evict() said 0 */
-	uint64_t poisoned;                             /* pages that give SIGBUS */
+	uint64_t poisoned;                             /* pages that give SIGBUS for good */
+	uint64_t refused;                              /* how often one did for a while */
 	uint64_t present; /* pages of content here now, also of no use any more */
 	uint64_t waiting; /* faults that were told "not now" */
 };

@@ -24,10 +24,24 @@ static void lose_pages(struct dsm_memory *m, uint64_t from, uint64_t to)
 	for (uint64_t addr = from; addr < to; addr += PAGE) {
 		uint64_t page = (addr - base) / PAGE;
 
-		/* poisoned: it is the cover that is being laid over it */
-		if (!(m->page[page].flags & (F_POISONED | F_GONE)))
+		/* it is the cover that is being laid over it */
+		if (!(m->page[page].flags & (F_COVERED | F_GONE)))
 			memory_page_lose(m, page);
 	}
+}
+
+static void take_move(struct dsm_memory *m, uint64_t from, uint64_t to, uint64_t len)
+{
+	uint64_t page = (to - addr_of(m, 0)) / PAGE;
+
+	if (to >= addr_of(m, 0) && page < m->config.pages && len == PAGE &&
+	    (m->page[page].flags & F_COVERED)) {
+		page_uncovered(m, page);
+		return;
+	}
+	lose_pages(m, from, from + len);
+	/* what was open is so at the new place, where nobody would close it */
+	sys_madvise((void *)to, len, MADV_DONTNEED_LOCKED);
 }
 
 static void queue_fault(struct dsm_memory *m, int uffd, const struct uffd_msg *msg)
@@ -56,9 +70,7 @@ static void take_message(struct dsm_memory *m, int uffd, const struct uffd_msg *
 		lose_pages(m, msg->arg.remove.start, msg->arg.remove.end);
 		break;
 	case UFFD_EVENT_REMAP:
-		lose_pages(m, msg->arg.remap.from, msg->arg.remap.from + msg->arg.remap.len);
-		/* what was open is so at the new place, where nobody would close it */
-		sys_madvise((void *)msg->arg.remap.to, msg->arg.remap.len, MADV_DONTNEED_LOCKED);
+		take_move(m, msg->arg.remap.from, msg->arg.remap.to, msg->arg.remap.len);
 		break;
 	default:
 		break;
@@ -95,26 +107,6 @@ void settle(struct dsm_memory *m)
 		sched_yield(); /* the thread whose event was read has not gone on yet */
 }
 
-/* ---- SIGBUS -------------------------------------------------------------------------------- */
-
-void refuse_at(struct dsm_memory *m, int uffd, uint64_t addr)
-{
-	int err = -EAGAIN;
-
-	while (m->poison && err == -EAGAIN) {
-		err = mem_poison(uffd, addr, PAGE);
-		/* the mark of write-protection outlives the page, and is in the way */
-		if (err == -EEXIST && mem_protect(uffd, addr, PAGE, false) == 0)
-			err = mem_poison(uffd, addr, PAGE);
-		if (err == -EAGAIN)
-			settle(m);
-	}
-	if (err && err != -ENOENT)
-		cover_post(m, uffd, addr);
-	else
-		mem_wake(uffd, addr, PAGE);
-}
-
 /* ---- faults -------------------------------------------------------------------------------- */
 
 static void wait_for_room(struct dsm_memory *m, const struct fault *f)
@@ -144,15 +136,26 @@ static void ask(struct dsm_memory *m, uint64_t page, const struct fault *f)
 	else
 		m->stats.faults_read++;
 	hold_waits(m, page, f->tid);
+	p->flags |= F_AWAITED;
 	r = m->config.fault(m->config.user, page, access);
 	if (r == 1)
 		return;
+	p->flags &= (uint16_t)~F_AWAITED;
 	if (r == 0 && access_of(p) >= access)
 		page_map(m, page);
 	else if (r == 0 || r == -ENOMEM || r == -EAGAIN)
 		wait_for_room(m, f);
 	else
 		dsm_memory_end(m, page, r);
+}
+
+/* The program has discarded the mark; or the cover is just being laid, or taken away. */
+static void serve_refused(struct dsm_memory *m, uint64_t page, const struct fault *f)
+{
+	if (m->page[page].flags & F_COVERED)
+		mem_wake(f->uffd, f->addr, PAGE);
+	else
+		page_shut(m, page);
 }
 
 /* More than is here already, and there is no room: others leave first. */
@@ -174,8 +177,12 @@ static void serve(struct dsm_memory *m, const struct fault *f)
 		return;
 	}
 	p = &m->page[page];
-	if (p->flags & (F_POISONED | F_GONE))
+	if (p->flags & F_GONE)
 		refuse_at(m, f->uffd, f->addr);
+	else if (p->flags & F_POISONED)
+		page_shut(m, page);
+	else if (p->flags & F_REFUSED)
+		serve_refused(m, page, f);
 	else if (access_of(p) >= (f->write ? IVY_WRITE : IVY_READ))
 		serve_here(m, page);
 	else if (full(m, p))

@@ -9,9 +9,7 @@
 #include <errno.h>
 #include "memory_internal.h"
 
-#define DEAD_MAX                                                                                   \
-	256u /* pages of memory that are kept for contents to come, whatever the budget            \
-	      */
+#define DEAD_MAX 4096u /* pages of memory that are kept for contents to come, 16 MiB */
 
 static void give_back(struct dsm_memory *m, uint64_t page)
 {
@@ -19,17 +17,30 @@ static void give_back(struct dsm_memory *m, uint64_t page)
 	page_place(m, page, ABSENT);
 }
 
-static bool too_many_dead(const struct dsm_memory *m)
+static uint64_t dead_max(const struct dsm_memory *m)
 {
-	uint64_t max =
-	    m->config.budget && m->config.budget / 8 < DEAD_MAX ? m->config.budget / 8 : DEAD_MAX;
-
-	return m->queue[DEAD].count > max ||
-	       (m->queue[DEAD].count && m->config.budget && m->present > m->config.budget);
+	return m->config.budget && m->config.budget / 8 < DEAD_MAX ? m->config.budget / 8
+								   : DEAD_MAX;
 }
 
-/* Memory of contents of no use. */
-static void bury(struct dsm_memory *m)
+static bool over_budget(const struct dsm_memory *m)
+{
+	return m->queue[DEAD].count && m->config.budget && m->present > m->config.budget;
+}
+
+static bool too_many_dead(const struct dsm_memory *m)
+{
+	return m->queue[DEAD].count > dead_max(m) || over_budget(m);
+}
+
+/* To give memory back takes longer than all else that a message brings about, and somebody waits
+ * for the answer: so it is left to dsm_memory_bury(), unless that cannot keep up. */
+static bool dead_are_urgent(const struct dsm_memory *m)
+{
+	return m->queue[DEAD].count > dead_max(m) + dead_max(m) / 8 || over_budget(m);
+}
+
+void dsm_memory_bury(struct dsm_memory *m)
 {
 	for (unsigned i = 0; i < ROUND && too_many_dead(m); i++)
 		give_back(m, m->queue[DEAD].first);
@@ -76,8 +87,11 @@ static bool send_away(struct dsm_memory *m, uint64_t page)
 		p->flags |= F_LEAVING;
 		m->leaving++;
 	}
-	if (p->place == VICTIM) { /* not now */
-		page_place(m, page, VICTIM);
+	if (p->place == VICTIM) { /* not now; it is pinned, or wanted: it must not hold up others */
+		if (r == -EBUSY && !(p->flags & F_GONE))
+			page_map(m, page);
+		else
+			page_place(m, page, VICTIM);
 		return false;
 	}
 	m->stats.evictions++;
@@ -103,14 +117,16 @@ int dsm_memory_trim(struct dsm_memory *m)
 	bool moved = serve_faults(m);
 	uint64_t want = excess(m);
 
+	refusals_end(m);
 	if (want > 0)
 		moved |= evict(m, want);
-	bury(m);
+	if (dead_are_urgent(m))
+		dsm_memory_bury(m);
 	if (m->wait_head != m->wait_tail)
 		serve_waits(m);
-	if (m->fault_head != m->fault_tail || too_many_dead(m))
+	if (m->fault_head != m->fault_tail || dead_are_urgent(m))
 		return 1;
 	if (excess(m) > 0)
 		return moved ? 1 : 2;
-	return m->wait_head != m->wait_tail ? 2 : 0;
+	return m->wait_head != m->wait_tail || too_many_dead(m) ? 2 : 0;
 }

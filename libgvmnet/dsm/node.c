@@ -17,6 +17,33 @@
 
 static pthread_mutex_t nodes_lock = PTHREAD_MUTEX_INITIALIZER;
 static LIST_HEAD(, dsm_node) nodes = LIST_HEAD_INITIALIZER(nodes);
+static unsigned forks; /* from the first process that had nodes to this one */
+
+/* ---- fork ---------------------------------------------------------------------------------- */
+
+/* A child has none of its parent's threads, so none of its nodes: what they were is left as it is,
+ * for nobody can say what it was in the middle of. */
+static void in_child(void)
+{
+	LIST_INIT(&nodes);
+	forks++;
+	pthread_mutex_unlock(&nodes_lock);
+}
+
+static void before_fork(void)
+{
+	pthread_mutex_lock(&nodes_lock);
+}
+
+static void in_parent(void)
+{
+	pthread_mutex_unlock(&nodes_lock);
+}
+
+static void note_forks(void)
+{
+	(void)pthread_atfork(before_fork, in_parent, in_child);
+}
 
 /* ---- whose it is --------------------------------------------------------------------------- */
 
@@ -149,6 +176,8 @@ int dsm_node_run(struct dsm_node *node, void (*fn)(void *arg, struct dsm_wait *w
 {
 	struct call c = { .task = { .fn = run_call }, .fn = fn, .arg = arg };
 
+	if (node->forks != forks)
+		return -ECHILD;
 	pthread_mutex_init(&c.wait.lock, NULL);
 	pthread_cond_init(&c.wait.cond, NULL);
 	gvm_worker_run(node->worker, &c.task);
@@ -269,6 +298,7 @@ static int node_start(struct gvm_net *net, struct dsm_node **out)
 	if (!node)
 		return -ENOMEM;
 	LIST_INIT(&node->regions);
+	node->forks = forks;
 	node->net = net;
 	node->fence_ns = gvm_option_number("GVM_DSM_FENCE_MS") * DSM_MS;
 	node->queue_max = gvm_option_number("GVM_DSM_QUEUE");
@@ -288,9 +318,11 @@ static int node_start(struct gvm_net *net, struct dsm_node **out)
 
 int dsm_node_get(struct gvm_net *net, struct dsm_node **out)
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	struct dsm_node *node;
 	int err = 0;
 
+	pthread_once(&once, note_forks);
 	pthread_mutex_lock(&nodes_lock);
 	LIST_FOREACH(node, &nodes, in_process)
 	if (net ? node->net == net : node->own_net)
@@ -311,7 +343,7 @@ int dsm_node_get(struct gvm_net *net, struct dsm_node **out)
 void dsm_node_put(struct dsm_node *node)
 {
 	pthread_mutex_lock(&nodes_lock);
-	if (--node->refs == 0) {
+	if (node->forks == forks && --node->refs == 0) {
 		LIST_REMOVE(node, in_process);
 		atomic_store(&node->stop, 1);
 		gvm_worker_wake(node->worker);

@@ -11,15 +11,18 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
+#include <unistd.h>
 #include <gvmnet/region.h>
 #include "dsm/internal.h"
 
 #define AGAIN_NS    (100 * DSM_MS)
+#define ODD_NS      (1000 * DSM_MS) /* for which homes may disagree: a region is being deleted */
+#define PAUSE_US    20000u
 #define EVICT_BATCH 256u
 #define EVICT_BYTES (4u << 20) /* that may wait to be sent while a region is closed */
-#define SLAB_MIN    (64u << 10)
-#define SLAB_MAX    (64u << 20)
+#define PAGES_MAX   (UINT64_C(0xFFFFFFFF) - 1)
+#define LAYOUT_NS   (1 * DSM_MS) /* at a time: the thread has faults of other regions to serve */
+#define LAYOUT_STEP 256u
 
 /* ---- opening: the configuration ------------------------------------------------------------ */
 
@@ -27,6 +30,29 @@ static int refuse(const struct gvm_dsm_config *config, const char *why)
 {
 	gvm_log(GVM_LOG_ERROR, "shared region %s: %s", config->name ? config->name : "(no name)",
 		why);
+	return -EINVAL;
+}
+
+static uint64_t slabs_of(uint64_t pages, uint32_t slab_pages)
+{
+	return pages / slab_pages + (pages % slab_pages != 0);
+}
+
+/* Also of what a home says. */
+static int check_size(const char *name, uint64_t pages, uint32_t slab_pages)
+{
+	if (pages > PAGES_MAX)
+		gvm_log(GVM_LOG_ERROR,
+			"shared region %s: %" PRIu64 " pages are too many (4294967294 at most)",
+			name, pages);
+	else if (slabs_of(pages, slab_pages) > GVM_SLABS_MAX)
+		gvm_log(GVM_LOG_ERROR,
+			"shared region %s: %" PRIu64
+			" slabs of %u KiB are too many (%llu at most); use larger slabs",
+			name, slabs_of(pages, slab_pages), slab_pages * (GVM_PAGE_SIZE / 1024),
+			GVM_SLABS_MAX);
+	else
+		return 0;
 	return -EINVAL;
 }
 
@@ -44,7 +70,7 @@ static int check(const struct gvm_dsm_config *config)
 		return refuse(config, "there is a flag that is none");
 	if (config->bytes % GVM_PAGE_SIZE || (!config->bytes && (config->flags & GVM_DSM_CREATE)))
 		return refuse(config, "its size is a number of pages of 4,096 bytes");
-	if (slab && (slab & (slab - 1) || slab < SLAB_MIN || slab > SLAB_MAX))
+	if (slab && (slab & (slab - 1) || slab < GVM_SLAB_BYTES_MIN || slab > GVM_SLAB_BYTES_MAX))
 		return refuse(config, "a slab is a power of two from 64 KiB to 64 MiB");
 	if (config->local_bytes && config->local_bytes < 16 * GVM_PAGE_SIZE)
 		return refuse(config, "a node needs 16 pages at least");
@@ -53,18 +79,18 @@ static int check(const struct gvm_dsm_config *config)
 
 static int make(struct dsm_node *node, const struct gvm_dsm_config *config, struct gvm_dsm **out)
 {
-	uint32_t slab = config->slab_bytes;
-	struct gvm_dsm *dsm = calloc(1, sizeof(*dsm));
+	uint32_t slab =
+	    config->slab_bytes ? config->slab_bytes : (uint32_t)gvm_option_number("GVM_SLAB");
+	int err = check_size(config->name, config->bytes / GVM_PAGE_SIZE, slab / GVM_PAGE_SIZE);
+	struct gvm_dsm *dsm = err ? NULL : calloc(1, sizeof(*dsm));
 
 	if (!dsm)
-		return -ENOMEM;
+		return err ? err : -ENOMEM;
 	dsm->links = calloc(node->nodes, sizeof(struct dsm_link *));
 	if (!dsm->links) {
 		free(dsm);
 		return -ENOMEM;
 	}
-	if (!slab)
-		slab = (uint32_t)gvm_option_number("GVM_SLAB");
 	dsm->node = node;
 	strcpy(dsm->name, config->name);
 	dsm->id = gvm_region_id_of(dsm->name);
@@ -72,10 +98,15 @@ static int make(struct dsm_node *node, const struct gvm_dsm_config *config, stru
 	dsm->pages = config->bytes / GVM_PAGE_SIZE;
 	dsm->slab_pages = slab / GVM_PAGE_SIZE;
 	dsm->budget = config->local_bytes / GVM_PAGE_SIZE;
+	dsm->taken = config->taken;
+	dsm->node_state = config->node_state;
+	dsm->arg = config->arg;
 	while (!dsm->view)
-		if (getrandom(&dsm->view, sizeof(dsm->view), 0) != sizeof(dsm->view))
-			dsm->view = 0;
+		dsm->view = dsm_random();
 	LIST_INIT(&dsm->all);
+	LIST_INIT(&dsm->pins);
+	LIST_INIT(&dsm->evictions);
+	LIST_INIT(&dsm->lates);
 	STAILQ_INIT(&dsm->kept);
 	*out = dsm;
 	return 0;
@@ -89,11 +120,6 @@ static void destroy(struct gvm_dsm *dsm)
 }
 
 /* ---- opening: the homes -------------------------------------------------------------------- */
-
-static uint64_t slabs_of(const struct gvm_dsm *dsm)
-{
-	return (dsm->pages + dsm->slab_pages - 1) / dsm->slab_pages;
-}
 
 static void leave(struct gvm_dsm *dsm);
 
@@ -111,6 +137,8 @@ static void open_ended(struct gvm_dsm *dsm)
 	dsm->state = DSM_OPEN;
 	dsm->wait = NULL;
 	dsm_done(wait, 0);
+	if (dsm->parting)
+		dsm_away_back(dsm);
 }
 
 static void fail(struct gvm_dsm *dsm, int err)
@@ -127,37 +155,94 @@ static int ask_home(struct gvm_dsm *dsm, uint16_t node)
 		return -ENOMEM;
 	if (link->is_home)
 		return 0;
-	link->is_home = 1;
-	if (dsm->pages)
-		link->share = gvm_place_share(dsm->node->cluster, dsm->id, slabs_of(dsm), node);
+	link->is_home = link->pending = 1;
 	dsm->asked++;
 	dsm_link_ask(link);
 	return 0;
 }
 
-/* The size of the region is known: who else is a home of it? */
-static int ask_others(struct gvm_dsm *dsm)
+static void on_layout(struct gvm_timer *timer);
+static void one_less(struct gvm_dsm *dsm);
+
+/* The size of the region is known: which slabs are whose? That takes a while if there are many, or
+ * many memory nodes. Then it goes on with asking them. */
+static int lay_out(struct gvm_dsm *dsm)
 {
-	uint64_t slabs = slabs_of(dsm);
-	int err = 0;
+	uint64_t slabs = slabs_of(dsm->pages, dsm->slab_pages);
+	int err;
 
 	dsm->homes = malloc(slabs * sizeof(*dsm->homes));
 	if (!dsm->homes)
 		return -ENOMEM;
 	memset(dsm->homes, 0xFF, slabs * sizeof(*dsm->homes)); /* GVM_WIRE_NODE_NONE */
-	for (uint64_t i = 0; i < slabs && !err; i++)
-		err = ask_home(dsm, dsm_home(dsm, i * dsm->slab_pages));
+	dsm->laid = 0;
+	dsm->layout.fn = on_layout;
+	err = gvm_timer_set(dsm->node->worker, &dsm->layout, gvm_now());
+	dsm->asked += !err;
 	return err;
+}
+
+static int lay_out_some(struct gvm_dsm *dsm, uint64_t slabs)
+{
+	for (unsigned n = 0; n < LAYOUT_STEP && dsm->laid < slabs; n++) {
+		struct dsm_link *link =
+		    dsm_link_get(dsm, dsm_home(dsm, dsm->laid++ * dsm->slab_pages));
+
+		if (!link)
+			return -ENOMEM;
+		link->share++;
+	}
+	return 0;
+}
+
+static int ask_others(struct gvm_dsm *dsm)
+{
+	struct dsm_link *link;
+	int err = 0;
+
+	LIST_FOREACH(link, &dsm->all, in_region)
+	if (link->share && !err)
+		err = ask_home(dsm, link->node);
+	return err;
+}
+
+static void on_layout(struct gvm_timer *timer)
+{
+	struct gvm_dsm *dsm = dsm_container(timer, struct gvm_dsm, layout);
+	uint64_t slabs = slabs_of(dsm->pages, dsm->slab_pages), until = gvm_now() + LAYOUT_NS;
+	int err = 0;
+
+	while (!err && dsm->laid < slabs && gvm_now() < until)
+		err = lay_out_some(dsm, slabs);
+	if (!err && dsm->laid < slabs)
+		err = gvm_timer_set(dsm->node->worker, timer, gvm_now());
+	if (!err && dsm->laid < slabs)
+		return;
+	if (!err && !dsm->failed)
+		err = dsm->generation ? ask_others(dsm) : ask_home(dsm, dsm->first);
+	if (err)
+		fail(dsm, err);
+	one_less(dsm);
 }
 
 static int take_geometry(struct gvm_dsm *dsm, const struct gvm_region_opened *opened)
 {
 	if (!dsm->generation) {
+		if (dsm->was && (opened->generation != dsm->was || opened->pages != dsm->pages))
+			return -ESTALE;
+		if (dsm->homes &&
+		    (opened->pages != dsm->pages || opened->slab_pages != dsm->slab_pages))
+			return -EINVAL;
+		if (check_size(dsm->name, opened->pages, opened->slab_pages))
+			return -EINVAL;
 		dsm->generation = opened->generation;
 		dsm->pages = opened->pages;
 		dsm->slab_pages = opened->slab_pages;
-		return ask_others(dsm);
+		dsm->making = opened->flags & GVM_RO_CREATE ? MAKING_OTHERS : MAKING_NOT;
+		return dsm->homes ? ask_others(dsm) : lay_out(dsm);
 	}
+	if (opened->generation != dsm->generation)
+		return -ESTALE;
 	return opened->pages == dsm->pages && opened->slab_pages == dsm->slab_pages ? 0 : -EINVAL;
 }
 
@@ -204,22 +289,115 @@ static void say_refused(const struct gvm_dsm *dsm, const struct dsm_link *link, 
 					: "");
 }
 
+/* This home has not what belongs to what the first one has. */
+static int is_odd(const struct gvm_dsm *dsm, const struct dsm_link *link, int status)
+{
+	return link->node != dsm->first && !dsm->was &&
+	       (status == -ESTALE || status == (dsm->making ? -EEXIST : -ENOENT));
+}
+
+/*
+ * One of them has lost its memory. Or the region is just being deleted, as an ephemeral one is when
+ * its last member leaves: then all is well in a moment. To go on would be zeros where there was
+ * something.
+ */
+static int odd(const struct gvm_dsm *dsm, const struct dsm_link *link)
+{
+	if (gvm_now() < dsm->again_until)
+		return -EAGAIN;
+	gvm_log(
+	    GVM_LOG_ERROR,
+	    "shared region %s: its homes do not agree: node %u %s, but node %u has %s; a memory "
+	    "node has lost what it had of it, or could not be reached when it was deleted. To "
+	    "begin anew, delete it: gvm region delete %s",
+	    dsm->name, dsm->first, dsm->making ? "does not have it" : "has it", link->node,
+	    link->generation || dsm->making ? "a part of another one of that name"
+					    : "no part of it",
+	    dsm->name);
+	return -EIO;
+}
+
+/* Of a home that has it: it has been told that it is made. */
+static int said(struct dsm_link *link, int status)
+{
+	if (status == 0 && link->state == LINK_DEAD)
+		return -EHOSTDOWN;
+	if (status == 0 && link->state != LINK_UP)
+		dsm_link_joined(link);
+	return status ? -EAGAIN : 0; /* who makes it anew finds out why */
+}
+
+static int say_made(struct gvm_dsm *dsm, struct dsm_link *link)
+{
+	int err;
+
+	link->pending = 1; /* which goes into the request */
+	err = dsm_link_made(link);
+	link->pending = !err;
+	dsm->asked += !err;
+	return err;
+}
+
+/* First the others: what the first one knows decides for everybody. */
+static int say_all(struct gvm_dsm *dsm)
+{
+	struct dsm_link *link;
+	int err = 0;
+
+	dsm->making = MAKING_SAYS;
+	LIST_FOREACH(link, &dsm->all, in_region)
+	if (link->is_home && link->node != dsm->first && !err)
+		err = say_made(dsm, link);
+	if (err || dsm->asked)
+		return err;
+	dsm->making = MAKING_LAST;
+	return say_made(dsm, dsm->links[dsm->first]);
+}
+
+/* Something that was waited for has come: all that has been? */
+static void one_less(struct gvm_dsm *dsm)
+{
+	int err = 0;
+
+	if (--dsm->asked)
+		return;
+	if (!dsm->failed && dsm->making == MAKING_OTHERS)
+		err = say_all(dsm);
+	else if (!dsm->failed && dsm->making == MAKING_SAYS) {
+		dsm->making = MAKING_LAST;
+		err = say_made(dsm, dsm->links[dsm->first]);
+	}
+	if (err)
+		fail(dsm, -EAGAIN);
+	if (dsm->asked == 0)
+		open_ended(dsm);
+}
+
+static int answer(struct gvm_dsm *dsm, struct dsm_link *link, int status,
+		  const struct gvm_msg *reply)
+{
+	if (dsm->making >= MAKING_SAYS)
+		return said(link, status);
+	if (!status)
+		status = joined(dsm, link, reply);
+	else if (!is_odd(dsm, link, status))
+		say_refused(dsm, link, status);
+	return is_odd(dsm, link, status) ? odd(dsm, link) : status;
+}
+
 void dsm_region_answered(struct gvm_dsm *dsm, struct dsm_link *link, int status,
 			 const struct gvm_msg *reply)
 {
-	if (may_change(status) && !dsm->failed) {
+	if (may_change(status) && !dsm->failed && dsm->making < MAKING_SAYS) {
 		dsm->late = status == -EBUSY ? -EBUSY : -EHOSTDOWN;
 		dsm_link_ask_in(link, AGAIN_NS);
 		return;
 	}
-	if (status)
-		say_refused(dsm, link, status);
-	else
-		status = joined(dsm, link, reply);
+	status = answer(dsm, link, status, reply);
 	if (status)
 		fail(dsm, status);
-	if (--dsm->asked == 0)
-		open_ended(dsm);
+	link->pending = 0;
+	one_less(dsm);
 }
 
 static void open_too_late(struct gvm_timer *timer)
@@ -227,18 +405,31 @@ static void open_too_late(struct gvm_timer *timer)
 	struct gvm_dsm *dsm = dsm_container(timer, struct gvm_dsm, deadline);
 	struct dsm_link *link;
 
+	if (dsm->layout.place) {
+		gvm_log(
+		    GVM_LOG_ERROR,
+		    "shared region %s: to find out which of its slabs are whose takes too long; "
+		    "use larger slabs, or wait longer",
+		    dsm->name);
+		gvm_timer_clear(dsm->node->worker, &dsm->layout);
+		dsm->asked--;
+		fail(dsm, -ETIMEDOUT);
+	}
 	fail(dsm, dsm->late ? dsm->late : -EHOSTDOWN);
 	LIST_FOREACH(link, &dsm->all, in_region)
 	{
-		if (!link->is_home || link->generation)
+		if (!link->pending)
 			continue;
-		gvm_log(GVM_LOG_ERROR, "shared region %s: node %u, a home of it, %s", dsm->name,
-			link->node,
-			dsm->failed == -EBUSY ? "still has another process with this node's id"
-					      : "does not answer");
+		gvm_log(
+		    GVM_LOG_ERROR, "shared region %s: node %u, a home of it, %s", dsm->name,
+		    link->node,
+		    dsm->failed == -EBUSY
+			? "still has another process with this node's id, or one that is making it"
+			: "does not answer");
 		if (link->calling) /* its answer comes soon */
 			continue;
 		gvm_timer_clear(dsm->node->worker, &link->retry);
+		link->pending = 0;
 		dsm->asked--;
 	}
 	if (dsm->asked == 0)
@@ -247,9 +438,29 @@ static void open_too_late(struct gvm_timer *timer)
 
 static void finish(struct gvm_timer *timer);
 
+void dsm_region_open_begin(struct gvm_dsm *dsm, struct dsm_wait *wait, uint64_t ns)
+{
+	struct gvm_worker *worker = dsm->node->worker;
+	int err;
+
+	dsm->state = DSM_OPENING;
+	dsm->making = MAKING_NOT;
+	dsm->wait = wait;
+	dsm->deadline.fn = open_too_late;
+	dsm->finish.fn = finish;
+	gvm_place(dsm->node->cluster, dsm->id, 0, 1, &dsm->first);
+	err = gvm_timer_set(worker, &dsm->deadline, gvm_worker_now(worker) + ns);
+	if (!err)
+		err = dsm->pages ? lay_out(dsm) : ask_home(dsm, dsm->first);
+	if (err) {
+		fail(dsm, err);
+		leave(dsm);
+	}
+}
+
 struct open_args {
 	struct gvm_dsm *dsm;
-	uint32_t ms;
+	uint64_t until;
 };
 
 static void open_start(void *arg, struct dsm_wait *wait)
@@ -270,22 +481,42 @@ static void open_start(void *arg, struct dsm_wait *wait)
 		return;
 	}
 	LIST_INSERT_HEAD(&node->regions, dsm, in_node);
-	dsm->wait = wait;
-	dsm->deadline.fn = open_too_late;
-	dsm->finish.fn = finish;
-	err = gvm_timer_set(node->worker, &dsm->deadline,
-			    gvm_worker_now(node->worker) + args->ms * DSM_MS);
-	if (!err)
-		err = ask_home(dsm, first);
-	if (err) {
-		fail(dsm, err);
-		leave(dsm);
+	dsm_region_open_begin(dsm, wait, args->until > gvm_now() ? args->until - gvm_now() : 0);
+}
+
+static int open_once(struct dsm_node *node, const struct gvm_dsm_config *config,
+		     struct open_args *args, uint64_t again_until)
+{
+	int err = make(node, config, &args->dsm);
+
+	if (err)
+		return err;
+	args->dsm->again_until = again_until;
+	return dsm_node_run(node, open_start, args);
+}
+
+/* All that it was let into has been left when it is tried again. */
+static int open_in(struct dsm_node *node, const struct gvm_dsm_config *config, uint64_t ms,
+		   struct gvm_dsm **out)
+{
+	uint64_t began = gvm_now();
+	struct open_args args = { .until = began + ms * DSM_MS };
+	uint64_t again_until = began + (ms * DSM_MS / 2 < ODD_NS ? ms * DSM_MS / 2 : ODD_NS);
+	int err;
+
+	while ((err = open_once(node, config, &args, again_until)) == -EAGAIN) {
+		if (gvm_now() >= args.until)
+			return -EHOSTDOWN;
+		usleep(PAUSE_US);
 	}
+	if (!err)
+		*out = args.dsm;
+	return err;
 }
 
 int gvm_dsm_open(struct gvm_net *net, const struct gvm_dsm_config *config, struct gvm_dsm **out)
 {
-	struct open_args args = { .ms = config->open_ms };
+	uint64_t ms = config->open_ms;
 	struct dsm_node *node;
 	int err = check(config);
 
@@ -293,15 +524,11 @@ int gvm_dsm_open(struct gvm_net *net, const struct gvm_dsm_config *config, struc
 		err = dsm_node_get(net, &node);
 	if (err)
 		return err;
-	if (!args.ms)
-		args.ms = (uint32_t)gvm_option_number("GVM_DSM_OPEN_MS");
-	err = make(node, config, &args.dsm);
-	if (!err)
-		err = dsm_node_run(node, open_start, &args);
+	if (!ms)
+		ms = gvm_option_number("GVM_DSM_OPEN_MS");
+	err = open_in(node, config, ms, out);
 	if (err)
 		dsm_node_put(node);
-	else
-		*out = args.dsm;
 	return err;
 }
 
@@ -333,30 +560,58 @@ unsigned gvm_dsm_node(const struct gvm_dsm *dsm)
 	return dsm->node->self;
 }
 
-struct evict_args {
+/* Of the caller, who waits. */
+struct dsm_eviction {
+	LIST_ENTRY(dsm_eviction) in_region;
 	struct gvm_dsm *dsm;
+	struct dsm_wait *wait;
 	uint64_t page, end;
 };
 
-static void evict(void *arg, struct dsm_wait *wait)
+/* No more at a time than may wait to be sent: when that has gone it goes on. */
+static void evict_on(struct dsm_eviction *e)
 {
-	struct evict_args *args = arg;
-	struct gvm_dsm *dsm = args->dsm;
+	struct gvm_dsm *dsm = e->dsm;
 
-	for (; args->page < args->end; args->page++) {
-		enum ivy_access had = ivy_page_access(dsm->ivy, args->page);
+	for (; e->page < e->end && dsm->ivy && dsm->queued < EVICT_BYTES &&
+	       dsm->queued <= dsm->node->queue_max / 4;
+	     e->page++) {
+		enum ivy_access had = ivy_page_access(dsm->ivy, e->page);
 
-		if (had && ivy_evict(dsm->ivy, args->page) == 0)
+		if (had && ivy_evict(dsm->ivy, e->page) == 0)
 			dsm_count(&dsm->stats.evicted, 1);
 	}
+	if (dsm->ivy && e->page < e->end)
+		return;
+	LIST_REMOVE(e, in_region);
+	dsm_done(e->wait, 0);
+}
+
+void dsm_region_evict_on(struct gvm_dsm *dsm)
+{
+	struct dsm_eviction *e, *next;
+
+	for (e = LIST_FIRST(&dsm->evictions); e; e = next) {
+		next = LIST_NEXT(e, in_region);
+		evict_on(e);
+	}
+}
+
+static void evict(void *arg, struct dsm_wait *wait)
+{
+	struct dsm_eviction *e = arg;
+	struct gvm_dsm *dsm = e->dsm;
+
+	e->wait = wait;
+	LIST_INSERT_HEAD(&dsm->evictions, e, in_region);
+	evict_on(e);
 	dsm_engine_after(dsm);
-	dsm_done(wait, 0);
 }
 
 int gvm_dsm_evict(struct gvm_dsm *dsm, uint64_t offset, uint64_t len)
 {
 	uint64_t bytes = gvm_dsm_bytes(dsm);
-	struct evict_args args = { .dsm = dsm };
+	struct dsm_eviction args = { .dsm = dsm };
 
 	if (offset > bytes || len > bytes - offset)
 		return -ERANGE;
@@ -374,10 +629,16 @@ static void finish(struct gvm_timer *timer)
 	int status = dsm->failed;
 
 	gvm_timer_clear(dsm->node->worker, &dsm->deadline);
-	dsm_memory_stop(dsm);
+	if (!dsm->parting)
+		dsm_memory_stop(dsm);
 	dsm_engine_free(dsm);
+	dsm_region_evict_on(dsm);
 	while (!LIST_EMPTY(&dsm->all))
 		dsm_link_free(LIST_FIRST(&dsm->all));
+	if (dsm->parting) {
+		dsm_away_gone(dsm);
+		return;
+	}
 	dsm_node_forget(dsm->node, dsm->id);
 	LIST_REMOVE(dsm, in_node);
 	destroy(dsm);
@@ -414,13 +675,27 @@ static uint64_t pages_here(const struct gvm_dsm *dsm)
 	return st.pages;
 }
 
+/* Or not: the pages of a home that was given up meanwhile are here no more either. Who parts stays
+ * then, as its pages of other homes may still be asked for. */
+static void all_given_back(struct gvm_dsm *dsm)
+{
+	if (dsm->stats.homes_dead && dsm->parting) {
+		dsm_away_failed(dsm);
+		return;
+	}
+	if (dsm->stats.homes_dead)
+		fail(dsm, -EIO);
+	leave(dsm);
+}
+
 void dsm_region_close_on(struct gvm_dsm *dsm)
 {
 	unsigned n = 0;
 
 	if (dsm->state != DSM_CLOSING)
 		return;
-	while (dsm->cursor < dsm->pages && n < EVICT_BATCH && dsm->queued < EVICT_BYTES) {
+	while (dsm->cursor < dsm->pages && n < EVICT_BATCH && dsm->queued < EVICT_BYTES &&
+	       dsm->queued <= dsm->node->queue_max / 4) {
 		uint64_t page = dsm->cursor++;
 
 		if (ivy_page_access(dsm->ivy, page)) {
@@ -429,7 +704,7 @@ void dsm_region_close_on(struct gvm_dsm *dsm)
 		}
 	}
 	if (pages_here(dsm) == 0)
-		leave(dsm);
+		all_given_back(dsm);
 }
 
 /* Some may have been on their way elsewhere. */
@@ -445,6 +720,10 @@ static void close_too_late(struct gvm_timer *timer)
 
 	if (dsm->state != DSM_CLOSING)
 		return;
+	if (dsm->parting) {
+		dsm_away_failed(dsm);
+		return;
+	}
 	gvm_log(GVM_LOG_ERROR,
 		"shared region %s: %" PRIu64 " pages could not be given back in time; what only "
 		"this node had is lost",
@@ -453,20 +732,33 @@ static void close_too_late(struct gvm_timer *timer)
 	leave(dsm);
 }
 
-static void close_start(void *arg, struct dsm_wait *wait)
+void dsm_region_close_begin(struct gvm_dsm *dsm, struct dsm_wait *wait, uint64_t ns)
 {
-	struct gvm_dsm *dsm = arg;
 	struct gvm_worker *worker = dsm->node->worker;
 
 	dsm->wait = wait;
 	dsm->state = DSM_CLOSING;
-	if (dsm->stats.homes_dead) /* what this node had changed of it could not be given back */
-		fail(dsm, -EIO);
+	ivy_unpin_all(dsm->ivy);
 	dsm->cursor = 0;
 	dsm->deadline.fn = close_too_late;
-	gvm_timer_set(worker, &dsm->deadline,
-		      gvm_worker_now(worker) + gvm_option_number("GVM_DSM_CLOSE_MS") * DSM_MS);
+	gvm_timer_set(worker, &dsm->deadline, gvm_worker_now(worker) + ns);
 	dsm_engine_after(dsm);
+}
+
+static void close_start(void *arg, struct dsm_wait *wait)
+{
+	struct gvm_dsm *dsm = arg;
+
+	dsm->failed = 0;              /* it may have been refused when it wanted to come back */
+	if (dsm->state == DSM_AWAY) { /* it has nothing */
+		dsm->parting = 0;
+		dsm->wait = wait;
+		if (dsm->stats.homes_dead) /* before it went, or when it came back */
+			fail(dsm, -EIO);
+		leave(dsm);
+		return;
+	}
+	dsm_region_close_begin(dsm, wait, gvm_option_number("GVM_DSM_CLOSE_MS") * DSM_MS);
 }
 
 int gvm_dsm_close(struct gvm_dsm *dsm)

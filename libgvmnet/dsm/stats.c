@@ -17,6 +17,8 @@ static const struct gvm_counter counters[] = {
 	COUNTER(bytes_received, "bytes", 0, "Bytes of messages received."),
 	COUNTER(pages_sent, "pages", 0, "Pages sent that were not zero."),
 	COUNTER(pages_received, "pages", 0, "Pages received that were not zero."),
+	COUNTER(deltas_sent, "pages", 0, "Of the pages sent: as what has changed of them."),
+	COUNTER(delta_saved, "bytes", 0, "Bytes by which these were shorter."),
 	COUNTER(repeated, "messages", 0, "Requests that were made again."),
 	COUNTER(invalidated, "pages", 0, "Copies given up to a writer elsewhere."),
 	COUNTER(evicted, "pages", 0, "Pages sent home for want of room, or by hint."),

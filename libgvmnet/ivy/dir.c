@@ -142,11 +142,13 @@ struct ivy_entry *ivy_dir_get(struct ivy *ivy, uint64_t page)
 	e->page_low = (uint32_t)page;
 	e->page_high = (uint8_t)(page >> 32);
 	e->owner = NOBODY;
-	entry_set_version(e, ++ivy->clock);
+	entry_set_version(e, ivy_draw(ivy));
 	head = head_of(dir, page);
 	e->next = *head;
 	*head = index;
 	dir->count++;
+	if (ivy->rebuild)
+		ivy_rebuild_fresh(ivy, e);
 	return e;
 }
 

@@ -27,6 +27,21 @@ void ivy_release(struct ivy *ivy, void *mem, size_t size)
 	ivy->config.env->free(ivy->config.user, mem, size);
 }
 
+/* So many versions at a time: to note how far they go costs nothing then. */
+#define RESERVE ((uint64_t)1 << 20)
+
+uint64_t ivy_draw(struct ivy *ivy)
+{
+	const struct ivy_env *env = ivy->config.env;
+
+	if (ivy->clock >= ivy->reserved) {
+		ivy->reserved = ivy->clock + RESERVE;
+		if (env->reserve)
+			env->reserve(ivy->config.user, ivy->clock, ivy->reserved);
+	}
+	return ++ivy->clock;
+}
+
 uint16_t ivy_home_of(const struct ivy *ivy, uint64_t page)
 {
 	return ivy->config.env->home(ivy->config.user, page);
@@ -135,17 +150,33 @@ int ivy_say(struct ivy *ivy, uint16_t to, unsigned type, uint64_t page, uint64_t
 	return ivy_post(ivy, to, &h, NULL);
 }
 
-static int all_zeros(const uint8_t *bytes, uint32_t size)
+int ivy_say_base(struct ivy *ivy, uint16_t to, struct gvm_hdr *h, uint64_t base)
 {
+	uint8_t payload[GVM_COH_BASE_LEN];
+
+	if (!base)
+		return ivy_post(ivy, to, h, NULL);
+	gvm_delta_base_put(payload, base);
+	h->length = sizeof(payload);
+	return ivy_post(ivy, to, h, payload);
+}
+
+int ivy_all_zeros(const void *mem, uint32_t size)
+{
+	const uint8_t *bytes = mem;
+
 	return bytes[0] == 0 && memcmp(bytes, bytes + 1, size - 1) == 0;
 }
 
-int ivy_say_page(struct ivy *ivy, uint16_t to, struct gvm_hdr *h, const void *bytes)
+int ivy_say_page(struct ivy *ivy, uint16_t to, struct gvm_hdr *h, const void *bytes, uint64_t base)
 {
-	if (!bytes || all_zeros(bytes, ivy->config.page_size))
+	if (!bytes || ivy_all_zeros(bytes, ivy->config.page_size)) {
 		h->flags = GVM_F_ZERO;
-	else
-		h->length = ivy->config.page_size;
+		return ivy_post(ivy, to, h, NULL);
+	}
+	h->length = ivy->config.page_size;
+	if (to != ivy->config.self && !ivy_peer_down(ivy, to))
+		bytes = ivy_old_encode(ivy, h, bytes, base);
 	return ivy_post(ivy, to, h, bytes);
 }
 
@@ -157,6 +188,7 @@ static const struct {
 	int (*take)(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *payload);
 	unsigned who;
 } handlers[] = {
+	[GVM_COH_REPORT - GVM_COH_FIRST] = { ivy_rebuild_report, 0 },
 	[GVM_COH_READ - GVM_COH_FIRST] = { ivy_home_request, TO_HOME },
 	[GVM_COH_WRITE - GVM_COH_FIRST] = { ivy_home_request, TO_HOME },
 	[GVM_COH_DATA - GVM_COH_FIRST] = { ivy_node_data, 0 },
@@ -175,6 +207,7 @@ static const struct {
 	[GVM_COH_DROP - GVM_COH_FIRST] = { ivy_home_drop, TO_HOME },
 	[GVM_COH_INV - GVM_COH_FIRST] = { ivy_tree_inv, 0 },
 	[GVM_COH_ACK - GVM_COH_FIRST] = { ivy_tree_ack, 0 },
+	[GVM_COH_READY - GVM_COH_FIRST] = { ivy_home_ready, TO_HOME },
 };
 
 static int dispatch(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *payload)
@@ -185,11 +218,13 @@ static int dispatch(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, con
 	if (((who & FROM_HOME) && from != home) || ((who & TO_HOME) && ivy->config.self != home))
 		return ivy_refuse(ivy);
 	trace(ivy, 0, from, h);
+	if ((who & TO_HOME) && ivy_rebuild_busy(ivy)) /* it will be asked for again */
+		return ivy_late(ivy);
 	return handlers[index].take(ivy, from, h, payload);
 }
 
 /* What this node has said to itself. Each message causes a bounded number of others. */
-static void drain(struct ivy *ivy)
+void ivy_drain(struct ivy *ivy)
 {
 	struct ivy_self *m;
 
@@ -200,6 +235,20 @@ static void drain(struct ivy *ivy)
 		dispatch(ivy, ivy->config.self, &m->h, m->payload);
 		ivy_release(ivy, m, sizeof(*m) + m->h.length);
 	}
+}
+
+/* The handlers see a page where a delta has come, or the flag without it: its base is not here. */
+static int receive_delta(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h,
+			 const void *payload)
+{
+	struct gvm_hdr whole = *h;
+	const void *bytes;
+
+	if (ivy_old_decode(ivy, h, payload, &bytes) != 0)
+		return ivy_refuse(ivy);
+	whole.flags = bytes ? 0 : GVM_F_DELTA;
+	whole.length = bytes ? ivy->config.page_size : 0;
+	return dispatch(ivy, from, &whole, bytes);
 }
 
 int ivy_receive(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *payload)
@@ -215,8 +264,9 @@ int ivy_receive(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const v
 		return -ESTALE;
 	}
 	ivy->stats.received++;
-	status = dispatch(ivy, from, h, payload);
-	drain(ivy);
+	status = h->flags == GVM_F_DELTA ? receive_delta(ivy, from, h, payload)
+					 : dispatch(ivy, from, h, payload);
+	ivy_drain(ivy);
 	return status;
 }
 
@@ -234,7 +284,7 @@ void ivy_peer_lost(struct ivy *ivy, uint16_t peer)
 	set_peer(ivy, peer, PEER_LOST);
 	ivy_tree_peer_lost(ivy, peer);
 	ivy_home_peer_lost(ivy, peer);
-	drain(ivy);
+	ivy_drain(ivy);
 }
 
 void ivy_peer_back(struct ivy *ivy, uint16_t peer)
@@ -244,7 +294,9 @@ void ivy_peer_back(struct ivy *ivy, uint16_t peer)
 	set_peer(ivy, peer, PEER_THERE);
 	ivy_node_peer_back(ivy, peer);
 	ivy_home_peer_back(ivy, peer);
-	drain(ivy);
+	ivy_report_peer_back(ivy, peer);
+	ivy_rebuild_peer_back(ivy, peer);
+	ivy_drain(ivy);
 }
 
 void ivy_peer_dead(struct ivy *ivy, uint16_t peer)
@@ -255,17 +307,25 @@ void ivy_peer_dead(struct ivy *ivy, uint16_t peer)
 	ivy_tree_peer_lost(ivy, peer);
 	ivy_node_home_dead(ivy, peer);
 	ivy_home_peer_dead(ivy, peer);
-	drain(ivy);
+	ivy_report_peer_dead(ivy, peer);
+	ivy_rebuild_peer_dead(ivy, peer);
+	ivy_drain(ivy);
+}
+
+void ivy_clock(struct ivy *ivy, uint64_t now)
+{
+	if (now > ivy->now)
+		ivy->now = now;
 }
 
 void ivy_tick(struct ivy *ivy, uint64_t now)
 {
-	if (now > ivy->now)
-		ivy->now = now;
+	ivy_clock(ivy, now);
 	ivy_node_tick(ivy);
 	ivy_home_tick(ivy);
 	ivy_tree_tick(ivy);
-	drain(ivy);
+	ivy_rebuild_tick(ivy);
+	ivy_drain(ivy);
 }
 
 uint64_t ivy_next_tick(const struct ivy *ivy)
@@ -274,12 +334,18 @@ uint64_t ivy_next_tick(const struct ivy *ivy)
 	const struct ivy_txn *t;
 	uint64_t next = ivy_tree_due(ivy);
 
-	for (p = ivy->open; p; p = p->next)
+	for (p = ivy->open; p; p = p->next) {
 		if (p->due < next)
 			next = p->due;
+		if (ivy->config.wait_ns && p->want && !(p->pin & GAVE_UP) &&
+		    p->since + ivy->config.wait_ns < next)
+			next = p->since + ivy->config.wait_ns;
+	}
 	for (t = ivy->txn_list; t; t = t->next)
 		if (t->due < next)
 			next = t->due;
+	if (ivy->rebuild && ivy->rebuild->phase == REBUILD_SERVES && ivy->rebuild->due < next)
+		next = ivy->rebuild->due;
 	return next;
 }
 
@@ -307,7 +373,10 @@ int ivy_new(const struct ivy_config *config, struct ivy **out)
 	ivy->config = *config;
 	ivy->self_last = &ivy->self_first;
 	ivy->peers = ivy_alloc(ivy, peers_size(config));
-	if (!ivy->peers) {
+	ivy->buffer = ivy->peers ? ivy_alloc(ivy, 2 * config->page_size) : NULL;
+	if (!ivy->buffer) {
+		if (ivy->peers)
+			ivy_release(ivy, ivy->peers, peers_size(config));
 		config->env->free(config->user, ivy, sizeof(*ivy));
 		return -ENOMEM;
 	}
@@ -324,6 +393,10 @@ void ivy_free(struct ivy *ivy)
 	ivy_node_fini(ivy);
 	ivy_home_fini(ivy);
 	ivy_tree_fini(ivy);
+	ivy_old_fini(ivy);
+	ivy_release(ivy, ivy->buffer, 2 * config.page_size);
+	ivy_report_fini(ivy);
+	ivy_rebuild_fini(ivy);
 	ivy_release(ivy, ivy->peers, peers_size(&config));
 	config.env->free(config.user, ivy, sizeof(*ivy));
 }
@@ -332,7 +405,7 @@ int ivy_fault(struct ivy *ivy, uint64_t page, enum ivy_access access)
 {
 	int status = ivy_node_fault(ivy, page, access);
 
-	drain(ivy);
+	ivy_drain(ivy);
 	return status;
 }
 
@@ -340,7 +413,7 @@ int ivy_evict(struct ivy *ivy, uint64_t page)
 {
 	int status = ivy_node_evict(ivy, page);
 
-	drain(ivy);
+	ivy_drain(ivy);
 	return status;
 }
 
@@ -351,6 +424,7 @@ void ivy_stats(const struct ivy *ivy, struct ivy_stats *stats)
 	stats->txns = ivy->txns.count;
 	stats->pages = ivy->pages.count;
 	stats->relays = ivy->relays.count;
+	stats->old = ivy->old.count;
 	stats->directory_bytes = ivy->dir.bytes;
 }
 
@@ -361,6 +435,7 @@ void ivy_home_view(const struct ivy *ivy, uint64_t page, struct ivy_view *view)
 	memset(view, 0, sizeof(*view));
 	view->owner = NOBODY;
 	view->busy = ivy_txn_find(ivy, page) != NULL;
+	view->lost = ivy_rebuild_forgot(ivy, page);
 	if (!e)
 		return;
 	view->entry = 1;

@@ -59,7 +59,20 @@ static uint64_t waiter_key(uint64_t page, uint16_t node)
 	return page << 16 | node;
 }
 
-static struct ivy_waiter *waiter_make(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h)
+static uint64_t base_in(const struct gvm_hdr *h, const void *payload)
+{
+	return h->length ? gvm_delta_base(payload) : 0;
+}
+
+static void set_request(struct ivy_waiter *w, const struct gvm_hdr *h, uint64_t base)
+{
+	w->request = h->xid;
+	w->has = h->arg;
+	w->base = base;
+}
+
+static struct ivy_waiter *waiter_make(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h,
+				      uint64_t base)
 {
 	struct ivy_waiter *w;
 
@@ -75,8 +88,7 @@ static struct ivy_waiter *waiter_make(struct ivy *ivy, uint16_t from, const stru
 	}
 	w->next = w->prev = NULL;
 	w->node = from;
-	w->request = h->xid;
-	w->has = h->arg;
+	set_request(w, h, base);
 	w->write = h->type == GVM_COH_WRITE;
 	w->served = 0;
 	ivy->stats.waiters++;
@@ -188,11 +200,14 @@ void ivy_home_serve_read(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e
 			     .xid = w->request,
 			     .arg = entry_version(e) };
 
-	if (e->owner != NOBODY)
-		ivy_say(ivy, e->owner, GVM_COH_FWD_READ, h.page, w->request, w->node);
-	else
+	if (e->owner != NOBODY) {
+		h.type = GVM_COH_FWD_READ;
+		h.arg = w->node;
+		ivy_say_base(ivy, e->owner, &h, w->base);
+	} else {
 		ivy_say_page(ivy, w->node, &h,
-			     ivy->config.env->store_read(ivy->config.user, h.page));
+			     ivy->config.env->store_read(ivy->config.user, h.page), w->base);
+	}
 }
 
 /* The first of the queue reads. It is a sharer from now on: the content may be on its way. */
@@ -248,7 +263,7 @@ void ivy_home_advance(struct ivy *ivy, uint64_t page)
 	struct ivy_entry *e = ivy_dir_find(ivy, page);
 	struct ivy_txn *t = ivy_txn_find(ivy, page);
 
-	if (!e)
+	if (!e || ivy_rebuild_busy(ivy))
 		return;
 	look_for_content(ivy, &t, e);
 	while (t && t->queue.first && (t->phase == TXN_IDLE || t->phase == TXN_READ))
@@ -257,6 +272,8 @@ void ivy_home_advance(struct ivy *ivy, uint64_t page)
 	if (t && t->phase == TXN_IDLE)
 		txn_free(ivy, t);
 	else if (t)
+		return;
+	if (ivy->rebuild) /* here no entry does not mean that the backing copy is good */
 		return;
 	if (e->owner == NOBODY && ivy_sharers_count(e) == 0 && !(e->bits & (DIR_LOST | DIR_STALE)))
 		ivy_dir_del(ivy, e);
@@ -272,20 +289,19 @@ static void reader_done(struct ivy *ivy, struct ivy_txn *t, struct ivy_waiter *w
 }
 
 static void again(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e, struct ivy_waiter *w,
-		  const struct gvm_hdr *h)
+		  const struct gvm_hdr *h, uint64_t base)
 {
-	w->request = h->xid; /* a writer may have renewed it, after a RECALL that came twice */
-	w->has = h->arg;
+	set_request(w, h, base); /* a writer may have renewed it, after a RECALL that came twice */
 	if (t->phase == TXN_READ)
 		ivy_home_serve_read(ivy, t, e, w);
 	else
 		ivy_write_again(ivy, t, e);
 }
 
-static int enqueue(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h)
+static int enqueue(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, uint64_t base)
 {
 	struct ivy_txn *t = ivy_txn_get(ivy, h->page);
-	struct ivy_waiter *w = t ? waiter_make(ivy, from, h) : NULL;
+	struct ivy_waiter *w = t ? waiter_make(ivy, from, h, base) : NULL;
 
 	if (w)
 		append(&t->queue, w);
@@ -301,6 +317,23 @@ static int is_giving(const struct ivy_txn *t, uint16_t node)
 	return t && (t->supplier == node || (t->phase == TXN_RECALL && t->candidate == node));
 }
 
+/* A copy whose version is not the page's may be higher than that of any INV to come: this one takes
+ * it. The reader is a sharer as ever, and told as such, too. */
+static void take_from_reader(struct ivy *ivy, uint16_t node, uint64_t page)
+{
+	ivy_say(ivy, node, GVM_COH_INV, page, ivy_new_round(ivy), GVM_COH_ANY_VERSION);
+}
+
+/* Who wants to write and has the page under another version, though it is a sharer of this one, or
+ * all sharers have been told for it: INV above has not arrived. */
+static void check_copy(struct ivy *ivy, const struct ivy_entry *e, const struct ivy_waiter *served,
+		       uint16_t from, const struct gvm_hdr *h)
+{
+	if (h->type == GVM_COH_WRITE && h->arg && h->arg != entry_version(e) &&
+	    (ivy_sharers_has(e, from) || (served && served->write)))
+		take_from_reader(ivy, from, h->page);
+}
+
 int ivy_home_request(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
 {
 	struct ivy_entry *e = ivy_dir_get(ivy, h->page);
@@ -311,8 +344,9 @@ int ivy_home_request(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, co
 		nak(ivy, from, h->page, h->xid, GVM_ST_LIMIT);
 		return 0;
 	}
+	check_copy(ivy, e, w, from, h);
 	if (w && w->write == (h->type == GVM_COH_WRITE) && (w->write || w->request == h->xid)) {
-		again(ivy, t, e, w, h);
+		again(ivy, t, e, w, h, base_in(h, bytes));
 		return 0;
 	}
 	if (w && (w->write || w->request == h->xid))
@@ -321,15 +355,14 @@ int ivy_home_request(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, co
 		reader_done(ivy, t, w);
 	w = ivy_waiter_queued(ivy, t, from);
 	if (w) {
-		w->request = h->xid;
-		w->has = h->arg;
+		set_request(w, h, base_in(h, bytes));
 		w->write = h->type == GVM_COH_WRITE;
 		ivy_home_advance(ivy, h->page);
 		return 0;
 	}
 	if (e->owner == from && h->type == GVM_COH_READ && !is_giving(t, from))
 		return ivy_refuse(ivy);
-	return enqueue(ivy, from, h);
+	return enqueue(ivy, from, h, base_in(h, bytes));
 }
 
 static int writer_done(struct ivy *ivy, struct ivy_txn *t, const struct gvm_hdr *h)
@@ -346,6 +379,18 @@ static int writer_done(struct ivy *ivy, struct ivy_txn *t, const struct gvm_hdr 
 	return 0;
 }
 
+/* What the reader says it has got has another version than the page. It is told to drop that, and
+ * asked: until it says that it has nothing it is being served. */
+static int is_wrong(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h)
+{
+	if (h->status != GVM_ST_OK || h->arg == entry_version(ivy_dir_find(ivy, h->page)))
+		return 0;
+	ivy->stats.refused++;
+	take_from_reader(ivy, from, h->page);
+	ivy_say(ivy, from, GVM_COH_ASK, h->page, h->xid, 0);
+	return 1;
+}
+
 int ivy_home_done(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
 {
 	struct ivy_txn *t = ivy_txn_find(ivy, h->page);
@@ -354,12 +399,18 @@ int ivy_home_done(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const
 
 	if (served && served->request == h->xid && served->write)
 		return writer_done(ivy, t, h);
-	if (served && served->request == h->xid)
-		reader_done(ivy, t, served);
-	else if (queued && queued->request == h->xid && !queued->write)
-		ivy_waiter_del(ivy, t, queued); /* it was served before */
-	else
+	if (served && served->request != h->xid)
+		served = NULL;
+	if (queued && (queued->request != h->xid || queued->write))
+		queued = NULL;
+	if (!served && !queued)
 		return ivy_late(ivy);
+	if (is_wrong(ivy, from, h))
+		return 0;
+	if (served)
+		reader_done(ivy, t, served);
+	else
+		ivy_waiter_del(ivy, t, queued); /* it was served before */
 	if (h->status != GVM_ST_OK)
 		ivy_sharers_del(ivy, ivy_dir_find(ivy, h->page), from);
 	ivy_home_advance(ivy, h->page);
@@ -383,14 +434,19 @@ int ivy_home_drop(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const
 	return 0;
 }
 
-/* What an owner wrote back becomes the backing copy. */
-static void keep_written(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e,
-			 const struct gvm_hdr *h, const void *bytes)
+/* What an owner wrote back becomes the backing copy. If it came as a delta against what is not
+ * here, all of it is RECALLed; when readers are being served, the owner is left to send all of it
+ * by itself. */
+static int keep_written(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e,
+			const struct gvm_hdr *h, const void *bytes)
 {
+	if (h->flags & GVM_F_DELTA)
+		return ivy_recall_owner(ivy, t, e);
 	if (ivy_recall_store(ivy, e, h, bytes) != 0)
 		ivy_home_lose(ivy, t, e);
 	else
 		e->owner = NOBODY;
+	return 1;
 }
 
 int ivy_home_wb(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
@@ -405,7 +461,8 @@ int ivy_home_wb(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const v
 			return ivy_refuse(ivy);
 		if (t && t->phase != TXN_IDLE && t->phase != TXN_READ)
 			return 0; /* it has been asked for this page, and answers that */
-		keep_written(ivy, t, e, h, bytes);
+		if (!keep_written(ivy, t, e, h, bytes))
+			return 0;
 	}
 	ivy_say(ivy, from, GVM_COH_WB_OK, h->page, h->xid, 0);
 	ivy_home_advance(ivy, h->page);
@@ -415,8 +472,9 @@ int ivy_home_wb(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const v
 int ivy_home_still(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
 {
 	struct ivy_txn *t = ivy_txn_find(ivy, h->page);
+	const struct ivy_entry *e = ivy_dir_find(ivy, h->page);
 
-	if (is_giving(t, from))
+	if (is_giving(t, from) || (ivy->rebuild && e && (e->bits & DIR_STALE)))
 		return 0;
 	ivy_say(ivy, from, GVM_COH_FREE, h->page, h->xid, 0);
 	return 0;

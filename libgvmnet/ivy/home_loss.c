@@ -30,23 +30,12 @@ void ivy_recall_again(struct ivy *ivy, struct ivy_txn *t)
 	ivy_say(ivy, t->candidate, GVM_COH_RECALL, t->link.key, t->round, t->strict);
 }
 
-/* Any sharer, or NOBODY. */
-static uint16_t any_sharer(struct ivy *ivy, const struct ivy_entry *e)
-{
-	uint16_t node;
-
-	for (node = 0; node < ivy->config.nodes; node++)
-		if (ivy_sharers_has(e, node))
-			return node;
-	return NOBODY;
-}
-
 void ivy_recall_start(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e, uint16_t candidate,
 		      int strict)
 {
 	if (candidate == NOBODY) {
 		t->version = 0;
-		candidate = any_sharer(ivy, e);
+		candidate = ivy_sharers_from(e, 0);
 	}
 	if (candidate == NOBODY) {
 		ivy_home_lose(ivy, t, e);
@@ -56,17 +45,32 @@ void ivy_recall_start(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e, u
 	t->strict = (uint8_t)strict;
 	t->supplier = NOBODY;
 	t->candidate = candidate;
-	t->round = ++ivy->clock;
+	t->round = ivy_new_round(ivy);
 	t->tries = 0;
 	t->due = ivy_backoff(ivy, 0);
 	ivy_recall_again(ivy, t);
 }
 
+int ivy_recall_owner(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
+{
+	if (!t)
+		t = ivy_txn_get(ivy, entry_page(e));
+	ivy->stats.delta_unknown++;
+	if (t && t->phase == TXN_IDLE) {
+		t->version = 0;
+		ivy_recall_start(ivy, t, e, e->owner, 0);
+	}
+	return 0;
+}
+
 int ivy_recall_store(struct ivy *ivy, struct ivy_entry *e, const struct gvm_hdr *h,
 		     const void *bytes)
 {
-	return ivy->config.env->store_write(ivy->config.user, entry_page(e),
-					    h->length ? bytes : NULL);
+	const struct ivy_env *env = ivy->config.env;
+
+	if (ivy->config.max_old)
+		ivy_old_keep(ivy, entry_page(e), env->store_read(ivy->config.user, entry_page(e)));
+	return env->store_write(ivy->config.user, entry_page(e), h->length ? bytes : NULL);
 }
 
 /* ---- what comes back ----------------------------------------------------------------------- */
@@ -109,9 +113,11 @@ static int pass_on(struct ivy *ivy, const struct ivy_txn *t, const struct ivy_en
 		.type = GVM_COH_DATA, .page = back->page, .xid = back->xid, .arg = back->arg
 	};
 
+	if (e->owner != from || back->status != GVM_ST_OK)
+		return ivy_late(ivy);
 	while (w && w->request != back->xid)
 		w = w->next;
-	if (!w || e->owner != from || back->status != GVM_ST_OK)
+	if (!w)
 		return ivy_late(ivy);
 	if (back->arg != entry_version(e))
 		return ivy_refuse(ivy);
@@ -119,7 +125,7 @@ static int pass_on(struct ivy *ivy, const struct ivy_txn *t, const struct ivy_en
 		h.flags = GVM_F_SAME;
 		ivy_post(ivy, w->node, &h, NULL);
 	} else {
-		ivy_say_page(ivy, w->node, &h, back->length ? bytes : NULL);
+		ivy_say_page(ivy, w->node, &h, back->length ? bytes : NULL, w->base);
 	}
 	return 0;
 }
@@ -205,15 +211,26 @@ void ivy_home_peer_lost(struct ivy *ivy, uint16_t peer)
 /* What the owner was told to send may have been lost on the way to it. */
 static void tell_owner(struct ivy *ivy, struct ivy_txn *t, uint16_t peer)
 {
-	struct ivy_entry *e = ivy_dir_find(ivy, t->link.key);
+	struct ivy_entry *e = NULL;
 	struct ivy_waiter *w;
 
-	if (t->phase == TXN_READ && e->owner == peer)
+	if (t->phase == TXN_READ ||
+	    ((t->phase == TXN_INV || t->phase == TXN_GRANT) && t->supplier == peer))
+		e = ivy_dir_find(ivy, t->link.key);
+	if (!e || !t->served.first)
+		return;
+	if (t->phase != TXN_READ)
+		ivy_write_again(ivy, t, e);
+	else if (e->owner == peer)
 		for (w = t->served.first; w; w = w->next)
 			ivy_home_serve_read(ivy, t, e, w);
-	else if ((t->phase == TXN_INV || t->phase == TXN_GRANT) && t->supplier == peer &&
-		 t->served.first)
-		ivy_write_again(ivy, t, e);
+}
+
+void ivy_home_tell_again(struct ivy *ivy, struct ivy_txn *t, uint16_t peer)
+{
+	tell_owner(ivy, t, peer);
+	if (t->phase == TXN_RECALL && t->candidate == peer)
+		ivy_recall_again(ivy, t);
 }
 
 void ivy_home_peer_back(struct ivy *ivy, uint16_t peer)
@@ -221,13 +238,11 @@ void ivy_home_peer_back(struct ivy *ivy, uint16_t peer)
 	struct ivy_txn *t;
 
 	for (t = ivy->txn_list; t; t = t->next) {
-		tell_owner(ivy, t, peer);
+		ivy_home_tell_again(ivy, t, peer);
 		if (t->fan)
 			ivy_fan_resume(ivy, t->fan, peer);
 		if (t->phase == TXN_READ || t->phase == TXN_GRANT)
 			ask_served(ivy, t, peer);
-		if (t->phase == TXN_RECALL && t->candidate == peer)
-			ivy_recall_again(ivy, t);
 	}
 }
 

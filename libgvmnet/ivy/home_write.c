@@ -8,11 +8,16 @@
 
 static void forward(struct ivy *ivy, const struct ivy_txn *t)
 {
-	uint64_t arg = t->served.first->node | (t->same ? GVM_COH_FWD_SAME : 0);
+	const struct ivy_waiter *w = t->served.first;
+	struct gvm_hdr h = {
+		.type = GVM_COH_FWD_WRITE,
+		.page = t->link.key,
+		.xid = w->request,
+		.arg = w->node | (t->same ? GVM_COH_FWD_SAME : 0),
+	};
 
 	if (t->supplier != NOBODY)
-		ivy_say(ivy, t->supplier, GVM_COH_FWD_WRITE, t->link.key, t->served.first->request,
-			arg);
+		ivy_say_base(ivy, t->supplier, &h, t->same ? 0 : w->base);
 }
 
 static void grant(struct ivy *ivy, struct ivy_txn *t, const struct ivy_entry *e)
@@ -24,7 +29,7 @@ static void grant(struct ivy *ivy, struct ivy_txn *t, const struct ivy_entry *e)
 
 	if (t->supplier == NOBODY && !t->same) {
 		ivy_say_page(ivy, w->node, &h,
-			     ivy->config.env->store_read(ivy->config.user, h.page));
+			     ivy->config.env->store_read(ivy->config.user, h.page), w->base);
 		return;
 	}
 	h.flags = t->supplier != NOBODY ? GVM_F_WAIT : GVM_F_SAME;
@@ -68,13 +73,13 @@ int ivy_write_start(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 	t->phase = TXN_INV;
 	t->same = (uint8_t)same;
 	t->supplier = e->owner == w->node ? NOBODY : e->owner;
-	t->version = ++ivy->clock;
+	t->version = ivy_draw(ivy);
 	t->tries = 0;
 	t->due = ivy->now + ivy->config.round_ns;
 	forward(ivy, t);
 	if (t->fan) {
 		t->fan->version = t->version;
-		ivy_fan_start(ivy, t->fan, ++ivy->clock, 0);
+		ivy_fan_start(ivy, t->fan, ivy_new_round(ivy), 0);
 	}
 	ivy_write_step(ivy, t, e);
 	return 0;
@@ -93,7 +98,7 @@ static int tell_left(struct ivy *ivy, struct ivy_txn *t)
 	if (fan->n == 0)
 		return 0;
 	t->due = ivy->now + ivy->config.round_ns;
-	ivy_fan_start(ivy, fan, ++ivy->clock, 1);
+	ivy_fan_start(ivy, fan, ivy_new_round(ivy), 1);
 	return 1;
 }
 

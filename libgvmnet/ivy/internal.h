@@ -5,10 +5,14 @@
  *     engine.c    one engine: its life, messages in and out, peers, time
  *     node.c      a page at a node: faults, what ends them, eviction
  *     node_serve.c  the same page as others see it: what an owner or sharer is told to do
+ *     pin.c       pages that are not to be taken from this node for a while
  *     home.c      a page at its home: who is served and who waits
  *     home_write.c  a writer, from its turn to its DONE
+ *     node_report.c  what a node tells a home that has been started anew
+ *     home_rebuild.c  the directory, built of that
  *     home_loss.c   content that is to be got back; peers that die
  *     tree.c      an invalidation on its way down, at the home and at those that pass it on
+ *     old.c       contents that are not the newest any more; pages as deltas against them
  *     dir.c, sharers.c  the directory
  *     table.c     the hash table of all of them
  */
@@ -16,6 +20,7 @@
 #define GVM_IVY_INTERNAL_H
 
 #include "ivy/ivy.h"
+#include "wire/delta.h"
 
 #include <linux/errno.h> /* numbers only, the same file for programs and for the kernel */
 #ifdef __KERNEL__
@@ -38,6 +43,13 @@ enum ivy_bug {
 	IVY_BUG_NO_RENEW,    /* a request keeps its id after BACK */
 	IVY_BUG_NO_KEEP,     /* an evicted owner's page is dropped before the home has it */
 	IVY_BUG_ZERO,        /* a lost page is given out as it last was at home */
+	IVY_BUG_BASE,        /* a delta is put upon any older content that is there */
+	IVY_BUG_PIN,         /* a pinned copy is said to be invalidated, and kept */
+	IVY_BUG_GIVEN_GOOD,  /* a home that comes back takes what was given to a writer for the
+				newest */
+	IVY_BUG_NO_FREEZE,   /* a node takes answers of before while it reports */
+	IVY_BUG_NOT_ALL,     /* a home that comes back does not wait for all reports */
+	IVY_BUG_FORGET,      /* a page of which nobody reports is as if never written */
 	IVY_BUG_COUNT
 };
 extern enum ivy_bug ivy_test_bug;
@@ -134,6 +146,8 @@ int ivy_sharers_has(const struct ivy_entry *e, uint16_t node);
 uint32_t ivy_sharers_count(const struct ivy_entry *e);
 /* Ascending; ids has room for all. */
 void ivy_sharers_list(const struct ivy_entry *e, uint16_t *ids);
+/* The first one that is not below node, or NOBODY. */
+uint16_t ivy_sharers_from(const struct ivy_entry *e, uint16_t node);
 
 /* ---- tree.c -------------------------------------------------------------------------------- */
 
@@ -157,8 +171,8 @@ struct ivy_fan {
 	uint32_t room; /* ids, left: that many; children: child_room */
 	uint32_t child_room;
 	uint32_t n, children, open; /* open: children that have not settled */
-	uint16_t *ids, *left; /* to be told; could not be told */
-	uint8_t *set;         /* room for the payload of a message about any of them */
+	uint16_t *ids, *left;       /* to be told; could not be told */
+	uint8_t *set;               /* room for the payload of a message about any of them */
 	struct ivy_child child[];
 };
 
@@ -169,13 +183,14 @@ struct ivy_relay {
 	uint16_t parent;
 };
 
-/* Room for n ids, and for as many children if direct, else FAN_OUT; ids are the caller's to set. */
+/* Room for n ids, and for as many children if direct, else for those of a tree; ids are the caller's to set. */
 struct ivy_fan *ivy_fan_make(struct ivy *ivy, uint64_t page, uint32_t n, int direct);
 void ivy_fan_free(struct ivy *ivy, struct ivy_fan *fan);
-/* Cut the ids in runs and tell the first of each. direct: each by itself; who is down is told later,
- * where a tree has its run among those left. */
+/* Cut the ids in runs and tell the first of each. direct: each by itself, as this node always is;
+ * who is down is told later, where a tree has its run among those left. */
 void ivy_fan_start(struct ivy *ivy, struct ivy_fan *fan, uint64_t round, int direct);
-/* The peer is not to be heard of: its run is left. Who was not told yet waits on, but for the dead. */
+/* The peer is not to be heard of: its run is left. Who was not told yet waits on, but for the dead.
+ */
 void ivy_fan_lost(struct ivy_fan *fan, uint16_t peer, int dead);
 /* All have settled: bring those that are left to the front, ascending. Returns how many. */
 uint32_t ivy_fan_left(struct ivy_fan *fan);
@@ -183,6 +198,8 @@ uint32_t ivy_fan_left(struct ivy_fan *fan);
 void ivy_fan_give_up(struct ivy_fan *fan);
 /* Who could not be told because it was down is back; NOBODY: try all of them again. */
 void ivy_fan_resume(struct ivy *ivy, struct ivy_fan *fan, uint16_t peer);
+/* Who was told by the home itself and has not answered is told again. */
+void ivy_fan_repeat(struct ivy *ivy, struct ivy_fan *fan, uint16_t peer);
 /* An ACK with its set. 0, or -EPROTO: it is not owed. */
 int ivy_fan_ack(struct ivy *ivy, struct ivy_fan *fan, uint16_t from, const struct gvm_hdr *h,
 		const void *set);
@@ -202,8 +219,9 @@ enum page_state { PAGE_NONE, PAGE_SHARED, PAGE_OWNED, PAGE_EXCL, PAGE_EVICT, PAG
 #define ASKED     1u /* the request has been sent (in EVICT it waits for WB_OK) */
 #define HAS_DATA  2u /* the content for WRITE is here */
 #define HAS_GRANT 4u
-#define WANT_MORE 8u /* a program wants WRITE too, after READ */
+#define WANT_MORE 8u  /* a program wants WRITE too, after READ */
 #define HURRIED   16u /* asked for again because some peer came back, since the last time-out */
+#define IN_FULL   32u /* a delta came that was of no use */
 
 /* A page at a node. In the list of open pages while something has to come. */
 struct ivy_page {
@@ -214,8 +232,17 @@ struct ivy_page {
 	uint64_t granted; /* version to be, with HAS_GRANT */
 	uint64_t side;    /* id of the write-back, or of the request that it was given to */
 	uint64_t due;
-	uint8_t state, want, flags, tries, open;
+	uint64_t since; /* what is wanted was asked for; or, with PIN_REFUSED, the last pin ended */
+	uint16_t pins;
+	uint8_t state, want, flags, tries;
+	uint8_t open : 1;
+	uint8_t at_home : 1; /* the home had what this was before it was written here */
+	uint8_t pin;         /* PIN_* */
 };
+
+#define PIN_WRITE   1u /* one of the pins is for writing */
+#define PIN_REFUSED 2u /* somebody wants the page, and was not obeyed */
+#define GAVE_UP     4u /* the program has been told that its fault has failed */
 
 struct ivy_page *ivy_page_find(const struct ivy *ivy, uint64_t page);
 /* Whether there are bytes of it. */
@@ -225,6 +252,8 @@ static inline int page_has_content(const struct ivy_page *p)
 }
 /* Unmap and forget the content; the record goes too if nothing is wanted. */
 void ivy_page_drop(struct ivy *ivy, struct ivy_page *p);
+/* Its content will be another one, or nobody's: it may be asked about. */
+void ivy_page_keep_old(struct ivy *ivy, const struct ivy_page *p);
 /* After a change of state or want: in the list or not; and what waited for EVICT's end is asked. */
 void ivy_page_settle(struct ivy *ivy, struct ivy_page *p);
 /* The open request takes another id, and is made again. */
@@ -235,12 +264,63 @@ int ivy_node_nak(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const 
 /* As ivy_fault() and ivy_evict(). */
 int ivy_node_fault(struct ivy *ivy, uint64_t page, enum ivy_access access);
 int ivy_node_evict(struct ivy *ivy, uint64_t page);
-/* Send WB of a page in EVICT. */
-void ivy_page_write_back(struct ivy *ivy, struct ivy_page *p);
 void ivy_node_tick(struct ivy *ivy);
 void ivy_node_peer_back(struct ivy *ivy, uint16_t peer);
 void ivy_node_home_dead(struct ivy *ivy, uint16_t home);
 void ivy_node_fini(struct ivy *ivy);
+
+/* ---- old.c --------------------------------------------------------------------------------- */
+
+/* A content that was the newest once. By page, and in a list from the oldest on. */
+struct ivy_old {
+	struct ivy_link link; /* by page */
+	struct ivy_old *next, *prev;
+	uint64_t age;    /* when it was kept: counts up */
+	uint64_t digest; /* 0: not computed yet */
+	uint8_t bytes[];
+};
+
+/* Keep a content (NULL: zeros) that may be asked about; the oldest one goes for it. Without memory
+ * it is not kept. */
+void ivy_old_keep(struct ivy *ivy, uint64_t page, const void *bytes);
+/* The digest of the last one that is kept of the page, or 0. */
+uint64_t ivy_old_last(struct ivy *ivy, uint64_t page);
+void ivy_old_fini(struct ivy *ivy);
+/*
+ * The payload for a page, from now until the next call: bytes, or a delta if that is shorter
+ * against zeros or against what the receiver has, with this digest (0: nothing); h->flags and
+ * length are set.
+ */
+const void *ivy_old_encode(struct ivy *ivy, struct gvm_hdr *h, const void *bytes, uint64_t base);
+/*
+ * The page that comes of a delta, from now until the next call, in *bytes; NULL: its base is not
+ * here any more, which only DATA, GRANT and WB may bring about. 0 or -EPROTO: it is none.
+ */
+int ivy_old_decode(struct ivy *ivy, const struct gvm_hdr *h, const void *payload,
+		   const void **bytes);
+/* ---- node_report.c ------------------------------------------------------------------------- */
+
+enum reborn_phase { REBORN_NEW, REBORN_REPORTS, REBORN_RESUMED, REBORN_SERVED, REBORN_SETTLED };
+
+/* A home that has been started anew, at a node. */
+struct ivy_reborn {
+	struct ivy_link link; /* by node */
+	uint64_t base;        /* versions up to this one are of before */
+	uint32_t slot,
+	    size; /* of the table of pages: where the report goes on, and its size then */
+	uint8_t phase;
+};
+
+/* What is wanted of this page cannot be asked for now: its home is being told what is here. */
+int ivy_report_waits(const struct ivy *ivy, uint64_t page);
+/* No copy of it may be given up now: it may be the last one. */
+int ivy_report_keeps(const struct ivy *ivy, uint64_t page);
+/* An INV of this version is of before the page's home was started anew. */
+int ivy_report_past(const struct ivy *ivy, uint64_t page, uint64_t version);
+void ivy_report_peer_back(struct ivy *ivy, uint16_t peer);
+void ivy_report_peer_dead(struct ivy *ivy, uint16_t peer);
+int ivy_report_answer(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h);
+void ivy_report_fini(struct ivy *ivy);
 
 /* ---- node_serve.c -------------------------------------------------------------------------- */
 
@@ -249,9 +329,24 @@ int ivy_node_forward(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, co
 int ivy_node_free(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
 int ivy_node_recall(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
 int ivy_node_wb_ok(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
-/* This node's copy, if older than version, is none any more; an owner's may not be taken so. */
+/* This node's copy, if older than version or that is any, is none any more; an owner's may not be
+ * taken so, and of any is not meant. */
 int ivy_node_may_invalidate(const struct ivy *ivy, uint64_t page, uint64_t version);
 void ivy_node_invalidate(struct ivy *ivy, uint64_t page, uint64_t version);
+
+/* ---- pin.c --------------------------------------------------------------------------------- */
+
+/* Whether a message that leaves this node that access at most is not to be obeyed now. It comes
+ * again: when it is due, or when READY has told the home. */
+int ivy_pin_refuses(struct ivy *ivy, struct ivy_page *p, enum ivy_access left);
+/* The same of INV. From a relay: who was refused is then told by the home, and only that counts. */
+int ivy_pin_refuses_inv(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h);
+/* Others have had their turn. */
+static inline void pin_yielded(struct ivy_page *p)
+{
+	p->pin &= (uint8_t)~PIN_REFUSED;
+}
+int ivy_home_ready(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
 
 /* ---- home*.c ------------------------------------------------------------------------------- */
 
@@ -262,6 +357,7 @@ struct ivy_waiter {
 	struct ivy_link link; /* by page and node */
 	struct ivy_waiter *next, *prev;
 	uint64_t request, has; /* its id; the version that the node has a copy of */
+	uint64_t base;         /* digest of an older content that it has, or 0 */
 	uint16_t node;
 	uint8_t write, served; /* served: it is in that list */
 };
@@ -279,7 +375,7 @@ struct ivy_txn {
 	uint64_t version; /* that the writer will have */
 	uint64_t round;   /* of a RECALL */
 	uint64_t due;
-	uint16_t supplier; /* who was told to send its page to the writer, or NOBODY */
+	uint16_t supplier;  /* who was told to send its page to the writer, or NOBODY */
 	uint16_t candidate; /* of a RECALL */
 	uint8_t phase, same, tries, strict;
 };
@@ -287,7 +383,8 @@ struct ivy_txn {
 struct ivy_txn *ivy_txn_find(const struct ivy *ivy, uint64_t page);
 /* Made if there is none; NULL: no memory, or the limit. */
 struct ivy_txn *ivy_txn_get(struct ivy *ivy, uint64_t page);
-/* Serve whoever is next; the transaction, and the entry, go when there is nothing to keep them for. */
+/* Serve whoever is next; the transaction, and the entry, go when there is nothing to keep them for.
+ */
 void ivy_home_advance(struct ivy *ivy, uint64_t page);
 /* The request of a node, if there is one; where it is served, where it waits. */
 struct ivy_waiter *ivy_waiter_served(const struct ivy *ivy, const struct ivy_txn *t, uint16_t node);
@@ -327,6 +424,8 @@ void ivy_home_lose(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
 void ivy_recall_start(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e, uint16_t candidate,
 		      int strict);
 void ivy_recall_again(struct ivy *ivy, struct ivy_txn *t);
+/* Fetch it from its owner, if nothing is under way; t may be NULL. Returns 0. */
+int ivy_recall_owner(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
 /* Keep content that came back. 0, or the page is lost. */
 int ivy_recall_store(struct ivy *ivy, struct ivy_entry *e, const struct gvm_hdr *h,
 		     const void *bytes);
@@ -334,7 +433,57 @@ int ivy_home_back(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const
 void ivy_home_tick(struct ivy *ivy);
 void ivy_home_peer_lost(struct ivy *ivy, uint16_t peer);
 void ivy_home_peer_back(struct ivy *ivy, uint16_t peer);
+/* What this peer was told to do with a page it is told again. */
+void ivy_home_tell_again(struct ivy *ivy, struct ivy_txn *t, uint16_t peer);
 void ivy_home_peer_dead(struct ivy *ivy, uint16_t peer);
+
+/* ---- home_rebuild.c ------------------------------------------------------------------------ */
+
+enum rebuild_phase { REBUILD_COLLECTS, REBUILD_RESUMES, REBUILD_SERVES, REBUILD_SETTLED };
+enum rebuild_member { MEMBER_NONE, MEMBER_REPORTED, MEMBER_TAKEN };
+
+/* What cannot be put into an entry before all have reported: content that was given away or is
+ * being written back; what is said to be mapped, and contradicts what another one has said; or
+ * (state NONE) a request that has not completed. */
+struct ivy_claim {
+	struct ivy_link link; /* by page */
+	uint64_t version, id;
+	uint16_t node;
+	uint8_t state;
+};
+
+enum { UNHEARD_NOTHING, UNHEARD_SHARED, UNHEARD_OWNED };
+
+/* A node, as a home knows it that is building its directory. */
+struct ivy_witness {
+	uint32_t claims;  /* that are kept of it */
+	uint16_t against; /* who contradicts it, or NOBODY */
+	uint8_t member;   /* MEMBER_* */
+	uint8_t disputed; /* more than one do */
+	uint8_t liar;     /* and nobody is but this one */
+	uint8_t unheard;  /* UNHEARD_*: of what it has mapped, not all could be noted */
+};
+
+struct ivy_rebuild {
+	struct ivy_table claims;
+	uint64_t low, base; /* versions of before are above low, and not above base */
+	uint64_t due;       /* in SERVES: when to look for content again */
+	uint32_t waits;     /* in RESUMES: how many have not said TAKEN */
+	uint8_t phase;
+	uint8_t blind;                /* there was no memory for all of it */
+	uint8_t unheard;              /* some node's is */
+	struct ivy_witness witness[]; /* by node */
+};
+
+int ivy_rebuild_report(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+/* A page that has no entry gets this one. */
+void ivy_rebuild_fresh(struct ivy *ivy, struct ivy_entry *e);
+/* 1: no entry means that the page is lost. */
+int ivy_rebuild_forgot(const struct ivy *ivy, uint64_t page);
+void ivy_rebuild_tick(struct ivy *ivy);
+void ivy_rebuild_peer_back(struct ivy *ivy, uint16_t peer);
+void ivy_rebuild_peer_dead(struct ivy *ivy, uint16_t peer);
+void ivy_rebuild_fini(struct ivy *ivy);
 
 /* ---- engine.c ------------------------------------------------------------------------------ */
 
@@ -349,20 +498,37 @@ struct ivy {
 	struct ivy_config config;
 	struct ivy_stats stats;
 	struct ivy_self *self_first, **self_last;
-	uint8_t *peers; /* two bits each: there, lost or dead */
+	uint8_t *peers;      /* two bits each: there, lost or dead */
 	uint32_t peers_away; /* so many of them are lost or dead */
 	uint64_t now;
-	uint64_t clock; /* of versions and rounds */
+	uint64_t clock;    /* of versions */
+	uint64_t reserved; /* up to here it may go before reserve() is told */
 	/* node */
 	struct ivy_table pages;
 	struct ivy_page *open;
 	struct ivy_table relays;
+	uint32_t relay_ids; /* that their sets have together */
+	/* both */
+	struct ivy_table old;
+	struct ivy_old *old_first, *old_last; /* the oldest, the newest */
+	uint64_t old_age;
+	uint8_t *buffer; /* a page that came as a delta, and a delta that goes: page_size each */
 	/* home */
 	struct ivy_dir dir;
 	struct ivy_table txns, waiters;
 	struct ivy_txn *txn_list;
+	/* homes that have been started anew; this one, if it has */
+	struct ivy_table reborn;
+	struct ivy_rebuild *rebuild;
 };
 
+/* The next version. */
+uint64_t ivy_draw(struct ivy *ivy);
+/* The id of a round, or of a RECALL: nobody can be ahead of it with one of that id. */
+static inline uint64_t ivy_new_round(struct ivy *ivy)
+{
+	return ivy->config.env->nonce(ivy->config.user);
+}
 void *ivy_alloc(struct ivy *ivy, size_t size);
 void ivy_release(struct ivy *ivy, void *mem, size_t size);
 
@@ -371,8 +537,14 @@ void ivy_release(struct ivy *ivy, void *mem, size_t size);
 int ivy_post(struct ivy *ivy, uint16_t to, struct gvm_hdr *h, const void *payload);
 /* One without payload. */
 int ivy_say(struct ivy *ivy, uint16_t to, unsigned type, uint64_t page, uint64_t xid, uint64_t arg);
-/* One with a page: bytes, or NULL for zeros. */
-int ivy_say_page(struct ivy *ivy, uint16_t to, struct gvm_hdr *h, const void *bytes);
+/* One with a digest, or without payload if that is 0. */
+int ivy_say_base(struct ivy *ivy, uint16_t to, struct gvm_hdr *h, uint64_t base);
+/* One with a page: bytes, or NULL for zeros; base: the digest of what the receiver has, or 0. */
+int ivy_say_page(struct ivy *ivy, uint16_t to, struct gvm_hdr *h, const void *bytes, uint64_t base);
+int ivy_all_zeros(const void *bytes, uint32_t size);
+
+/* Take what this node has said to itself. */
+void ivy_drain(struct ivy *ivy);
 
 uint16_t ivy_home_of(const struct ivy *ivy, uint64_t page);
 int ivy_peer_down(const struct ivy *ivy, uint16_t peer); /* lost or dead */

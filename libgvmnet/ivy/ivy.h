@@ -24,7 +24,8 @@ enum ivy_access { IVY_NONE = 0, IVY_READ = 1, IVY_WRITE = 2 };
 
 #define IVY_PAGE_MAX 4096u /* bytes */
 
-/* What the engine acts through. All are set, but for trace; user is ivy_config's. */
+/* What the engine acts through. All are set, but for
+ * store_kept, reserve and trace; user is ivy_config's. */
 struct ivy_env {
 	/* Memory, aligned for any object, contents undefined; NULL: there is none. */
 	void *(*alloc)(void *user, size_t size);
@@ -42,7 +43,8 @@ struct ivy_env {
 
 	/* The copy of a page on this node, that programs map. */
 	const void *(*copy_read)(void *user, uint64_t page); /* its bytes, until the next call */
-	/* Set its bytes (NULL: zeros); it is not mapped. -ENOMEM: as if the message had been lost. */
+	/* Set its bytes (NULL: zeros); it is not mapped. -ENOMEM: as if the message had been lost.
+	 */
 	int (*copy_write)(void *user, uint64_t page, const void *bytes);
 	void (*copy_drop)(void *user, uint64_t page); /* the content is of no further use */
 	/* From when this returns, programs can do this and no more. Called before fault_done(). */
@@ -52,16 +54,36 @@ struct ivy_env {
 	const void *(*store_read)(void *user, uint64_t page);
 	/* NULL: zeros. An error means that the content is lost, and the page with it. */
 	int (*store_write)(void *user, uint64_t page, const void *bytes);
+	/*
+	 * NULL, or of a home that has been started anew, about a page of which no node has reported
+	 * content: 1 if nobody can have written it since store_read() gives what it does.
+	 */
+	int (*store_kept)(void *user, uint64_t page);
+	/*
+	 * NULL, or of a home that may be started anew: the versions that it draws from
+	 * now on are above from, and up to upto at most. For ivy_rebuild_begin().
+	 */
+	void (*reserve)(void *user, uint64_t from, uint64_t upto);
 
 	/*
 	 * A fault that ivy_fault() answered with 1 has ended, and all others on the page that want
-	 * this access or less: 0, or why there is no access (-EIO: the page is lost, -EHOSTDOWN: its
-	 * home is). The page may be taken away again at any time from when this returns.
+	 * this access or less: 0, or why there is no access (-EIO: the page is lost, -EHOSTDOWN:
+	 * its home is). The page may be taken away again at any time from when this returns.
 	 */
 	void (*fault_done)(void *user, uint64_t page, enum ivy_access access, int status);
 	/* NULL, or told of each message that is sent (out 1) or taken (0), those to itself too. */
 	void (*trace)(void *user, int out, uint16_t peer, const struct gvm_hdr *h);
 };
+
+/* That of functions whose names are prefix and the member's, but for those that may be NULL. */
+#define IVY_ENV(prefix)                                                                            \
+	{                                                                                          \
+		.alloc = prefix##alloc, .free = prefix##free, .send = prefix##send,                \
+		.home = prefix##home, .nonce = prefix##nonce, .copy_read = prefix##copy_read,      \
+		.copy_write = prefix##copy_write, .copy_drop = prefix##copy_drop,                  \
+		.protect = prefix##protect, .store_read = prefix##store_read,                      \
+		.store_write = prefix##store_write, .fault_done = prefix##fault_done,              \
+	}
 
 /* All limits are numbers of objects, above 0. */
 struct ivy_config {
@@ -73,27 +95,41 @@ struct ivy_config {
 	uint32_t epoch;     /* of the cluster map; other epochs' messages are refused */
 	uint16_t self;      /* this node */
 	uint16_t nodes;     /* ids are below this; at most GVM_WIRE_NODE_MAX */
-	uint32_t max_entries;  /* of the directory: pages in use elsewhere that this node is home of */
-	uint32_t max_txns;     /* pages that this node is home of and somebody waits for */
-	uint32_t max_waiters;  /* requests that are served or wait here */
-	uint32_t max_pages;    /* pages that this node has a copy of or wants */
-	uint32_t max_relays;   /* invalidations that this node passes on at a time */
-	uint64_t retry_ns;     /* after which an open request is asked for again, doubling; not 0 */
-	uint64_t round_ns;     /* after which a home gives up on an invalidation's tree; not 0 */
+	uint32_t
+	    max_entries;   /* of the directory: pages in use elsewhere that this node is home of */
+	uint32_t max_txns; /* pages that this node is home of and somebody waits for */
+	uint32_t max_waiters; /* requests that are served or wait here */
+	uint32_t max_pages;   /* pages that this node has a copy of or wants */
+	uint32_t max_relays;  /* invalidations that this node passes on at a time */
+	uint64_t retry_ns;    /* after which an open request is asked for again, doubling; not 0 */
+	uint64_t round_ns;    /* after which a home gives up on an invalidation's tree; not 0 */
+	/*
+	 * Contents that are kept though they are not the newest, of all pages together: what a
+	 * page was before it was written here, and copies that were given up, so that who asks
+	 * for a page can be sent what has changed of it. As many pages of memory. May be 0.
+	 */
+	uint32_t max_old;
+	/* After which a program is told that its fault has failed (-ETIMEDOUT), though the page is
+	 * still asked for. 0: it waits. */
+	uint64_t wait_ns;
 };
 
 /* Counters since ivy_new(), and levels. */
 struct ivy_stats {
-	uint64_t sent, received;  /* messages, without those to itself */
-	uint64_t refused;         /* broke the rules; -EPROTO was returned */
-	uint64_t stale;           /* of another epoch, or from a peer that is lost: ignored */
-	uint64_t late;            /* nobody waits for it any more: ignored */
+	uint64_t sent, received; /* messages, without those to itself */
+	uint64_t refused;        /* broke the rules; -EPROTO was returned */
+	uint64_t stale;          /* of another epoch, or from a peer that is lost: ignored */
+	uint64_t late;           /* nobody waits for it any more: ignored */
 	uint64_t faults_read, faults_write, faults_failed;
-	uint64_t repeated;        /* requests that were asked for again */
-	uint64_t invalidated;     /* copies given up to INV */
-	uint64_t lost;            /* pages of this home that nobody has */
-	uint64_t no_memory;       /* a limit or the allocator said no */
-	uint32_t entries, txns, waiters, pages, relays; /* in use now */
+	uint64_t repeated;      /* requests that were asked for again */
+	uint64_t invalidated;   /* copies given up to INV */
+	uint64_t lost;          /* pages of this home that nobody has */
+	uint64_t no_memory;     /* a limit or the allocator said no */
+	uint64_t deltas;        /* pages that were sent as what has changed of them */
+	uint64_t delta_saved;   /* bytes that these were shorter */
+	uint64_t pin_refused;   /* messages that were not obeyed for a pin: they come again */
+	uint64_t delta_unknown; /* deltas that came too late for their base: asked for in full */
+	uint32_t entries, txns, waiters, pages, relays, old, pinned; /* in use now */
 	uint64_t directory_bytes; /* memory of entries, index and sharer sets */
 };
 
@@ -104,19 +140,28 @@ void ivy_free(struct ivy *ivy);
 
 /*
  * A program needs access (IVY_READ or IVY_WRITE) to a page. 0: it has it. 1: fault_done() follows,
- * with this access or more, and may have come already when this returns. -EIO, -EHOSTDOWN: the page's home is
- * dead; -ENOMEM, -EINVAL.
+ * with this access or more, and may have come already when this returns. -EIO, -EHOSTDOWN: the
+ * page's home is dead; -ENOMEM, -EINVAL.
  */
 int ivy_fault(struct ivy *ivy, uint64_t page, enum ivy_access access);
 /*
- * This node does not need its copy: it is unmapped at once; an owner's is kept until the home has it.
- * 0, also if there is none; -EBUSY: the page is wanted, or on its way to another node.
+ * This node does not need its copy: it is unmapped at once; an owner's is kept until the home has
+ * it. 0, also if there is none; -EBUSY: the page is wanted, or on its way to another node.
  */
 int ivy_evict(struct ivy *ivy, uint64_t page);
 /*
- * A frame of types GVM_COH_FIRST to GVM_COH_LAST has come, with h->length bytes of payload. 0: taken
- * or without effect. -EPROTO: it breaks the rules, nothing has happened; the connection should be
- * ended. -ESTALE: another epoch, or the peer is lost.
+ * Until ivy_unpin() this access stays here: who wants the page waits. 0, and pins add up; -EAGAIN:
+ * this node does not have the access (ivy_fault() it first), or somebody was refused it and goes
+ * first: after the next event of this page, or of time, it may be otherwise. -EBUSY: 65,535 pins;
+ * -EINVAL. A home that dies takes its pages all the same.
+ */
+int ivy_pin(struct ivy *ivy, uint64_t page, enum ivy_access access);
+void ivy_unpin(struct ivy *ivy, uint64_t page);
+void ivy_unpin_all(struct ivy *ivy);
+/*
+ * A frame of types GVM_COH_FIRST to GVM_COH_LAST has come, with h->length bytes of payload. 0:
+ * taken or without effect. -EPROTO: it breaks the rules, nothing has happened; the connection
+ * should be ended. -ESTALE: another epoch, or the peer is lost.
  */
 int ivy_receive(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *payload);
 /* The connection is gone, and what was under way with it. It may come back. */
@@ -126,8 +171,41 @@ void ivy_peer_lost(struct ivy *ivy, uint16_t peer);
 void ivy_peer_back(struct ivy *ivy, uint16_t peer);
 /* This incarnation will never be heard of again ("fence before burial" in docs/coherence.md). */
 void ivy_peer_dead(struct ivy *ivy, uint16_t peer);
-/* Time has come to now (any unit that rises; ns in the configuration). Asks again for what is due. */
+/*
+ * Instead of ivy_peer_back: the peer is a new incarnation of a home that knows nothing of before,
+ * has been told to build its directory anew (ivy_rebuild_begin), and this node has not been without
+ * that home for so long that it may have been buried. It is told what this node holds, which stays
+ * mapped. 0; -ENOMEM, -EINVAL: ivy_peer_dead() must be called.
+ */
+int ivy_home_reborn(struct ivy *ivy, uint16_t home);
+/*
+ * This home has been started anew, and nodes hold pages of it: to be called before all else. It
+ * collects what they report and answers nothing. Its versions of before, of all its lives, were
+ * above low and up to high: the first from and the last upto that reserve() was told; 0, 0: there
+ * were none. A report with any other is refused. 0 or -ENOMEM.
+ */
+int ivy_rebuild_begin(struct ivy *ivy, uint64_t low, uint64_t high);
+/*
+ * All nodes that may hold a page of it have reported (ivy_rebuild_reported() says 1), or are sure
+ * to have given it up: the directory is built. The home serves when all of them have noted it.
+ */
+void ivy_rebuild_end(struct ivy *ivy);
+int ivy_rebuild_reported(const struct ivy *ivy, uint16_t node);
+/* 1: this node holds the home up: it has not reported, or has not noted what followed. Who does so
+ * for too long is to be treated like one that is not heard of: fenced, then ivy_peer_dead(). */
+int ivy_rebuild_owes(const struct ivy *ivy, uint16_t node);
+/*
+ * Before ivy_rebuild_end(): the only node whose report contradicts those of two others or more,
+ * which is to be treated likewise, and then this asked again; or GVM_WIRE_NODE_NONE.
+ */
+uint16_t ivy_rebuild_liar(struct ivy *ivy);
+/* 1 from ivy_rebuild_begin() until the home serves. */
+int ivy_rebuild_busy(const struct ivy *ivy);
+/* Time has come to now (any unit that rises; ns in the configuration). Asks again for what is due,
+ * for which it looks at all that is open. */
 void ivy_tick(struct ivy *ivy, uint64_t now);
+/* The same without looking: for before each message, where ivy_tick() is called now and then. */
+void ivy_clock(struct ivy *ivy, uint64_t now);
 /* When ivy_tick() has something to do, or ~0: nothing is open. */
 uint64_t ivy_next_tick(const struct ivy *ivy);
 

@@ -93,15 +93,33 @@ static void page_free(struct ivy *ivy, struct ivy_page *p)
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
+/* The digest of a content that the page may be sent as a delta against. A copy of it that is here
+ * may have become an older one when the request is served: then it is among the old ones. */
+static uint64_t base_of(struct ivy *ivy, const struct ivy_page *p)
+{
+	const struct ivy_config *c = &ivy->config;
+
+	if (!c->max_old || (p->flags & IN_FULL) || p->state == PAGE_OWNED)
+		return 0;
+	if (p->state == PAGE_SHARED)
+		return gvm_delta_digest(c->env->copy_read(c->user, p->link.key), c->page_size);
+	return ivy_old_last(ivy, p->link.key);
+}
+
 /* Ask for what is wanted, by the id that it has. */
 static void ask(struct ivy *ivy, struct ivy_page *p)
 {
 	uint64_t has = p->state == PAGE_SHARED || p->state == PAGE_OWNED ? p->version : 0;
 
+	struct gvm_hdr h = {
+		.type = p->want == IVY_WRITE ? GVM_COH_WRITE : GVM_COH_READ,
+		.page = p->link.key,
+		.xid = p->request,
+		.arg = p->want == IVY_WRITE ? has : 0,
+	};
+
 	p->flags |= ASKED;
-	ivy_say(ivy, ivy_home_of(ivy, p->link.key),
-		p->want == IVY_WRITE ? GVM_COH_WRITE : GVM_COH_READ, p->link.key, p->request,
-		p->want == IVY_WRITE ? has : 0);
+	ivy_say_base(ivy, ivy_home_of(ivy, h.page), &h, base_of(ivy, p));
 }
 
 void ivy_page_renew(struct ivy *ivy, struct ivy_page *p)
@@ -116,7 +134,8 @@ void ivy_page_settle(struct ivy *ivy, struct ivy_page *p)
 {
 	int waits = p->want || p->state == PAGE_EVICT || p->state == PAGE_GIVEN;
 
-	if (p->want && !(p->flags & ASKED) && p->state != PAGE_EVICT)
+	if (p->want && !(p->flags & ASKED) && p->state != PAGE_EVICT &&
+	    !ivy_report_waits(ivy, p->link.key))
 		ivy_page_renew(ivy, p);
 	if (waits)
 		enlist(ivy, p);
@@ -126,15 +145,27 @@ void ivy_page_settle(struct ivy *ivy, struct ivy_page *p)
 		unlist(ivy, p);
 }
 
+void ivy_page_keep_old(struct ivy *ivy, const struct ivy_page *p)
+{
+	if (ivy->config.max_old)
+		ivy_old_keep(ivy, p->link.key,
+			     ivy->config.env->copy_read(ivy->config.user, p->link.key));
+}
+
 void ivy_page_drop(struct ivy *ivy, struct ivy_page *p)
 {
 	const struct ivy_env *env = ivy->config.env;
 
 	if (access_of(p))
 		env->protect(ivy->config.user, p->link.key, IVY_NONE);
-	if (page_has_content(p))
+	if (page_has_content(p)) {
+		ivy_page_keep_old(ivy, p);
 		env->copy_drop(ivy->config.user, p->link.key);
+	}
 	p->state = PAGE_NONE;
+	ivy->stats.pinned -= p->pins > 0;
+	p->pins = 0;
+	p->pin &= GAVE_UP;
 	p->flags &= (uint8_t)~HAS_DATA;
 	ivy_page_settle(ivy, p);
 }
@@ -144,12 +175,18 @@ static void end_fault(struct ivy *ivy, struct ivy_page *p, int status)
 {
 	uint64_t page = p->link.key;
 	enum ivy_access want = p->want;
-	int more = p->flags & WANT_MORE;
+	int more = p->flags & WANT_MORE, told = p->pin & GAVE_UP;
 
 	ivy->stats.faults_failed += status != 0;
 	p->want = status == 0 && more ? IVY_WRITE : IVY_NONE;
+	p->request = 0;
 	p->flags = 0;
+	if (!p->want)
+		p->pin &= (uint8_t)~GAVE_UP;
+	p->since = ivy->now;
 	ivy_page_settle(ivy, p);
+	if (told)
+		return;
 	ivy->config.env->fault_done(ivy->config.user, page, status != 0 && more ? IVY_WRITE : want,
 				    status);
 }
@@ -178,8 +215,12 @@ int ivy_node_fault(struct ivy *ivy, uint64_t page, enum ivy_access access)
 	if (p->want) {
 		if (access > (enum ivy_access)p->want)
 			p->flags |= WANT_MORE;
+		if (p->pin & GAVE_UP) /* another program, or another try */
+			p->since = ivy->now;
+		p->pin &= (uint8_t)~GAVE_UP;
 		return 1;
 	}
+	p->since = ivy->now;
 	p->want = (uint8_t)access;
 	ivy_page_settle(ivy, p);
 	return 1;
@@ -200,7 +241,7 @@ static void say_done(struct ivy *ivy, const struct ivy_page *p, uint64_t request
 }
 
 /* Content for a page that is not mapped. 0 or -ENOMEM: as if it had not come. */
-static int take_content(struct ivy *ivy, struct ivy_page *p, const struct gvm_hdr *h,
+static int take_content(struct ivy *ivy, struct ivy_page *p, uint16_t from, const struct gvm_hdr *h,
 			const void *bytes)
 {
 	if (ivy->config.env->copy_write(ivy->config.user, h->page, h->length ? bytes : NULL) != 0) {
@@ -209,17 +250,35 @@ static int take_content(struct ivy *ivy, struct ivy_page *p, const struct gvm_hd
 	}
 	p->state = PAGE_NONE; /* what was GIVEN is overwritten */
 	p->version = h->arg;
+	p->at_home = from == ivy_home_of(ivy, h->page);
 	return 0;
 }
 
-static int take_read(struct ivy *ivy, struct ivy_page *p, const struct gvm_hdr *h,
+/* A delta against what is not here any more. */
+static int is_useless(const struct gvm_hdr *h)
+{
+	return (h->flags & GVM_F_DELTA) != 0;
+}
+
+static void ask_in_full(struct ivy *ivy, struct ivy_page *p)
+{
+	ivy->stats.delta_unknown++;
+	p->flags |= IN_FULL;
+	ask(ivy, p);
+}
+
+static int take_read(struct ivy *ivy, struct ivy_page *p, uint16_t from, const struct gvm_hdr *h,
 		     const void *bytes)
 {
 	uint64_t request = p->request;
 
 	if ((h->flags & GVM_F_SAME) || (p->state != PAGE_NONE && p->state != PAGE_GIVEN))
 		return ivy_refuse(ivy);
-	if (take_content(ivy, p, h, bytes) != 0)
+	if (is_useless(h)) {
+		ask_in_full(ivy, p);
+		return 0;
+	}
+	if (take_content(ivy, p, from, h, bytes) != 0)
 		return 0;
 	p->state = PAGE_SHARED;
 	ivy->config.env->protect(ivy->config.user, h->page, IVY_READ);
@@ -229,7 +288,7 @@ static int take_read(struct ivy *ivy, struct ivy_page *p, const struct gvm_hdr *
 }
 
 /* Content for WRITE: keep it, or note that the copy that is here is the one. */
-static void take_data(struct ivy *ivy, struct ivy_page *p, const struct gvm_hdr *h,
+static void take_data(struct ivy *ivy, struct ivy_page *p, uint16_t from, const struct gvm_hdr *h,
 		      const void *bytes)
 {
 	int copy = p->state == PAGE_SHARED || p->state == PAGE_OWNED;
@@ -237,7 +296,9 @@ static void take_data(struct ivy *ivy, struct ivy_page *p, const struct gvm_hdr 
 
 	if ((p->flags & HAS_DATA) || copy != same) /* a mapped page is not written to */
 		return;
-	if (same || take_content(ivy, p, h, bytes) == 0)
+	if (is_useless(h))
+		ask_in_full(ivy, p);
+	else if (same || take_content(ivy, p, from, h, bytes) == 0)
 		p->flags |= HAS_DATA;
 }
 
@@ -247,6 +308,9 @@ static void complete_write(struct ivy *ivy, struct ivy_page *p)
 
 	if (!(p->flags & HAS_DATA) || !(p->flags & HAS_GRANT))
 		return;
+	if (p->state == PAGE_OWNED) /* it was written here before */
+		p->at_home = 0;
+	ivy_page_keep_old(ivy, p); /* before it is another one */
 	p->state = PAGE_EXCL;
 	p->version = p->granted;
 	ivy->config.env->protect(ivy->config.user, p->link.key, IVY_WRITE);
@@ -261,8 +325,8 @@ int ivy_node_data(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const
 	if (!p)
 		return ivy_late(ivy);
 	if (p->want == IVY_READ)
-		return take_read(ivy, p, h, bytes);
-	take_data(ivy, p, h, bytes);
+		return take_read(ivy, p, from, h, bytes);
+	take_data(ivy, p, from, h, bytes);
 	complete_write(ivy, p);
 	return 0;
 }
@@ -276,7 +340,7 @@ int ivy_node_grant(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, cons
 	if (p->want != IVY_WRITE)
 		return ivy_refuse(ivy);
 	if (!(h->flags & GVM_F_WAIT))
-		take_data(ivy, p, h, bytes);
+		take_data(ivy, p, from, h, bytes);
 	p->flags |= HAS_GRANT;
 	p->granted = h->arg;
 	complete_write(ivy, p);
@@ -299,14 +363,14 @@ int ivy_node_nak(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const 
 
 /* ---- eviction ------------------------------------------------------------------------------ */
 
-void ivy_page_write_back(struct ivy *ivy, struct ivy_page *p)
+static void write_back(struct ivy *ivy, const struct ivy_page *p, uint64_t base)
 {
 	struct gvm_hdr h = {
 		.type = GVM_COH_WB, .page = p->link.key, .xid = p->side, .arg = p->version
 	};
 
 	ivy_say_page(ivy, ivy_home_of(ivy, h.page), &h,
-		     ivy->config.env->copy_read(ivy->config.user, h.page));
+		     ivy->config.env->copy_read(ivy->config.user, h.page), base);
 }
 
 static void evict_owned(struct ivy *ivy, struct ivy_page *p)
@@ -314,7 +378,7 @@ static void evict_owned(struct ivy *ivy, struct ivy_page *p)
 	ivy->config.env->protect(ivy->config.user, p->link.key, IVY_NONE);
 	p->state = PAGE_EVICT;
 	p->side = ivy->config.env->nonce(ivy->config.user);
-	ivy_page_write_back(ivy, p);
+	write_back(ivy, p, p->at_home && ivy->config.max_old ? ivy_old_last(ivy, p->link.key) : 0);
 	if (IVY_BUG(NO_KEEP))
 		ivy_page_drop(ivy, p);
 	else
@@ -327,11 +391,13 @@ int ivy_node_evict(struct ivy *ivy, uint64_t page)
 
 	if (!p || p->state == PAGE_EVICT)
 		return 0;
-	if (p->want || p->state == PAGE_GIVEN)
+	if (p->want || p->state == PAGE_GIVEN || p->pins || ivy_report_keeps(ivy, page))
 		return -EBUSY;
 	if (p->state == PAGE_SHARED) {
-		ivy_say(ivy, ivy_home_of(ivy, page), GVM_COH_DROP, page, 0, p->version);
-		ivy_page_drop(ivy, p);
+		uint64_t version = p->version;
+
+		ivy_page_drop(ivy, p); /* first: the home may let a writer in as soon as it hears */
+		ivy_say(ivy, ivy_home_of(ivy, page), GVM_COH_DROP, page, 0, version);
 	} else {
 		evict_owned(ivy, p);
 	}
@@ -347,16 +413,31 @@ static void ask_again(struct ivy *ivy, struct ivy_page *p)
 
 	ivy->stats.repeated++;
 	if (p->state == PAGE_EVICT)
-		ivy_page_write_back(ivy, p);
+		write_back(ivy, p, 0);
 	else if (p->state == PAGE_GIVEN)
 		ivy_say(ivy, ivy_home_of(ivy, page), GVM_COH_STILL, page, p->side, 0);
 	if (p->want && (p->flags & ASKED))
 		ask(ivy, p);
 }
 
+/* The program does not wait any more; the page is asked for all the same, as any answer to that is
+ * better than to take one back. */
+static void give_up(struct ivy *ivy, struct ivy_page *p)
+{
+	ivy->stats.faults_failed++;
+	p->pin |= GAVE_UP;
+	ivy->config.env->fault_done(ivy->config.user, p->link.key,
+				    p->flags & WANT_MORE ? IVY_WRITE : p->want, -ETIMEDOUT);
+}
+
 void ivy_node_tick(struct ivy *ivy)
 {
+	uint64_t wait = ivy->config.wait_ns;
 	struct ivy_page *p;
+
+	for (p = ivy->open; wait && p; p = p->next)
+		if (p->want && !(p->pin & GAVE_UP) && ivy->now - p->since >= wait)
+			give_up(ivy, p);
 
 	for (p = ivy->open; p; p = p->next) {
 		if (p->due > ivy->now)
@@ -391,21 +472,33 @@ void ivy_node_peer_back(struct ivy *ivy, uint16_t peer)
 }
 
 /* Nothing of this home can be trusted to be the newest any more: take it from the programs. */
-void ivy_node_home_dead(struct ivy *ivy, uint16_t home)
+static void take_away(struct ivy *ivy, uint16_t home)
 {
 	struct ivy_link *link = ivy_table_any(&ivy->pages), *next;
 
 	for (; link; link = next) {
 		struct ivy_page *p = (struct ivy_page *)link;
-		int wanted = p->want;
 
 		next = ivy_table_after(&ivy->pages, link);
 		if (ivy_home_of(ivy, link->key) != home)
 			continue;
 		p->flags |= ASKED; /* that it is not asked for when EVICT ends */
-		if (!wanted || page_has_content(p))
+		if (!p->want || page_has_content(p))
 			ivy_page_drop(ivy, p);
-		if (wanted)
+	}
+}
+
+/* All is taken before anybody is told of it. */
+void ivy_node_home_dead(struct ivy *ivy, uint16_t home)
+{
+	struct ivy_link *link, *next;
+
+	take_away(ivy, home);
+	for (link = ivy_table_any(&ivy->pages); link; link = next) {
+		struct ivy_page *p = (struct ivy_page *)link;
+
+		next = ivy_table_after(&ivy->pages, link);
+		if (ivy_home_of(ivy, link->key) == home && p->want)
 			end_fault(ivy, p, -EHOSTDOWN);
 	}
 }

@@ -21,6 +21,8 @@ static void unmap(struct ivy *ivy, const struct ivy_page *p)
 static void give(struct ivy *ivy, struct ivy_page *p, uint64_t id)
 {
 	unmap(ivy, p);
+	ivy_page_keep_old(ivy, p);
+	pin_yielded(p);
 	p->state = PAGE_GIVEN;
 	p->side = id;
 	p->flags &= (uint8_t)~HAS_DATA;
@@ -34,7 +36,7 @@ static int send_back(struct ivy *ivy, const struct ivy_page *p, uint64_t id)
 	};
 
 	return ivy_say_page(ivy, ivy_home_of(ivy, h.page), &h,
-			    ivy->config.env->copy_read(ivy->config.user, h.page));
+			    ivy->config.env->copy_read(ivy->config.user, h.page), 0);
 }
 
 /* All that is here goes to the home, and what is wanted is asked for anew behind it: no answer to
@@ -49,7 +51,8 @@ static void give_back(struct ivy *ivy, struct ivy_page *p, uint64_t id)
 }
 
 /* To who wants it; if it cannot be reached from here, to the home, which can reach both of us. */
-static void send_data(struct ivy *ivy, const struct ivy_page *p, const struct gvm_hdr *fwd)
+static void send_data(struct ivy *ivy, const struct ivy_page *p, const struct gvm_hdr *fwd,
+		      uint64_t base)
 {
 	uint16_t to = (uint16_t)fwd->arg;
 	struct gvm_hdr h = {
@@ -62,25 +65,29 @@ static void send_data(struct ivy *ivy, const struct ivy_page *p, const struct gv
 		h.flags = GVM_F_SAME;
 		ivy_post(ivy, to, &h, NULL);
 	} else {
-		ivy_say_page(ivy, to, &h, ivy->config.env->copy_read(ivy->config.user, fwd->page));
+		ivy_say_page(ivy, to, &h, ivy->config.env->copy_read(ivy->config.user, fwd->page),
+			     base);
 	}
 }
 
-static void forward_read(struct ivy *ivy, struct ivy_page *p, const struct gvm_hdr *h)
+static void forward_read(struct ivy *ivy, struct ivy_page *p, const struct gvm_hdr *h,
+			 uint64_t base)
 {
 	if (p->state == PAGE_EXCL) {
 		ivy->config.env->protect(ivy->config.user, h->page, IVY_READ);
 		p->state = PAGE_OWNED;
 	}
-	send_data(ivy, p, h);
+	pin_yielded(p);
+	send_data(ivy, p, h, base);
 }
 
-static void forward_write(struct ivy *ivy, struct ivy_page *p, const struct gvm_hdr *h)
+static void forward_write(struct ivy *ivy, struct ivy_page *p, const struct gvm_hdr *h,
+			  uint64_t base)
 {
 	if (is_owner(p))
 		give(ivy, p, h->xid);
 	p->side = h->xid; /* the writer may have renewed its request */
-	send_data(ivy, p, h);
+	send_data(ivy, p, h, base);
 	if (IVY_BUG(GIVE_ALL))
 		ivy_page_drop(ivy, p);
 }
@@ -88,6 +95,7 @@ static void forward_write(struct ivy *ivy, struct ivy_page *p, const struct gvm_
 int ivy_node_forward(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
 {
 	struct ivy_page *p = ivy_page_find(ivy, h->page);
+	uint64_t base = h->length ? gvm_delta_base(bytes) : 0;
 	uint16_t to = (uint16_t)h->arg;
 	int again = p && h->type == GVM_COH_FWD_WRITE && p->state == PAGE_GIVEN;
 
@@ -95,10 +103,12 @@ int ivy_node_forward(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, co
 		return ivy_refuse(ivy);
 	if (!p || (!is_owner(p) && !again))
 		return ivy_late(ivy);
+	if (ivy_pin_refuses(ivy, p, h->type == GVM_COH_FWD_READ ? IVY_READ : IVY_NONE))
+		return 0;
 	if (h->type == GVM_COH_FWD_READ)
-		forward_read(ivy, p, h);
+		forward_read(ivy, p, h, base);
 	else
-		forward_write(ivy, p, h);
+		forward_write(ivy, p, h, base);
 	return 0;
 }
 
@@ -112,6 +122,8 @@ int ivy_node_recall(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, con
 	/* what was given to a writer who died may be old: the home does not want that */
 	int given = p && h->arg && p->state == PAGE_GIVEN && p->side != h->xid;
 
+	if (p && ivy_pin_refuses(ivy, p, IVY_NONE))
+		return 0;
 	if (p && page_has_content(p) && !given) {
 		give_back(ivy, p, h->xid);
 		return 0;
@@ -167,14 +179,15 @@ int ivy_node_may_invalidate(const struct ivy *ivy, uint64_t page, uint64_t versi
 {
 	const struct ivy_page *p = ivy_page_find(ivy, page);
 
-	return !p || !is_owner(p) || p->version >= version;
+	return !p || !is_owner(p) || p->version >= version || version == GVM_COH_ANY_VERSION;
 }
 
 void ivy_node_invalidate(struct ivy *ivy, uint64_t page, uint64_t version)
 {
 	struct ivy_page *p = ivy_page_find(ivy, page);
 
-	if (!p || p->state != PAGE_SHARED || p->version >= version)
+	if (!p || p->state != PAGE_SHARED ||
+	    (p->version >= version && version != GVM_COH_ANY_VERSION))
 		return;
 	ivy->stats.invalidated++;
 	ivy_page_drop(ivy, p);

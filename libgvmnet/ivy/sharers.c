@@ -136,6 +136,26 @@ void ivy_sharers_list(const struct ivy_entry *e, uint16_t *ids)
 				*ids++ = (uint16_t)node;
 }
 
+uint16_t ivy_sharers_from(const struct ivy_entry *e, uint16_t node)
+{
+	const uint16_t *ids = on_heap(e) ? heap_of(e)->id : e->set.id;
+	uint32_t count = ivy_sharers_count(e), at;
+
+	if (!on_heap(e) || heap_of(e)->room <= IDS_MAX) {
+		at = place_of(ids, count, node);
+		return at < count ? ids[at] : NOBODY;
+	}
+	for (at = node; at < 8 * BITS_BYTES; at++) {
+		unsigned byte = bits_of(heap_of(e))[at / 8];
+
+		if (byte >> at % 8 & 1)
+			return (uint16_t)at;
+		if (!(byte >> at % 8))
+			at |= 7; /* no more in this byte */
+	}
+	return NOBODY;
+}
+
 /* A set with more room and the same members takes the place of the one there is. */
 static int widen(struct ivy *ivy, struct ivy_entry *e)
 {

@@ -18,9 +18,10 @@ static void put(const struct sink *s, uint64_t word)
 
 static void put_page(const struct sink *s, const struct ivy_page *p)
 {
-	put(s, p->state | p->want << 8 | p->flags << 16);
+	put(s, p->state | p->want << 8 | p->flags << 16 | (uint64_t)p->pin << 24 |
+		   (uint64_t)p->pins << 32 | (uint64_t)p->at_home << 48);
 	put(s, p->version);
-	put(s, p->want && (p->flags & ASKED) ? p->request : 0);
+	put(s, p->want ? p->request : 0);
 	put(s, p->flags & HAS_GRANT ? p->granted : 0);
 	put(s, p->state == PAGE_EVICT || p->state == PAGE_GIVEN ? p->side : 0);
 }
@@ -42,6 +43,7 @@ static void put_waiters(const struct sink *s, const struct ivy_waiter *w)
 		put(s, w->node | w->write << 16);
 		put(s, w->request);
 		put(s, w->has);
+		put(s, w->base >> 16);
 	}
 	put(s, NEVER);
 }
@@ -89,6 +91,42 @@ static void put_relays(const struct ivy *ivy, const struct sink *s, uint64_t pag
 	}
 }
 
+/* In the order in which they go; a digest must not be taken for an id or a version. */
+static void put_old(const struct ivy *ivy, const struct sink *s)
+{
+	const struct ivy_old *o;
+
+	for (o = ivy->old_first; o; o = o->next)
+		put(s, gvm_delta_digest(o->bytes, ivy->config.page_size) >> 16 ^ o->link.key);
+}
+
+static void put_rebuild(const struct ivy *ivy, const struct sink *s)
+{
+	const struct ivy_rebuild *b = ivy->rebuild;
+	const struct ivy_link *link;
+	uint16_t node;
+
+	for (link = ivy_table_any(&ivy->reborn); link; link = ivy_table_after(&ivy->reborn, link)) {
+		const struct ivy_reborn *r = (const struct ivy_reborn *)link;
+
+		put(s, link->key | (uint64_t)r->phase << 16);
+		put(s, r->phase > REBORN_REPORTS ? r->base : r->slot);
+	}
+	if (!b)
+		return;
+	put(s, b->phase | (uint64_t)b->waits << 8);
+	put(s, b->base);
+	for (node = 0; node < ivy->config.nodes; node++)
+		put(s, b->witness[node].member);
+	for (link = ivy_table_any(&b->claims); link; link = ivy_table_after(&b->claims, link)) {
+		const struct ivy_claim *c = (const struct ivy_claim *)link;
+
+		put(s, link->key | (uint64_t)c->node << 40 | (uint64_t)c->state << 56);
+		put(s, c->version);
+		put(s, c->id);
+	}
+}
+
 void ivy_snapshot(const struct ivy *ivy, void (*put_word)(void *to, uint64_t word), void *to)
 {
 	const struct sink s = { put_word, to };
@@ -100,6 +138,8 @@ void ivy_snapshot(const struct ivy *ivy, void (*put_word)(void *to, uint64_t wor
 
 	for (peer = 0; peer < ivy->config.nodes; peer++)
 		put(&s, (uint64_t)ivy_peer_down(ivy, peer) + (uint64_t)ivy_peer_gone(ivy, peer));
+	put_old(ivy, &s);
+	put_rebuild(ivy, &s);
 	for (page = 0; page < ivy->config.pages; page++) {
 		p = ivy_page_find(ivy, page);
 		e = ivy_dir_find(ivy, page);

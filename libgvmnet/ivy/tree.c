@@ -22,9 +22,12 @@ static size_t fan_size(uint32_t room, uint32_t child_room)
 	       2 * (size_t)room * sizeof(uint16_t) + set_room(room);
 }
 
+/* Of a tree: this node by itself is one more, and cuts a run in two. */
+#define CHILDREN (FAN_OUT + 2u)
+
 struct ivy_fan *ivy_fan_make(struct ivy *ivy, uint64_t page, uint32_t n, int direct)
 {
-	uint32_t child_room = !direct && n > FAN_OUT ? FAN_OUT : n;
+	uint32_t child_room = !direct && n > CHILDREN ? CHILDREN : n;
 	struct ivy_fan *fan = ivy_alloc(ivy, fan_size(n, child_room));
 
 	if (!fan)
@@ -100,21 +103,39 @@ static uint32_t take_run(uint32_t left, uint32_t children, uint32_t run)
 	return run < most ? run : most;
 }
 
+/* Of so many ids from first on, those before this node; itself, if it is the first. */
+static uint32_t cut_at(const struct ivy_fan *fan, uint32_t first, uint32_t count, uint16_t self)
+{
+	uint32_t n = 1;
+
+	if (fan->ids[first] == self)
+		return 1;
+	while (n < count && fan->ids[first + n] != self)
+		n++;
+	return n;
+}
+
+/* A home that is a sharer, too, tells itself: it is in nobody's run, so that it need take no INV
+ * for its own pages from others. */
 void ivy_fan_start(struct ivy *ivy, struct ivy_fan *fan, uint64_t round, int direct)
 {
-	uint32_t run = direct ? 1 : run_of(fan->n), i, first = 0;
+	uint32_t run = direct ? 1 : run_of(fan->n), runs = direct ? fan->n : FAN_OUT, first = 0;
 
 	fan->round = round;
-	fan->children = fan->open = direct || fan->n < FAN_OUT ? fan->n : FAN_OUT;
-	for (i = 0; i < fan->children; i++) {
-		struct ivy_child *c = &fan->child[i];
-		uint32_t count = take_run(fan->n - first, fan->children - i, run);
+	fan->children = fan->open = 0;
+	while (first < fan->n) {
+		struct ivy_child *c = &fan->child[fan->children++];
+		uint32_t left = fan->n - first;
+		uint32_t most = take_run(left, runs < left ? runs : left, run);
+		uint32_t count = cut_at(fan, first, most, ivy->config.self);
 
 		c->first = (uint16_t)first;
 		c->count = (uint16_t)count;
 		c->left = 0;
 		c->node = fan->ids[first];
+		runs -= count == most && c->node != ivy->config.self;
 		first += count;
+		fan->open++;
 		tell(ivy, fan, c);
 		if (c->state == CHILD_UNSENT && !direct)
 			leave(fan, c);
@@ -165,6 +186,14 @@ void ivy_fan_resume(struct ivy *ivy, struct ivy_fan *fan, uint16_t peer)
 	}
 }
 
+void ivy_fan_repeat(struct ivy *ivy, struct ivy_fan *fan, uint16_t peer)
+{
+	struct ivy_child *c = child_of(fan, peer);
+
+	if (c && c->state == CHILD_PENDING && c->count == 1)
+		tell(ivy, fan, c);
+}
+
 /* Whether all of the n ids, ascending, are of the child's run. */
 static int of_run(const struct ivy_fan *fan, const struct ivy_child *c, const uint16_t *ids,
 		  uint32_t n)
@@ -200,6 +229,9 @@ int ivy_fan_ack(struct ivy *ivy, struct ivy_fan *fan, uint16_t from, const struc
 	return 0;
 }
 
+/* So many times all nodes there may be in the sets of all relays together: a set is large. */
+#define RELAY_SETS 64u
+
 /* ---- those that pass it on ----------------------------------------------------------------- */
 
 static void acknowledge(struct ivy *ivy, uint16_t to, struct ivy_fan *fan)
@@ -212,6 +244,7 @@ static void acknowledge(struct ivy *ivy, uint16_t to, struct ivy_fan *fan)
 
 static void relay_free(struct ivy *ivy, struct ivy_relay *r)
 {
+	ivy->relay_ids -= r->fan->room;
 	ivy_table_del(&ivy->relays, &r->link);
 	ivy_fan_free(ivy, r->fan);
 	ivy_release(ivy, r, sizeof(*r));
@@ -242,7 +275,8 @@ static struct ivy_relay *relay_make(struct ivy *ivy, uint16_t parent, const stru
 {
 	struct ivy_relay *r;
 
-	if (ivy->relays.count >= ivy->config.max_relays)
+	if (ivy->relays.count >= ivy->config.max_relays ||
+	    ivy->relay_ids + n > RELAY_SETS * ivy->config.nodes)
 		return NULL;
 	r = ivy_alloc(ivy, sizeof(*r));
 	if (!r)
@@ -251,8 +285,10 @@ static struct ivy_relay *relay_make(struct ivy *ivy, uint16_t parent, const stru
 	r->due = ivy->now + ivy->config.round_ns;
 	r->link.key = h->xid;
 	r->fan = ivy_fan_make(ivy, h->page, n, 0);
-	if (r->fan && ivy_table_add(ivy, &ivy->relays, &r->link) == 0)
+	if (r->fan && ivy_table_add(ivy, &ivy->relays, &r->link) == 0) {
+		ivy->relay_ids += n;
 		return r;
+	}
 	ivy_fan_free(ivy, r->fan);
 	ivy_release(ivy, r, sizeof(*r));
 	return NULL;
@@ -269,32 +305,55 @@ static void pass_back(struct ivy *ivy, uint16_t parent, const struct gvm_hdr *h,
 	ivy_post(ivy, parent, &ack, set);
 }
 
-static int names(const uint16_t *ids, uint32_t n, uint16_t node)
+/* Neither has this node dropped what it has, nor told anybody: the home is to tell each by itself.
+ */
+static void decline(struct ivy *ivy, uint16_t to, const struct gvm_hdr *h, const void *set,
+		    uint32_t n)
 {
-	uint32_t i = 0;
+	struct gvm_hdr ack = { .type = GVM_COH_ACK, .page = h->page, .xid = h->xid };
+	struct ivy_fan *fan = ivy_fan_make(ivy, h->page, n + 1, 0);
 
-	while (i < n && ids[i] != node)
-		i++;
-	return i < n;
+	if (!fan) /* they are given up in time */
+		return;
+	fan->ids[0] = ivy->config.self;
+	gvm_set_decode(set, h->length, fan->ids + 1);
+	ack.length = (uint32_t)gvm_set_encode(fan->set, fan->ids, fan->n);
+	ivy_post(ivy, to, &ack, fan->set);
+	ivy_fan_free(ivy, fan);
 }
 
-int ivy_tree_inv(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *set)
+/* On each way down a tree ids ascend, but for the home's, which starts it and is in nobody's run.
+ * So nobody can be made to send INV to who has to refuse it, nor one in a circle. */
+static int has_place(const struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *set,
+		     int n)
 {
-	int n = gvm_set_count(set, h->length, ivy->config.nodes);
-	struct ivy_relay *r = NULL;
+	uint16_t home = ivy_home_of(ivy, h->page), self = ivy->config.self;
 
-	if (n < 0 || relay_find(ivy, h->xid, h->page) ||
-	    !ivy_node_may_invalidate(ivy, h->page, h->arg))
-		return ivy_refuse(ivy);
-	if (n > 0)
-		r = relay_make(ivy, from, h, (uint32_t)n);
+	if (n < 0)
+		return 0;
+	if (from != home && (self == home || from > self || h->arg == GVM_COH_ANY_VERSION))
+		return 0;
+	return n == 0 || (gvm_set_first(set) > self && !gvm_set_has(set, h->length, home));
+}
+
+/* It is not obeyed: it would take what is not to be taken, or a round is known by another parent.
+ * If a relay was told so by somebody who may not, the relay is not to blame. */
+static int is_declined(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h,
+		       const struct ivy_relay *r)
+{
+	return (r && r->parent != from) || !ivy_node_may_invalidate(ivy, h->page, h->arg) ||
+	       ivy_pin_refuses_inv(ivy, from, h);
+}
+
+/* Tell those of the set, then drop what is here; the answer may have to wait for theirs. */
+static void obey(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *set,
+		 uint32_t n)
+{
+	struct ivy_relay *r = n > 0 ? relay_make(ivy, from, h, n) : NULL;
+
 	if (r) {
 		r->fan->version = h->arg;
 		gvm_set_decode(set, h->length, r->fan->ids);
-		if (names(r->fan->ids, r->fan->n, ivy->config.self)) {
-			relay_free(ivy, r);
-			return ivy_refuse(ivy);
-		}
 		ivy_fan_start(ivy, r->fan, h->xid, 0);
 	}
 	ivy_node_invalidate(ivy, h->page, h->arg);
@@ -304,6 +363,27 @@ int ivy_tree_inv(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const 
 		pass_back(ivy, from, h, set);
 	else
 		ivy_say(ivy, from, GVM_COH_ACK, h->page, h->xid, 0);
+}
+
+int ivy_tree_inv(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *set)
+{
+	int n = gvm_set_count(set, h->length, ivy->config.nodes);
+	int home = from == ivy_home_of(ivy, h->page);
+	const struct ivy_relay *r = relay_find(ivy, h->xid, h->page);
+
+	if (ivy_report_past(ivy, h->page, h->arg))
+		return ivy_late(ivy);
+	if (!has_place(ivy, from, h, set, n) ||
+	    (home && !ivy_node_may_invalidate(ivy, h->page, h->arg)))
+		return ivy_refuse(ivy);
+	if (r && r->parent == from) /* it has come twice; it is being answered */
+		return ivy_late(ivy);
+	if (!is_declined(ivy, from, h, r))
+		obey(ivy, from, h, set, (uint32_t)n);
+	else if (IVY_BUG(PIN))
+		ivy_say(ivy, from, GVM_COH_ACK, h->page, h->xid, 0);
+	else if (n > 0 || !home || r) /* else the home tells this one again, in time */
+		decline(ivy, from, h, set, (uint32_t)n);
 	return 0;
 }
 
@@ -313,8 +393,7 @@ int ivy_tree_ack(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const 
 	struct ivy_relay *r;
 	int status;
 
-	/* the home may have passed on its own round, as a sharer */
-	if (t && t->fan && t->fan->round == h->xid && child_of(t->fan, from)) {
+	if (t && t->fan && t->fan->round == h->xid) {
 		status = ivy_fan_ack(ivy, t->fan, from, h, set);
 		if (status == 0) {
 			ivy_write_step(ivy, t, ivy_dir_find(ivy, h->page));

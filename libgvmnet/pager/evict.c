@@ -398,7 +398,7 @@ static bool can_take(const struct view *view, uint64_t page)
 {
 	page_word w = view->table[page];
 
-	return page_state(w) == PAGE_MAPPED && !(w & (PAGE_WRITING | PAGE_REMOVED));
+	return page_state(w) == PAGE_MAPPED && !(w & (PAGE_WRITING | PAGE_REMOVED | PAGE_HELD));
 }
 
 static bool can_take_at(struct view *view, uint64_t page, uint64_t addr)
@@ -442,6 +442,10 @@ static int take_oldest(struct shard *shard)
 	struct view *view = &shard->views[frame->range];
 	int done;
 
+	if (view->table[frame->page] & PAGE_HELD) {
+		page_set_aside(view, frame->page);
+		return TAKE_STAYS;
+	}
 	if (view->closing || view->paused || !can_take(view, frame->page) ||
 	    !view_addr(view, frame->page) ||
 	    ((view->table[frame->page] & PAGE_BUSY) && shard->populating))

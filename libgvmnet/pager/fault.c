@@ -377,6 +377,7 @@ void victim_back(struct view *view, uint64_t page, bool write)
 	uint64_t addr = view_addr(view, page), done;
 	int err = -EAGAIN;
 
+	write |= w & PAGE_HELD; /* a sync has had it: it was writable, and is to be */
 	/* a moved page is writable, so one that is clean needs a digest; and while the region is
 	 * being told of its contents they must stay where they are */
 	if (shard->pager->move && view->anon && (dirty || write || shard->pager->digests) &&

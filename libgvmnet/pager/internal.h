@@ -85,6 +85,7 @@ enum page_state {
 #define PAGE_ASIDE    (1u << 18) /* mapped, and would not leave: out of the order of leaving */
 #define PAGE_AGAIN    (1u << 19) /* mapped, has been set aside, and is to be tried once more */
 #define PAGE_UNSURE   (1u << 16) /* clean if it still has the digest that its frame holds */
+#define PAGE_HELD     (1u << 20) /* stays here, and writable, once it has been written to */
 
 typedef uint64_t page_word;
 
@@ -103,8 +104,9 @@ static inline page_word page_make(unsigned state, uint64_t flags, uint32_t index
 	return (uint64_t)index << 32 | (flags & UINT32_MAX & ~(uint64_t)PAGE_STATE) | state;
 }
 
-/* Flags that belong to the page's story with the region and outlive its being here. */
-#define PAGE_KEEP (PAGE_STORED | PAGE_WRITING | PAGE_PURGE | PAGE_PURGING | PAGE_LOST)
+/* Flags that belong to the page's story with the region, or were asked for by the program, and
+ * outlive its being here. */
+#define PAGE_KEEP (PAGE_STORED | PAGE_WRITING | PAGE_PURGE | PAGE_PURGING | PAGE_LOST | PAGE_HELD)
 
 /* ---- the region, or the test's stand-in ---------------------------------------------------- */
 

@@ -4,10 +4,12 @@
  * RDMA, VFIO), or locked. They are set aside, out of the order in which pages leave, so that a
  * fault need not look through them to find one that leaves. While there is need some are tried
  * again: few, and each time later, for as long as none lets go; more and more when one has. The
- * shard's thread only.
+ * shard's thread only, but for the two calls at the end.
  *
  * If they take nearly all of the budget the rest of the program's pages get some beyond it: what is
  * pinned cannot leave, and a program that has but a few pages for all else does nothing but fault.
+ *
+ * Pages that the caller has asked for to stay (PAGE_HELD) are set aside likewise.
  */
 #include "internal.h"
 
@@ -123,4 +125,58 @@ void shard_aside_reset(struct shard *shard)
 {
 	while (shard->aside.count)
 		bring_back(shard, 0);
+}
+
+/* ---- held by the caller --------------------------------------------------------------------- */
+
+/* a: from, b: to, in pages */
+static void mark(struct call *call, bool held)
+{
+	struct view *view = &call->shard->views[call->range->id];
+	uint64_t page = call->a, until;
+
+	while ((page = view_stretch(view, page, call->b, &until)) < call->b) {
+		for (; page < until; page++) {
+			page_word *w = &view->table[page];
+
+			if (held && page_state(*w) != PAGE_GONE)
+				*w |= PAGE_HELD;
+			else
+				*w &= ~(page_word)PAGE_HELD;
+		}
+	}
+	call_done(call, 0);
+}
+
+static void call_hold(struct call *call)
+{
+	mark(call, true);
+}
+
+static void call_let_go(struct call *call)
+{
+	mark(call, false);
+}
+
+static int tell_shards(struct gvm_range *range, void (*fn)(struct call *call), uint64_t offset,
+		       uint64_t bytes)
+{
+	struct gvm_pager *pager = range->pager;
+
+	if (offset % PAGE || bytes % PAGE || offset > range->bytes || bytes > range->bytes - offset)
+		return -EINVAL;
+	pthread_mutex_lock(&pager->control);
+	pager_call_all(pager, fn, range, offset / PAGE, (offset + bytes) / PAGE);
+	pthread_mutex_unlock(&pager->control);
+	return 0;
+}
+
+int gvm_pager_hold(struct gvm_range *range, uint64_t offset, uint64_t bytes)
+{
+	return tell_shards(range, call_hold, offset, bytes);
+}
+
+int gvm_pager_let_go(struct gvm_range *range, uint64_t offset, uint64_t bytes)
+{
+	return tell_shards(range, call_let_go, offset, bytes);
 }

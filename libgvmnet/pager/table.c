@@ -505,6 +505,8 @@ void page_forget(struct view *view, uint64_t page, unsigned state)
 	default:
 		break; /* a fetch or a job finds out that the page is not its any more */
 	}
+	if (state == PAGE_GONE)
+		w &= ~(page_word)PAGE_HELD;
 	view->table[page] = page_make(state, w & PAGE_KEEP, 0);
 }
 

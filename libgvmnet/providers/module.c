@@ -38,6 +38,19 @@ void gvm_log(enum gvm_log_level level, const char *fmt, ...)
 	library->log(level, line);
 }
 
+void gvm_log_limited(struct gvm_log_limit *limit, enum gvm_log_level level, const char *fmt, ...)
+{
+	char line[1024];
+	va_list args;
+
+	if (level > library->log_level())
+		return;
+	va_start(args, fmt);
+	vsnprintf(line, sizeof(line), fmt, args);
+	va_end(args);
+	library->log_limited(limit, level, line);
+}
+
 uint64_t gvm_now(void)
 {
 	return library->now();

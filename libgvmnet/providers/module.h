@@ -10,14 +10,16 @@
 
 /* Of provider.h and this file: raised with each change of either. A module is used only by the
  * library that it was built with. */
-#define GVM_MODULE_ABI    4u
+#define GVM_MODULE_ABI    5u
 #define GVM_MODULE_SYMBOL "gvm_provider_module"
 
 /* What a module may call of the library besides gvm_host_ops. */
 struct gvm_module_host {
 	unsigned abi;
-	/* As gvm_log and gvm_now of gvmnet.h. */
+	/* As gvm_log, gvm_log_limited and gvm_now of gvmnet.h. */
 	void (*log)(enum gvm_log_level level, const char *line);
+	void (*log_limited)(struct gvm_log_limit *limit, enum gvm_log_level level,
+			    const char *line);
 	enum gvm_log_level (*log_level)(void);
 	uint64_t (*now)(void);
 	/* As gvm_option_text and gvm_option_number. */

@@ -32,6 +32,11 @@
 #define STOP_NS     100000000ull /* for cells that are to leave before the end */
 #define KEY_TRIES   16
 
+/* docs/rdma.md, libfabric: what reads that are under way are given */
+#define OFI_GRACE_MS  3000u
+#define OFI_LINGER_MS 6000u
+#define OFI_LATE_MS   5000u
+
 int ofi_errno(ssize_t err)
 {
 	/* libfabric's own codes begin at 256; below they are errno's */
@@ -112,8 +117,7 @@ static const struct fi_info *choose(const struct fi_info *list, int asked)
 	return best;
 }
 
-/* Has an entry before this one the same name? libfabric sorts by more than the name. */
-static int is_repeated(const struct fi_info *list, const struct fi_info *entry)
+int ofi_is_repeated(const struct fi_info *list, const struct fi_info *entry)
 {
 	for (const struct fi_info *i = list; i != entry; i = i->next)
 		if (!strcmp(i->fabric_attr->prov_name, entry->fabric_attr->prov_name))
@@ -131,7 +135,7 @@ static void list_names(const struct fi_info *list, char *names, size_t room)
 		const char *name = i->fabric_attr->prov_name;
 		int n;
 
-		if (is_repeated(list, i))
+		if (ofi_is_repeated(list, i))
 			continue;
 		n = snprintf(names + at, room - at, "%s%s", at ? ", " : "", name);
 		if (n < 0 || (size_t)n >= room - at) {
@@ -189,6 +193,45 @@ int ofi_probe(const char **why)
 	}
 	fi_freeinfo(info);
 	return 0;
+}
+
+static void close_fid(struct fid *fid)
+{
+	if (fid)
+		fi_close(fid);
+}
+
+int ofi_try(struct fi_info *info)
+{
+	struct fi_cq_attr cq_attr = { .format = FI_CQ_FORMAT_MSG, .size = CQ_SIZE };
+	struct fi_av_attr av_attr = { .type = FI_AV_UNSPEC };
+	struct fid_fabric *fabric = NULL;
+	struct fid_domain *domain = NULL;
+	struct fid_cq *cq = NULL;
+	struct fid_av *av = NULL;
+	struct fid_ep *ep = NULL;
+	int err = fi_fabric(info->fabric_attr, &fabric, NULL);
+
+	if (!err)
+		err = fi_domain(fabric, info, &domain, NULL);
+	if (!err)
+		err = fi_cq_open(domain, &cq_attr, &cq, NULL);
+	if (!err)
+		err = fi_av_open(domain, &av_attr, &av, NULL);
+	if (!err)
+		err = fi_endpoint(domain, info, &ep, NULL);
+	if (!err)
+		err = fi_ep_bind(ep, &av->fid, 0);
+	if (!err)
+		err = fi_ep_bind(ep, &cq->fid, FI_TRANSMIT | FI_RECV);
+	if (!err)
+		err = fi_enable(ep);
+	close_fid(ep ? &ep->fid : NULL);
+	close_fid(av ? &av->fid : NULL);
+	close_fid(cq ? &cq->fid : NULL);
+	close_fid(domain ? &domain->fid : NULL);
+	close_fid(fabric ? &fabric->fid : NULL);
+	return ofi_errno(err);
 }
 
 /* ---- work ---------------------------------------------------------------------------------- */
@@ -563,14 +606,50 @@ static void device_close(struct ofi_prov *prov)
 	fi_freeinfo(prov->info);
 }
 
+static int make_first_port(struct ofi_prov *prov)
+{
+	const struct sockaddr any = { .sa_family = AF_INET };
+	struct ofi_port *port;
+	int err = ofi_port_get(prov, &any, &port);
+
+	if (err && ofi_is_verbs(prov->info))
+		gvm_log(GVM_LOG_ERROR,
+			"transport ofi: libfabric can make no endpoint of %.40s (%.40s): "
+			"%s; " OFI_VERBS_ADVICE,
+			prov->info->fabric_attr->prov_name, prov->info->domain_attr->name,
+			strerror(-err));
+	return err;
+}
+
+/* Is it a device that moves the bytes, and looks at the registration for each packet? Of those not
+ * named here we do not know, which costs puts the short way. */
+static int is_hardware(const struct fi_info *info)
+{
+	const char *name = info->fabric_attr->prov_name;
+
+	return strncmp(name, "cxi", 3) == 0 || (ofi_is_verbs(info) && !strstr(name, "ofi_rxd"));
+}
+
+/* In software libfabric goes on with the message that it is in the middle of, whatever has become
+ * of the registration. */
+static void set_limits(struct ofi_prov *prov)
+{
+	if (is_hardware(prov->info))
+		return;
+	prov->rma.no_writes = 1;
+	prov->rma.hides_refusals = 1;
+	prov->rma.grace_ms = OFI_GRACE_MS;
+	prov->rma.linger_ms = OFI_LINGER_MS;
+	prov->rma.late_ms = OFI_LATE_MS;
+}
+
 static int device_open(struct ofi_prov *prov, const char *args)
 {
-	struct sockaddr any = { .sa_family = AF_INET };
-	struct ofi_port *port;
 	int err = find_device(args, &prov->info);
 
 	if (err)
 		return err;
+	set_limits(prov);
 	name_machine(prov);
 	err = ofi_errno(fi_fabric(prov->info->fabric_attr, &prov->fabric, NULL));
 	if (!err)
@@ -579,9 +658,10 @@ static int device_open(struct ofi_prov *prov, const char *args)
 		err = cq_open(prov);
 	if (!err)
 		err = nap_open(prov);
-	/* what is registered for an endpoint wants one */
-	if (!err && (prov->info->domain_attr->mr_mode & FI_MR_ENDPOINT))
-		err = ofi_port_get(prov, &any, &port);
+	/* what is registered for an endpoint wants one; or it shows that none can be made */
+	if (!err &&
+	    ((prov->info->domain_attr->mr_mode & FI_MR_ENDPOINT) || ofi_is_verbs(prov->info)))
+		err = make_first_port(prov);
 	return err;
 }
 
@@ -599,6 +679,19 @@ static int ofi_open(struct gvm_rma *rma, const char *args)
 	return err;
 }
 
+/* What rxm has put off, as a queue of the device's was full, is to be done: an endpoint of verbs
+ * that is closed before may take the process with it (1.17). */
+static void rest(struct ofi_prov *prov, uint64_t end)
+{
+	struct pollfd p = { .fd = prov->cq_watch.fd, .events = POLLIN };
+
+	for (int quiet = 0; quiet < 3 && gvm_now() < end; quiet++)
+		if (ofi_poll(&prov->rma))
+			quiet = 0;
+		else
+			poll(&p, prov->cq_watch.fd >= 0, 2);
+}
+
 /* Cells that were said before an orderly end leave first, if they can soon. */
 static void ofi_stop(struct gvm_rma *rma)
 {
@@ -609,6 +702,8 @@ static void ofi_stop(struct gvm_rma *rma)
 	while (prov->sends && gvm_now() < end)
 		if (!ofi_poll(rma))
 			poll(&p, prov->cq_watch.fd >= 0, 1);
+	if (ofi_is_verbs(prov->info))
+		rest(prov, end);
 	ofi_ports_stop(prov);
 }
 
@@ -634,6 +729,7 @@ const struct gvm_rma_fabric ofi_fabric = {
 	.listen = ofi_listen,
 	.unlisten = ofi_unlisten,
 	.connect = ofi_connect,
+	.receives = ofi_receives,
 	.disconnect = ofi_disconnect,
 	.post = ofi_post,
 	.ring = ofi_ring,

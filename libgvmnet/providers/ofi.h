@@ -27,6 +27,7 @@
 
 #include "providers/rma.h"
 #include "providers/rma_table.h"
+#include "providers/tcp_accept.h"
 #include "providers/tcp_dial.h"
 
 #define OFI_VERSION FI_VERSION(1, 14)
@@ -53,9 +54,10 @@ struct ofi_buf {
 struct ofi_addr {
 	struct ofi_addr *next, *prev; /* last used first */
 	struct ofi_port *port;
-	unsigned refs;        /* connections and works */
-	struct ofi_shm *shm;  /* shm: of this process */
+	unsigned refs;       /* connections and works */
+	struct ofi_shm *shm; /* shm: of this process */
 	fi_addr_t fi;
+	uint32_t len;
 	uint8_t name[240];
 };
 
@@ -71,10 +73,10 @@ struct ofi_port {
 	uint32_t name_len;
 	struct ofi_shm *shm; /* shm: for others of this process */
 	struct ofi_addr *addrs, *addrs_last;
-	unsigned idle_addrs;
+	unsigned n_addrs, idle_addrs;
 	struct ofi_buf *idle;
 	struct ofi_block *blocks;
-	unsigned conns, posted; /* receive buffers */
+	unsigned receives, posted; /* buffers: of its connections together, and with libfabric */
 };
 
 enum ofi_state {
@@ -92,16 +94,17 @@ struct ofi_ep {
 	struct gvm_watch watch;
 	enum ofi_state state;
 	struct ofi_port *port;
+	unsigned receives; /* buffers that the port has for it */
 	struct ofi_addr *addr;
 	struct gvm_listener *listener; /* of an accepted one that is not open */
 	uint64_t to;                   /* what cells to the other side carry */
 	uint64_t sent, received, last; /* cells; last: how many will have been received */
 	uint64_t until;                /* of those in prov->waits */
 	struct ofi_ep *wait_next, *wait_prev;
-	struct ofi_ep *path_next;      /* in prov->paths */
-	struct ofi_buf *path;          /* the first cell, under way */
+	struct ofi_ep *path_next; /* in prov->paths */
+	struct ofi_buf *path;     /* the first cell, under way */
 	unsigned path_tries;
-	int ends_early; /* its end was heard of before its first cell */
+	int ends_early;   /* its end was heard of before its first cell */
 	uint64_t path_at; /* not before */
 	uint8_t rx[GVM_OFI_HELLO_LEN];
 	uint32_t rx_len;
@@ -116,12 +119,7 @@ struct ofi_work {
 
 struct ofi_listener {
 	struct gvm_listener *l;
-	struct ofi_listener *next;
-	unsigned n;
-	struct ofi_acceptor {
-		struct gvm_watch watch;
-		struct ofi_listener *listener;
-	} at[GVM_ADDRS_MAX];
+	struct gvm_acceptor acceptor;
 };
 
 struct ofi_prov {
@@ -140,10 +138,9 @@ struct ofi_prov {
 	struct ofi_ep *paths;  /* those whose first cell is to be sent */
 	uint8_t machine[16];
 
-	struct gvm_watch clock; /* a timer that ticks while there are waits or the listeners rest */
+	struct gvm_watch clock; /* a timer that ticks while there are waits */
 	struct ofi_ep *waits;   /* those that do not wait for ever */
-	struct ofi_listener *listeners;
-	int listeners_rest;
+	struct gvm_acceptors acceptors;
 	uint64_t log_at; /* not before: who is refused does not fill the log */
 	struct gvm_dialler dialler;
 };
@@ -168,6 +165,25 @@ static inline int ofi_is_shm(const struct ofi_prov *prov)
 	return strncmp(prov->info->fabric_attr->prov_name, "shm", 3) == 0;
 }
 
+/* Are the provider's addresses the network's, so that the local one can be chosen? */
+static inline int ofi_is_network(const struct fi_info *info)
+{
+	return strncmp(info->fabric_attr->prov_name, "tcp", 3) == 0;
+}
+
+/* Over verbs, where libfabric's sizes may be more than the device has. */
+static inline int ofi_is_verbs(const struct fi_info *info)
+{
+	return strncmp(info->fabric_attr->prov_name, "verbs", 5) == 0;
+}
+
+/* What to do about that: of completion queues libfabric (1.17: rxm_ep_msg_cq_open()) asks for
+ * (128 + 128) * FI_UNIVERSE_SIZE entries, which is 1024 unless it is set, and takes no for an
+ * answer. */
+#define OFI_VERBS_ADVICE                                                                           \
+	"its completion queue may be more than the device has (gvm info -v shows its limits): "    \
+	"FI_UNIVERSE_SIZE=100 asks for one of 25,600 entries"
+
 extern const struct gvm_rma_fabric ofi_fabric;
 
 /* ---- ofi.c --------------------------------------------------------------------------------- */
@@ -177,6 +193,10 @@ struct fi_info *ofi_hints(const char *provider);
 /* -errno of libfabric's. */
 int ofi_errno(ssize_t err);
 int ofi_probe(const char **why);
+/* Has an entry before this one the same name? libfabric sorts by more than the name. */
+int ofi_is_repeated(const struct fi_info *list, const struct fi_info *entry);
+/* Can an endpoint be made? 0, or why not. */
+int ofi_try(struct fi_info *info);
 int ofi_poll(struct gvm_rma *rma);
 
 /* ---- ofi_port.c ---------------------------------------------------------------------------- */
@@ -186,16 +206,15 @@ int ofi_port_get(struct ofi_prov *prov, const struct sockaddr *local, struct ofi
 void ofi_ports_stop(struct ofi_prov *prov);
 /* After ofi_ports_stop. */
 void ofi_ports_free(struct ofi_prov *prov);
-/* For one connection more, or less, it has receive buffers. */
-int ofi_port_use(struct ofi_port *port);
-void ofi_port_unuse(struct ofi_port *port);
+/* It has so many receive buffers for this connection, which is at ep->port. */
+int ofi_receives(struct gvm_rma_ep *ep, unsigned n);
 /* A receive buffer has been served. */
 void ofi_port_repost(struct ofi_buf *buf);
-/* The other side's endpoint; a reference. */
 /* Send the first cell. -EAGAIN: not yet. */
 int ofi_path_send(struct ofi_ep *ep);
 /* It has been, or could not be; buf is given back. NULL: of one that has ended. */
 struct ofi_ep *ofi_path_sent(struct ofi_buf *buf);
+/* The other side's endpoint; a reference. -EPROTO: this is no name of the provider's. */
 int ofi_addr_get(struct ofi_port *port, const uint8_t *name, uint32_t len, struct ofi_addr **addr);
 void ofi_addr_put(struct ofi_addr *addr);
 
@@ -214,8 +233,6 @@ void ofi_path_done(struct ofi_ep *ep, int err);
 void ofi_path_open(struct ofi_ep *ep);
 /* All cells that were to come have: it has ended. */
 void ofi_check_ending(struct ofi_ep *ep);
-/* Have the clock tick. */
-void ofi_tick(struct ofi_prov *prov);
 /* Connections that were asked for at this listener and are not open come to nothing. */
 void ofi_unaccept_all(struct ofi_prov *prov, const struct gvm_listener *listener);
 int ofi_boot_open(struct ofi_prov *prov);
@@ -228,6 +245,8 @@ int ofi_shm_add(struct ofi_port *port);
 /* An endpoint of this process has this name: it is not closed until it is not used any more. */
 struct ofi_shm *ofi_shm_use(const struct ofi_prov *prov, const uint8_t *name, uint32_t len);
 void ofi_shm_unuse(struct ofi_shm *shm);
+/* Is there an endpoint of this name, on this machine? */
+int ofi_shm_exists(const char *name);
 /* port ends. 1: it is used; its endpoint, and what belongs to that, is closed later. */
 int ofi_shm_end(struct ofi_port *port);
 
@@ -236,7 +255,7 @@ int ofi_shm_end(struct ofi_port *port);
 int ofi_listen(struct gvm_rma *rma, struct gvm_listener *listener, const char *host, unsigned port,
 	       unsigned *bound_port);
 void ofi_unlisten(struct gvm_rma *rma, struct gvm_listener *listener);
-/* They have rested long enough. */
-void ofi_listeners_resume(struct ofi_prov *prov);
+/* accepted() of gvm_acceptors. */
+void ofi_acceptor_accepted(struct gvm_acceptor *acceptor, int fd, const struct sockaddr *from);
 
 #endif

@@ -41,7 +41,7 @@ static void boot_ready(struct gvm_watch *watch, uint32_t events);
 
 /* ---- those that do not wait for ever ------------------------------------------------------- */
 
-void ofi_tick(struct ofi_prov *prov)
+static void tick(struct ofi_prov *prov)
 {
 	struct itimerspec each = { { 0, TICK_NS }, { 0, TICK_NS } };
 
@@ -58,7 +58,7 @@ static void wait_add(struct ofi_ep *ep, uint64_t ns)
 	if (ep->wait_next)
 		ep->wait_next->wait_prev = ep;
 	else
-		ofi_tick(prov);
+		tick(prov);
 	prov->waits = ep;
 }
 
@@ -213,7 +213,7 @@ void ofi_disconnect(struct gvm_rma_ep *gep, int orderly)
 	if (ep->addr)
 		ofi_addr_put(ep->addr);
 	if (ep->port)
-		ofi_port_unuse(ep->port);
+		ofi_receives(&ep->ep, 0);
 	ep->addr = NULL;
 	ep->port = NULL;
 }
@@ -275,12 +275,11 @@ static int take_port(struct ofi_ep *ep)
 	if (getsockname(ep->watch.fd, (struct sockaddr *)&local, &len))
 		return -errno;
 	err = ofi_port_get(ofi_of(ep), (const struct sockaddr *)&local, &port);
-	if (!err)
-		err = ofi_port_use(port);
 	if (err)
 		return err;
 	ep->port = port;
-	return draw_id(ep);
+	err = ofi_receives(&ep->ep, GVM_RMA_FIRST);
+	return err ? err : draw_id(ep);
 }
 
 static int say_hello(struct ofi_ep *ep)
@@ -308,7 +307,7 @@ static int may_log(struct ofi_prov *prov)
 	return 1;
 }
 
-/* Can the two reach each other? */
+/* Can the two reach each other? If not, another transport may (-EPROTONOSUPPORT would be final). */
 static int agree(const struct ofi_ep *ep, const struct gvm_ofi_hello *hello)
 {
 	struct ofi_prov *prov = ofi_of(ep);
@@ -319,7 +318,7 @@ static int agree(const struct ofi_ep *ep, const struct gvm_ofi_hello *hello)
 			gvm_log(GVM_LOG_WARN,
 				"%s has libfabric's provider %.40s, and this side %.40s",
 				ep->ep.ep.name, hello->provider, ours);
-		return -EPROTONOSUPPORT;
+		return -EHOSTUNREACH;
 	}
 	if (memcmp(hello->machine, prov->machine, sizeof(hello->machine)) == 0)
 		return 0;
@@ -330,13 +329,29 @@ static int agree(const struct ofi_ep *ep, const struct gvm_ofi_hello *hello)
 	return -EHOSTUNREACH;
 }
 
+static int take_addr(struct ofi_ep *ep, const struct gvm_ofi_hello *hello)
+{
+	int err = ofi_addr_get(ep->port, hello->name, hello->name_len, &ep->addr);
+
+	if (err && may_log(ofi_of(ep)))
+		gvm_log(GVM_LOG_WARN, "%s is refused: %s", ep->ep.ep.name,
+			err == -EPROTO ? "what it gives for its address is none of libfabric's"
+				       : "libfabric takes no more addresses");
+	return err;
+}
+
 static int hello_took(struct ofi_ep *ep)
 {
 	struct gvm_ofi_hello hello;
 	int err = 0;
 
-	if (gvm_ofi_hello_decode(ep->rx, ep->rx_len, &hello))
+	if (gvm_ofi_hello_decode(ep->rx, ep->rx_len, &hello)) {
+		if (may_log(ofi_of(ep)))
+			gvm_log(GVM_LOG_WARN,
+				"%s is refused: the other side is no gvmnet node of this version",
+				ep->ep.ep.name);
 		return -EPROTO;
+	}
 	ep->rx_len = 0;
 	/* who is refused is told by whom */
 	if (ep->listener)
@@ -346,7 +361,7 @@ static int hello_took(struct ofi_ep *ep)
 	if (!err)
 		err = agree(ep, &hello);
 	if (!err)
-		err = ofi_addr_get(ep->port, hello.name, hello.name_len, &ep->addr);
+		err = take_addr(ep, &hello);
 	ep->to = hello.id;
 	return err;
 }
@@ -373,6 +388,7 @@ static void end_done(struct ofi_ep *ep)
 		return;
 	}
 	ep->last = end.cells;
+	ep->ep.has_let_go = 1;
 	close_socket(ep);
 	if (ep->state == OFI_OPEN) {
 		begin_ending(ep);
@@ -402,6 +418,7 @@ static void boot_read(struct ofi_ep *ep)
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (got <= 0) {
+		ep->ep.has_let_go = got == 0 || errno == ECONNRESET;
 		fail(ep, -ECONNRESET, "the other side has gone");
 		return;
 	}
@@ -505,8 +522,6 @@ static void clock_ticks(struct gvm_watch *watch, uint32_t events)
 		if (ep->until <= now)
 			fail(ep, -ECONNRESET, "the other side has gone");
 	}
-	if (prov->listeners_rest)
-		ofi_listeners_resume(prov);
 	if (!prov->waits)
 		timerfd_settime(prov->clock.fd, 0, &never, NULL);
 }
@@ -518,6 +533,7 @@ int ofi_boot_open(struct ofi_prov *prov)
 	prov->dialler = (struct gvm_dialler){ .host = prov->rma.host,
 					      .up = prov->rma.up,
 					      .failed = dial_failed };
+	gvm_acceptors_init(&prov->acceptors, prov->rma.host, prov->rma.up, ofi_acceptor_accepted);
 	prov->clock.ready = clock_ticks;
 	prov->clock.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (prov->clock.fd < 0)
@@ -531,6 +547,7 @@ int ofi_boot_open(struct ofi_prov *prov)
 void ofi_boot_close(struct ofi_prov *prov)
 {
 	gvm_dialler_close(&prov->dialler);
+	gvm_acceptors_close(&prov->acceptors);
 	prov->rma.up->unwatch(prov->rma.host, &prov->clock);
 	close(prov->clock.fd);
 }

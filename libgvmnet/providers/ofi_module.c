@@ -20,23 +20,43 @@ static int open_prov(struct gvm_host *host, const struct gvm_host_ops *up, const
 	return gvm_rma_open(&ofi_fabric, &ops, host, up, args, prov);
 }
 
-/* Each provider once, with what it reaches the network by. */
+static void describe_verbs(struct fi_info *info,
+			   void (*line)(void *arg, unsigned depth, const char *text), void *arg)
+{
+	char text[256];
+	int err = ofi_try(info);
+
+	if (!err || err == -EADDRINUSE) /* which is another one at the next try */
+		return;
+	snprintf(text, sizeof(text), "cannot be used: no endpoint can be made: %s; %s",
+		 strerror(-err), OFI_VERBS_ADVICE);
+	line(arg, 1, text);
+}
+
+/* Each provider once, with what it reaches the network by, and what is to be known of it. */
 static void describe(void (*line)(void *arg, unsigned depth, const char *text), void *arg)
 {
 	struct fi_info *hints = ofi_hints(NULL), *list = NULL;
-	const char *last = "";
 	char text[160];
 
 	if (!hints || fi_getinfo(OFI_VERSION, NULL, NULL, 0, hints, &list))
 		list = NULL;
-	for (const struct fi_info *i = list; i; i = i->next) {
-		const char *name = i->fabric_attr->prov_name;
-
-		if (strcmp(name, last) == 0)
+	for (struct fi_info *i = list; i; i = i->next) {
+		if (ofi_is_repeated(list, i))
 			continue;
-		last = name;
-		snprintf(text, sizeof(text), "%.60s (%.60s)", name, i->domain_attr->name);
+		snprintf(text, sizeof(text), "%.60s (%.60s)", i->fabric_attr->prov_name,
+			 i->domain_attr->name);
 		line(arg, 0, text);
+		if (ofi_is_verbs(i))
+			describe_verbs(i, line, arg);
+		if (ofi_is_network(i))
+			line(arg, 1,
+			     "for networks whose every member is trusted: whoever reaches "
+			     "libfabric's port can end the process, key or not");
+		if (strcmp(i->fabric_attr->prov_name, "shm") == 0)
+			line(arg, 1,
+			     "not for processes that may be killed, which may leave their "
+			     "peers waiting for ever");
 	}
 	if (list)
 		fi_freeinfo(list);

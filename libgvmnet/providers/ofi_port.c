@@ -10,13 +10,16 @@
  */
 #include "providers/ofi.h"
 
+#include <ctype.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCK_BUFS 64u
+#define BLOCK_BUFS 32u
 #define IDLE_ADDRS 256u /* of an endpoint, that no connection uses */
+#define SHM_ADDRS  200u /* of an endpoint: shm has 256, its own among them, and looks no further */
+#define PORT_TRIES 8u
 
 struct ofi_block {
 	struct ofi_block *next;
@@ -58,9 +61,8 @@ static int block_new(struct ofi_port *port)
 static unsigned wanted(const struct ofi_port *port)
 {
 	size_t most = port->prov->info->rx_attr->size;
-	size_t want = (size_t)port->conns * GVM_RMA_RECVS;
 
-	return (unsigned)(want < most ? want : most);
+	return port->receives < most ? port->receives : (unsigned)most;
 }
 
 static int post_more(struct ofi_port *port)
@@ -85,20 +87,20 @@ static int post_more(struct ofi_port *port)
 	return 0;
 }
 
-int ofi_port_use(struct ofi_port *port)
+int ofi_receives(struct gvm_rma_ep *gep, unsigned n)
 {
-	int err;
+	struct ofi_ep *ep = (struct ofi_ep *)gep;
+	struct ofi_port *port = ep->port;
+	int err = 0;
 
-	port->conns++;
-	err = post_more(port);
+	port->receives += n - ep->receives;
+	if (n > ep->receives)
+		err = post_more(port);
 	if (err)
-		port->conns--;
+		port->receives -= n - ep->receives;
+	else
+		ep->receives = n;
 	return err;
-}
-
-void ofi_port_unuse(struct ofi_port *port)
-{
-	port->conns--;
 }
 
 void ofi_port_repost(struct ofi_buf *buf)
@@ -108,7 +110,82 @@ void ofi_port_repost(struct ofi_buf *buf)
 	port->posted--;
 	buf->next = port->idle;
 	port->idle = buf;
-	post_more(port);
+	post_more(port); /* where its connection has fewer by now, it stays idle */
+}
+
+/* ---- names of endpoints -------------------------------------------------------------------- */
+/*
+ * They come from who has proven nothing yet, and libfabric believes all that is in one: of an
+ * unknown family it takes no note of the length, and its table is spoiled for those that come
+ * after.
+ */
+
+static int is_inet(const uint8_t *name, uint32_t len)
+{
+	struct sockaddr_in in;
+
+	if (len != sizeof(in))
+		return 0;
+	memcpy(&in, name, sizeof(in));
+	return in.sin_port && in.sin_addr.s_addr != htonl(INADDR_ANY) &&
+	       !IN_MULTICAST(ntohl(in.sin_addr.s_addr));
+}
+
+static int is_inet6(const uint8_t *name, uint32_t len)
+{
+	struct sockaddr_in6 in;
+
+	if (len != sizeof(in))
+		return 0;
+	memcpy(&in, name, sizeof(in));
+	return in.sin6_port && !IN6_IS_ADDR_UNSPECIFIED(&in.sin6_addr) &&
+	       !IN6_IS_ADDR_MULTICAST(&in.sin6_addr);
+}
+
+static int is_sockaddr(const struct ofi_port *port, const uint8_t *name, uint32_t len)
+{
+	sa_family_t family, ours;
+
+	if (len != port->name_len || len < sizeof(family))
+		return 0;
+	memcpy(&family, name, sizeof(family));
+	memcpy(&ours, port->name, sizeof(ours));
+	if (family != ours)
+		return 0;
+	if (family == AF_INET)
+		return is_inet(name, len);
+	return family != AF_INET6 || is_inet6(name, len);
+}
+
+/* "fi_shm://PID:UID:NUMBER" and its end; numbers have as many digits as they have. */
+static int is_text(const struct ofi_port *port, const uint8_t *name, uint32_t len)
+{
+	const char *text = (const char *)name, *ours = (const char *)port->name;
+	const char *rest = memchr(ours, '/', port->name_len);
+	size_t prefix = rest ? (size_t)(rest - ours) + 2 : 0;
+
+	if (len < prefix + 2 || name[len - 1] || memcmp(text, ours, prefix) != 0)
+		return 0;
+	for (uint32_t i = (uint32_t)prefix; i < len - 1; i++)
+		if (!isalnum(name[i]) && name[i] != ':' && name[i] != '_' && name[i] != '-')
+			return 0;
+	return !ofi_is_shm(port->prov) || ofi_shm_exists(text + prefix);
+}
+
+/* Of other formats no more than the length is known. */
+static int is_name(const struct ofi_port *port, const uint8_t *name, uint32_t len)
+{
+	switch (port->prov->info->addr_format) {
+	case FI_SOCKADDR:
+	case FI_SOCKADDR_IN:
+	case FI_SOCKADDR_IN6:
+	case FI_SOCKADDR_IB:
+		return is_sockaddr(port, name, len);
+	case FI_ADDR_STR:
+		return is_text(port, name, len);
+	default:
+		return len == port->name_len;
+	}
 }
 
 /* ---- other sides' addresses ---------------------------------------------------------------- */
@@ -116,7 +193,9 @@ void ofi_port_repost(struct ofi_buf *buf)
  * One that is not used any more is kept for a while: to take it from libfabric's table would break
  * the way to the other side off, under cells that are still to arrive and a connection that is just
  * being made again. When there are many, those that have not been used for longest go, whose other
- * side is no more as a rule.
+ * side is no more as a rule. Not so over shm: its names are made of process ids, which come back,
+ * and an address stays with the memory of the process that had it first. There it goes with its
+ * last use.
  */
 
 static void addr_unlink(struct ofi_addr *addr)
@@ -152,6 +231,7 @@ static struct ofi_addr *addr_new(struct ofi_port *port, const uint8_t *name, uin
 
 	if (!addr)
 		return NULL;
+	addr->len = len;
 	if (fi_av_insert(port->av, name, 1, &addr->fi, 0, NULL) != 1) {
 		free(addr);
 		return NULL;
@@ -160,6 +240,7 @@ static struct ofi_addr *addr_new(struct ofi_port *port, const uint8_t *name, uin
 	addr->shm = ofi_shm_use(port->prov, name, len);
 	addr->port = port;
 	addr_link(addr);
+	port->n_addrs++;
 	port->idle_addrs++;
 	return addr;
 }
@@ -168,12 +249,11 @@ int ofi_addr_get(struct ofi_port *port, const uint8_t *name, uint32_t len, struc
 {
 	struct ofi_addr *addr = port->addrs;
 
-	/* libfabric would read as much of it as its own addresses have. */
-	if (len != port->name_len)
+	if (!is_name(port, name, len))
 		return -EPROTO;
-	while (addr && memcmp(addr->name, name, len) != 0)
+	while (addr && (addr->len != len || memcmp(addr->name, name, len) != 0))
 		addr = addr->next;
-	if (!addr)
+	if (!addr && (!ofi_is_shm(port->prov) || port->n_addrs < SHM_ADDRS))
 		addr = addr_new(port, name, len);
 	if (!addr)
 		return -EHOSTUNREACH;
@@ -197,6 +277,7 @@ static void forget_oldest(struct ofi_port *port)
 	while (addr->refs)
 		addr = addr->prev;
 	addr_unlink(addr);
+	port->n_addrs--;
 	port->idle_addrs--;
 	fi_av_remove(port->av, &addr->fi, 1, 0);
 	addr_free(addr);
@@ -210,7 +291,7 @@ void ofi_addr_put(struct ofi_addr *addr)
 		return;
 	addr_unlink(addr);
 	addr_link(addr);
-	if (++port->idle_addrs > IDLE_ADDRS && port->ep)
+	if (++port->idle_addrs > (ofi_is_shm(port->prov) ? 0 : IDLE_ADDRS) && port->ep)
 		forget_oldest(port);
 }
 
@@ -252,12 +333,6 @@ struct ofi_ep *ofi_path_sent(struct ofi_buf *buf)
 }
 
 /* ---- ports --------------------------------------------------------------------------------- */
-
-/* Are the provider's addresses the network's, so that the local one can be chosen? */
-static int is_network(const struct ofi_prov *prov)
-{
-	return strncmp(prov->info->fabric_attr->prov_name, "tcp", 3) == 0;
-}
 
 static void one_loopback(struct sockaddr_in *in)
 {
@@ -343,6 +418,22 @@ static int port_open(struct ofi_port *port, struct fi_info *info)
 	return err ? ofi_errno(err) : ofi_shm_add(port);
 }
 
+/* Over siw an endpoint's port is one of TCP's, which rdma_cm draws without looking for who has it.
+ */
+static int port_open_free(struct ofi_port *port, struct fi_info *info)
+{
+	int err = port_open(port, info);
+
+	for (unsigned i = 0; i < PORT_TRIES && err == -EADDRINUSE; i++) {
+		fi_close(&port->ep->fid);
+		fi_close(&port->av->fid);
+		port->ep = NULL;
+		port->av = NULL;
+		err = port_open(port, info);
+	}
+	return err;
+}
+
 static void port_close(struct ofi_port *port)
 {
 	if (ofi_shm_end(port))
@@ -385,7 +476,7 @@ static int port_new(struct ofi_prov *prov, const struct sockaddr_storage *local,
 	port->local = *local;
 	err = local->ss_family ? find_info(prov, local, &info) : 0;
 	if (!err)
-		err = port_open(port, info ? info : prov->info);
+		err = port_open_free(port, info ? info : prov->info);
 	if (info)
 		fi_freeinfo(info);
 	if (err) {
@@ -404,7 +495,7 @@ int ofi_port_get(struct ofi_prov *prov, const struct sockaddr *sa, struct ofi_po
 	struct sockaddr_storage local;
 
 	memset(&local, 0, sizeof(local));
-	if (is_network(prov))
+	if (ofi_is_network(prov->info))
 		without_port(sa, &local);
 	for (struct ofi_port *port = prov->ports; port; port = port->next)
 		if (memcmp(&port->local, &local, sizeof(local)) == 0) {

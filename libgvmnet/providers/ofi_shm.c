@@ -10,8 +10,11 @@
 #include "providers/ofi.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 struct ofi_shm {
 	struct ofi_shm *next;
@@ -58,6 +61,15 @@ struct ofi_shm *ofi_shm_use(const struct ofi_prov *prov, const uint8_t *name, ui
 		shm->users++;
 	pthread_mutex_unlock(&lock);
 	return shm;
+}
+
+int ofi_shm_exists(const char *name)
+{
+	char path[300];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "/dev/shm/%s", name);
+	return lstat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == geteuid();
 }
 
 /* Out of the list, with the lock held. */

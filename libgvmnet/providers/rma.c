@@ -72,6 +72,7 @@ static void conn_end(struct gvm_rma_conn *conn, int why, int orderly)
 
 	assert(conn->s.state != GVM_STREAM_DEAD);
 	gvm_rma_works_orphan(conn, &ops);
+	gvm_rma_credits_end(conn);
 	fabric->disconnect(conn->ep, orderly);
 	if (fabric->takes_back)
 		gvm_rma_orphans_free(core); /* there are no others */
@@ -132,51 +133,45 @@ static uint32_t gather(const struct gvm_stream *s, uint8_t *to)
 	return len;
 }
 
-/* Credits are kept back from one who asks for more than it takes. */
-static unsigned may_grant(const struct gvm_rma_conn *conn)
-{
-	return gvm_stream_is_paused(&conn->s) ? 0 : conn->owed;
-}
-
-/* Post a cell with what there is of the stream, or an empty one. 0, -EAGAIN, or what is broken. */
-static int send_cell(struct gvm_rma_conn *conn, int empty)
+/* Post a cell of this header, with what there is of the stream, or without bytes. 0, -EAGAIN, or
+ * what is broken. */
+static int send_cell(struct gvm_rma_conn *conn, const struct gvm_cell *cell, int has_bytes)
 {
 	struct gvm_rma_work *work = conn->n_works < GVM_RMA_WORKS ? gvm_rma_work_cell(conn) : NULL;
-	struct gvm_cell cell = { .credits = (uint16_t)may_grant(conn) };
 	uint32_t len;
 	int err;
 
 	if (!work)
 		return -EAGAIN;
 	work->kind = GVM_RMA_SEND;
-	gvm_cell_encode(work->buf, &cell);
-	len = empty ? 0 : gather(&conn->s, work->buf + GVM_RMA_CELL_HDR);
+	gvm_cell_encode(work->buf, cell);
+	len = has_bytes ? gather(&conn->s, work->buf + GVM_RMA_CELL_HDR) : 0;
 	work->len = GVM_RMA_CELL_HDR + len;
 	/* there may be nothing but frames that were taken back */
-	err = empty || len ? gvm_rma_work_post(conn, work) : 0;
-	if (err || (!empty && !len))
+	err = len || !has_bytes ? gvm_rma_work_post(conn, work) : 0;
+	if (err || (has_bytes && !len))
 		gvm_rma_work_free(conn->core, work);
 	if (err)
 		return err;
-	if (!empty)
+	if (has_bytes)
 		gvm_stream_sent(&conn->s, len);
-	if (!empty && !len)
-		return 0;
-	conn->credits -= !empty;
-	conn->owed -= cell.credits;
-	conn->granted += cell.credits;
+	if (len || !has_bytes)
+		gvm_rma_credits_sent(conn, cell, has_bytes);
 	return 0;
 }
 
 static int send_cells(struct gvm_rma_conn *conn)
 {
+	struct gvm_cell cell;
 	int err = 0;
 
-	while (!err && gvm_stream_has_tx(&conn->s) && conn->credits)
-		err = send_cell(conn, 0);
+	while (!err && gvm_stream_has_tx(&conn->s) && conn->credits) {
+		gvm_rma_credits_bytes(conn, &cell);
+		err = send_cell(conn, &cell, 1);
+	}
 	gvm_stream_rest(&conn->s);
-	if (!err && may_grant(conn) > GVM_RMA_CELLS / 2)
-		err = send_cell(conn, 1);
+	while (!err && gvm_rma_credits_due(conn, &cell))
+		err = send_cell(conn, &cell, 0);
 	return err;
 }
 
@@ -198,20 +193,13 @@ static void conn_flush(struct gvm_rma_conn *conn)
 		gvm_rma_tell_later(conn);
 }
 
-static const char *take_credits(struct gvm_rma_conn *conn, const uint8_t *buf, uint32_t len,
-				struct gvm_cell *cell)
+static const char *cell_check(const struct gvm_rma_conn *conn, const uint8_t *buf, uint32_t len,
+			      struct gvm_cell *cell)
 {
 	if (len < GVM_RMA_CELL_HDR || len > GVM_RMA_CELL ||
 	    gvm_cell_decode(buf, GVM_CELL_LEN, cell))
 		return "this is not the gvmnet protocol";
-	if (cell->credits > GVM_RMA_CELLS - conn->credits)
-		return "more credits than were spent";
-	if (len == GVM_RMA_CELL_HDR)
-		return cell->credits ? NULL : "an empty cell";
-	if (!conn->granted)
-		return "a cell without a credit for it";
-	conn->granted--;
-	return NULL;
+	return gvm_rma_credits_check(conn, cell, len > GVM_RMA_CELL_HDR);
 }
 
 void gvm_rma_cell(struct gvm_rma_ep *ep, const uint8_t *buf, uint32_t len)
@@ -222,7 +210,7 @@ void gvm_rma_cell(struct gvm_rma_ep *ep, const uint8_t *buf, uint32_t len)
 
 	if (!gvm_rma_is_open(conn))
 		return;
-	wrong = take_credits(conn, buf, len, &cell);
+	wrong = cell_check(conn, buf, len, &cell);
 	if (wrong) {
 		gvm_stream_malformed(&conn->s, wrong);
 		return;
@@ -233,8 +221,7 @@ void gvm_rma_cell(struct gvm_rma_ep *ep, const uint8_t *buf, uint32_t len)
 		gvm_stream_append(&conn->s, buf + GVM_RMA_CELL_HDR, len - GVM_RMA_CELL_HDR);
 	if (!gvm_rma_is_open(conn))
 		return;
-	conn->credits += cell.credits;
-	conn->owed += len > GVM_RMA_CELL_HDR;
+	gvm_rma_credits_take(conn, &cell, len > GVM_RMA_CELL_HDR);
 	gvm_rma_flush_later(conn);
 	if (conn->s.want_room)
 		gvm_rma_tell_later(conn);
@@ -297,7 +284,7 @@ static struct gvm_rma_conn *conn_new(struct gvm_rma *rma, void *user)
 	ep->conn = conn;
 	conn->ep = ep;
 	conn->core = rma->core;
-	conn->credits = conn->granted = GVM_RMA_CELLS;
+	gvm_rma_credits_init(conn);
 	gvm_rma_ring_init(&conn->works);
 	conn->last_key = &gvm_rma_no_key;
 	gvm_stream_init(&conn->s, &rma->core->env, &ep->ep);
@@ -377,7 +364,12 @@ void gvm_rma_shut(struct gvm_ep *ep, int why)
 
 void gvm_rma_allow(struct gvm_ep *ep)
 {
-	gvm_rma_of_ep(ep)->s.allowed = 1;
+	struct gvm_rma_conn *conn = gvm_rma_of_ep(ep);
+	const struct gvm_rma_fabric *fabric = conn->core->rma->fabric;
+
+	conn->s.allowed = 1;
+	if (fabric->allow)
+		fabric->allow(conn->ep);
 }
 
 int gvm_rma_send(struct gvm_ep *ep, const struct gvm_hdr *hdr, const void *payload)
@@ -566,6 +558,21 @@ int gvm_rma_arm(struct gvm_prov *prov)
 	return rma->fabric->arm(rma);
 }
 
+/* ---- the device goes and comes ------------------------------------------------------------- */
+
+void gvm_rma_lost(struct gvm_rma *rma)
+{
+	assert(!rma->core->n_works);
+	gvm_rma_lingerers_free(rma->core);
+	gvm_rma_locals_close(rma->core);
+	gvm_rma_bufs_dereg(rma->core);
+}
+
+int gvm_rma_back(struct gvm_rma *rma)
+{
+	return gvm_rma_bufs_reg(rma->core);
+}
+
 /* ---- the worker's end and beginning -------------------------------------------------------- */
 
 static int core_new(struct gvm_rma *rma, const struct gvm_provider_ops *self)
@@ -590,6 +597,7 @@ static int core_new(struct gvm_rma *rma, const struct gvm_provider_ops *self)
 	    (struct gvm_stream_env){ .host = rma->host, .up = &core->up, .ops = &stream_ops };
 	core->flush_end = &core->flush;
 	core->starved_end = &core->starved;
+	core->spare = GVM_RMA_LEND;
 	gvm_rma_shares_open(core);
 	rma->core = core;
 	return 0;
@@ -643,6 +651,7 @@ void gvm_rma_close(struct gvm_prov *prov)
 	struct gvm_rma_core *core = rma->core;
 
 	rma->fabric->stop(rma);
+	gvm_rma_lingerers_free(core);
 	gvm_rma_orphans_free(core);
 	gvm_rma_locals_close(core);
 	feed_starved(core); /* unlinks the dead from the lists, as do the others */

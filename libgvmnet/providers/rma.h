@@ -22,16 +22,19 @@
 #include "providers/provider.h"
 #include "providers/stream.h"
 
-#define GVM_RMA_CELL     1024u /* bytes of a receive buffer, header included */
+#define GVM_RMA_CELL     4160u /* bytes of a receive buffer: a page, a frame's header, a cell's */
 #define GVM_RMA_CELL_HDR 16u
-#define GVM_RMA_CELLS    16u /* cells on their way to a peer, besides one for credits */
-#define GVM_RMA_RECVS    (GVM_RMA_CELLS + 1u) /* receive buffers that a connection needs */
+#define GVM_RMA_BASE     2u  /* cells that may always be on their way to a peer, */
+#define GVM_RMA_CELLS    16u /* and at most, besides one for credits */
+#define GVM_RMA_LEND     126u /* that a worker's connections have together beyond GVM_RMA_BASE each */
+#define GVM_RMA_FIRST    (GVM_RMA_BASE + 1u)  /* receive buffers that a connection begins with, */
+#define GVM_RMA_RECVS    (GVM_RMA_CELLS + 1u) /* and has at most */
 #define GVM_RMA_WORKS    256u /* sends, reads and writes of a connection under way */
 #define GVM_RMA_GRACE_MS 200u
 #define GVM_RMA_SHARES                                                                             \
 	(16u << 10) /* registrations for a peer; beyond, memory is served in software */
 #define GVM_RMA_LOCALS     1024u       /* buffers of the application's that a worker registers */
-#define GVM_RMA_SEND_CELLS 1024u       /* of a worker */
+#define GVM_RMA_SEND_CELLS 126u        /* of a worker: half a MiB */
 #define GVM_RMA_BOUNCE_MAX (32u << 20) /* bytes of a worker's bounce buffers */
 
 struct gvm_rma;
@@ -56,6 +59,7 @@ struct gvm_rma_work {
 	uint8_t kind;
 	uint16_t slot; /* rma.c's */
 	uint32_t len;
+	uint64_t since; /* rma.c's: with late_ms, when one was made that has its own buffer */
 	const struct gvm_rma_reg *reg;
 	uint64_t remote_key, remote_addr; /* of a read or write: as the other side's reg says */
 };
@@ -79,13 +83,23 @@ struct gvm_rma_fabric {
 
 	/* listen, connect: as in provider.h; ep is rma.c's, its name is set by the fabric.
 	 * gvm_rma_accepted() asks for an endpoint, gvm_rma_connected() tells how connect ended.
-	 * Both sides have posted GVM_RMA_RECVS receive buffers before anything can arrive. At most
-	 * GVM_RMA_RECVS cells are on their way at a time as long as a buffer whose cell was handed
-	 * to gvm_rma_cell() is posted again before poll() returns. */
+	 * Both sides have posted GVM_RMA_FIRST receive buffers before anything can arrive. At most
+	 * so many cells, or as many as receives() has said last, are on their way at a time as long
+	 * as a buffer whose cell was handed to gvm_rma_cell() is posted again before poll()
+	 * returns.
+	 */
 	int (*listen)(struct gvm_rma *rma, struct gvm_listener *listener, const char *host,
 		      unsigned port, unsigned *bound_port);
 	void (*unlisten)(struct gvm_rma *rma, struct gvm_listener *listener);
 	int (*connect)(struct gvm_rma_ep *ep, const char *host, unsigned port);
+	/* There are to be n receive buffers for what comes from ep, at most GVM_RMA_RECVS; one
+	 * whose cell gvm_rma_cell() has counts. More are with the hardware before anything that is
+	 * posted after this; -ENOMEM: none have been added. Fewer, which always succeeds, need not
+	 * be taken out of it. Makes no upcall. */
+	int (*receives)(struct gvm_rma_ep *ep, unsigned n);
+	/* The other side has proven the cluster's key: the hardware may serve it. Makes no upcall.
+	 * NULL: it does so as soon as there is a registration. */
+	void (*allow)(struct gvm_rma_ep *ep);
 	/*
 	 * End it, in whatever state. orderly: cells that were posted are given to the wire if that
 	 * is possible without waiting, and what the other side sees last is their end, not a
@@ -112,7 +126,8 @@ struct gvm_rma_fabric {
 	 * -EOPNOTSUPP, -ENOMEM, ...: it cannot. */
 	int (*reg)(struct gvm_rma *rma, struct gvm_rma_ep *ep, void *at, size_t len,
 		   unsigned access, struct gvm_rma_reg *reg);
-	/* The hardware no longer reaches it when this returns. May come after disconnect(). */
+	/* The hardware no longer reaches it when this returns. May come after disconnect(), and
+	 * again for a reg whose reg() has failed or whose dereg() has been. */
 	void (*dereg)(struct gvm_rma *rma, struct gvm_rma_reg *reg);
 };
 
@@ -122,6 +137,19 @@ struct gvm_rma {
 	const struct gvm_host_ops *up;
 	const struct gvm_rma_fabric *fabric;
 	struct gvm_rma_core *core; /* rma.c's */
+	/* Set by open(): a read whose answer ends half way with a refusal may be told done. So no
+	 * registration is taken away from a connection that may still use it. */
+	int hides_refusals;
+	unsigned grace_ms; /* set by open(): how long UNMAP may wait for its answer; 0:
+			      GVM_RMA_GRACE_MS */
+	/* Set by open(): what this side's CPU, or the other's, moves as if it were hardware can not
+	 * be stopped in the middle of a message, by dereg() or disconnect().
+	 * no_writes: so nobody is let write to memory of this side.
+	 * linger_ms: a read that has begun may go on for so long after its connection has ended
+	 *   (0: it ends with it), unless the other side has_let_go.
+	 * late_ms: less than that; a read that takes longer is not believed, and is made again. */
+	int no_writes;
+	unsigned linger_ms, late_ms;
 };
 
 struct gvm_listener {
@@ -134,6 +162,9 @@ struct gvm_rma_ep {
 	struct gvm_ep ep; /* first */
 	struct gvm_rma *rma;
 	struct gvm_rma_conn *conn; /* rma.c's */
+	/* The fabric's, before it tells of the end: the other side has ended the connection first,
+	 * or is no more; what it may still read it gives to nobody. */
+	int has_let_go;
 };
 
 /* ---- what a fabric calls ------------------------------------------------------------------- */
@@ -154,6 +185,13 @@ void gvm_rma_done(struct gvm_rma_work *work, int status);
 /* The connection has ended. ep is gone when this returns; disconnect() has been called inside.
  * No-op for an endpoint that is gone already. */
 void gvm_rma_broken(struct gvm_rma_ep *ep, int why, const char *reason);
+
+/* The device is gone, and all endpoints have ended: dereg() comes for whatever is registered. No
+ * reg() until gvm_rma_back(). */
+void gvm_rma_lost(struct gvm_rma *rma);
+/* It is there again: reg() for the worker's buffers. An error: they cannot be, and it is as after
+ * gvm_rma_lost(). */
+int gvm_rma_back(struct gvm_rma *rma);
 
 /*
  * A provider over a fabric: its table is GVM_RMA_OPS with an open() that calls gvm_rma_open.

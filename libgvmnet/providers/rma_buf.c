@@ -17,18 +17,17 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define CELL_SHIFT  10u
 #define FIRST_SHIFT 12u
 #define SHIFT_STEP  2u
 
-_Static_assert(1u << CELL_SHIFT == GVM_RMA_CELL, "cells are cut from a chunk");
-_Static_assert(CHUNK_BYTES / GVM_RMA_CELL == GVM_RMA_SEND_CELLS, "and fill it");
+_Static_assert(CHUNK_BYTES >> FIRST_SHIFT <= CHUNK_BUFS && GVM_RMA_SEND_CELLS <= CHUNK_BUFS,
+	       "as many as there may be");
 _Static_assert(1u << (FIRST_SHIFT + SHIFT_STEP * (CHUNK_SIZES - 1)) == CHUNK_BYTES,
 	       "the last size");
 
 /* ---- chunks -------------------------------------------------------------------------------- */
 
-static struct rma_chunk *chunk_new(struct gvm_rma_core *core)
+static struct rma_chunk *chunk_new(struct gvm_rma_core *core, uint32_t bytes)
 {
 	struct rma_chunk *chunk = calloc(1, sizeof(*chunk));
 	struct gvm_rma *rma = core->rma;
@@ -36,29 +35,30 @@ static struct rma_chunk *chunk_new(struct gvm_rma_core *core)
 
 	if (!chunk)
 		return NULL;
-	base = mmap(NULL, CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (base == MAP_FAILED)
 		goto free_chunk;
-	if (rma->fabric->reg(rma, NULL, base, CHUNK_BYTES, 0, &chunk->reg))
+	if (rma->fabric->reg(rma, NULL, base, bytes, 0, &chunk->reg))
 		goto unmap;
 	chunk->core = core;
 	chunk->base = base;
+	chunk->bytes = bytes;
 	chunk->all_next = core->all;
 	core->all = chunk;
 	return chunk;
 
 unmap:
-	munmap(base, CHUNK_BYTES);
+	munmap(base, bytes);
 free_chunk:
 	free(chunk);
 	return NULL;
 }
 
 /* Cut it into buffers. */
-static void chunk_cut(struct rma_chunk *chunk, unsigned shift)
+static void chunk_cut(struct rma_chunk *chunk, uint32_t size)
 {
-	chunk->shift = shift;
-	chunk->n = chunk->n_free = CHUNK_BYTES >> shift;
+	chunk->size = size;
+	chunk->n = chunk->n_free = chunk->bytes / size;
 	for (unsigned i = 0; i < chunk->n; i++)
 		chunk->free[i] = (uint16_t)(chunk->n - 1 - i);
 }
@@ -112,7 +112,7 @@ static struct rma_chunk *chunk_empty(struct gvm_rma_core *core)
 	}
 	if (core->n_chunks >= GVM_RMA_BOUNCE_MAX / CHUNK_BYTES)
 		return chunk_unused(core);
-	chunk = chunk_new(core);
+	chunk = chunk_new(core, CHUNK_BYTES);
 	core->n_chunks += chunk != NULL;
 	return chunk;
 }
@@ -132,7 +132,8 @@ static struct rma_chunk *chunk_get(struct gvm_rma_core *core, unsigned shift)
 	chunk = chunk_empty(core);
 	if (!chunk)
 		return NULL;
-	chunk_cut(chunk, shift);
+	chunk->shift = shift;
+	chunk_cut(chunk, 1u << shift);
 	list_add(room, chunk);
 	return chunk;
 }
@@ -162,12 +163,12 @@ int gvm_rma_bufs_open(struct gvm_rma_core *core)
 {
 	struct rma_chunk *first;
 
-	core->cells = chunk_new(core);
+	core->cells = chunk_new(core, GVM_RMA_SEND_CELLS * GVM_RMA_CELL);
 	first = core->cells ? chunk_empty(core) : NULL;
 	if (!first)
 		return -ENOMEM;
 	list_add(&core->empty, first);
-	chunk_cut(core->cells, CELL_SHIFT);
+	chunk_cut(core->cells, GVM_RMA_CELL);
 	return 0;
 }
 
@@ -184,9 +185,26 @@ void gvm_rma_bufs_close(struct gvm_rma_core *core)
 	while ((chunk = core->all)) {
 		core->all = chunk->all_next;
 		rma->fabric->dereg(rma, &chunk->reg);
-		munmap(chunk->base, CHUNK_BYTES);
+		munmap(chunk->base, chunk->bytes);
 		free(chunk);
 	}
+}
+
+void gvm_rma_bufs_dereg(struct gvm_rma_core *core)
+{
+	for (struct rma_chunk *chunk = core->all; chunk; chunk = chunk->all_next)
+		core->fabric->dereg(core->rma, &chunk->reg);
+}
+
+int gvm_rma_bufs_reg(struct gvm_rma_core *core)
+{
+	int err = 0;
+
+	for (struct rma_chunk *chunk = core->all; chunk && !err; chunk = chunk->all_next)
+		err = core->fabric->reg(core->rma, NULL, chunk->base, chunk->bytes, 0, &chunk->reg);
+	if (err)
+		gvm_rma_bufs_dereg(core);
+	return err;
 }
 
 /* ---- work ---------------------------------------------------------------------------------- */
@@ -203,7 +221,7 @@ static struct gvm_rma_work *work_from(struct gvm_rma_conn *conn, struct rma_chun
 	work->map = work->local = NULL;
 	work->chunk = chunk;
 	work->slot = chunk->free[--chunk->n_free];
-	work->buf = chunk->base + ((size_t)work->slot << chunk->shift);
+	work->buf = chunk->base + (size_t)work->slot * chunk->size;
 	work->reg = &chunk->reg;
 	if (!chunk->n_free && chunk != conn->core->cells)
 		list_remove(room_of(conn->core, chunk->shift), chunk);

@@ -2,7 +2,8 @@
 /*
  * What the files of the one-sided providers share; docs/rdma.md says how they work.
  *
- *     rma.c         endpoints: cells and credits, their life, a worker's rounds
+ *     rma.c         endpoints: cells, their life, a worker's rounds
+ *     rma_credit.c  how many cells each side may send
  *     rma_buf.c     registered buffers of the worker, and work
  *     rma_local.c   registered buffers of the application
  *     rma_map.c     fetch and put: the other side's keys, and what is under way with them
@@ -58,9 +59,11 @@ struct rma_key {
 /* Memory of this side's that the other side may reach. */
 struct rma_share {
 	struct rma_node node; /* first */
-	struct gvm_rma_conn *conn;
+	struct gvm_rma_core *core;
+	struct gvm_rma_conn *conn; /* NULL: it has ended */
 	struct gvm_mem_user user;
 	struct gvm_rma_reg reg;
+	unsigned access; /* of the hardware */
 	/* LATE: the registration has ended, UNMAPPED has not come */
 	enum { SHARE_LIVE, SHARE_GOING, SHARE_LATE } state;
 	int noted;                     /* in core->noted; under its lock */
@@ -92,15 +95,29 @@ struct gvm_rma_conn {
 	uint8_t silent;     /* shut() by core: no more upcalls but completions */
 	int error;          /* found while posting, to be told by progress() */
 
-	unsigned credits; /* cells that this side may send */
-	unsigned granted; /* that the other side may send */
-	unsigned owed;    /* that it may send when it hears of it */
+	/* rma_credit.c's */
+	unsigned credits;            /* cells that this side may send */
+	unsigned lent;               /* that the other side may send, or has on their way */
+	unsigned held;               /* buffers for those; what is not lent is to be */
+	uint32_t given, taken;       /* credits, ever: to the other side, and used by it */
+	uint32_t heard, spent;       /* of the other side, and used */
+	uint32_t empty_given;        /* given before the last empty cell was sent, */
+	uint32_t empty_heard;        /* heard before one came */
+	uint8_t empty_out, empty_in; /* one may still be on its way; one has come */
+	uint8_t recall, recalled;    /* to be asked for what it does not need, and has been */
+	uint8_t give_up;             /* this side has been asked */
+	uint64_t used_at;            /* when the other side last used one */
+	struct gvm_rma_conn *lend_next, *lend_prev; /* in core->lenders */
 
 	struct gvm_rma_work works; /* in the hardware: a ring, this its head */
 	unsigned n_works;
 	unsigned n_ops;       /* fetches and puts that core waits for */
 	struct rma_ops ready; /* not yet posted: for want of room, in order */
 	struct rma_ops ended; /* progress() tells */
+
+	/* puts that the stream has: how many, and where, in memory of puts_key; 0: of several */
+	unsigned soft_puts;
+	uint64_t puts_key, puts_begin, puts_end;
 
 	struct rma_table keys;    /* struct rma_key */
 	struct rma_key *last_key; /* that was found, or gvm_rma_no_key */
@@ -112,7 +129,8 @@ struct gvm_rma_conn {
 /* ---- the worker ---------------------------------------------------------------------------- */
 
 #define CHUNK_BYTES GVM_WIRE_XFER_MAX
-#define CHUNK_SIZES 5u /* 4 KiB, 16 KiB, ... 1 MiB */
+#define CHUNK_SIZES 5u   /* 4 KiB, 16 KiB, ... 1 MiB */
+#define CHUNK_BUFS  256u /* at most */
 
 /* A registered piece of memory, cut into buffers of one size. */
 struct rma_chunk {
@@ -121,9 +139,10 @@ struct rma_chunk {
 	struct gvm_rma_core *core;
 	struct gvm_rma_reg reg;
 	uint8_t *base;
-	unsigned shift; /* of the buffers' size */
+	uint32_t bytes, size; /* of a buffer */
+	unsigned shift;       /* of the size; of no use for cells */
 	unsigned n_free, n;
-	uint16_t free[GVM_RMA_SEND_CELLS];
+	uint16_t free[CHUNK_BUFS];
 };
 
 struct gvm_rma_core {
@@ -143,7 +162,11 @@ struct gvm_rma_core {
 	struct gvm_rma_conn *dead;
 	struct gvm_rma_conn *starved, **starved_end; /* a queue or the buffers were full */
 	struct gvm_rma_conn *hungry;                 /* has its turn with the buffers first */
-	int room;                                    /* a work has ended since */
+	struct gvm_rma_conn *lenders,
+	    *lenders_last;         /* hold more than GVM_RMA_BASE; used last first */
+	unsigned n_lenders, spare; /* spare: of GVM_RMA_LEND */
+	int refused;               /* one could not have more of those */
+	int room;                  /* a work has ended since */
 
 	struct gvm_rma_work orphans;     /* as works, of connections that have ended */
 	struct gvm_rma_work *free_works; /* by next */
@@ -159,7 +182,8 @@ struct gvm_rma_core {
 	struct rma_share *noted;
 	struct rma_local *noted_locals;
 	atomic_int any_noted;
-	struct rma_share *going, *going_last; /* wait for UNMAPPED, first to be over first */
+	/* wait for UNMAPPED, or for what may still be reading; first to be over first */
+	struct rma_share *going, *going_last;
 	unsigned n_shares;
 	struct gvm_watch grace; /* a timer: the first of going is over */
 };
@@ -192,6 +216,21 @@ void gvm_rma_tell_later(struct gvm_rma_conn *conn);
 void gvm_rma_starve(struct gvm_rma_conn *conn);
 void gvm_rma_fail(struct gvm_rma_conn *conn, int why, const char *reason);
 
+/* ---- rma_credit.c -------------------------------------------------------------------------- */
+
+void gvm_rma_credits_init(struct gvm_rma_conn *conn);
+void gvm_rma_credits_end(struct gvm_rma_conn *conn);
+/* What is wrong with a cell that has come, or NULL. */
+const char *gvm_rma_credits_check(const struct gvm_rma_conn *conn, const struct gvm_cell *cell,
+				  int has_bytes);
+/* It was served. */
+void gvm_rma_credits_take(struct gvm_rma_conn *conn, const struct gvm_cell *cell, int has_bytes);
+/* The header of the next cell with bytes. */
+void gvm_rma_credits_bytes(const struct gvm_rma_conn *conn, struct gvm_cell *cell);
+/* 1: a cell without bytes is to be sent, of this header. Asked until it says 0. */
+int gvm_rma_credits_due(struct gvm_rma_conn *conn, struct gvm_cell *cell);
+void gvm_rma_credits_sent(struct gvm_rma_conn *conn, const struct gvm_cell *cell, int has_bytes);
+
 /* ---- rma_local.c --------------------------------------------------------------------------- */
 
 /* In place of one that there is not, for who only compares; never written. */
@@ -210,6 +249,9 @@ void gvm_rma_locals_close(struct gvm_rma_core *core);
 int gvm_rma_bufs_open(struct gvm_rma_core *core);
 /* With no work left in the hardware. */
 void gvm_rma_bufs_close(struct gvm_rma_core *core);
+/* The same: the device does not know them any more; and knows them again. */
+void gvm_rma_bufs_dereg(struct gvm_rma_core *core);
+int gvm_rma_bufs_reg(struct gvm_rma_core *core);
 /* A cell. NULL: there is none. */
 struct gvm_rma_work *gvm_rma_work_cell(struct gvm_rma_conn *conn);
 /* With a buffer for len bytes, or NULL. */
@@ -329,7 +371,9 @@ void gvm_rma_map(struct gvm_rma_conn *conn, const struct gvm_hdr *hdr);
 void gvm_rma_unmapped(struct gvm_rma_conn *conn, const struct gvm_hdr *hdr);
 /* Tell the other sides of memory that was withdrawn. Returns of how much. */
 int gvm_rma_shares_withdraw(struct gvm_rma_core *core);
-/* The connection has ended, and with it the hardware's reach. */
+/* The connection has ended, and with it the hardware's reach, or so it will within linger_ms. */
 void gvm_rma_shares_free(struct gvm_rma_conn *conn);
+/* All connections have ended, and nothing reads any more. */
+void gvm_rma_lingerers_free(struct gvm_rma_core *core);
 
 #endif

@@ -6,6 +6,7 @@
  *
  *     fetch(), put() --> ready --+-- key not known, asked or going --> key->wait --> ready
  *                                +-- hard --> a read or write of the hardware
+ *                                |    +-- not for the hardware to do: as soft
  *                                +-- soft --> FETCH and PUT of the stream
  *
  * State of a key: none -> ASKED (MAP was sent) -> HARD (MAPPED with what the hardware needs) | SOFT
@@ -193,6 +194,7 @@ void gvm_rma_keys_free(struct gvm_rma_conn *conn, struct rma_ops *ops)
 
 /* ---- posting ------------------------------------------------------------------------------- */
 
+/* -EPERM: not by hardware. */
 static HOT int may_reach(const struct gvm_mapped *at, const struct gvm_op *op,
 			 enum gvm_op_kind kind)
 {
@@ -223,6 +225,8 @@ static struct gvm_rma_work *work_copied(struct gvm_rma_conn *conn, const struct 
 
 	if (work && op->kind == GVM_OP_PUT)
 		memcpy(work->buf, op->buf, op->len);
+	if (work && conn->core->rma->late_ms)
+		work->since = gvm_rma_now(conn->core);
 	return work;
 }
 
@@ -285,6 +289,30 @@ static int post_hard(struct gvm_rma_conn *conn, struct rma_key *key, struct gvm_
 	return work ? post_work(conn, key, op, op->kind, work) : -EAGAIN;
 }
 
+/* A fetch of what a put that the stream has is about to change: it is to see that. */
+static int follows_put(const struct gvm_rma_conn *conn, const struct gvm_op *op)
+{
+	return conn->soft_puts && op->kind == GVM_OP_FETCH &&
+	       (!conn->puts_key || conn->puts_key == op->key) && op->offset < conn->puts_end &&
+	       op->offset + op->len > conn->puts_begin;
+}
+
+static void soft_put_add(struct gvm_rma_conn *conn, const struct gvm_op *op)
+{
+	if (!conn->soft_puts++) {
+		conn->puts_key = op->key;
+		conn->puts_begin = op->offset;
+		conn->puts_end = op->offset + op->len;
+		return;
+	}
+	if (conn->puts_key != op->key)
+		conn->puts_key = 0;
+	if (op->offset < conn->puts_begin)
+		conn->puts_begin = op->offset;
+	if (op->offset + op->len > conn->puts_end)
+		conn->puts_end = op->offset + op->len;
+}
+
 static int post_soft(struct gvm_rma_conn *conn, struct gvm_op *op)
 {
 	int err = op->kind == GVM_OP_FETCH ? gvm_stream_fetch(&conn->s, op)
@@ -293,6 +321,8 @@ static int post_soft(struct gvm_rma_conn *conn, struct gvm_op *op)
 	if (err)
 		return err;
 	op->prov[1] = IN_STREAM;
+	if (op->kind == GVM_OP_PUT)
+		soft_put_add(conn, op);
 	gvm_rma_flush_later(conn);
 	return 0;
 }
@@ -308,6 +338,19 @@ static struct rma_key *known_key(struct gvm_rma_conn *conn, uint64_t number)
 	return key;
 }
 
+/* What the hardware may not do at all, the other side's core may: it knows whether. */
+static int post_reach(struct gvm_rma_conn *conn, struct rma_key *key, struct gvm_op *op)
+{
+	int err = may_reach(&key->at, op, op->kind);
+
+	if (err == -EPERM || (!err && follows_put(conn, op)))
+		return post_soft(conn, op);
+	if (!err)
+		return post_hard(conn, key, op);
+	end_later(conn, op, err);
+	return 0;
+}
+
 /* The first of conn->ready moves on; or a negative errno, then it does not. */
 static int route(struct gvm_rma_conn *conn, struct gvm_op *op)
 {
@@ -318,12 +361,7 @@ static int route(struct gvm_rma_conn *conn, struct gvm_op *op)
 		return err;
 	gvm_rma_ops_remove(op);
 	if (key->state == KEY_HARD) {
-		err = may_reach(&key->at, op, op->kind);
-		if (err) {
-			end_later(conn, op, err);
-			return 0;
-		}
-		err = post_hard(conn, key, op);
+		err = post_reach(conn, key, op);
 	} else if (key->state == KEY_SOFT) {
 		err = post_soft(conn, op);
 	} else {
@@ -375,7 +413,7 @@ static __attribute__((noinline)) int post_any(struct gvm_rma_conn *conn, struct 
 	conn->n_ops++;
 	key = known_key(conn, op->key);
 	if (conn->ready.first || !key || key->state != KEY_HARD ||
-	    may_reach(&key->at, op, op->kind) || post_hard(conn, key, op))
+	    may_reach(&key->at, op, op->kind) || follows_put(conn, op) || post_hard(conn, key, op))
 		return post_in_turn(conn, op);
 	return 0;
 }
@@ -433,6 +471,7 @@ int gvm_rma_cancel(struct gvm_ep *ep, struct gvm_op *op)
 
 	if (op->prov[1] == IN_STREAM) {
 		err = gvm_stream_cancel(&conn->s, op);
+		conn->soft_puts -= !err && op->kind == GVM_OP_PUT;
 	} else if (op->prov[1] == IN_HARDWARE) {
 		work = (struct gvm_rma_work *)(uintptr_t)op->prov[2];
 		if (work->local)
@@ -476,6 +515,15 @@ static HOT void work_arrived(struct gvm_rma_core *core, const struct gvm_rma_wor
 		gvm_count(&core->stats->bytes_sent, work->len);
 }
 
+/* It may have been read when the memory was another's already. */
+static int is_late(const struct gvm_rma_conn *conn, const struct gvm_rma_work *work)
+{
+	const struct gvm_rma_core *core = conn->core;
+
+	return core->rma->late_ms && work->kind == GVM_RMA_READ && !work->local &&
+	       core->up.now(core->rma->host) - work->since > core->rma->late_ms * 1000000ull;
+}
+
 /* A read or write has ended, and its work is still there. */
 static void transfer_done(struct gvm_rma_conn *conn, const struct gvm_rma_work *work, int status)
 {
@@ -484,6 +532,11 @@ static void transfer_done(struct gvm_rma_conn *conn, const struct gvm_rma_work *
 
 	if (!status)
 		work_arrived(conn->core, work, gvm_rma_now(conn->core));
+	if (!status && op && is_late(conn, work)) {
+		gvm_rma_ops_add(&conn->ready, op);
+		gvm_rma_flush_later(conn);
+		op = NULL;
+	}
 	if (!status && op && !work->local && work->kind == GVM_RMA_READ)
 		memcpy(op->buf, work->buf, work->len);
 	if (op)
@@ -557,6 +610,7 @@ void gvm_rma_soft_completed(struct gvm_ep *ep, struct gvm_op *op, int status)
 
 	if (key && key->state == KEY_SOFT)
 		key_forget(conn, key);
+	conn->soft_puts -= op->kind == GVM_OP_PUT;
 	gvm_rma_op_end(conn, op, status);
 }
 

@@ -4,10 +4,16 @@
  *
  * A share is one registration with the device, for one connection and key. It ends when the memory
  * is withdrawn and the other side has answered UNMAP, or has not within GVM_RMA_GRACE_MS; and with
- * the connection. Only then is the memory released.
+ * the connection, which is ended first where the device hides refusals. Only then is the memory
+ * released.
  *
  *     MAP -> LIVE -- withdrawn: UNMAP --> GOING -- UNMAPPED --> none
  *                                           +-- grace over --> LATE -- UNMAPPED --> none
+ *
+ * Where reads that are under way go on after the connection has ended (linger_ms), and the other
+ * side has not shown that it has ended it too, the share and its memory stay for as long:
+ *
+ *     LIVE, GOING -- the connection ends --> GOING, without a connection -- linger_ms --> none
  */
 #include "providers/rma_core.h"
 
@@ -20,7 +26,6 @@
 
 #define ACCESS                          (GVM_ACCESS_FETCH | GVM_ACCESS_PUT)
 #define NS_PER_S                        1000000000ull
-#define GRACE_NS                        (GVM_RMA_GRACE_MS * 1000000ull)
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 /* ---- those that wait for the other side ---------------------------------------------------- */
@@ -37,15 +42,30 @@ static void set_timer(struct gvm_rma_core *core)
 	timerfd_settime(core->grace.fd, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
-static void going_add(struct gvm_rma_core *core, struct rma_share *share)
+static uint64_t grace_ns(const struct gvm_rma_core *core)
 {
+	unsigned ms = core->rma->grace_ms;
+
+	return (ms ? ms : GVM_RMA_GRACE_MS) * 1000000ull;
+}
+
+/* In the order of their ends. Of two kinds, each of which comes in order: few are passed. */
+static void going_add(struct gvm_rma_core *core, struct rma_share *share, uint64_t ns)
+{
+	struct rma_share *after = core->going_last;
+
 	share->state = SHARE_GOING;
-	share->until = gvm_rma_now(core) + GRACE_NS;
-	share->next = NULL;
-	share->prev = core->going_last;
-	core->going_last = share;
-	if (share->prev) {
-		share->prev->next = share;
+	share->until = gvm_rma_now(core) + ns;
+	while (after && after->until > share->until)
+		after = after->prev;
+	share->prev = after;
+	share->next = after ? after->next : core->going;
+	if (share->next)
+		share->next->prev = share;
+	else
+		core->going_last = share;
+	if (after) {
+		after->next = share;
 		return;
 	}
 	core->going = share;
@@ -84,7 +104,7 @@ static void note_remove(struct gvm_rma_core *core, struct rma_share *share)
 /* The hardware reaches it no more, and the memory is given back. */
 static void share_end(struct rma_share *share)
 {
-	struct gvm_rma_core *core = share->conn->core;
+	struct gvm_rma_core *core = share->core;
 
 	core->rma->fabric->dereg(core->rma, &share->reg);
 	if (share->state == SHARE_GOING)
@@ -96,6 +116,24 @@ static void share_end(struct rma_share *share)
 	note_remove(core, share);
 }
 
+/* Its connection has ended. */
+static void lingerer_free(struct rma_share *share)
+{
+	share_end(share);
+	free(share);
+}
+
+static void share_over(struct gvm_rma_core *core, struct rma_share *share)
+{
+	if (!share->conn)
+		lingerer_free(share);
+	else if (core->rma->hides_refusals)
+		gvm_rma_fail(share->conn, -ETIMEDOUT,
+			     "it did not let go of memory that was withdrawn");
+	else
+		share_end(share);
+}
+
 static void grace_over(struct gvm_watch *watch, uint32_t events)
 {
 	struct gvm_rma_core *core = container_of(watch, struct gvm_rma_core, grace);
@@ -104,7 +142,7 @@ static void grace_over(struct gvm_watch *watch, uint32_t events)
 	if (read(watch->fd, &times, sizeof(times)) != sizeof(times))
 		return;
 	while (core->going && core->going->until <= now)
-		share_end(core->going);
+		share_over(core, core->going);
 	set_timer(core);
 }
 
@@ -141,15 +179,38 @@ void gvm_rma_shares_close(struct gvm_rma_core *core)
 	pthread_mutex_destroy(&core->noted_lock);
 }
 
+void gvm_rma_lingerers_free(struct gvm_rma_core *core)
+{
+	while (core->going)
+		lingerer_free(core->going);
+}
+
+/* The connection has ended, and the other side may go on reading. */
+static void linger(struct rma_share *share)
+{
+	struct gvm_rma_core *core = share->core;
+
+	if (share->state == SHARE_GOING)
+		going_remove(core, share);
+	note_remove(core, share);
+	share->conn = NULL;
+	going_add(core, share, core->rma->linger_ms * 1000000ull);
+}
+
 void gvm_rma_shares_free(struct gvm_rma_conn *conn)
 {
+	int lingers = conn->core->rma->linger_ms && !conn->ep->has_let_go;
 	struct rma_share *share;
 
-	while ((share = (struct rma_share *)rma_table_pop(&conn->shares))) {
-		if (share->state != SHARE_LATE)
+	while ((share = (struct rma_share *)rma_table_pop(&conn->shares)))
+		if (share->state == SHARE_LATE) {
+			free(share);
+		} else if (lingers) {
+			linger(share);
+		} else {
 			share_end(share);
-		free(share);
-	}
+			free(share);
+		}
 }
 
 /* ---- memory is withdrawn ------------------------------------------------------------------- */
@@ -158,7 +219,7 @@ void gvm_rma_shares_free(struct gvm_rma_conn *conn)
 static void withdrawn(struct gvm_mem_user *user)
 {
 	struct rma_share *share = container_of(user, struct rma_share, user);
-	struct gvm_rma_core *core = share->conn->core;
+	struct gvm_rma_core *core = share->core;
 
 	pthread_mutex_lock(&core->noted_lock);
 	share->noted = 1;
@@ -194,7 +255,9 @@ int gvm_rma_shares_withdraw(struct gvm_rma_core *core)
 		struct gvm_txent ent = { 0 };
 
 		n++;
-		going_add(core, share);
+		if (!conn)
+			continue; /* it ends as it is */
+		going_add(core, share, grace_ns(core));
 		if (gvm_stream_push(&conn->s, &hdr, NULL, 0, &ent))
 			gvm_rma_fail(conn, -ENOMEM, "out of memory");
 		else
@@ -212,6 +275,7 @@ static int share_open(struct gvm_rma_conn *conn, struct rma_share *share)
 	struct gvm_rma *rma = core->rma;
 	int err;
 
+	share->core = core;
 	share->conn = conn;
 	share->user.withdrawn = withdrawn;
 	err = core->up.mem_hold(rma->host, share->node.key, conn->ep->ep.owner, &share->user);
@@ -220,8 +284,11 @@ static int share_open(struct gvm_rma_conn *conn, struct rma_share *share)
 	if (conn->shares.count >= GVM_RMA_SHARES || core->n_shares >= WORKER_MAX ||
 	    grace_open(core))
 		goto release;
-	err = rma->fabric->reg(rma, conn->ep, share->user.base, share->user.len,
-			       share->user.access & ACCESS, &share->reg);
+	share->access = share->user.access & (rma->no_writes ? GVM_ACCESS_FETCH : ACCESS);
+	if (!share->access)
+		goto release;
+	err = rma->fabric->reg(rma, conn->ep, share->user.base, share->user.len, share->access,
+			       &share->reg);
 	if (err)
 		goto release;
 	core->n_shares++;
@@ -246,7 +313,7 @@ static void answer_map(struct gvm_rma_conn *conn, const struct gvm_hdr *req, int
 		struct gvm_mapped at = { .rkey = share->reg.key,
 					 .base = share->reg.base,
 					 .len = share->user.len,
-					 .access = share->user.access & ACCESS };
+					 .access = share->access };
 
 		hdr.length = (uint32_t)gvm_mapped_encode(body, &at);
 	}

@@ -12,7 +12,8 @@
  *              more before each sleep), and a connection that has more waits in prov->more until
  *              the others have had their turn.
  *   sending    posts only queue (txq.h); one sendmsg() per flush takes all that is queued, at the
- *              end of serving what one recv() has brought, or when core flushes.
+ *              end of serving what one recv() has brought, or when core flushes. One that was
+ *              posted something later than others does not leave before them.
  *
  * An endpoint that has ended stays allocated until the next progress(), because callers further up
  * the stack may still hold it.
@@ -21,8 +22,6 @@
  *
  * Threads: everything here belongs to one worker's thread.
  */
-#include "providers/tcp.h"
-
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -35,12 +34,55 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "providers/stream.h"
+#include "providers/tcp_accept.h"
+#include "providers/tcp_dial.h"
+
 #define RX_BYTES        (256u << 10) /* of the worker's receive buffer */
 #define RX_SERVE        (64u << 10)  /* read at once from one that asks: bounds the answers */
 #define TX_IOV          128          /* iovecs of a sendmsg(): 64 pages */
+#define TX_JOINED       8192u        /* two pieces of up to half of it are sent as one */
 #define USER_TIMEOUT_MS 30000        /* the kernel gives up on bytes that are not acknowledged */
 
-#define EP_ENDS (EPOLLRDHUP | EPOLLERR | EPOLLHUP)
+#define EP_EVENTS (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
+#define EP_ENDS   (EPOLLRDHUP | EPOLLERR | EPOLLHUP)
+
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+
+struct tcp_ep {
+	struct gvm_ep ep;
+	struct gvm_stream s; /* NEW: looked up (no descriptor yet) or connecting */
+	struct gvm_watch watch;
+	struct tcp_ep *flush_next, *more_next, *late_next, *dead_next;
+	uint8_t on_flush; /* in prov->flush */
+	uint8_t on_more;  /* in prov->more */
+	uint8_t on_late;  /* in prov->late */
+	uint8_t readable; /* the socket may have more */
+	uint8_t ending;   /* the other side has: read until it says so */
+	uint8_t silent;   /* shut() by core: no more upcalls but completions */
+	int error;        /* found while flushing, to be told by progress() */
+
+	/* while connecting */
+	struct gvm_dial dial;
+};
+
+struct gvm_listener {
+	struct gvm_prov *prov;
+	struct gvm_acceptor acceptor;
+};
+
+struct gvm_prov {
+	struct gvm_stream_env env;
+	struct tcp_ep *flush, **flush_end; /* endpoints with something new to send */
+	struct tcp_ep *more;               /* endpoints that were not read to the end */
+	struct tcp_ep *late;               /* endpoints with something to tell core */
+	struct tcp_ep *dead;
+	struct tcp_ep *hot; /* the one that was heard of last; NULL: it has ended */
+	struct gvm_acceptors acceptors;
+	struct gvm_dialler dialler;
+	uint8_t *rx;
+	uint8_t joined[TX_JOINED];
+};
 
 static struct tcp_ep *to_tcp(struct gvm_ep *ep)
 {
@@ -162,7 +204,7 @@ static ssize_t send_iov(struct tcp_ep *ep, struct iovec *iov, int n)
 
 	if (n == 1)
 		return sys_send(ep->watch.fd, iov->iov_base, iov->iov_len);
-	if (n == 2 && iov[0].iov_len <= GVM_TCP_JOINED / 2 && iov[1].iov_len <= GVM_TCP_JOINED / 2)
+	if (n == 2 && iov[0].iov_len <= TX_JOINED / 2 && iov[1].iov_len <= TX_JOINED / 2)
 		return send_joined(ep, iov);
 	return sendmsg(ep->watch.fd, &msg, MSG_NOSIGNAL);
 }
@@ -209,14 +251,40 @@ static void read_later(struct tcp_ep *ep)
 	ep->ep.prov->more = ep;
 }
 
+static struct tcp_ep *next_to_flush(struct gvm_prov *prov)
+{
+	struct tcp_ep *ep = prov->flush;
+
+	prov->flush = ep->flush_next;
+	if (!prov->flush)
+		prov->flush_end = &prov->flush;
+	ep->on_flush = 0;
+	return ep;
+}
+
+/*
+ * Whether others wait for their flush that were sent something before this one was. It has to wait
+ * with them then: what serving one endpoint brings about leaves in the order in which it was
+ * posted. A request that is passed on is waited for, what its sender is told meanwhile is not.
+ */
+static int is_behind_others(struct tcp_ep *ep)
+{
+	struct gvm_prov *prov = ep->ep.prov;
+
+	if (ep->on_flush && prov->flush == ep)
+		next_to_flush(prov);
+	return ep->on_flush;
+}
+
 /* At the end of serving an endpoint: send what that has brought about, tell of room. */
 static void ep_settle(struct tcp_ep *ep)
 {
-	int err;
+	int err = 0;
 
 	if (ep->s.state != GVM_STREAM_OPEN)
 		return;
-	err = ep->s.tx && !ep->s.blocked ? ep_flush(ep) : 0;
+	if (ep->s.tx && !ep->s.blocked && !is_behind_others(ep))
+		err = ep_flush(ep);
 	if (err) {
 		ep_broken(ep, err);
 		return;
@@ -353,16 +421,32 @@ static void connect_ready(struct tcp_ep *ep)
 	prov->env.up->connected(&ep->ep, 0);
 }
 
+static void ep_ready(struct gvm_watch *watch, uint32_t events);
+
+static struct tcp_ep *ep_new(struct gvm_prov *prov, int fd, void *user)
+{
+	struct tcp_ep *ep = calloc(1, sizeof(*ep));
+
+	if (!ep)
+		return NULL;
+	ep->ep.ops = &gvm_provider_tcp;
+	ep->ep.prov = prov;
+	ep->ep.user = user;
+	ep->watch.fd = fd;
+	ep->watch.ready = ep_ready;
+	gvm_stream_init(&ep->s, &prov->env, &ep->ep);
+	return ep;
+}
+
 static int tcp_connect(struct gvm_prov *prov, const char *host, unsigned port, void *user,
 		       struct gvm_ep **out)
 {
-	struct tcp_ep *ep = gvm_tcp_ep_new(prov, -1, user);
+	struct tcp_ep *ep = ep_new(prov, -1, user);
 	int err;
 
 	if (!ep)
 		return -ENOMEM;
-	ep->dial =
-	    (struct gvm_dial){ .ep = &ep->ep, .watch = &ep->watch, .events = GVM_TCP_EVENTS };
+	ep->dial = (struct gvm_dial){ .ep = &ep->ep, .watch = &ep->watch, .events = EP_EVENTS };
 	snprintf(ep->ep.name, sizeof(ep->ep.name), "%.50s:%u", host, port);
 	err = gvm_dial_start(&prov->dialler, &ep->dial, host, port);
 	if (err) {
@@ -402,19 +486,53 @@ static void ep_ready(struct gvm_watch *watch, uint32_t events)
 	ep_settle(ep);
 }
 
-struct tcp_ep *gvm_tcp_ep_new(struct gvm_prov *prov, int fd, void *user)
+static void accept_one(struct gvm_acceptor *acceptor, int fd, const struct sockaddr *from)
 {
-	struct tcp_ep *ep = calloc(1, sizeof(*ep));
+	struct gvm_listener *l = container_of(acceptor, struct gvm_listener, acceptor);
+	struct gvm_prov *prov = l->prov;
+	struct tcp_ep *ep = ep_new(prov, fd, NULL);
+	int err;
 
-	if (!ep)
-		return NULL;
-	ep->ep.ops = &gvm_provider_tcp;
-	ep->ep.prov = prov;
-	ep->ep.user = user;
-	ep->watch.fd = fd;
-	ep->watch.ready = ep_ready;
-	gvm_stream_init(&ep->s, &prov->env, &ep->ep);
-	return ep;
+	if (!ep) {
+		close(fd);
+		return;
+	}
+	gvm_dial_options(fd);
+	gvm_addr_print(from, ep->ep.name, sizeof(ep->ep.name));
+	ep->s.state = GVM_STREAM_OPEN;
+	ep->ep.last_heard = prov->env.up->now(prov->env.host);
+	err = prov->env.up->watch(prov->env.host, &ep->watch, EP_EVENTS);
+	if (err) {
+		gvm_acceptors_log(&prov->acceptors, err);
+		close(fd);
+		free(ep);
+		return;
+	}
+	prov->env.up->accepted(prov->env.host, l, &ep->ep);
+}
+
+static int tcp_listen(struct gvm_prov *prov, const char *host, unsigned port,
+		      struct gvm_listener **listener, unsigned *bound_port)
+{
+	struct gvm_listener *l = calloc(1, sizeof(*l));
+	int err;
+
+	if (!l)
+		return -ENOMEM;
+	l->prov = prov;
+	err = gvm_acceptor_open(&prov->acceptors, &l->acceptor, host, port, bound_port);
+	if (err) {
+		free(l);
+		return err;
+	}
+	*listener = l;
+	return 0;
+}
+
+static void tcp_unlisten(struct gvm_listener *l)
+{
+	gvm_acceptor_close(&l->acceptor);
+	free(l);
 }
 
 static void tcp_shut(struct gvm_ep *gep, int why)
@@ -499,12 +617,8 @@ static int tcp_cancel(struct gvm_ep *gep, struct gvm_op *op)
 static void tcp_flush(struct gvm_prov *prov)
 {
 	while (prov->flush) {
-		struct tcp_ep *ep = prov->flush;
+		struct tcp_ep *ep = next_to_flush(prov);
 
-		prov->flush = ep->flush_next;
-		if (!prov->flush)
-			prov->flush_end = &prov->flush;
-		ep->on_flush = 0;
 		if (ep->s.state != GVM_STREAM_OPEN || ep->s.blocked || !ep->s.tx)
 			continue;
 		ep->error = ep_flush(ep);
@@ -618,21 +732,21 @@ static int tcp_open(struct gvm_host *host, const struct gvm_host_ops *ops, const
 	prov->env = (struct gvm_stream_env){ .host = host, .up = ops, .ops = &stream_ops };
 	prov->dialler = (struct gvm_dialler){ .host = host, .up = ops, .failed = dial_failed };
 	prov->flush_end = &prov->flush;
-	prov->rest.spare_fd = prov->rest.watch.fd = -1;
+	gvm_acceptors_init(&prov->acceptors, host, ops, accept_one);
 	*out = prov;
 	return 0;
 }
 
 static void tcp_close(struct gvm_prov *prov)
 {
-	assert(!prov->listeners);
+	assert(!prov->acceptors.list);
 	tcp_flush(prov); /* unlinks the dead from the lists */
 	read_more(prov);
 	tell(prov);
 	bury(prov);
 	assert(!prov->dead);
 	gvm_dialler_close(&prov->dialler);
-	gvm_tcp_rest_close(prov);
+	gvm_acceptors_close(&prov->acceptors);
 	gvm_txq_pool_drain(&prov->env.txqs);
 	free(prov->rx);
 	free(prov);
@@ -653,8 +767,8 @@ const struct gvm_provider_ops gvm_provider_tcp = {
 	.peek = tcp_peek,
 	.flush = tcp_flush,
 	.arm = tcp_arm,
-	.listen = gvm_tcp_listen,
-	.unlisten = gvm_tcp_unlisten,
+	.listen = tcp_listen,
+	.unlisten = tcp_unlisten,
 	.connect = tcp_connect,
 	.shut = tcp_shut,
 	.hush = tcp_hush,

@@ -19,6 +19,8 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#define ADVISE_MAX (1u << 30) /* bytes that a device is told of at a time */
+
 #define LINGER_MS 200 /* at the end of the worker, for what was sent last */
 
 /* ---- memory -------------------------------------------------------------------------------- */
@@ -43,6 +45,28 @@ int verbs_told_limit(struct verbs *v, int err, size_t len)
 	return -err;
 }
 
+/* Memory that is not pinned: the device asks for the pages that it does not know. It is told of
+ * those that are there. NULL: it does not do that with this memory. */
+static struct ibv_mr *reg_on_demand(struct verbs *v, void *at, size_t len, int flags)
+{
+	struct ibv_mr *mr = ibv_reg_mr(v->pd, at, len, flags | IBV_ACCESS_ON_DEMAND);
+	struct ibv_sge all = { .addr = (uintptr_t)at };
+
+	if (!mr)
+		return NULL;
+	all.lkey = mr->lkey;
+	for (size_t done = 0; done < len; done += all.length) {
+		size_t left = len - done;
+
+		all.addr = (uintptr_t)at + done;
+		all.length = left < ADVISE_MAX ? (uint32_t)left : ADVISE_MAX;
+		/* whether it heeds that or not */
+		if (ibv_advise_mr(v->pd, IBV_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT, 0, &all, 1))
+			break;
+	}
+	return mr;
+}
+
 static int reg(struct gvm_rma *rma, struct gvm_rma_ep *ep, void *at, size_t len, unsigned access,
 	       struct gvm_rma_reg *reg)
 {
@@ -57,7 +81,9 @@ static int reg(struct gvm_rma *rma, struct gvm_rma_ep *ep, void *at, size_t len,
 		flags |= IBV_ACCESS_REMOTE_READ;
 	if (access & GVM_ACCESS_PUT)
 		flags |= IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_LOCAL_WRITE;
-	mr = ibv_reg_mr(v->pd, at, len, flags);
+	mr = access && v->on_demand ? reg_on_demand(v, at, len, flags) : NULL;
+	if (!mr)
+		mr = ibv_reg_mr(v->pd, at, len, flags);
 	if (!mr)
 		return verbs_told_limit(v, errno ? errno : ENOMEM, len);
 	reg->mr = mr;
@@ -70,7 +96,7 @@ static int reg(struct gvm_rma *rma, struct gvm_rma_ep *ep, void *at, size_t len,
 
 static void dereg(struct gvm_rma *rma, struct gvm_rma_reg *reg)
 {
-	int err = ibv_dereg_mr(reg->mr);
+	int err = reg->mr ? ibv_dereg_mr(reg->mr) : 0;
 
 	if (err && !verbs_of(rma)->gone)
 		gvm_log(GVM_LOG_ERROR, "%s does not give memory back: %s", verbs_of(rma)->device,
@@ -78,8 +104,7 @@ static void dereg(struct gvm_rma *rma, struct gvm_rma_reg *reg)
 	reg->mr = reg->local = NULL;
 }
 
-/* Pinned pages of the provider's own. */
-static uint8_t *pinned(struct verbs *v, size_t len, int access, struct ibv_mr **mr)
+uint8_t *verbs_pin(struct verbs *v, size_t len, int access, struct ibv_mr **mr)
 {
 	uint8_t *at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
@@ -93,49 +118,12 @@ static uint8_t *pinned(struct verbs *v, size_t len, int access, struct ibv_mr **
 	return NULL;
 }
 
-static void unpin(uint8_t *at, size_t len, struct ibv_mr *mr)
+void verbs_unpin(uint8_t *at, size_t len, struct ibv_mr *mr)
 {
 	if (!at)
 		return;
 	ibv_dereg_mr(mr);
 	munmap(at, len);
-}
-
-static int chunk_new(struct verbs *v)
-{
-	const size_t block = GVM_RMA_RECVS * GVM_RMA_CELL;
-	struct verbs_chunk *c = calloc(1, sizeof(*c) + VERBS_BLOCKS * sizeof(struct verbs_block));
-	struct verbs_block *b;
-
-	if (!c)
-		return -ENOMEM;
-	b = (struct verbs_block *)(c + 1);
-	c->len = VERBS_BLOCKS * block;
-	c->at = pinned(v, c->len, 0, &c->mr);
-	if (!c->at) {
-		free(c);
-		return -ENOMEM;
-	}
-	for (unsigned i = 0; i < VERBS_BLOCKS; i++, b++) {
-		b->at = c->at + i * block;
-		b->lkey = c->mr->lkey;
-		b->next = v->blocks;
-		v->blocks = b;
-	}
-	c->next = v->chunks;
-	v->chunks = c;
-	return 0;
-}
-
-struct verbs_block *verbs_block_get(struct verbs *v)
-{
-	struct verbs_block *b;
-
-	if (!v->blocks && chunk_new(v))
-		return NULL;
-	b = v->blocks;
-	v->blocks = b->next;
-	return b;
 }
 
 /* ---- completion queues --------------------------------------------------------------------- */
@@ -148,12 +136,18 @@ static struct verbs_lane *lane_new(struct verbs *v, unsigned room)
 	if (!lane)
 		return NULL;
 	lane->room = room < most ? room : most;
+	if (lane->room && verbs_srq_open(v, lane)) {
+		free(lane);
+		return NULL;
+	}
 	lane->cq = lane->room ? ibv_create_cq(v->context, (int)(lane->room * VERBS_ENTRIES), lane,
 					      v->channel, 0)
 			      : NULL;
 	if (!lane->cq) {
 		if (lane->room)
 			verbs_told_limit(v, errno, (size_t)lane->room * VERBS_ENTRIES * 64);
+		if (lane->srq)
+			ibv_destroy_srq(lane->srq);
 		free(lane);
 		return NULL;
 	}
@@ -177,6 +171,8 @@ struct verbs_lane *verbs_lane_get(struct verbs *v)
 
 static void lane_free(struct verbs_lane *lane)
 {
+	if (lane->srq)
+		ibv_destroy_srq(lane->srq);
 	ibv_ack_cq_events(lane->cq, lane->unacked);
 	ibv_destroy_cq(lane->cq);
 	free(lane);
@@ -203,14 +199,45 @@ static void take_channel(struct verbs *v)
 	} while (v->armed);
 }
 
+static int stash_grow(struct verbs *v)
+{
+	unsigned room = v->stash_room ? 2 * v->stash_room : 2 * VERBS_BATCH;
+	struct ibv_wc *stash = realloc(v->stash, room * sizeof(*stash));
+
+	if (!stash)
+		return -ENOMEM;
+	v->stash = stash;
+	v->stash_room = room;
+	return 0;
+}
+
+void verbs_stash_lane(struct verbs *v, struct verbs_lane *lane)
+{
+	int n;
+
+	do {
+		if (v->stash_room - v->stash_count < VERBS_BATCH && stash_grow(v))
+			return;
+		n = ibv_poll_cq(lane->cq, VERBS_BATCH, v->stash + v->stash_count);
+		v->stash_count += n > 0 ? (unsigned)n : 0;
+	} while (n == (int)VERBS_BATCH);
+}
+
+/* Serving may put more aside. */
 static __attribute__((noinline)) int serve_stash(struct verbs *v)
 {
-	struct ibv_wc wc[VERBS_BATCH];
-	unsigned n = v->stash_count;
+	struct ibv_wc *stash = v->stash;
+	unsigned n = v->stash_count, room = v->stash_room;
 
-	memcpy(wc, v->stash, n * sizeof(wc[0]));
-	v->stash_count = 0;
-	verbs_serve(v, wc, n);
+	v->stash = NULL;
+	v->stash_count = v->stash_room = 0;
+	verbs_serve(v, stash, n);
+	if (v->stash) {
+		free(stash);
+	} else {
+		v->stash = stash;
+		v->stash_room = room;
+	}
 	return (int)n;
 }
 
@@ -220,7 +247,14 @@ static int poll_lane(struct verbs *v, struct verbs_lane *lane, int most)
 	struct ibv_wc wc[VERBS_BATCH];
 	int n, served = 0;
 
-	while (served < most && (n = ibv_poll_cq(lane->cq, VERBS_BATCH, wc)) > 0) {
+	while (served < most) {
+		if (v->stash_count) {
+			served += serve_stash(v); /* which is older */
+			continue;
+		}
+		n = ibv_poll_cq(lane->cq, VERBS_BATCH, wc);
+		if (n <= 0)
+			break;
 		verbs_serve(v, wc, (unsigned)n);
 		served += n;
 		if (n < (int)VERBS_BATCH)
@@ -233,11 +267,12 @@ void verbs_drain(struct verbs *v)
 {
 	int n;
 
+	v->reused = 0;
 	do {
 		n = v->stash_count ? serve_stash(v) : 0;
 		for (struct verbs_lane *lane = v->lanes; lane; lane = lane->next)
 			n += poll_lane(v, lane, VERBS_ENTRIES);
-	} while (n >= (int)VERBS_BATCH);
+	} while (n >= (int)VERBS_BATCH || v->stash_count);
 }
 
 /* ---- what the device says of itself -------------------------------------------------------- */
@@ -257,22 +292,21 @@ static void all_fail(struct verbs *v, const struct verbs_lane *lane, int why, co
 	}
 }
 
-static void unwatch(struct verbs *v, struct verbs_watch *w)
+void verbs_unwatch(struct verbs *v, struct verbs_watch *w)
 {
 	if (w->watch.fd >= 0)
 		v->rma.up->unwatch(v->rma.host, &w->watch);
 	w->watch.fd = -1;
+	w->due = 0;
 }
 
-/* Its descriptors tell of their end for ever: nobody would sleep any more. */
+/* What is left of it is given back at the end of the round, which may be in the midst of it. */
 static void device_gone(struct verbs *v)
 {
 	if (v->gone)
 		return;
 	v->gone = 1;
 	gvm_log(GVM_LOG_ERROR, "the RDMA device %s has failed or was taken away", v->device);
-	unwatch(v, &v->async_watch);
-	unwatch(v, &v->completion_watch);
 	all_fail(v, NULL, -ENODEV, "the RDMA device is gone");
 }
 
@@ -285,75 +319,127 @@ static void lane_failed(struct verbs *v, struct verbs_lane *lane)
 	all_fail(v, lane, -EIO, "a completion queue of the RDMA device has failed");
 }
 
-static struct verbs_conn *conn_of_qp(struct ibv_qp *qp)
+static void keep_news(struct verbs *v, struct verbs_news found)
 {
-	return qp->qp_context;
+	struct verbs_news *news = malloc(sizeof(*news));
+
+	if (!news) {
+		v->lost = 1; /* nobody would hear of it */
+		return;
+	}
+	*news = found;
+	news->next = NULL;
+	*v->news_end = news;
+	v->news_end = &news->next;
+}
+
+static void qp_event(struct verbs_conn *conn, enum ibv_event_type type)
+{
+	switch (type) {
+	case IBV_EVENT_COMM_EST:
+		/* The message that says so may be lost; the first cell will do as well. */
+		rdma_notify(conn->id, IBV_EVENT_COMM_EST);
+		break;
+	case IBV_EVENT_QP_LAST_WQE_REACHED:
+		conn->drained = 1;
+		break;
+	default:
+		verbs_fail_later(conn, -EPROTO);
+	}
 }
 
 /* Acknowledged before anything is destroyed, which waits for that. Of a queue pair that has been
  * destroyed there are none. */
-static void async_event(struct verbs *v, struct ibv_async_event *event)
+static void note_event(struct verbs *v, struct ibv_async_event *event)
 {
-	enum ibv_event_type type = event->event_type;
+	struct verbs_news news = { .type = event->event_type };
 	struct verbs_conn *conn = NULL;
-	struct verbs_lane *lane = NULL;
 
-	switch (type) {
+	switch (event->event_type) {
 	case IBV_EVENT_CQ_ERR:
-		lane = event->element.cq->cq_context;
+		news.lane = event->element.cq->cq_context;
+		break;
+	case IBV_EVENT_SRQ_ERR:
+		news.lane = event->element.srq->srq_context;
 		break;
 	case IBV_EVENT_QP_FATAL:
 	case IBV_EVENT_QP_REQ_ERR:
 	case IBV_EVENT_QP_ACCESS_ERR:
 	case IBV_EVENT_PATH_MIG_ERR:
 	case IBV_EVENT_COMM_EST:
-		conn = conn_of_qp(event->element.qp);
+	case IBV_EVENT_QP_LAST_WQE_REACHED:
+		conn = event->element.qp->qp_context;
+		break;
+	case IBV_EVENT_PORT_ERR:
+	case IBV_EVENT_PORT_ACTIVE:
+		news.port = event->element.port_num;
 		break;
 	default:
 		break;
 	}
 	ibv_ack_async_event(event);
-	switch (type) {
-	case IBV_EVENT_COMM_EST:
-		/* The message that says so may be lost; the first cell will do as well. */
-		rdma_notify(conn->id, IBV_EVENT_COMM_EST);
-		break;
+	if (conn)
+		qp_event(conn, news.type);
+	else
+		keep_news(v, news);
+}
+
+void verbs_note_async(struct verbs *v)
+{
+	struct ibv_async_event event;
+
+	while (!v->gone && !v->lost) {
+		if (!ibv_get_async_event(v->context, &event))
+			note_event(v, &event);
+		else if (errno == EAGAIN || errno == EINTR)
+			break;
+		else
+			/* The kernel has forgotten the device, and may not have said so. */
+			v->lost = 1;
+	}
+	if (!v->news && !v->lost)
+		return;
+	v->async_watch.due = 1;
+	v->noted = 1;
+}
+
+static void handle_news(struct verbs *v, const struct verbs_news *news)
+{
+	switch (news->type) {
 	case IBV_EVENT_CQ_ERR:
-		lane_failed(v, lane);
+	case IBV_EVENT_SRQ_ERR:
+		lane_failed(v, news->lane);
 		break;
 	case IBV_EVENT_DEVICE_FATAL:
 		device_gone(v);
 		break;
 	case IBV_EVENT_PORT_ERR:
-		gvm_log(GVM_LOG_WARN, "%s: port %d is down", v->device, event->element.port_num);
+		gvm_log(GVM_LOG_WARN, "%s: port %d is down", v->device, news->port);
 		break;
 	case IBV_EVENT_PORT_ACTIVE:
-		gvm_log(GVM_LOG_INFO, "%s: port %d is active", v->device, event->element.port_num);
+		gvm_log(GVM_LOG_INFO, "%s: port %d is active", v->device, news->port);
 		break;
 	default:
-		if (conn)
-			verbs_conn_fail(conn, -ECONNRESET,
-					"the other side broke the rules of the RDMA connection");
+		break;
 	}
 }
 
 static int take_async(struct verbs *v)
 {
-	struct ibv_async_event event;
+	struct verbs_news *news;
 	int n = 0;
 
-	while (!v->gone) {
-		if (!ibv_get_async_event(v->context, &event)) {
-			async_event(v, &event);
-			n++;
-		} else if (errno == EAGAIN || errno == EINTR) {
-			break;
-		} else {
-			/* The kernel has forgotten the device, and may not have said so. */
-			device_gone(v);
-		}
+	verbs_note_async(v);
+	while ((news = v->news)) {
+		v->news = news->next;
+		if (!v->news)
+			v->news_end = &v->news;
+		handle_news(v, news);
+		free(news);
+		n++;
 	}
-	return n;
+	v->async_watch.due = 0;
+	return n + (v->late != NULL);
 }
 
 /* ---- connections that hear nothing ----------------------------------------------------------- */
@@ -368,8 +454,9 @@ void verbs_tick_soon(struct verbs *v)
 /*
  * siw_accept(), 6.1, answers the other side before it watches the socket for what comes next
  * (siw_qp_socket_assoc()): what comes in between is left in the socket until something else comes.
- * So something has to come, but not before the other side has taken the answer, or that is a breach
- * of its rules.
+ * So who has connected and hears nothing sends something else, and again, as nobody knows how long
+ * the other side's thread is kept between the two. (Who has accepted must not: MPA has the
+ * connecting side speak first, and siw ends a connection whose first words come with the answer.)
  */
 static void tick(struct verbs *v)
 {
@@ -381,10 +468,12 @@ static void tick(struct verbs *v)
 	for (struct verbs_conn *conn = v->conns; conn; conn = conn->next) {
 		if (conn->state != VERBS_OPEN || conn->failed || !conn->silent)
 			continue;
-		if (--conn->silent)
-			again = 1;
-		else
+		if (!--conn->silent) {
 			verbs_nudge(conn);
+			if (++conn->nudges < VERBS_NUDGES)
+				conn->silent = (uint8_t)(VERBS_SILENT << conn->nudges);
+		}
+		again |= conn->silent != 0;
 	}
 	if (again)
 		verbs_tick_soon(v);
@@ -412,6 +501,12 @@ static __attribute__((noinline)) int serve_noted(struct verbs *v)
 		n += take_async(v);
 	if (due(&v->tick_watch))
 		tick(v);
+	if (due(&v->return_watch) | due(&v->uevent_watch))
+		verbs_look(v);
+	if (v->lost)
+		device_gone(v);
+	if (v->gone && v->context)
+		verbs_leave(v);
 	return n;
 }
 
@@ -440,11 +535,11 @@ static int poll_all(struct gvm_rma *rma)
 static int arm(struct gvm_rma *rma)
 {
 	struct verbs *v = verbs_of(rma);
-	int n;
 
 	if ((v->waiting && v->connecting < VERBS_CONNECTING) || v->early_count || v->late ||
 	    v->stash_count || v->completion_watch.due || v->event_watch.due ||
 	    v->resolver_watch.due || v->async_watch.due || v->tick_watch.due ||
+	    v->return_watch.due || v->uevent_watch.due ||
 	    __atomic_load_n(&v->inbox_due, __ATOMIC_ACQUIRE))
 		return 1;
 	for (struct verbs_lane *lane = v->lanes; lane; lane = lane->next) {
@@ -452,11 +547,9 @@ static int arm(struct gvm_rma *rma)
 			lane->armed = 1;
 			v->armed++;
 		}
-		n = ibv_poll_cq(lane->cq, VERBS_BATCH, v->stash);
-		if (n <= 0)
-			continue;
-		v->stash_count = (unsigned)n;
-		return 1;
+		verbs_stash_lane(v, lane);
+		if (v->stash_count)
+			return 1;
 	}
 	return 0;
 }
@@ -471,7 +564,7 @@ static void note(struct gvm_watch *watch, uint32_t events)
 	w->v->noted = 1;
 }
 
-static int watch(struct verbs *v, struct verbs_watch *w, int fd)
+int verbs_watch(struct verbs *v, struct verbs_watch *w, int fd)
 {
 	int flags = fcntl(fd, F_GETFL), err;
 
@@ -486,44 +579,37 @@ static int watch(struct verbs *v, struct verbs_watch *w, int fd)
 	return err;
 }
 
-static int watch_all(struct verbs *v)
+/* What is there whether the device is or not. */
+static int open_lasting(struct verbs *v)
 {
-	int fd, err = watch(v, &v->completion_watch, v->channel->fd);
+	int fd, err;
 
-	if (!err)
-		err = watch(v, &v->event_watch, v->events->fd);
-	if (!err)
-		err = watch(v, &v->async_watch, v->context->async_fd);
-	if (!err)
-		err = gvm_resolver_open(&v->resolver, &fd);
-	if (!err)
-		err = watch(v, &v->resolver_watch, fd);
-	if (!err && v->siw) {
-		v->tick_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
-		err = v->tick_fd < 0 ? -errno : watch(v, &v->tick_watch, v->tick_fd);
-	}
-	return err;
-}
-
-static int make_all(struct verbs *v)
-{
-	v->pd = ibv_alloc_pd(v->context);
-	if (!v->pd)
-		return verbs_told_limit(v, errno, 0);
-	v->channel = ibv_create_comp_channel(v->context);
-	if (!v->channel)
-		return -errno;
 	v->events = rdma_create_event_channel();
 	if (!v->events)
 		return -errno;
-	v->copies = pinned(v, VERBS_COPIES * GVM_RMA_CELL, 0, &v->copies_mr);
-	if (!v->copies)
-		return -ENOMEM;
-	if (v->iwarp)
-		v->proof = pinned(v, VERBS_PROOF, IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE,
-				  &v->proof_mr);
-	if (v->iwarp && !v->proof)
-		return -ENOMEM;
+	err = verbs_watch(v, &v->event_watch, v->events->fd);
+	if (!err)
+		err = gvm_resolver_open(&v->resolver, &fd);
+	if (!err)
+		err = verbs_watch(v, &v->resolver_watch, fd);
+	return err ? err : verbs_return_open(v);
+}
+
+static int watch_device(struct verbs *v)
+{
+	int err = verbs_watch(v, &v->completion_watch, v->channel->fd);
+
+	if (!err)
+		err = verbs_watch(v, &v->async_watch, v->context->async_fd);
+	if (err || !v->siw)
+		return err;
+	v->tick_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+	return v->tick_fd < 0 ? -errno : verbs_watch(v, &v->tick_watch, v->tick_fd);
+}
+
+static void prepare_requests(struct verbs *v)
+{
+	v->tells_last = VERBS_LAST_TRIES;
 	v->gathered_next = v->gathered;
 	for (unsigned i = 0; i < VERBS_GATHER; i++) {
 		v->gathered[i].wr.sg_list = &v->gathered[i].sge;
@@ -533,46 +619,90 @@ static int make_all(struct verbs *v)
 		v->copy_free[v->copy_count] = (uint16_t)v->copy_count;
 		v->copy_count++;
 	}
+}
+
+int verbs_make(struct verbs *v)
+{
+	v->pd = ibv_alloc_pd(v->context);
+	if (!v->pd)
+		return verbs_told_limit(v, errno, 0);
+	v->channel = ibv_create_comp_channel(v->context);
+	if (!v->channel)
+		return -errno;
+	v->copies = verbs_pin(v, VERBS_COPIES * GVM_RMA_CELL, 0, &v->copies_mr);
+	if (!v->copies)
+		return -ENOMEM;
+	if (v->iwarp)
+		v->proof = verbs_pin(
+		    v, VERBS_PROOF, IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE, &v->proof_mr);
+	if (v->iwarp && !v->proof)
+		return -ENOMEM;
+	prepare_requests(v);
 	v->lanes = lane_new(v, VERBS_LANE);
-	return v->lanes ? 0 : -ENOMEM;
+	return v->lanes ? watch_device(v) : -ENOMEM;
+}
+
+static void forget_news(struct verbs *v)
+{
+	struct verbs_news *news;
+
+	while ((news = v->news)) {
+		v->news = news->next;
+		free(news);
+	}
+	v->news_end = &v->news;
+	v->lost = 0;
+}
+
+void verbs_unmake(struct verbs *v)
+{
+	struct verbs_lane *lane;
+
+	verbs_unwatch(v, &v->completion_watch);
+	verbs_unwatch(v, &v->async_watch);
+	verbs_unwatch(v, &v->tick_watch);
+	if (v->tick_fd >= 0)
+		close(v->tick_fd);
+	v->tick_fd = -1;
+	while ((lane = v->lanes)) {
+		v->lanes = lane->next;
+		lane_free(lane);
+	}
+	v->armed = 0;
+	v->shared_due = v->reused = 0;
+	v->stash_count = 0; /* of connections that are no more */
+	verbs_bufs_close(v);
+	forget_news(v);
+	verbs_unpin(v->copies, VERBS_COPIES * GVM_RMA_CELL, v->copies_mr);
+	verbs_unpin(v->proof, VERBS_PROOF, v->proof_mr);
+	v->copies = v->proof = NULL;
+	if (v->channel)
+		ibv_destroy_comp_channel(v->channel);
+	v->channel = NULL;
+	if (v->pd)
+		ibv_dealloc_pd(v->pd);
+	v->pd = NULL;
+	if (v->context)
+		ibv_close_device(v->context);
+	v->context = NULL;
 }
 
 static void close_all(struct gvm_rma *rma)
 {
 	struct verbs *v = verbs_of(rma);
-	struct verbs_lane *lane;
-	struct verbs_chunk *c;
 
-	unwatch(v, &v->completion_watch);
-	unwatch(v, &v->event_watch);
-	unwatch(v, &v->async_watch);
-	unwatch(v, &v->resolver_watch);
-	unwatch(v, &v->tick_watch);
-	if (v->tick_fd >= 0)
-		close(v->tick_fd);
+	verbs_return_close(v);
+	verbs_unwatch(v, &v->event_watch);
+	verbs_unwatch(v, &v->resolver_watch);
 	if (v->resolver)
 		gvm_resolver_close(v->resolver);
-	while ((lane = v->lanes)) {
-		v->lanes = lane->next;
-		lane_free(lane);
-	}
-	while ((c = v->chunks)) {
-		v->chunks = c->next;
-		unpin(c->at, c->len, c->mr);
-		free(c);
-	}
-	unpin(v->copies, VERBS_COPIES * GVM_RMA_CELL, v->copies_mr);
-	unpin(v->proof, VERBS_PROOF, v->proof_mr);
+	verbs_unmake(v);
 	if (v->events)
 		rdma_destroy_event_channel(v->events);
-	if (v->channel)
-		ibv_destroy_comp_channel(v->channel);
-	if (v->pd)
-		ibv_dealloc_pd(v->pd);
-	if (v->context)
-		ibv_close_device(v->context);
 	free(v->slots);
 	free(v->generations);
+	free(v->stash);
+	free(v->qps.slot);
 }
 
 static int open_all(struct gvm_rma *rma, const char *args)
@@ -582,12 +712,14 @@ static int open_all(struct gvm_rma *rma, const char *args)
 
 	v->completion_watch.watch.fd = v->event_watch.watch.fd = -1;
 	v->async_watch.watch.fd = v->resolver_watch.watch.fd = v->tick_watch.watch.fd = -1;
-	v->tick_fd = -1;
+	v->return_watch.watch.fd = v->uevent_watch.watch.fd = -1;
+	v->tick_fd = v->return_fd = v->uevent_fd = -1;
+	v->news_end = &v->news;
 	err = verbs_device_open(v, args);
 	if (!err)
-		err = make_all(v);
+		err = open_lasting(v);
 	if (!err)
-		err = watch_all(v);
+		err = verbs_make(v);
 	if (err) {
 		gvm_log(verbs_level(v, GVM_LOG_ERROR), "the verbs provider cannot use %s: %s",
 			*v->device ? v->device : "any device", strerror(-err));
@@ -601,7 +733,7 @@ static void stop(struct gvm_rma *rma)
 {
 	struct verbs *v = verbs_of(rma);
 	uint64_t now = gvm_now(), end = now + LINGER_MS * 1000000ull;
-	struct pollfd p = { .fd = v->channel->fd, .events = POLLIN };
+	struct pollfd p = { .fd = v->channel ? v->channel->fd : -1, .events = POLLIN };
 
 	verbs_drain(v);
 	while (v->lingering && !v->gone && now < end) {
@@ -627,6 +759,8 @@ const struct gvm_rma_fabric verbs_fabric = { .name = "verbs",
 					     .listen = verbs_listen,
 					     .unlisten = verbs_unlisten,
 					     .connect = verbs_connect,
+					     .receives = verbs_receives,
+					     .allow = verbs_allow,
 					     .disconnect = verbs_disconnect,
 					     .post = verbs_post,
 					     .ring = verbs_ring,

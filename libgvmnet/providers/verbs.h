@@ -6,9 +6,11 @@
  *   verbs.c         a worker's device: its completion queues, polling, sleeping, memory
  *   verbs_qp.c      making queue pairs
  *   verbs_post.c    ending them, posting, what completions say
+ *   verbs_recv.c    receive buffers, shared receive queues
  *   verbs_cm.c      connecting: each event of rdma_cm in each state
  *   verbs_listen.c  listening, with the workers of the process at one port
  *   verbs_info.c    which devices there are and what they are, for probe and gvm info
+ *   verbs_return.c  a device that goes away, and comes back
  *   verbs_module.c  the table and the module's door
  *
  * What a worker has to itself: one device opened anew, one protection domain, one completion
@@ -17,12 +19,9 @@
  * connections of its worker. Shared by the process: the table of ports listened at
  * (verbs_listen.c).
  *
- * Receive buffers are each connection's own, not a shared receive queue: the credits of rma.c need
- * as many either way, a peer that breaks them harms nobody else, and destroying a queue pair gives
- * all of them back.
- *
  * Completion queues are in lanes: one takes so many connections as it has entries for all that they
- * can have under way, the next one is twice as large, up to what the device can do.
+ * can have under way, the next one is twice as large, up to what the device can do. A lane has a
+ * shared receive queue too, where the device has such.
  *
  * A dead peer is noticed by RoCE and InfiniBand after (VERBS_RETRIES + 1) time-outs of
  * 4.096 us << VERBS_TIMEOUT: 1.9 s, by the specification up to four times as much, and only where
@@ -36,11 +35,12 @@
 #include <rdma/rdma_cma.h>
 
 #include "providers/rma.h"
+#include "providers/rma_table.h"
 #include "providers/tcp_addr.h"
 
 #define VERBS_TIMEOUT   16u
 #define VERBS_RETRIES   6u
-#define VERBS_RNR_TIMER 12u                   /* 0.64 ms: of a receiver that is not ready */
+#define VERBS_RNR_TIMER 20u                   /* 10 ms: of a receiver that is not ready */
 #define VERBS_SENDS     (GVM_RMA_WORKS + 32u) /* of the send queue: sends are done with early */
 #define VERBS_ENTRIES   (VERBS_SENDS + GVM_RMA_RECVS) /* of a completion queue, a connection */
 #define VERBS_RING      512u /* a power of two, of which VERBS_SENDS are used */
@@ -49,43 +49,54 @@
 #define VERBS_LANE      32u /* connections of the first lane */
 #define VERBS_LANE_MAX  2048u
 #define VERBS_GATHER    256u /* requests gathered until ring() */
-#define VERBS_COPIES    256u /* cells that are copied so that a send is done with at once */
+#define VERBS_COPIES    63u  /* cells that are copied so that a send is done with at once */
 #define VERBS_BATCH     32u
 #define VERBS_PROOF     4096u /* the page of verbs_proof: others read from its beginning */
 #define VERBS_SINK      64u   /* where in it is read to */
 #define VERBS_HALF_OPEN 4096u /* accepted, not yet established */
 #define VERBS_CONNECTING                                                                           \
 	64u /* asked for, not yet answered: more would lose datagrams of the manager */
-#define VERBS_BLOCKS     32u /* connections whose receive buffers are registered together */
+#define VERBS_BUFS       126u /* receive buffers that are registered together: half a MiB */
 #define VERBS_RESOLVE_MS 2000
 #define VERBS_NONE       0xFFFFu
-#define VERBS_SILENT     2u
+#define VERBS_SILENT     2u /* ticks; twice as many after each nudge */
+#define VERBS_NUDGES     6u
 #define VERBS_TICK_MS    50
 #define VERBS_PINNED     (GVM_RMA_BOUNCE_MAX + (2u << 20)) /* bytes that a worker may want to pin */
-#define VERBS_SIW        0x626D74u /* the kernel's iWARP in software: its vendor id */
+#define VERBS_SIW        0x626D74u    /* the kernel's iWARP in software: its vendor id */
+#define VERBS_RXE        0xFFFFFFu    /* the kernel's RoCE in software */
+#define VERBS_SHARED     (3ull << 62) /* and a buffer's number: a receive of a shared queue */
 
 struct verbs;
 struct verbs_conn;
+
+#define VERBS_LAST_TRIES 3 /* in a row that came late, or not at all */
 
 struct verbs_lane {
 	struct verbs_lane *next;
 	struct ibv_cq *cq;
 	unsigned room, conns, unacked;
 	int armed;
-	int failed; /* its queue; no more connections */
+	int failed; /* one of its queues; no more connections */
+	/* receive buffers of its connections; srq NULL: each has its own */
+	struct ibv_srq *srq;
+	unsigned depth;
+	unsigned wanted, posted;                    /* posted: in it or gathered for it, at least */
+	struct ibv_recv_wr *recv_first, *recv_last; /* gathered */
 };
 
-/* Receive buffers of VERBS_BLOCKS connections. */
-struct verbs_chunk {
-	struct verbs_chunk *next;
-	uint8_t *at;
-	size_t len;
-	struct ibv_mr *mr;
+/* A receive buffer of the worker's, at sge.addr. */
+struct verbs_buf {
+	struct verbs_buf *next;  /* free */
+	struct verbs_lane *lane; /* in its shared queue */
+	uint32_t number;
+	struct ibv_recv_wr wr;
+	struct ibv_sge sge;
 };
-struct verbs_block {
-	struct verbs_block *next;
+struct verbs_chunk {
 	uint8_t *at;
-	uint32_t lkey;
+	struct ibv_mr *mr;
+	struct verbs_buf buf[VERBS_BUFS];
 };
 
 /*
@@ -120,6 +131,14 @@ struct verbs_proof {
 	uint32_t key;
 };
 
+/* What the device has said of itself, to be handled. */
+struct verbs_news {
+	struct verbs_news *next;
+	enum ibv_event_type type;
+	struct verbs_lane *lane;
+	int port;
+};
+
 /* A connection in the hardware. Its endpoint may end before it. */
 struct verbs_conn {
 	enum verbs_kind kind; /* first */
@@ -128,8 +147,8 @@ struct verbs_conn {
 	struct gvm_listener *listener;
 	struct rdma_cm_id *id;
 	struct ibv_qp *qp;
+	struct rma_node node; /* in v->qps, by the number of its queue pair */
 	struct verbs_lane *lane;
-	struct verbs_block *block;      /* its receive buffers */
 	struct verbs_conn *next, *prev; /* of v->conns */
 	struct verbs_conn *ring_next, *late_next, *wait_next;
 	uint32_t slot, generation;
@@ -137,8 +156,10 @@ struct verbs_conn {
 	uint8_t state;
 	uint8_t failed; /* nothing goes any more */
 	uint8_t in_ring, in_late;
+	uint8_t ready, drained;   /* its queue pair may receive; has taken its last buffer */
 	uint8_t flush;            /* writes are gathered that need a proof (iWARP) */
 	uint8_t silent;           /* ticks until it is nudged, as nothing has come (siw) */
+	uint8_t nudges;           /* that there have been */
 	int error;                /* found while posting, told by poll() */
 	struct verbs_proof proof; /* the peer's (iWARP) */
 
@@ -146,11 +167,14 @@ struct verbs_conn {
 	uint16_t head, tail;
 	uint16_t cells; /* sends that are gathered */
 	uint16_t max_inline;
+	uint32_t write_special;           /* bytes: longer writes are nothing but posted */
 	struct verbs_sent *sent;          /* VERBS_RING, by number */
 	struct ibv_send_wr *first, *last; /* gathered */
+	/* receive buffers, where it has its own: in its queue, or gathered for that; as many as are
+	 * wanted, or more */
 	struct ibv_recv_wr *recv_first, *recv_last;
-	struct ibv_recv_wr recv[GVM_RMA_RECVS];
-	struct ibv_sge recv_sge[GVM_RMA_RECVS];
+	struct verbs_buf *recv[GVM_RMA_RECVS]; /* by number */
+	unsigned recvs, recvs_wanted;
 
 	/* while connecting */
 	struct gvm_addrs *addrs;
@@ -193,26 +217,36 @@ struct verbs {
 	struct gvm_rma rma; /* first */
 	struct ibv_context *context;
 	struct ibv_device_attr attr;
+	int on_demand; /* the device reaches memory that is not pinned */
 	char device[64];
 	unsigned port; /* 0: any */
 	int gid;       /* -1: any */
 	int automatic; /* GVM_PROVIDER_AUTO: there is another transport */
 	int iwarp;     /* no time-outs of its own, and a read's sink is written to by the peer */
 	int siw;       /* iWARP in software */
-	int gone;      /* the device was taken away */
+	int gone;      /* the device was taken away, and is looked for */
+	int missing;   /* something is not as it was before: ports, or the device itself */
 	struct ibv_pd *pd;
 	struct ibv_comp_channel *channel;
 	struct rdma_event_channel *events;
 	struct gvm_resolver *resolver;
 	struct verbs_watch completion_watch, event_watch, async_watch, resolver_watch;
-	struct verbs_watch tick_watch; /* siw */
-	int noted;                     /* one of them is due */
-	int tick_fd;
+	struct verbs_watch tick_watch;                 /* siw */
+	struct verbs_watch return_watch, uevent_watch; /* verbs_return.c */
+	int noted;                                     /* one of them is due */
+	int tick_fd, return_fd, uevent_fd;
+	unsigned return_ms; /* until the next look */
 
 	struct verbs_lane *lanes;
-	unsigned armed; /* of them */
-	struct verbs_chunk *chunks;
-	struct verbs_block *blocks; /* free */
+	unsigned armed;              /* of them */
+	struct verbs_chunk **chunks; /* receive buffers, by number */
+	unsigned chunk_count, chunk_room;
+	struct verbs_buf *bufs; /* free */
+	int shared_due;         /* some are gathered for a shared queue */
+	int tells_last;         /* so often the device may still be waited for, to say that a
+				 * queue pair has taken its last one */
+	struct rma_table qps;   /* struct verbs_conn */
+	int reused; /* the number of one that was destroyed may come again, with completions left */
 	struct verbs_conn *conns;
 	unsigned lingering, half_open, connecting;
 	struct verbs_conn *waiting, *waiting_end; /* in ROUTE, until fewer are CONNECTING */
@@ -236,8 +270,10 @@ struct verbs {
 	uint8_t *proof; /* iWARP: a page that peers read from, and that is read to */
 	struct ibv_mr *proof_mr;
 
-	struct ibv_wc stash[VERBS_BATCH]; /* found by arm(), for the next poll() */
-	unsigned stash_count;
+	struct ibv_wc *stash; /* found beside poll(), to be served before what is in the queues */
+	unsigned stash_count, stash_room;
+	struct verbs_news *news, **news_end;
+	int lost; /* the kernel has forgotten the device */
 
 	struct verbs_request *inbox; /* the lock of verbs_listen.c */
 	int inbox_due;
@@ -266,6 +302,8 @@ static inline int verbs_negative(int err)
  * says that. */
 static inline enum gvm_log_level verbs_level(const struct verbs *v, enum gvm_log_level level)
 {
+	if (v->missing)
+		return GVM_LOG_DEBUG; /* tried again and again */
 	return v->automatic ? GVM_LOG_INFO : level;
 }
 
@@ -275,13 +313,38 @@ extern const struct gvm_rma_fabric verbs_fabric;
 
 /* A lane with room for one more connection, or NULL. */
 struct verbs_lane *verbs_lane_get(struct verbs *v);
-struct verbs_block *verbs_block_get(struct verbs *v);
+/* Pinned pages of the provider's own, or NULL. */
+uint8_t *verbs_pin(struct verbs *v, size_t len, int access, struct ibv_mr **mr);
+void verbs_unpin(uint8_t *at, size_t len, struct ibv_mr *mr);
+/* Put aside what is in its completion queue, as far as there is memory for that. */
+void verbs_stash_lane(struct verbs *v, struct verbs_lane *lane);
+/* Hear what the device says of itself; what makes upcalls is left for poll(). */
+void verbs_note_async(struct verbs *v);
 /* Serve all completions that there are. */
 void verbs_drain(struct verbs *v);
 /* There is one that may have to be nudged. */
 void verbs_tick_soon(struct verbs *v);
 /* The kernel would not pin memory: say once what to do. Returns -err. */
 int verbs_told_limit(struct verbs *v, int err, size_t len);
+/* What a worker has of its device, which is open. On failure verbs_unmake() is still to be called.
+ */
+int verbs_make(struct verbs *v);
+/* Give all of it back and close the device. There are no connections. */
+void verbs_unmake(struct verbs *v);
+/* Have poll() look when there is something at fd; and no more. */
+int verbs_watch(struct verbs *v, struct verbs_watch *w, int fd);
+void verbs_unwatch(struct verbs *v, struct verbs_watch *w);
+
+/* ---- verbs_return.c ------------------------------------------------------------------------ */
+
+int verbs_return_open(struct verbs *v);
+void verbs_return_close(struct verbs *v);
+/* It is gone, its connections have ended: let go of all of it, and look for it from now on. */
+void verbs_leave(struct verbs *v);
+/* Something is missing. */
+void verbs_look_soon(struct verbs *v);
+/* It may be time to look for what is missing, or the kernel has said something of devices. */
+void verbs_look(struct verbs *v);
 
 /* ---- verbs_post.c -------------------------------------------------------------------------- */
 
@@ -292,9 +355,8 @@ void verbs_enter(struct verbs_conn *conn, enum verbs_state state);
 void verbs_unlist(struct verbs_conn **list, struct verbs_conn *conn, size_t offset);
 /* Out of the hardware and freed, whatever its state. */
 void verbs_conn_free(struct verbs_conn *conn);
-/* The i-th receive buffer is free: it is posted with the next ring(). */
-void verbs_repost(struct verbs_conn *conn, unsigned i);
-int verbs_post_receives(struct verbs_conn *conn);
+/* It ends with the next poll(). */
+void verbs_fail_later(struct verbs_conn *conn, int err);
 /* Have the peer's hardware answer something, with the next ring(); on iWARP. */
 void verbs_nudge(struct verbs_conn *conn);
 uint64_t verbs_receive_id(const struct verbs_conn *conn, unsigned i);
@@ -306,12 +368,37 @@ int verbs_tell(struct verbs *v);
 /* So many completions. */
 void verbs_serve(struct verbs *v, const struct ibv_wc *wc, unsigned count);
 
+/* ---- verbs_recv.c -------------------------------------------------------------------------- */
+
+void verbs_bufs_close(struct verbs *v);
+/* Give the lane a shared receive queue, if the device has such: lane->room may become less. */
+int verbs_srq_open(struct verbs *v, struct verbs_lane *lane);
+/* n receive buffers for it, which are posted with the next ring(). */
+int verbs_want_receives(struct verbs_conn *conn, unsigned n);
+int verbs_receives(struct gvm_rma_ep *ep, unsigned n);
+void verbs_allow(struct gvm_rma_ep *ep);
+/* Those of its own that are gathered. */
+int verbs_post_receives(struct verbs_conn *conn);
+/* Those that are gathered for shared queues. */
+void verbs_post_shared(struct verbs *v);
+/* The cell in the i-th of its own was served: it is posted with the next ring(). */
+void verbs_receive_again(struct verbs_conn *conn, unsigned i);
+/* The buffer that a completion of a shared queue names, or NULL; and when it was served. */
+struct verbs_buf *verbs_shared_take(struct verbs *v, uint64_t id);
+void verbs_shared_again(struct verbs *v, struct verbs_buf *buf);
+/* Its queue pair is in its error state and is to be destroyed. */
+void verbs_stop_receiving(struct verbs_conn *conn);
+/* Its queue pair is no more: its receive buffers are anybody's. */
+void verbs_free_receives(struct verbs_conn *conn);
+
 /* ---- verbs_qp.c ---------------------------------------------------------------------------- */
 
-/* The queue pair of conn->id, ready to receive buffers (INIT), with all of them posted. */
+/* The queue pair of conn->id, ready to receive buffers (INIT), with the first of them posted. */
 int verbs_qp_make(struct verbs_conn *conn);
 /* To where it receives and sends. reads_*: RDMA reads under way, 0: as rdma_cm has it. */
 int verbs_qp_ready(struct verbs_conn *conn, unsigned reads_in, unsigned reads_out);
+/* Destroy it, if there is one: the hardware touches nothing of it any more. */
+void verbs_qp_end(struct verbs_conn *conn);
 
 /* ---- verbs_cm.c ---------------------------------------------------------------------------- */
 
@@ -334,7 +421,7 @@ void verbs_conn_fail(struct verbs_conn *conn, int why, const char *reason);
 /* What both sides say of themselves as they connect; checked in front of everything else. */
 struct verbs_hello {
 	uint8_t magic[4]; /* "GVMR" */
-	uint8_t version;  /* 2 */
+	uint8_t version;  /* 3 */
 	uint8_t cells;    /* GVM_RMA_CELLS */
 	uint8_t cell[2];  /* GVM_RMA_CELL, little-endian */
 	/* verbs_proof of who sends this, little-endian; elsewhere than on iWARP nothing */
@@ -356,6 +443,10 @@ void verbs_asked(struct verbs *v, struct verbs_port *port, struct rdma_cm_id *id
 		 const struct rdma_conn_param *param);
 /* Requests that other workers have handed over. Returns how many. */
 int verbs_take_inbox(struct verbs *v);
+/* The device is gone, and what this worker listens with at its addresses. */
+void verbs_ports_leave(struct verbs *v);
+/* It is there: listen again. An error: it is to be tried again. */
+int verbs_ports_return(struct verbs *v);
 
 /* ---- verbs_info.c -------------------------------------------------------------------------- */
 
@@ -365,6 +456,8 @@ int verbs_suits(const char **why);
 void verbs_describe(void (*line)(void *arg, unsigned depth, const char *text), void *arg);
 /* "DEVICE[:PORT[:GID]]", "" or GVM_PROVIDER_AUTO: open the device into v. Says what is wrong. */
 int verbs_device_open(struct verbs *v, const char *args);
+/* The same one again. */
+int verbs_device_reopen(struct verbs *v);
 /* The worker's own address of this family, where its device or GID was asked for. 0: none. */
 socklen_t verbs_own_address(const struct verbs *v, int family, struct sockaddr_storage *sa);
 

@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HELLO_VERSION 2u
+#define HELLO_VERSION 3u
 
 /* ---- hello --------------------------------------------------------------------------------- */
 
@@ -101,16 +101,7 @@ int verbs_is_mine(const struct verbs *v, const struct rdma_cm_id *id)
 
 static void leave_attempt(struct verbs_conn *conn)
 {
-	if (conn->qp) {
-		ibv_destroy_qp(conn->qp);
-		conn->lane->conns--;
-		conn->qp = NULL;
-		/* Its buffers were in that queue; the next one gets them from the start. */
-		conn->recv_first = conn->recv_last = NULL;
-		conn->block->next = conn->v->blocks;
-		conn->v->blocks = conn->block;
-		conn->block = NULL;
-	}
+	verbs_qp_end(conn);
 	if (conn->id)
 		rdma_destroy_id(conn->id);
 	conn->id = NULL;
@@ -288,7 +279,12 @@ void verbs_connect_waiting(struct verbs *v)
 {
 	struct verbs_conn *conn;
 
-	while ((conn = v->waiting) && v->connecting < VERBS_CONNECTING) {
+	while (v->waiting && v->connecting < VERBS_CONNECTING) {
+		if (v->reused)
+			verbs_drain(v);
+		conn = v->waiting;
+		if (!conn)
+			break;
 		verbs_unwait(conn);
 		ask(conn);
 	}
@@ -309,23 +305,32 @@ static void on_response(struct verbs_conn *conn, const struct rdma_cm_event *eve
 		verbs_established(conn);
 }
 
-/* iWARP: the kernel has done all of that. */
+/* iWARP: the kernel has done all of that. What it sends now may be left unread at the other side,
+ * as tick() says. */
 static void on_connected(struct verbs_conn *conn, const struct rdma_cm_event *event)
 {
 	int err = hear_hello(conn, event);
 
-	if (err)
+	if (err) {
 		attempt_failed(conn, err);
-	else
-		verbs_established(conn);
+		return;
+	}
+	if (conn->v->siw) {
+		conn->silent = VERBS_SILENT;
+		verbs_tick_soon(conn->v);
+	}
+	verbs_established(conn);
 }
 
-/* status: a negative errno, or a reason of the connection manager's, which are positive. */
+/* status: a negative errno, or a reason of the connection manager's, which are positive. -EINVAL is
+ * siw's word for all that may come of the other side's answer (siw_proc_mpareply()), also that it
+ * is gone. */
 static void on_refused(struct verbs_conn *conn, const struct rdma_cm_event *event)
 {
 	int err = event->status < 0 ? event->status : -ECONNREFUSED;
 
-	if (event->event == RDMA_CM_EVENT_REJECTED || err == -ECONNRESET)
+	if (event->event == RDMA_CM_EVENT_REJECTED || err == -ECONNRESET ||
+	    (err == -EINVAL && conn->v->iwarp))
 		err = -ECONNREFUSED;
 	attempt_failed(conn, err);
 }
@@ -366,11 +371,14 @@ static void refuse(struct rdma_cm_id *id)
 
 void verbs_answer(struct verbs *v, const struct verbs_request *request)
 {
+	static struct gvm_log_limit cannot;
 	struct rdma_cm_id *id = request->id;
 	struct verbs_conn *conn;
 	struct gvm_rma_ep *ep;
 	int err;
 
+	if (v->reused)
+		verbs_drain(v);
 	ep = v->gone || v->half_open >= VERBS_HALF_OPEN || !verbs_is_mine(v, id)
 		 ? NULL
 		 : gvm_rma_accept(&v->rma);
@@ -391,8 +399,9 @@ void verbs_answer(struct verbs *v, const struct verbs_request *request)
 	err = accept_on(conn, request);
 	if (err) {
 		/* One that has gone away meanwhile is nothing to speak of. */
-		gvm_log(err == -EINVAL || err == -ECONNRESET ? GVM_LOG_DEBUG : GVM_LOG_WARN,
-			"cannot accept a connection of %s: %s", ep->ep.name, strerror(-err));
+		gvm_log_limited(
+		    &cannot, err == -EINVAL || err == -ECONNRESET ? GVM_LOG_DEBUG : GVM_LOG_WARN,
+		    "cannot accept a connection of %s: %s", ep->ep.name, strerror(-err));
 		rdma_reject(id, NULL, 0);
 		gvm_rma_unaccept(ep);
 		return;
@@ -405,10 +414,6 @@ static void on_established(struct verbs_conn *conn, const struct rdma_cm_event *
 	if (conn->state == VERBS_CONNECT) {
 		on_connected(conn, event);
 		return;
-	}
-	if (conn->v->siw) {
-		conn->silent = VERBS_SILENT;
-		verbs_tick_soon(conn->v);
 	}
 	verbs_established(conn);
 }
@@ -436,9 +441,19 @@ static void on_lost(struct verbs_conn *conn, const struct rdma_cm_event *event)
 	verbs_conn_fail(conn, -ECONNRESET, "the RDMA connection manager has lost it");
 }
 
+/* Of all that is with the device: the worker hears of it once, and ends its connections. */
+static void removal(struct verbs *v)
+{
+	if (v->gone)
+		return;
+	v->lost = 1;
+	v->async_watch.due = 1;
+	v->noted = 1;
+}
+
 static void on_removal(struct verbs_conn *conn, const struct rdma_cm_event *event)
 {
-	verbs_conn_fail(conn, -ENODEV, "the RDMA device is gone");
+	removal(conn->v);
 }
 
 /* ---- events -------------------------------------------------------------------------------- */
@@ -504,6 +519,8 @@ static void take_event(struct verbs *v, struct rdma_cm_event *from)
 		verbs_asked(v, event.listen_id->context, event.id, param);
 	else if (*(enum verbs_kind *)event.id->context == VERBS_CONN)
 		handle(v, &event, event.id->context);
+	else if (event.event == RDMA_CM_EVENT_DEVICE_REMOVAL)
+		removal(v);
 }
 
 int verbs_cm_poll(struct verbs *v)

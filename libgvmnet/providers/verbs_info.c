@@ -229,6 +229,17 @@ static int parse(struct verbs *v, const char *args)
 	return 0;
 }
 
+/* On-demand paging, for what peers do to memory here. */
+static int pages_on_demand(struct ibv_context *context)
+{
+	const uint32_t both = IBV_ODP_SUPPORT_READ | IBV_ODP_SUPPORT_WRITE;
+	struct ibv_device_attr_ex attr = { 0 };
+
+	return !ibv_query_device_ex(context, NULL, &attr) &&
+	       (attr.odp_caps.general_caps & IBV_ODP_SUPPORT) &&
+	       (attr.odp_caps.per_transport_caps.rc_odp_caps & both) == both;
+}
+
 static int adopt(struct verbs *v, struct ibv_context *context)
 {
 	const char *missing;
@@ -239,28 +250,38 @@ static int adopt(struct verbs *v, struct ibv_context *context)
 	snprintf(v->device, sizeof(v->device), "%s", ibv_get_device_name(context->device));
 	missing = lacks(context, &v->attr);
 	if (missing) {
-		gvm_log(GVM_LOG_ERROR, "%s cannot be used: %s", v->device, missing);
+		gvm_log(verbs_level(v, GVM_LOG_ERROR), "%s cannot be used: %s", v->device, missing);
 		return -EOPNOTSUPP;
 	}
 	if (v->port > v->attr.phys_port_cnt) {
-		gvm_log(GVM_LOG_ERROR, "%s has no port %u", v->device, v->port);
+		gvm_log(verbs_level(v, GVM_LOG_ERROR), "%s has no port %u", v->device, v->port);
 		return -ENODEV;
 	}
 	if (v->port && !is_active(context, v->port)) {
-		gvm_log(GVM_LOG_ERROR, "port %u of %s is not active", v->port, v->device);
+		gvm_log(verbs_level(v, GVM_LOG_ERROR), "port %u of %s is not active", v->port,
+			v->device);
 		return -ENETDOWN;
 	}
 	if (v->gid >= 0 && ibv_query_gid(context, (uint8_t)v->port, v->gid, &gid)) {
-		gvm_log(GVM_LOG_ERROR, "port %u of %s has no GID %d", v->port, v->device, v->gid);
+		gvm_log(verbs_level(v, GVM_LOG_ERROR), "port %u of %s has no GID %d", v->port,
+			v->device, v->gid);
 		return -ENODEV;
 	}
 	v->iwarp = context->device->transport_type == IBV_TRANSPORT_IWARP;
 	v->siw = v->iwarp && v->attr.vendor_id == VERBS_SIW;
+	/* check_ack() of rxe_comp.c, 6.1: a refusal behind some of a read's bytes is taken for a
+	 * packet out of sequence, and the read ends with the status that it has, "success". */
+	v->rma.hides_refusals = v->siw || (!v->iwarp && v->attr.vendor_id == VERBS_RXE);
+	/* What siw has answered lies in TCP's queue as references to memory: who is to get it gets
+	 * what is there when TCP sends it, registered or not. So it waits until the reader has
+	 * given up, not only until it is late. */
+	v->rma.grace_ms = v->siw ? (unsigned)gvm_option_number("GVM_OP_TIMEOUT_MS") + 2000 : 0;
+	v->on_demand = gvm_option_number("GVM_VERBS_ODP") && pages_on_demand(context);
 	v->context = context;
 	return 0;
 }
 
-/* The one that is named, or the first one with an active port. */
+/* The one that is named, or the first one with an active port; one that has come back has such. */
 static int choose(struct verbs *v, struct ibv_device **list, int n)
 {
 	struct ibv_context *context;
@@ -276,7 +297,7 @@ static int choose(struct verbs *v, struct ibv_device **list, int n)
 				return errno ? -errno : -ENODEV;
 			continue;
 		}
-		if (named || is_usable(context, v->automatic, &why))
+		if ((named && !v->gone) || is_usable(context, v->automatic, &why))
 			err = adopt(v, context);
 		if (err)
 			ibv_close_device(context);
@@ -284,15 +305,27 @@ static int choose(struct verbs *v, struct ibv_device **list, int n)
 			return err;
 	}
 	if (err && named)
-		gvm_log(GVM_LOG_ERROR, "there is no RDMA device %s (rdma link shows them)",
-			v->device);
+		gvm_log(verbs_level(v, GVM_LOG_ERROR),
+			"there is no RDMA device %s (rdma link shows them)", v->device);
+	return err;
+}
+
+int verbs_device_reopen(struct verbs *v)
+{
+	struct ibv_device **list;
+	int n = 0, err;
+
+	list = ibv_get_device_list(&n);
+	if (!list)
+		return -ENODEV;
+	err = choose(v, list, n);
+	ibv_free_device_list(list);
 	return err;
 }
 
 int verbs_device_open(struct verbs *v, const char *args)
 {
-	struct ibv_device **list;
-	int n = 0, err = parse(v, args);
+	int err = parse(v, args);
 
 	if (err) {
 		gvm_log(GVM_LOG_ERROR,
@@ -303,12 +336,7 @@ int verbs_device_open(struct verbs *v, const char *args)
 		return err;
 	}
 	fork_safely();
-	list = ibv_get_device_list(&n);
-	if (!list)
-		return -ENODEV;
-	err = choose(v, list, n);
-	ibv_free_device_list(list);
-	return err;
+	return verbs_device_reopen(v);
 }
 
 /* ---- addresses ----------------------------------------------------------------------------- */
@@ -438,6 +466,9 @@ static void describe_device(const struct to *to, struct ibv_device *device)
 	     "time, %d registrations of %llu bytes",
 	     attr.max_qp, attr.max_qp_wr, attr.max_cq, attr.max_cqe, attr.max_qp_rd_atom,
 	     attr.max_mr, (unsigned long long)attr.max_mr_size);
+	if (pages_on_demand(context))
+		tell(to, 1, "on-demand paging%s",
+		     gvm_option_number("GVM_VERBS_ODP") ? "" : " (GVM_VERBS_ODP: not used)");
 	for (unsigned port = 1; port <= attr.phys_port_cnt; port++)
 		describe_port(to, context, port);
 	ibv_close_device(context);

@@ -7,6 +7,10 @@
  *
  * Shared by the process, under one lock: the ports, who listens at them, and each worker's inbox. A
  * request is moved to its worker's event channel before that hears of it.
+ *
+ * The kernel moves who listens at all addresses to each device that comes. Who listens at an
+ * address of a device that goes away does so no more: the port stays in the table without an id,
+ * and the first of its workers that finds the device again listens anew.
  */
 #include "providers/tcp_dial.h"
 #include "providers/verbs.h"
@@ -31,7 +35,7 @@ struct verbs_port {
 	struct verbs_port *next;
 	struct sockaddr_storage sa; /* with the port that it has */
 	socklen_t len;
-	struct rdma_cm_id *id;
+	struct rdma_cm_id *id; /* NULL: its device is gone; who finds it again listens anew */
 	struct member *members;
 	struct verbs *owner; /* whose event channel has id */
 };
@@ -97,13 +101,14 @@ void verbs_asked(struct verbs *v, struct verbs_port *port, struct rdma_cm_id *id
 	struct verbs_request request = { .id = id,
 					 .reads_in = param->responder_resources,
 					 .reads_out = param->initiator_depth };
+	static struct gvm_log_limit strange;
 	struct member *m;
 
 	if (verbs_hello_check(param->private_data, param->private_data_len, &request.proof)) {
-		gvm_log(GVM_LOG_WARN,
-			"%s: a connection is refused: the other side is no gvmnet node of this "
-			"version",
-			v->device);
+		gvm_log_limited(&strange, GVM_LOG_WARN,
+				"%s: a connection is refused: the other side is no gvmnet node of "
+				"this version",
+				v->device);
 		refuse(id);
 		return;
 	}
@@ -119,15 +124,35 @@ void verbs_asked(struct verbs *v, struct verbs_port *port, struct rdma_cm_id *id
 		verbs_answer(v, &request);
 }
 
+static int listens_at(const struct verbs *v, const struct verbs_port *p)
+{
+	const struct member *m = p->members;
+
+	while (m && m->v != v)
+		m = m->next;
+	return m != NULL;
+}
+
+/* Nobody listens at a port that is also v's. */
+static int lacks_port(const struct verbs *v)
+{
+	const struct verbs_port *p = ports;
+
+	while (p && (p->id || !listens_at(v, p)))
+		p = p->next;
+	return p != NULL;
+}
+
 int verbs_take_inbox(struct verbs *v)
 {
 	struct verbs_request *list, *r;
-	int n = 0;
+	int n = 0, lacks;
 
 	pthread_mutex_lock(&lock);
 	list = v->inbox;
 	v->inbox = NULL;
 	__atomic_store_n(&v->inbox_due, 0, __ATOMIC_RELAXED);
+	lacks = lacks_port(v);
 	pthread_mutex_unlock(&lock);
 	while ((r = list)) {
 		list = r->next;
@@ -135,6 +160,8 @@ int verbs_take_inbox(struct verbs *v)
 		free(r);
 		n++;
 	}
+	if (lacks && !v->missing)
+		verbs_look_soon(v);
 	return n;
 }
 
@@ -146,6 +173,12 @@ static void set_port(struct sockaddr_storage *sa, unsigned port)
 		((struct sockaddr_in6 *)sa)->sin6_port = htons((uint16_t)port);
 	else
 		((struct sockaddr_in *)sa)->sin_port = htons((uint16_t)port);
+}
+
+static unsigned port_of(const struct sockaddr_storage *sa)
+{
+	return ntohs(sa->ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)sa)->sin6_port
+					       : ((const struct sockaddr_in *)sa)->sin_port);
 }
 
 static int bind_and_listen(struct verbs *v, struct verbs_port *port)
@@ -179,6 +212,26 @@ static struct verbs_port *port_find(const struct sockaddr_storage *sa, socklen_t
 	return p;
 }
 
+/* Have v's event channel listen at it. */
+static int port_listen(struct verbs *v, struct verbs_port *p)
+{
+	int err;
+
+	if (rdma_create_id(v->events, &p->id, p, RDMA_PS_TCP)) {
+		p->id = NULL;
+		return -errno;
+	}
+	err = bind_and_listen(v, p);
+	if (err) {
+		rdma_destroy_id(p->id);
+		p->id = NULL;
+		return err;
+	}
+	p->owner = v;
+	set_port(&p->sa, ntohs(rdma_get_src_port(p->id)));
+	return 0;
+}
+
 static int port_new(struct verbs *v, const struct sockaddr_storage *sa, socklen_t len,
 		    struct verbs_port **out)
 {
@@ -190,19 +243,11 @@ static int port_new(struct verbs *v, const struct sockaddr_storage *sa, socklen_
 	p->kind = VERBS_PORT;
 	p->sa = *sa;
 	p->len = len;
-	p->owner = v;
-	if (rdma_create_id(v->events, &p->id, p, RDMA_PS_TCP)) {
-		err = -errno;
-		free(p);
-		return err;
-	}
-	err = bind_and_listen(v, p);
+	err = port_listen(v, p);
 	if (err) {
-		rdma_destroy_id(p->id);
 		free(p);
 		return err;
 	}
-	set_port(&p->sa, ntohs(rdma_get_src_port(p->id)));
 	p->next = ports;
 	ports = p;
 	*out = p;
@@ -230,7 +275,7 @@ static int join(void *arg, const struct gvm_addrs *addrs, unsigned i, unsigned *
 			;
 		*end = m;
 		vl->n++;
-		*port = ntohs(rdma_get_src_port(p->id));
+		*port = port_of(&p->sa);
 	}
 	pthread_mutex_unlock(&lock);
 	return err;
@@ -282,6 +327,20 @@ int verbs_listen(struct gvm_rma *rma, struct gvm_listener *listener, const char 
 	return 0;
 }
 
+/* A port whose device is gone cannot be, or is not there: then the other one listens anew. */
+static void hand_on(struct verbs_port *p, struct verbs *to)
+{
+	if (p->id && rdma_migrate_id(p->id, to->events)) {
+		rdma_destroy_id(p->id);
+		p->id = NULL;
+	}
+	p->owner = to;
+	if (p->id)
+		return;
+	__atomic_store_n(&to->inbox_due, 1, __ATOMIC_RELEASE);
+	to->rma.up->wake(to->rma.host);
+}
+
 /* The port goes on with another worker, or is given up. */
 static struct verbs_port *leave(struct member *m)
 {
@@ -293,8 +352,8 @@ static struct verbs_port *leave(struct member *m)
 	*from = m->next;
 	if (p->members && (p->owner != m->v || p->members->v == p->owner))
 		return NULL;
-	if (p->members && !rdma_migrate_id(p->id, p->members->v->events)) {
-		p->owner = p->members->v;
+	if (p->members) {
+		hand_on(p, p->members->v);
 		return NULL;
 	}
 	for (at = &ports; *at != p; at = &(*at)->next)
@@ -313,10 +372,40 @@ static void leave_all(void *arg)
 		p = leave(&vl->at[--vl->n]);
 		if (!p)
 			continue;
-		rdma_destroy_id(p->id);
+		if (p->id)
+			rdma_destroy_id(p->id);
 		free(p);
 	}
 	pthread_mutex_unlock(&lock);
+}
+
+/* ---- the device goes and comes ------------------------------------------------------------- */
+
+void verbs_ports_leave(struct verbs *v)
+{
+	pthread_mutex_lock(&lock);
+	for (struct verbs_port *p = ports; p; p = p->next) {
+		if (p->owner != v || !p->id || !p->id->verbs)
+			continue;
+		rdma_destroy_id(p->id);
+		p->id = NULL;
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+int verbs_ports_return(struct verbs *v)
+{
+	int err = 0, failed;
+
+	pthread_mutex_lock(&lock);
+	for (struct verbs_port *p = ports; p; p = p->next) {
+		if (p->id || !listens_at(v, p))
+			continue;
+		failed = port_listen(v, p);
+		err = failed ? failed : err;
+	}
+	pthread_mutex_unlock(&lock);
+	return err;
 }
 
 /* What was handed to the worker for this listener and not looked at yet. */

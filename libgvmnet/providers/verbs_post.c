@@ -183,34 +183,18 @@ static void unlink_conn(struct verbs_conn *conn)
  */
 static void leave_hardware(struct verbs_conn *conn)
 {
-	struct ibv_qp_attr error = { .qp_state = IBV_QPS_ERR };
-
 	if (conn->id && conn->state >= VERBS_ACCEPT)
 		rdma_disconnect(conn->id);
-	if (conn->qp) {
-		/* On iWARP what was sent last is still in the socket, which must not be reset. */
-		if (!conn->v->iwarp)
-			ibv_modify_qp(conn->qp, &error, IBV_QP_STATE);
-		if (ibv_destroy_qp(conn->qp))
-			gvm_log(GVM_LOG_ERROR, "%s does not give a queue pair back",
-				conn->v->device);
-		conn->lane->conns--;
-	}
+	verbs_qp_end(conn);
 	if (conn->id)
 		rdma_destroy_id(conn->id);
 }
 
 void verbs_conn_free(struct verbs_conn *conn)
 {
-	struct verbs *v = conn->v;
-
 	leave_hardware(conn);
 	forget_posts(conn);
 	unlink_conn(conn);
-	if (conn->block) {
-		conn->block->next = v->blocks;
-		v->blocks = conn->block;
-	}
 	if (conn->lookup)
 		conn->lookup->user = NULL;
 	free(conn->addrs);
@@ -254,39 +238,9 @@ void verbs_disconnect(struct gvm_rma_ep *rma_ep, int orderly)
 			conn->v->early[i].work = NULL;
 }
 
-/* ---- receive buffers ----------------------------------------------------------------------- */
-
-void verbs_repost(struct verbs_conn *conn, unsigned i)
-{
-	struct verbs *v = conn->v;
-
-	conn->recv[i].next = NULL;
-	if (conn->recv_last)
-		conn->recv_last->next = &conn->recv[i];
-	else
-		conn->recv_first = &conn->recv[i];
-	conn->recv_last = &conn->recv[i];
-	if (conn->in_ring)
-		return;
-	conn->in_ring = 1;
-	conn->ring_next = v->ring;
-	v->ring = conn;
-}
-
-int verbs_post_receives(struct verbs_conn *conn)
-{
-	struct ibv_recv_wr *bad;
-	int err = 0;
-
-	if (conn->recv_first)
-		err = ibv_post_recv(conn->qp, conn->recv_first, &bad);
-	conn->recv_first = conn->recv_last = NULL;
-	return verbs_negative(err);
-}
-
 /* ---- posting ------------------------------------------------------------------------------- */
 
-static COLD void fail_later(struct verbs_conn *conn, int err)
+COLD void verbs_fail_later(struct verbs_conn *conn, int err)
 {
 	struct verbs *v = conn->v;
 
@@ -401,13 +355,15 @@ static HOT void ring_one(struct verbs_conn *conn)
 	conn->cells = 0;
 	conn->first = conn->last = NULL;
 	if (err)
-		fail_later(conn, err);
+		verbs_fail_later(conn, err);
 }
 
 static __attribute__((noinline)) void ring_all(struct verbs *v)
 {
 	struct verbs_conn *conn;
 
+	if (v->shared_due)
+		verbs_post_shared(v);
 	while ((conn = v->ring)) {
 		v->ring = conn->ring_next;
 		conn->in_ring = 0;
@@ -420,7 +376,7 @@ void verbs_ring(struct gvm_rma *rma)
 {
 	struct verbs *v = verbs_of(rma);
 
-	if (v->ring)
+	if (v->ring || v->shared_due)
 		ring_all(v);
 }
 
@@ -507,17 +463,9 @@ static COLD int post_cell(struct verbs_conn *conn, struct gvm_rma_work *work,
 	return 0;
 }
 
-static HOT int post_transfer(struct verbs_conn *conn, struct gvm_rma_work *work,
-			     struct verbs_gathered *g, enum gvm_rma_kind kind)
+static HOT int post_with(struct verbs_conn *conn, struct gvm_rma_work *work,
+			 struct verbs_gathered *g, enum gvm_rma_kind kind, unsigned flags)
 {
-	unsigned flags = IBV_SEND_SIGNALED;
-
-	if (kind == GVM_RMA_WRITE && conn->v->iwarp) {
-		conn->flush = 1;
-		flags = 0;
-	}
-	if (kind == GVM_RMA_WRITE && work->len <= conn->max_inline)
-		flags |= IBV_SEND_INLINE;
 	g->sge.addr = (uintptr_t)work->buf;
 	g->sge.length = work->len;
 	g->sge.lkey = local_key(work);
@@ -527,6 +475,29 @@ static HOT int post_transfer(struct verbs_conn *conn, struct gvm_rma_work *work,
 	g->wr.wr.rdma.rkey = (uint32_t)work->remote_key;
 	number_it(conn, work, g, kind, VERBS_NONE);
 	return 0;
+}
+
+/* A write that is short, or whose end is to be proven. */
+static COLD int post_special(struct verbs_conn *conn, struct gvm_rma_work *work,
+			     struct verbs_gathered *g)
+{
+	unsigned flags = IBV_SEND_SIGNALED;
+
+	if (conn->v->iwarp) {
+		conn->flush = 1;
+		flags = 0;
+	}
+	if (work->len <= conn->max_inline)
+		flags |= IBV_SEND_INLINE;
+	return post_with(conn, work, g, GVM_RMA_WRITE, flags);
+}
+
+static HOT int post_transfer(struct verbs_conn *conn, struct gvm_rma_work *work,
+			     struct verbs_gathered *g, enum gvm_rma_kind kind)
+{
+	if (kind == GVM_RMA_WRITE && work->len <= conn->write_special)
+		return post_special(conn, work, g);
+	return post_with(conn, work, g, kind, IBV_SEND_SIGNALED);
 }
 
 static COLD int post_after_ring(struct gvm_rma_ep *ep, struct gvm_rma_work *work)
@@ -573,7 +544,9 @@ int verbs_tell(struct verbs *v)
 		v->late = conn->late_next;
 		conn->in_late = 0;
 		verbs_conn_fail(conn, conn->error == -ENOMEM ? -ENOMEM : -ECONNRESET,
-				"the RDMA device takes no more");
+				conn->error == -EPROTO
+				    ? "the other side broke the rules of the RDMA connection"
+				    : "the RDMA device takes no more");
 		n++;
 	}
 	return n;
@@ -680,19 +653,29 @@ static void serve_sent(struct verbs_conn *conn, uint16_t number)
 		finish_before(conn, (uint16_t)(number + 1));
 }
 
-static void serve_cell(struct verbs_conn *conn, const struct ibv_wc *wc)
+static void cell_came(struct verbs_conn *conn, const struct verbs_buf *buf, uint32_t len)
 {
 	struct verbs *v = conn->v;
-	unsigned i = (unsigned)(wc->wr_id & 0xFFFFu);
+	uint64_t tag = conn->tag;
 
 	conn->silent = 0;
 	if (conn->state == VERBS_ACCEPT || conn->state == VERBS_CONNECT)
 		verbs_established(conn);
-	if (conn_of(v, wc->wr_id) != conn || conn->state != VERBS_OPEN)
+	if (conn_of(v, tag) == conn && conn->state == VERBS_OPEN)
+		gvm_rma_cell(&conn->ep->rma, (const uint8_t *)(uintptr_t)buf->sge.addr, len);
+}
+
+/* Into a buffer of its own. */
+static void serve_cell(struct verbs_conn *conn, const struct ibv_wc *wc)
+{
+	struct verbs *v = conn->v;
+	unsigned i = (unsigned)(wc->wr_id & NUMBER);
+
+	if (i >= GVM_RMA_RECVS || !conn->recv[i])
 		return;
-	gvm_rma_cell(&conn->ep->rma, conn->block->at + (size_t)i * GVM_RMA_CELL, wc->byte_len);
+	cell_came(conn, conn->recv[i], wc->byte_len);
 	if (conn_of(v, wc->wr_id) == conn && conn->state == VERBS_OPEN)
-		verbs_repost(conn, i);
+		verbs_receive_again(conn, i);
 }
 
 static void serve_failure(struct verbs_conn *conn, const struct ibv_wc *wc)
@@ -706,11 +689,39 @@ static void serve_failure(struct verbs_conn *conn, const struct ibv_wc *wc)
 		verbs_conn_fail(conn, err, reason);
 }
 
+static struct verbs_conn *conn_of_number(const struct verbs *v, uint32_t number)
+{
+	struct rma_node *node = rma_table_find(&v->qps, number);
+
+	return node ? container_of_verbs(node, struct verbs_conn, node) : NULL;
+}
+
+/* Of a shared queue: the buffer comes back, whatever has become of the connection. */
+static void serve_shared(struct verbs *v, const struct ibv_wc *wc)
+{
+	struct verbs_buf *buf = verbs_shared_take(v, wc->wr_id);
+	struct verbs_conn *conn = conn_of_number(v, wc->qp_num);
+
+	if (!buf)
+		return;
+	if (conn && conn->lane != buf->lane)
+		conn = NULL;
+	if (conn && wc->status != IBV_WC_SUCCESS)
+		serve_failure(conn, wc);
+	else if (conn)
+		cell_came(conn, buf, wc->byte_len);
+	verbs_shared_again(v, buf);
+}
+
 /* Any completion, of a connection that may have ended. */
 static COLD void serve_any(struct verbs *v, const struct ibv_wc *wc)
 {
 	struct verbs_conn *conn = conn_of(v, wc->wr_id);
 
+	if ((wc->wr_id & VERBS_SHARED) == VERBS_SHARED) {
+		serve_shared(v, wc);
+		return;
+	}
 	if (!conn)
 		return;
 	if (wc->status != IBV_WC_SUCCESS) {

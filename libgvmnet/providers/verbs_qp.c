@@ -32,16 +32,17 @@ static int create(struct verbs_conn *conn)
 	struct ibv_qp_init_attr init = { .qp_context = conn,
 					 .send_cq = conn->lane->cq,
 					 .recv_cq = conn->lane->cq,
+					 .srq = conn->lane->srq,
 					 .qp_type = IBV_QPT_RC };
-	unsigned in = VERBS_INLINE;
+	unsigned in = VERBS_INLINE, own = !conn->lane->srq;
 
 	/* What goes inline is the device's business, and it says no to all of it if it is too much.
 	 */
 	for (;; in = in > 12 ? in - 12 : 0) {
 		init.cap = (struct ibv_qp_cap){ .max_send_wr = VERBS_SENDS,
-						.max_recv_wr = GVM_RMA_RECVS,
+						.max_recv_wr = own ? GVM_RMA_RECVS : 0,
 						.max_send_sge = 1,
-						.max_recv_sge = 1,
+						.max_recv_sge = own,
 						.max_inline_data = in };
 		conn->qp = create_qp(v, &init);
 		if (conn->qp || !in || errno == ENOMEM)
@@ -49,24 +50,23 @@ static int create(struct verbs_conn *conn)
 	}
 	if (!conn->qp)
 		return verbs_told_limit(v, errno ? errno : ENOMEM, VERBS_SENDS * 64);
+	conn->node.key = conn->qp->qp_num;
+	if (rma_table_add(&v->qps, &conn->node)) {
+		ibv_destroy_qp(conn->qp);
+		conn->qp = NULL;
+		return -ENOMEM;
+	}
+	conn->lane->conns++;
 	conn->max_inline =
 	    (uint16_t)(init.cap.max_inline_data < GVM_RMA_CELL ? init.cap.max_inline_data
 							       : GVM_RMA_CELL);
+	conn->write_special = v->iwarp ? UINT32_MAX : conn->max_inline;
 	return 0;
 }
 
-static void make_receives(struct verbs_conn *conn)
-{
-	for (unsigned i = 0; i < GVM_RMA_RECVS; i++) {
-		conn->recv_sge[i].addr = (uintptr_t)conn->block->at + i * GVM_RMA_CELL;
-		conn->recv_sge[i].length = GVM_RMA_CELL;
-		conn->recv_sge[i].lkey = conn->block->lkey;
-		conn->recv[i].wr_id = verbs_receive_id(conn, i);
-		conn->recv[i].sg_list = &conn->recv_sge[i];
-		conn->recv[i].num_sge = 1;
-		verbs_repost(conn, i);
-	}
-}
+/* What a queue pair serves of what is asked for by key. Of those who have proven the cluster's key;
+ * but on iWARP, where one nudges the other before that (tick()), from the beginning. */
+#define REMOTE_ACCESS (IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE)
 
 static int modify(struct verbs_conn *conn, enum ibv_qp_state state, unsigned reads)
 {
@@ -76,8 +76,7 @@ static int modify(struct verbs_conn *conn, enum ibv_qp_state state, unsigned rea
 	if (rdma_init_qp_attr(conn->id, &attr, &mask))
 		return -errno;
 	if (state == IBV_QPS_INIT) {
-		attr.qp_access_flags =
-		    IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE;
+		attr.qp_access_flags = conn->v->iwarp ? REMOTE_ACCESS : IBV_ACCESS_LOCAL_WRITE;
 		mask |= IBV_QP_ACCESS_FLAGS;
 	} else if (state == IBV_QPS_RTR) {
 		attr.min_rnr_timer = VERBS_RNR_TIMER;
@@ -99,17 +98,16 @@ int verbs_qp_make(struct verbs_conn *conn)
 	int err;
 
 	conn->lane = verbs_lane_get(v);
-	conn->block = conn->lane ? verbs_block_get(v) : NULL;
-	if (!conn->block)
+	if (!conn->lane)
 		return -ENOMEM;
 	err = create(conn);
+	if (!err)
+		err = modify(conn, IBV_QPS_INIT, 0);
+	if (!err)
+		err = verbs_want_receives(conn, GVM_RMA_FIRST);
 	if (err)
 		return err;
-	conn->lane->conns++;
-	err = modify(conn, IBV_QPS_INIT, 0);
-	if (err)
-		return err;
-	make_receives(conn);
+	verbs_post_shared(v);
 	return verbs_post_receives(conn);
 }
 
@@ -119,6 +117,39 @@ int verbs_qp_ready(struct verbs_conn *conn, unsigned reads_in, unsigned reads_ou
 
 	if (conn->v->iwarp)
 		return 0; /* the kernel does it as it connects */
+	conn->ready = 1;
 	err = modify(conn, IBV_QPS_RTR, reads_in);
 	return err ? err : modify(conn, IBV_QPS_RTS, reads_out);
+}
+
+void verbs_allow(struct gvm_rma_ep *ep)
+{
+	struct ibv_qp_attr attr = { .qp_state = IBV_QPS_RTS, .qp_access_flags = REMOTE_ACCESS };
+	struct verbs_conn *conn = verbs_ep_of(ep)->conn;
+	int err;
+
+	if (!conn->ready || conn->failed)
+		return;
+	err = verbs_negative(ibv_modify_qp(conn->qp, &attr, IBV_QP_STATE | IBV_QP_ACCESS_FLAGS));
+	if (err)
+		verbs_fail_later(conn, err);
+}
+
+void verbs_qp_end(struct verbs_conn *conn)
+{
+	struct ibv_qp_attr error = { .qp_state = IBV_QPS_ERR };
+	struct verbs *v = conn->v;
+
+	if (!conn->qp)
+		return;
+	/* On iWARP what was sent last is still in the socket, which must not be reset. */
+	if (!v->iwarp && conn->ready && !ibv_modify_qp(conn->qp, &error, IBV_QP_STATE))
+		verbs_stop_receiving(conn);
+	if (ibv_destroy_qp(conn->qp))
+		gvm_log(GVM_LOG_ERROR, "%s does not give a queue pair back", v->device);
+	conn->qp = NULL;
+	conn->ready = conn->drained = 0;
+	conn->lane->conns--;
+	rma_table_remove(&v->qps, &conn->node);
+	verbs_free_receives(conn);
 }

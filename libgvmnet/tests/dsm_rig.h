@@ -51,6 +51,10 @@ struct frame {
 	char payload[];
 };
 
+/* What a home does with a WRITE: refuse it, as one without room, or leave it until it is not so any
+ * more. */
+enum { FULL_NOT, FULL_REFUSES, FULL_WAITS };
+
 struct bed;
 struct node {
 	struct bed *bed;
@@ -62,13 +66,14 @@ struct node {
 	char **store;
 	uint64_t seed;
 	struct frame *kept; /* for pages that are left to a thread for a while */
-	uint8_t *late;      /* per page: what is done only at the end of a round */
+	uint8_t *late;      /* per page: what is done only when the next thing comes */
 
 	pthread_mutex_t lock;
 	struct frame *first, *last; /* under lock; the node's thread alone when it stops */
 	int wake;
 	bool stop; /* under lock */
 	int home_dies; /* under lock: 1 + the home that is to be dead to it */
+	int home_dead; /* 1 + the one that is: nothing is heard of it */
 
 	struct dsm_memory_stats stats; /* under lock: as of the last round */
 	struct ivy_stats ivy_stats;
@@ -79,7 +84,9 @@ struct bed {
 	unsigned nodes;
 	uint64_t pages, budget, hold_ns;
 	uint32_t max_pages;
+	uint64_t refuse_ns, wait_ns;
 	bool late; /* a fault that is built in: pages are closed after all have been told */
+	int full;  /* atomic: FULL_*, of all homes */
 	struct node node[NODES_MAX];
 };
 
@@ -209,20 +216,7 @@ static void env_fault_done(void *user, uint64_t page, enum ivy_access access, in
 	dsm_memory_end(((struct node *)user)->memory, page, status);
 }
 
-static const struct ivy_env env = {
-	.alloc = env_alloc,
-	.free = env_free,
-	.send = env_send,
-	.home = env_home,
-	.nonce = env_nonce,
-	.copy_read = env_copy_read,
-	.copy_write = env_copy_write,
-	.copy_drop = env_copy_drop,
-	.protect = env_protect,
-	.store_read = env_store_read,
-	.store_write = env_store_write,
-	.fault_done = env_fault_done,
-};
+static const struct ivy_env env = IVY_ENV(env_);
 
 static int on_fault(void *user, uint64_t page, enum ivy_access access)
 {
@@ -251,6 +245,24 @@ static bool is_kept(struct node *n, const struct frame *f)
 	return takes_away(f->hdr.type) && dsm_memory_held_until(n->memory, f->hdr.page);
 }
 
+static void refuse(struct node *n, const struct frame *f)
+{
+	struct gvm_hdr nak = { .type = GVM_COH_NAK,
+			       .region = f->hdr.region,
+			       .page = f->hdr.page,
+			       .epoch = f->hdr.epoch,
+			       .xid = f->hdr.xid,
+			       .status = (uint16_t)gvm_wire_status(-ENOSPC) };
+
+	env_send(n, f->from, &nak, NULL);
+}
+
+static int fullness(const struct node *n, const struct frame *f)
+{
+	return f->hdr.type == GVM_COH_WRITE ? __atomic_load_n(&n->bed->full, __ATOMIC_SEQ_CST)
+					    : FULL_NOT;
+}
+
 /* In order, but what is kept longer. */
 static void take_frames(struct node *n, struct frame *f)
 {
@@ -259,13 +271,25 @@ static void take_frames(struct node *n, struct frame *f)
 	for (; f; f = next) {
 		next = f->next;
 		f->next = NULL;
-		if (n->bed->hold_ns && is_kept(n, f)) {
+		if (f->from + 1 == n->home_dead) {
+			free(f);
+			continue;
+		}
+		if ((n->bed->hold_ns && is_kept(n, f)) || fullness(n, f) == FULL_WAITS) {
 			for (end = &n->kept; *end; end = &(*end)->next)
 				;
 			*end = f;
 			continue;
 		}
-		if (ivy_receive(n->ivy, f->from, &f->hdr, f->hdr.length ? f->payload : NULL) != 0) {
+		if (fullness(n, f) == FULL_REFUSES) {
+			refuse(n, f);
+			free(f);
+			continue;
+		}
+		/* What changes while it is sent may not fit its digest: that is noticed, and it is
+		 * asked for again. */
+		if (ivy_receive(n->ivy, f->from, &f->hdr, f->hdr.length ? f->payload : NULL) != 0 &&
+		    !(n->bed->late && f->hdr.flags & GVM_F_DELTA)) {
 			fprintf(stderr, "node %u: %s of page %llu from %u is refused\n", n->id,
 				gvm_coh_name(f->hdr.type), (unsigned long long)f->hdr.page,
 				f->from);
@@ -300,9 +324,37 @@ static bool take_queue(struct node *n)
 	if (n->kept)
 		take_kept(n);
 	take_frames(n, f);
-	if (dies)
+	if (dies) {
+		n->home_dead = dies;
 		ivy_peer_dead(n->ivy, (uint16_t)(dies - 1));
+	}
 	return !stop;
+}
+
+/* Rounds that all nodes' threads have made, 50 a second each at least. */
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t made;
+	uint64_t count; /* under lock */
+} rounds = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0 };
+
+static inline uint64_t rounds_made(void)
+{
+	uint64_t count;
+
+	pthread_mutex_lock(&rounds.lock);
+	count = rounds.count;
+	pthread_mutex_unlock(&rounds.lock);
+	return count;
+}
+
+/* Until there are more than so many. */
+static inline void await_round(uint64_t before)
+{
+	pthread_mutex_lock(&rounds.lock);
+	while (rounds.count == before)
+		pthread_cond_wait(&rounds.made, &rounds.lock);
+	pthread_mutex_unlock(&rounds.lock);
 }
 
 static void publish(struct node *n)
@@ -311,11 +363,14 @@ static void publish(struct node *n)
 	dsm_memory_stats(n->memory, &n->stats);
 	ivy_stats(n->ivy, &n->ivy_stats);
 	pthread_mutex_unlock(&n->lock);
+	pthread_mutex_lock(&rounds.lock);
+	rounds.count++;
+	pthread_cond_broadcast(&rounds.made);
+	pthread_mutex_unlock(&rounds.lock);
 }
 
 static void close_late(struct node *n)
 {
-	usleep(20);
 	for (uint64_t page = 0; page < n->bed->pages; page++)
 		do_late(n, page);
 }
@@ -340,7 +395,11 @@ static void *node_main(void *arg)
 	do {
 		uint64_t count;
 
-		ppoll(poll_fd, 1 + fds, &(struct timespec){ .tv_nsec = pause_ns(n, more) }, NULL);
+		if (ppoll(poll_fd, 1 + fds, &(struct timespec){ .tv_nsec = pause_ns(n, more) },
+			  NULL) == 0)
+			dsm_memory_bury(n->memory);
+		if (n->bed->late)
+			close_late(n);
 		if (poll_fd[0].revents)
 			(void)!read(n->wake, &count, sizeof(count));
 		for (unsigned i = 0; i < fds; i++)
@@ -350,8 +409,6 @@ static void *node_main(void *arg)
 		more = dsm_memory_trim(n->memory);
 		publish(n);
 		go_on = take_queue(n);
-		if (n->bed->late)
-			close_late(n);
 	} while (go_on);
 	return NULL;
 }
@@ -365,6 +422,7 @@ static void open_node(struct bed *bed, uint16_t id)
 					    .budget = bed->budget,
 					    .fds = bed->kind->fds,
 					    .hold_ns = bed->hold_ns,
+					    .refuse_ns = bed->refuse_ns,
 					    .user = n,
 					    .fault = on_fault,
 					    .evict = on_evict };
@@ -382,7 +440,8 @@ static void open_node(struct bed *bed, uint16_t id)
 				  .max_pages = bed->max_pages ? bed->max_pages : 1u << 20,
 				  .max_relays = 64,
 				  .retry_ns = 1000000000,
-				  .round_ns = 1000000000 };
+				  .round_ns = 1000000000,
+				  .wait_ns = bed->wait_ns };
 
 	n->bed = bed;
 	n->id = id;
@@ -393,6 +452,7 @@ static void open_node(struct bed *bed, uint16_t id)
 	n->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	assert_int_equal(dsm_memory_open(&memory, &n->memory), 0);
 	assert_int_equal(ivy_new(&ivy, &n->ivy), 0);
+	ivy_tick(n->ivy, gvm_now());
 	n->mem = dsm_memory_base(n->memory);
 }
 
@@ -458,14 +518,29 @@ static inline struct dsm_memory_stats memory_stats(struct node *n)
 	return s;
 }
 
-/* For what comes about soon; the node's thread has made a round each time that it is looked at. */
+#define SOON_NS 20000000000ull
+
+/* For what nodes' threads bring about: looked at after each of their rounds. */
 #define COMES_ABOUT(what)                                                                          \
 	({                                                                                         \
-		uint64_t until_ = gvm_now() + 20000000000ull;                                      \
+		uint64_t until_ = gvm_now() + SOON_NS, made_ = rounds_made();                      \
+		bool is_;                                                                          \
+                                                                                                   \
+		while (!(is_ = (what)) && gvm_now() < until_) {                                    \
+			await_round(made_);                                                        \
+			made_ = rounds_made();                                                     \
+		}                                                                                  \
+		is_;                                                                               \
+	})
+
+/* For what comes about by chance, if it is tried often enough. */
+#define IS_MET(what)                                                                               \
+	({                                                                                         \
+		uint64_t until_ = gvm_now() + SOON_NS;                                             \
 		bool is_;                                                                          \
                                                                                                    \
 		while (!(is_ = (what)) && gvm_now() < until_)                                      \
-			usleep(500);                                                               \
+			;                                                                          \
 		is_;                                                                               \
 	})
 

@@ -20,14 +20,16 @@
 
 /* What it does, and has done. */
 static struct fake {
-	unsigned depth; /* works of an endpoint in the hardware; 0: no limit */
-	int hold;       /* reads and writes stay in the hardware until fake_run() */
-	int hold_done;  /* they are carried out, but their completions are held */
-	int fail;       /* so many works end with an error */
-	int refuse_reg; /* memory cannot be registered, but for local buffers */
-	int refuse_local;                   /* nor can those */
-	unsigned tries;                     /* registrations that were asked for */
-	const void *buf;                    /* of the last read or write */
+	unsigned depth;      /* works of an endpoint in the hardware; 0: no limit */
+	int hold;            /* reads and writes stay in the hardware until fake_run() */
+	int hold_done;       /* they are carried out, but their completions are held */
+	int fail;            /* so many works end with an error */
+	int refuse_reg;      /* memory cannot be registered, but for local buffers */
+	int refuse_local;    /* nor can those */
+	int refuse_receives; /* there are no more receive buffers */
+	int overdraws;       /* a side sends more cells than there are buffers */
+	unsigned tries;      /* registrations that were asked for */
+	const void *buf;     /* of the last read or write */
 	unsigned in_flight, most_in_flight; /* cells that one endpoint has not yet taken */
 	unsigned regs, shared;              /* registrations, and those for the other side */
 	unsigned reads, writes, cells;
@@ -63,7 +65,8 @@ struct fake_prov {
 	struct gvm_watch wake;
 	struct fake_event *first, **end;
 	struct fake_work *held;
-	unsigned listening; /* the port; 0: none */
+	unsigned receives, most_receives; /* of all its connections */
+	unsigned listening;               /* the port; 0: none */
 	struct gvm_listener *listener;
 };
 
@@ -71,7 +74,8 @@ struct fake_ep {
 	struct gvm_rma_ep ep;
 	struct fake_ep *peer;
 	int ended;
-	unsigned works, buffers;
+	unsigned works;
+	unsigned receives, queued; /* buffers, and cells that are in them */
 };
 
 struct fake_work {
@@ -219,10 +223,9 @@ static inline void fake_send(struct fake_ep *to, const uint8_t *cell, uint32_t l
 {
 	struct fake_event *ev = fake_push(fake_prov_of(to), EV_CELL, to);
 
-	assert(to->buffers > 0);
-	to->buffers--;
-	if (GVM_RMA_RECVS - to->buffers > fake.most_in_flight)
-		fake.most_in_flight = GVM_RMA_RECVS - to->buffers;
+	assert(to->queued < to->receives || fake.overdraws);
+	if (++to->queued > fake.most_in_flight)
+		fake.most_in_flight = to->queued;
 	assert(len <= sizeof(ev->cell));
 	memcpy(ev->cell, cell, len);
 	ev->len = len;
@@ -299,6 +302,22 @@ static inline int fake_connect(struct gvm_rma_ep *gep, const char *host, unsigne
 	return 0;
 }
 
+/* Those that are too many are taken back at once, so that none too few shows. */
+static inline int fake_receives(struct gvm_rma_ep *gep, unsigned n)
+{
+	struct fake_ep *ep = (struct fake_ep *)gep;
+	struct fake_prov *prov = fake_prov_of(ep);
+
+	assert(!ep->ended && n <= GVM_RMA_RECVS && (n >= ep->queued || fake.overdraws));
+	if (n > ep->receives && fake.refuse_receives)
+		return -ENOMEM;
+	prov->receives += n - ep->receives;
+	if (prov->receives > prov->most_receives)
+		prov->most_receives = prov->receives;
+	ep->receives = n;
+	return 0;
+}
+
 static inline void fake_asked(struct fake_prov *prov, struct fake_event *ev)
 {
 	struct fake_ep *ep = ev->ep, *other;
@@ -312,7 +331,8 @@ static inline void fake_asked(struct fake_prov *prov, struct fake_event *ev)
 	snprintf(other->ep.ep.name, sizeof(other->ep.ep.name), "fake:%p", (void *)ep);
 	ep->peer = other;
 	other->peer = ep;
-	ep->buffers = other->buffers = GVM_RMA_RECVS;
+	fake_receives(&ep->ep, GVM_RMA_FIRST);
+	fake_receives(&other->ep, GVM_RMA_FIRST);
 	fake_push(fake_prov_of(ep), EV_CONNECTED, ep);
 	gvm_rma_accepted(ev->listener, &other->ep);
 }
@@ -324,6 +344,7 @@ static inline void fake_disconnect(struct gvm_rma_ep *gep, int orderly)
 	struct fake_event *ev;
 
 	assert(!ep->ended);
+	prov->receives -= ep->receives;
 	ep->ended = 1;
 	for (struct fake_prov *p = fake_provs; p; p = p->next)
 		fake_forget(p, ep);
@@ -381,7 +402,7 @@ static inline void fake_tell(struct fake_prov *prov, struct fake_event *ev)
 		break;
 	case EV_CELL:
 		gvm_rma_cell(&ev->ep->ep, ev->cell, ev->len);
-		ev->ep->buffers++;
+		ev->ep->queued--;
 		break;
 	case EV_DONE:
 		fake_tell_done(ev);
@@ -515,6 +536,7 @@ static struct gvm_rma_fabric fake_fabric = {
 	.listen = fake_listen,
 	.unlisten = fake_unlisten,
 	.connect = fake_connect,
+	.receives = fake_receives,
 	.disconnect = fake_disconnect,
 	.post = fake_post,
 	.ring = fake_ring,

@@ -75,6 +75,8 @@ static void env_send(void *user, uint16_t to, const struct gvm_hdr *h, const voi
 		world_violated("%d sends to %d, which is down", n->id, to);
 	if (!W.node[to].ivy || n->view[to] < W.node[to].view[n->id])
 		return; /* into a session that the other side has left */
+	if (world_is_mute(n->id, h))
+		return;
 	p = take(sizeof(*p) + h->length);
 	p->next = NULL;
 	p->session = n->view[to];
@@ -99,13 +101,38 @@ static uint64_t env_nonce(void *user)
 	return (0xA0ull + (unsigned)n->id) << 56 | ++n->nonce << 24;
 }
 
+/* The page after so many stores: the k-th has written k into word k % WORDS. */
+static const void *page_of(uint64_t content)
+{
+	static uint64_t words[WORDS];
+	uint64_t k;
+
+	memset(words, 0, sizeof(words));
+	for (k = content < WORDS ? 1 : content - WORDS + 1; k <= content; k++)
+		words[k % WORDS] = k;
+	return words;
+}
+
+/* After how many stores it is this page; ~0: it is none. */
+static uint64_t content_of(const void *bytes)
+{
+	uint64_t words[WORDS], most = 0;
+	unsigned i;
+
+	memcpy(words, bytes, sizeof(words));
+	for (i = 0; i < WORDS; i++)
+		if (words[i] > most)
+			most = words[i];
+	return most < 1u << 20 && memcmp(page_of(most), words, sizeof(words)) == 0 ? most : ~0ull;
+}
+
 static const void *env_copy_read(void *user, uint64_t page)
 {
 	struct world_node *n = user;
 
 	if (!n->has_copy[page])
 		world_violated("%d reads a copy that it does not have", n->id);
-	return &n->copy[page];
+	return page_of(n->copy[page]);
 }
 
 static int env_copy_write(void *user, uint64_t page, const void *bytes)
@@ -114,9 +141,7 @@ static int env_copy_write(void *user, uint64_t page, const void *bytes)
 
 	if (n->access[page])
 		world_violated("%d overwrites a mapped page", n->id);
-	n->copy[page] = 0;
-	if (bytes)
-		memcpy(&n->copy[page], bytes, PAGE_SIZE);
+	n->copy[page] = bytes ? content_of(bytes) : 0;
 	n->has_copy[page] = 1;
 	return 0;
 }
@@ -136,6 +161,10 @@ static void env_protect(void *user, uint64_t page, enum ivy_access access)
 
 	if (access && !n->has_copy[page])
 		world_violated("%d maps a copy that it does not have", n->id);
+	if (access < n->pinned[page] && n->link[scenario.home[page]] != LINK_DEAD)
+		world_violated("%d loses what it has pinned", n->id);
+	if (access < n->pinned[page])
+		n->pinned[page] = 0;
 	n->access[page] = (uint8_t)access;
 }
 
@@ -143,16 +172,14 @@ static const void *env_store_read(void *user, uint64_t page)
 {
 	struct world_node *n = user;
 
-	return n->store[page] ? &n->store[page] : NULL;
+	return n->store[page] ? page_of(n->store[page]) : NULL;
 }
 
 static int env_store_write(void *user, uint64_t page, const void *bytes)
 {
 	struct world_node *n = user;
 
-	n->store[page] = 0;
-	if (bytes)
-		memcpy(&n->store[page], bytes, PAGE_SIZE);
+	n->store[page] = bytes ? content_of(bytes) : 0;
 	return 0;
 }
 
@@ -180,20 +207,16 @@ static void env_fault_done(void *user, uint64_t page, enum ivy_access access, in
 		store(n, page);
 }
 
-static const struct ivy_env env = {
-	.alloc = env_alloc,
-	.free = env_free,
-	.send = env_send,
-	.home = env_home,
-	.nonce = env_nonce,
-	.copy_read = env_copy_read,
-	.copy_write = env_copy_write,
-	.copy_drop = env_copy_drop,
-	.protect = env_protect,
-	.store_read = env_store_read,
-	.store_write = env_store_write,
-	.fault_done = env_fault_done,
-};
+static void env_reserve(void *user, uint64_t from, uint64_t upto)
+{
+	struct world_node *n = user;
+
+	if (!n->high)
+		n->low = from;
+	n->high = upto;
+}
+
+static struct ivy_env env = IVY_ENV(env_);
 
 /* ---- beginnings and ends ------------------------------------------------------------------- */
 
@@ -215,6 +238,7 @@ static void node_start(struct world_node *n)
 		.max_relays = 16,
 		.retry_ns = 100,
 		.round_ns = 100,
+		.max_old = scenario.old,
 	};
 
 	if (ivy_new(&config, &n->ivy) != 0)
@@ -247,6 +271,8 @@ static void note_death(struct world_node *n, int page)
 {
 	const struct ivy_page *p = ivy_page_find(n->ivy, (uint64_t)page);
 
+	if (p && p->state != PAGE_NONE && world_unsettled(scenario.home[page]))
+		W.may_lose[page] = 1;
 	if (p && (p->want == IVY_WRITE || p->flags & WANT_MORE || p->state > PAGE_SHARED))
 		W.may_lose[page] = 1;
 }
@@ -257,9 +283,9 @@ static void crash(struct world_node *n)
 
 	for (i = 0; i < scenario.pages; i++) {
 		note_death(n, i);
-		n->access[i] = n->waits[i] = n->has_copy[i] = 0;
+		n->access[i] = n->waits[i] = n->has_copy[i] = n->pinned[i] = 0;
 		n->store[i] = 0;
-		if (scenario.home[i] == n->id)
+		if (scenario.home[i] == n->id && !world_rebuilds(n->id))
 			W.home_gone[i] = 0xFF;
 	}
 	ivy_free(n->ivy);
@@ -277,13 +303,25 @@ static void restart(struct world_node *n)
 {
 	int i;
 
-	n->restarted = 1;
-	n->reads = n->writes = 1;
+	n->restarted = !world_rebuilds(n->id);
+	n->life++;
+	n->reads = n->writes = !world_rebuilds(n->id);
 	node_start(n);
+	if (world_rebuilds(n->id) && ivy_rebuild_begin(n->ivy, n->low, n->high) != 0)
+		abort();
 	for (i = 0; i < scenario.nodes; i++) {
 		n->view[i] = W.session[n->id][i];
 		n->link[i] = LINK_UP;
-		n->buried[i] = 0;
+		if (!world_rebuilds(n->id)) {
+			n->buried[i] = 0;
+		} else if (i != n->id) { /* nobody is there yet */
+			n->link[i] = LINK_LOST;
+			ivy_peer_lost(n->ivy, (uint16_t)i);
+			if (W.node[i].ivy && !n->buried[i])
+				continue;
+			n->link[i] = LINK_DEAD;
+			ivy_peer_dead(n->ivy, (uint16_t)i);
+		}
 	}
 }
 
@@ -317,17 +355,20 @@ static int deliverable(int from, int to)
 	return p && n->ivy && n->link[from] == LINK_UP && p->session == n->view[from];
 }
 
-static void deliver(int from, int to)
+/* twice: it stays, and is delivered once more before what is behind it. */
+static void deliver(int from, int to, int twice)
 {
 	struct packet *p = W.queue[from][to];
 	int status;
 
-	W.queue[from][to] = p->next;
+	if (!twice)
+		W.queue[from][to] = p->next;
 	status = ivy_receive(W.node[to].ivy, (uint16_t)from, &p->h, p->payload);
 	if (status != 0)
 		world_violated("%d refuses %s of %d: %d", to, gvm_coh_name(p->h.type), from,
 			       status);
-	give(p, p->size);
+	if (!twice)
+		give(p, p->size);
 }
 
 struct list {
@@ -344,6 +385,8 @@ static void add(struct list *l, enum kind kind, int a, int b, int page)
 
 static int dead_to(int a, int b)
 {
+	if (world_rebuilds(b) && !W.node[b].ivy && W.left.restarts > 0)
+		return 0; /* it may come back in time */
 	return !W.node[b].ivy || W.node[b].restarted || W.node[a].buried[b];
 }
 
@@ -356,7 +399,7 @@ static void add_notices(struct list *l, int a, int b)
 		add(l, DO_DEAD, a, b, 0);
 	else if (n->link[b] == LINK_UP && n->view[b] != W.session[a][b])
 		add(l, DO_LOST, a, b, 0);
-	else if (n->link[b] == LINK_LOST && !dead_to(a, b))
+	else if (n->link[b] == LINK_LOST && !dead_to(a, b) && W.node[b].ivy)
 		add(l, DO_BACK, a, b, 0);
 	else if (n->link[b] == LINK_DEAD && W.node[b].ivy && !n->buried[b])
 		add(l, DO_BACK, a, b, 0);
@@ -372,6 +415,8 @@ static void add_network(struct list *l, int faults)
 				continue;
 			if (deliverable(a, b))
 				add(l, DO_DELIVER, a, b, 0);
+			if (faults && W.left.twice > 0 && deliverable(a, b))
+				add(l, DO_TWICE, a, b, 0);
 			if (W.node[a].ivy)
 				add_notices(l, a, b);
 			if (faults && a < b && W.left.resets > 0 && W.node[a].ivy &&
@@ -389,6 +434,10 @@ static void add_program(struct list *l, const struct world_node *n, int page)
 
 	if (n->access[page] == IVY_WRITE && W.left.stores > 0)
 		add(l, DO_STORE, n->id, 0, page);
+	if (W.left.pins > 0 && n->access[page] && !n->pinned[page])
+		add(l, DO_PIN, n->id, 0, page);
+	if (n->pinned[page])
+		add(l, DO_UNPIN, n->id, 0, page);
 	if (W.left.evicts > 0 && n->access[page] && p && !p->want)
 		add(l, DO_EVICT, n->id, 0, page);
 	if (n->waits[page] || n->link[scenario.home[page]] == LINK_DEAD)
@@ -404,7 +453,7 @@ static void add_node(struct list *l, const struct world_node *n)
 	int page, home = scenario.home[0];
 
 	if (!n->ivy) {
-		if (W.left.restarts > 0)
+		if (W.left.restarts > 0 && (!scenario.rebuild || world_is_home(n->id)))
 			add(l, DO_RESTART, n->id, 0, 0);
 		return;
 	}
@@ -415,6 +464,13 @@ static void add_node(struct list *l, const struct world_node *n)
 	if (W.left.burials > 0 && n->id != home && W.node[home].ivy && n->link[home] == LINK_UP &&
 	    W.node[home].link[n->id] == LINK_UP && n->view[home] == W.session[n->id][home])
 		add(l, DO_BURY, n->id, home, 0);
+	if (W.left.burials > 0 && world_rebuilds(home) && n->link[home] == LINK_LOST)
+		add(l, DO_BURY, n->id, home, 0);
+	for (page = 0; page < scenario.nodes; page++)
+		if (world_may_expel(n->id, page))
+			add(l, DO_EXPEL, page, n->id, 0);
+	if (world_may_rebuild(n->id))
+		add(l, DO_REBUILT, n->id, 0, 0);
 	if (W.left.early_ticks > 0)
 		add(l, DO_EARLY_TICK, n->id, 0, 0);
 }
@@ -434,7 +490,8 @@ int world_open(void)
 
 	for (i = 0; i < scenario.nodes; i++)
 		if (W.node[i].ivy &&
-		    (W.node[i].ivy->open || W.node[i].ivy->txn_list || W.node[i].ivy->relays.count))
+		    ((W.node[i].ivy->rebuild && W.node[i].ivy->rebuild->phase == REBUILD_SERVES) ||
+		     W.node[i].ivy->open || W.node[i].ivy->txn_list || W.node[i].ivy->relays.count))
 			return 1;
 	return 0;
 }
@@ -493,11 +550,20 @@ static void regain_link(struct world_node *n, int peer)
 	n->link[peer] = LINK_UP;
 	n->view[peer] = W.session[n->id][peer];
 	purge(peer, n->id, W.session[n->id][peer]);
-	ivy_peer_back(n->ivy, (uint16_t)peer);
+	if (!world_rebuilds(peer) || n->knows[peer] == W.node[peer].life)
+		ivy_peer_back(n->ivy, (uint16_t)peer);
+	else if (ivy_home_reborn(n->ivy, (uint16_t)peer) != 0)
+		abort();
+	n->knows[peer] = W.node[peer].life;
 }
 
 static void mourn(struct world_node *n, int peer)
 {
+	int page;
+
+	for (page = 0; page < scenario.pages; page++)
+		if (world_rebuilds(peer) && scenario.home[page] == peer)
+			W.home_gone[page] |= (uint8_t)(1 << n->id);
 	n->link[peer] = LINK_DEAD;
 	n->view[peer] = W.session[n->id][peer];
 	purge(peer, n->id, W.session[n->id][peer]);
@@ -523,6 +589,12 @@ static void do_fault_of_nature(const struct action *a, struct world_node *n)
 		W.left.burials--;
 		bury(n, &W.node[a->b]);
 		break;
+	case DO_EXPEL:
+		bury(n, &W.node[a->b]);
+		break;
+	case DO_REBUILT:
+		world_rebuild(n);
+		break;
 	case DO_EARLY_TICK:
 		W.left.early_ticks--;
 		tick(n);
@@ -538,7 +610,11 @@ void world_do(const struct action *a)
 
 	switch (a->kind) {
 	case DO_DELIVER:
-		deliver(a->a, a->b);
+		deliver(a->a, a->b, 0);
+		break;
+	case DO_TWICE:
+		W.left.twice--;
+		deliver(a->a, a->b, 1);
 		break;
 	case DO_READ:
 	case DO_WRITE:
@@ -550,7 +626,21 @@ void world_do(const struct action *a)
 		break;
 	case DO_EVICT:
 		W.left.evicts--;
+		/* it does not know yet that the home has nothing any more */
+		if (world_rebuilds(scenario.home[a->page]) &&
+		    (!W.node[scenario.home[a->page]].ivy ||
+		     n->knows[scenario.home[a->page]] != W.node[scenario.home[a->page]].life))
+			W.may_lose[a->page] = 1;
 		ivy_evict(n->ivy, a->page);
+		break;
+	case DO_PIN:
+		W.left.pins--;
+		if (ivy_pin(n->ivy, a->page, n->access[a->page]) == 0)
+			n->pinned[a->page] = n->access[a->page];
+		break;
+	case DO_UNPIN:
+		n->pinned[a->page] = 0;
+		ivy_unpin(n->ivy, a->page);
 		break;
 	case DO_LOST:
 		lose_link(n, a->b);
@@ -576,8 +666,13 @@ int world_fair_step(struct action *a)
 	for (i = 0; i < count; i++) {
 		int kind = actions[i].kind;
 
-		if (kind == DO_DELIVER || kind == DO_LOST || kind == DO_BACK || kind == DO_DEAD)
+		if (kind == DO_DELIVER || kind == DO_LOST || kind == DO_BACK || kind == DO_DEAD ||
+		    kind == DO_REBUILT || (kind == DO_RESTART && scenario.rebuild))
 			best = best < 0 || kind != DO_DELIVER ? i : best;
+		else if (kind == DO_UNPIN && (best < 0 || actions[best].kind == DO_TICK))
+			best = i;
+		else if (kind == DO_EXPEL && (best < 0 || actions[best].kind == DO_TICK))
+			best = i;
 		else if (kind == DO_TICK && best < 0)
 			best = i;
 	}
@@ -611,6 +706,7 @@ void world_begin(const struct scenario *s)
 	scenario = *s;
 	W.left = *s;
 	W.used = 16;
+	env.reserve = env_reserve;
 	for (i = 0; i < s->nodes; i++) {
 		W.node[i].id = i;
 		W.node[i].reads = s->reads[i];
@@ -658,7 +754,8 @@ static void check_page_at_rest(int page)
 	ivy_home_view(home->ivy, (uint64_t)page, &v);
 	if (v.busy || v.stale)
 		world_violated("page %d is %s at rest", page, v.busy ? "busy" : "stale");
-	if (v.owner == NOBODY && !v.lost && !W.home_gone[page] && home->store[page] != W.last[page])
+	if (v.owner == NOBODY && !v.lost && (scenario.rebuild || !W.home_gone[page]) &&
+	    home->store[page] != W.last[page])
 		world_violated("at rest the backing copy of page %d is old", page);
 	if (v.lost && !W.may_lose[page])
 		world_violated("page %d is lost for no reason", page);
@@ -680,7 +777,16 @@ static void check_page_at_rest(int page)
 
 void world_check_rest(void)
 {
+	struct ivy_stats stats;
 	int page, i;
+
+	for (i = 0; i < scenario.nodes; i++) {
+		if (!W.node[i].ivy)
+			continue;
+		ivy_stats(W.node[i].ivy, &stats);
+		if (stats.refused)
+			world_violated("%d has refused something", i);
+	}
 
 	for (i = 0; i < scenario.nodes; i++)
 		for (page = 0; page < scenario.pages; page++)
@@ -691,153 +797,14 @@ void world_check_rest(void)
 			check_page_at_rest(page);
 }
 
-/* ---- states -------------------------------------------------------------------------------- */
-
-#define WORDS_MAX 4096
-
-struct words {
-	uint64_t at[WORDS_MAX];
-	unsigned count;
-};
-
-static void put(void *to, uint64_t word)
-{
-	struct words *w = to;
-
-	if (w->count == WORDS_MAX)
-		abort();
-	w->at[w->count++] = word;
-}
-
-/* A random id, or a version or round: the counter began with a quarter of one. */
-static int is_id(uint64_t word)
-{
-	return word >> 56 >= 0xA0 && word >> 56 < 0xA0 + NODES_MAX;
-}
-
-static int is_count(uint64_t word)
-{
-	return word >> 56 >= 0x28 && word >> 56 < 0x28 + 1;
-}
-
-/* Of ids only matters which are equal: number them as they appear. */
-static void rename_ids(struct words *w)
-{
-	uint64_t ids[256];
-	unsigned known = 0, i, k;
-
-	for (i = 0; i < w->count; i++) {
-		if (!is_id(w->at[i]))
-			continue;
-		for (k = 0; k < known && ids[k] != w->at[i]; k++)
-			;
-		if (k == known && known < 256)
-			ids[known++] = w->at[i];
-		w->at[i] = 0xABull << 56 | k;
-	}
-}
-
-static int compare(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-/* Of versions only matters which is greater: number them by rank. */
-static void rename_counts(struct words *w)
-{
-	uint64_t all[512];
-	unsigned n = 0, i, k, rank;
-
-	for (i = 0; i < w->count && n < 512; i++)
-		if (is_count(w->at[i]))
-			all[n++] = w->at[i];
-	qsort(all, n, sizeof(all[0]), compare);
-	for (i = 0; i < w->count; i++) {
-		if (!is_count(w->at[i]))
-			continue;
-		for (k = 0, rank = 0; k < n && all[k] != w->at[i]; k++)
-			rank += k == 0 || all[k] != all[k - 1];
-		w->at[i] = 0xACull << 56 | rank;
-	}
-}
-
-static void put_packets(struct words *w)
-{
-	const struct packet *p;
-	int a, b;
-
-	for (a = 0; a < scenario.nodes; a++)
-		for (b = 0; b < scenario.nodes; b++)
-			for (p = W.queue[a][b]; p; p = p->next) {
-				uint64_t bytes = 0, more = 0;
-
-				memcpy(&bytes, p->payload, p->h.length < 8 ? p->h.length : 8);
-				if (p->h.length > 8)
-					memcpy(&more, p->payload + 8,
-					       p->h.length < 16 ? p->h.length - 8 : 8);
-				put(w, (uint64_t)a << 40 | (uint64_t)b << 32 | p->h.type << 16 |
-					   p->h.flags << 8 | p->h.status);
-				put(w, p->h.page << 32 | (W.session[a][b] - p->session));
-				put(w, p->h.xid);
-				put(w, p->h.arg);
-				put(w, bytes);
-				put(w, more);
-			}
-}
-
-static void put_node(struct words *w, const struct world_node *n)
-{
-	int i;
-
-	put(w, (uint64_t)(n->ivy != NULL) | (uint64_t)n->reads << 8 | (uint64_t)n->writes << 16 |
-		   (uint64_t)n->restarted << 24);
-	for (i = 0; i < scenario.nodes; i++)
-		put(w, (uint64_t)n->link[i] | (uint64_t)n->buried[i] << 8 |
-			   (uint64_t)(W.session[n->id][i] - n->view[i]) << 16);
-	for (i = 0; i < scenario.pages; i++) {
-		put(w, (uint64_t)n->access[i] | (uint64_t)n->waits[i] << 8 |
-			   (uint64_t)n->has_copy[i] << 16);
-		put(w, n->has_copy[i] ? n->copy[i] : 0);
-		put(w, n->store[i]);
-	}
-	if (n->ivy)
-		ivy_snapshot(n->ivy, put, w);
-}
-
-uint64_t world_hash(void)
-{
-	static struct words w;
-	uint64_t h = 0x9e3779b97f4a7c15ull;
-	unsigned i;
-
-	w.count = 0;
-	put(&w, (uint64_t)W.left.evicts | (uint64_t)W.left.stores << 8 |
-		    (uint64_t)W.left.resets << 16 | (uint64_t)W.left.crashes << 24 |
-		    (uint64_t)W.left.restarts << 32 | (uint64_t)W.left.burials << 40 |
-		    (uint64_t)W.left.early_ticks << 48);
-	for (i = 0; i < (unsigned)scenario.pages; i++)
-		put(&w, W.last[i] << 16 | (uint64_t)W.may_lose[i] << 8 | W.home_gone[i]);
-	for (i = 0; i < (unsigned)scenario.nodes; i++)
-		put_node(&w, &W.node[i]);
-	put_packets(&w);
-	rename_ids(&w);
-	rename_counts(&w);
-	for (i = 0; i < w.count; i++) {
-		h = (h ^ w.at[i]) * 0xff51afd7ed558ccdull;
-		h ^= h >> 32;
-	}
-	return h ? h : 1;
-}
-
 /* ---- words --------------------------------------------------------------------------------- */
 
 void world_print(const struct action *a, const char *more)
 {
-	static const char *const names[] = { "deliver", "read", "write", "store",     "evict",
-					     "reset",   "lost", "back",  "dead",      "crash",
-					     "restart", "bury", "tick",  "early tick" };
+	static const char *const names[] = { "deliver", "read",  "write", "store",      "evict",
+					     "reset",   "lost",  "back",  "dead",       "crash",
+					     "restart", "bury",  "tick",  "early tick", "rebuilt",
+					     "pin",     "unpin", "expel", "twice" };
 
 	fprintf(stderr, "  %-10s %d %d page %d %s\n", names[a->kind], a->a, a->b, a->page, more);
 }

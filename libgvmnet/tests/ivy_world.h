@@ -5,8 +5,8 @@
  * address, so a state is kept and brought back by copying bytes. For the explorer.
  *
  * The network does what the engine's transport promises (docs/coherence.md): in order and once per
- * session and direction; a session that ends loses any end of what is under way, at either side, and
- * each side notices in its own time.
+ * session and direction; a session that ends loses any end of what is under way, at either side,
+ * and each side notices in its own time.
  */
 #ifndef IVY_WORLD_H
 #define IVY_WORLD_H
@@ -21,7 +21,8 @@
 #define PAGES_MAX 2
 #define HEAP      (48u << 10)
 #define CLASSES   256u
-#define PAGE_SIZE 8u
+#define WORDS     8u /* of a page */
+#define PAGE_SIZE (8u * WORDS)
 
 struct scenario {
 	const char *name;
@@ -30,8 +31,14 @@ struct scenario {
 	int reads[NODES_MAX], writes[NODES_MAX]; /* faults of each node */
 	int evicts, stores;                      /* of all: evictions, further stores */
 	int resets, crashes, restarts, burials, early_ticks;
+	int twice;      /* messages that are delivered twice, one behind the other */
 	int crash_mask; /* nodes that may crash */
+	int rebuild;    /* a home that starts again builds its directory anew */
 	int shared;     /* nodes that have a copy of page 0 when it begins */
+	int mute;       /* nodes that do not report, or (mute_later) do not note what followed */
+	int mute_later;
+	int pins;       /* times that a node pins a page, for what it may do with it */
+	unsigned old;   /* contents that each node keeps, for deltas */
 	unsigned limit; /* states, 0: all */
 };
 
@@ -47,13 +54,16 @@ struct packet {
 struct world_node {
 	struct ivy *ivy; /* NULL: crashed */
 	int id, restarted;
+	unsigned life, knows[NODES_MAX]; /* how often it was started anew; that of others */
 	uint64_t nonce;
+	uint64_t low, high; /* versions of all lives of this home; outlives them */
 	int reads, writes;
-	uint8_t access[PAGES_MAX], waits[PAGES_MAX], has_copy[PAGES_MAX];
+	uint8_t access[PAGES_MAX], waits[PAGES_MAX], has_copy[PAGES_MAX], pinned[PAGES_MAX];
+	/* contents: how many stores there had been; the k-th goes to word k % WORDS of the page */
 	uint64_t copy[PAGES_MAX], store[PAGES_MAX];
-	uint8_t link[NODES_MAX]; /* enum link_state, as this node knows */
+	uint8_t link[NODES_MAX];   /* enum link_state, as this node knows */
 	uint8_t buried[NODES_MAX]; /* that node may be told that this one is dead, or the reverse */
-	unsigned view[NODES_MAX]; /* session */
+	unsigned view[NODES_MAX];  /* session */
 };
 
 struct world {
@@ -70,8 +80,25 @@ struct world {
 };
 
 enum kind {
-	DO_DELIVER, DO_READ, DO_WRITE, DO_STORE, DO_EVICT, DO_RESET, DO_LOST, DO_BACK, DO_DEAD,
-	DO_CRASH, DO_RESTART, DO_BURY, DO_TICK, DO_EARLY_TICK
+	DO_DELIVER,
+	DO_READ,
+	DO_WRITE,
+	DO_STORE,
+	DO_EVICT,
+	DO_RESET,
+	DO_LOST,
+	DO_BACK,
+	DO_DEAD,
+	DO_CRASH,
+	DO_RESTART,
+	DO_BURY,
+	DO_TICK,
+	DO_EARLY_TICK,
+	DO_REBUILT,
+	DO_PIN,
+	DO_UNPIN,
+	DO_EXPEL,
+	DO_TWICE /* the first of the two */
 };
 struct action {
 	uint8_t kind, a, b, page;
@@ -97,6 +124,19 @@ int world_open(void);
 uint64_t world_hash(void);
 void world_print(const struct action *a, const char *more);
 size_t world_size(void);
+/* ivy_world_home.c: a home of this scenario; that is told what nodes hold when it starts again */
+int world_is_home(int id);
+int world_rebuilds(int id);
+/* It is not known yet who has content of its pages, or not all of it is in its store. */
+int world_unsettled(int home);
+/* All who may hold something have reported, or are fenced, or dead: then it builds its directory.
+ */
+int world_may_rebuild(int home);
+void world_rebuild(struct world_node *home);
+/* The home waits for this node and may give it up. */
+int world_may_expel(int home, int node);
+/* What this node sends to a home does not go out: it is mute. */
+int world_is_mute(int node, const struct gvm_hdr *h);
 void world_violated(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

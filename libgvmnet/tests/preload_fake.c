@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include <gvmnet/cluster.h>
 #include <gvmnet/pager.h>
+#include "preload_fake.h"
 
 struct gvm_range {
 	char *base;
@@ -23,7 +24,7 @@ struct gvm_range {
 	int shared;
 };
 
-static void record(const char *fmt, ...)
+void fake_record(const char *fmt, ...)
 {
 	const char *path = getenv("FAKE_LOG");
 	char line[256];
@@ -52,7 +53,7 @@ static void must(int ok, const char *what)
 {
 	if (ok)
 		return;
-	record("BROKEN %s\n", what);
+	fake_record("BROKEN %s\n", what);
 	abort();
 }
 
@@ -99,6 +100,7 @@ void gvm_cluster_free(struct gvm_cluster *cluster)
 
 int gvm_net_open(const struct gvm_net_config *config, struct gvm_net **net)
 {
+	*net = (struct gvm_net *)(uintptr_t)(config->node + 1); /* see preload_fake_dsm.c */
 	return 0;
 }
 
@@ -146,7 +148,7 @@ void gvm_pager_config_init(struct gvm_pager_config *config)
 int gvm_pager_open(struct gvm_net *net, const struct gvm_pager_config *config,
 		   struct gvm_pager **pager)
 {
-	record("open pid=%d\n", (int)getpid());
+	fake_record("open pid=%d\n", (int)getpid());
 	if (fails("open"))
 		return -EPERM;
 	*pager = malloc(1);
@@ -161,7 +163,8 @@ int gvm_pager_attach(struct gvm_pager *pager, const char *name, void *base, uint
 	int shared = memfd >= 0;
 
 	must_be_open();
-	record("attach %s %llu %s\n", name, (unsigned long long)bytes, shared ? "shared" : "anon");
+	fake_record("attach %s %llu %s\n", name, (unsigned long long)bytes,
+		    shared ? "shared" : "anon");
 	if (fails("attach"))
 		return -ENOSPC;
 	must(base && !((uintptr_t)base % 4096) && bytes && !(bytes % 4096), "attach");
@@ -174,17 +177,31 @@ int gvm_pager_attach(struct gvm_pager *pager, const char *name, void *base, uint
 
 int gvm_pager_discard(struct gvm_range *range, uint64_t offset, uint64_t bytes)
 {
-	record("discard %llu %llu\n", (unsigned long long)offset, (unsigned long long)bytes);
+	fake_record("discard %llu %llu\n", (unsigned long long)offset, (unsigned long long)bytes);
 	inside(range, offset, bytes);
 	must(!madvise(range->base + offset, bytes, range->shared ? MADV_REMOVE : MADV_DONTNEED),
 	     "discard");
 	return 0;
 }
 
+int gvm_pager_hold(struct gvm_range *range, uint64_t offset, uint64_t bytes)
+{
+	fake_record("hold %llu\n", (unsigned long long)bytes);
+	inside(range, offset, bytes);
+	return 0;
+}
+
+int gvm_pager_let_go(struct gvm_range *range, uint64_t offset, uint64_t bytes)
+{
+	fake_record("let_go %llu\n", (unsigned long long)bytes);
+	inside(range, offset, bytes);
+	return 0;
+}
+
 void *gvm_pager_remap(struct gvm_range *range, uint64_t new_bytes, int flags, void *fixed)
 {
-	record("remap %llu %llu\n", (unsigned long long)range->bytes,
-	       (unsigned long long)new_bytes);
+	fake_record("remap %llu %llu\n", (unsigned long long)range->bytes,
+		    (unsigned long long)new_bytes);
 	must(range->live == range->bytes, "remap of a range with holes");
 	void *p = mremap(range->base, range->bytes, new_bytes, flags, fixed);
 	if (p == MAP_FAILED)
@@ -196,7 +213,7 @@ void *gvm_pager_remap(struct gvm_range *range, uint64_t new_bytes, int flags, vo
 
 int gvm_pager_unmap(struct gvm_range *range, uint64_t offset, uint64_t bytes)
 {
-	record("unmap %llu %llu\n", (unsigned long long)offset, (unsigned long long)bytes);
+	fake_record("unmap %llu %llu\n", (unsigned long long)offset, (unsigned long long)bytes);
 	inside(range, offset, bytes);
 	must(bytes <= range->live, "unmapped twice");
 	must(mmap(range->base + offset, bytes, PROT_NONE,
@@ -211,50 +228,50 @@ int gvm_pager_unmap(struct gvm_range *range, uint64_t offset, uint64_t bytes)
 
 int gvm_pager_set_local(struct gvm_pager *pager, uint64_t bytes)
 {
-	record("set_local %llu\n", (unsigned long long)bytes);
+	fake_record("set_local %llu\n", (unsigned long long)bytes);
 	return fails("set_local") ? -ENOMEM : 0;
 }
 
 int gvm_pager_set_prefetch(struct gvm_pager *pager, unsigned pages)
 {
-	record("set_prefetch %u\n", pages);
+	fake_record("set_prefetch %u\n", pages);
 	return 0;
 }
 
 void gvm_pager_lend(struct gvm_pager *pager)
 {
-	record("lend\n");
+	fake_record("lend\n");
 }
 
 void gvm_range_set_fork(struct gvm_range *range, int follow)
 {
-	record("set_fork %d\n", follow);
+	fake_record("set_fork %d\n", follow);
 }
 
 void gvm_pager_leave(struct gvm_pager *pager)
 {
 	must_be_open();
-	record("leave\n");
+	fake_record("leave\n");
 }
 
 void gvm_pager_stay(struct gvm_pager *pager)
 {
-	record("stay\n");
+	fake_record("stay\n");
 }
 
 int gvm_pager_fork_prepare(struct gvm_pager *pager)
 {
-	record("fork_prepare\n");
+	fake_record("fork_prepare\n");
 	return fails("fork") ? -ENOSPC : 0;
 }
 
 void gvm_pager_fork_parent(struct gvm_pager *pager, int forked)
 {
-	record("fork_parent %d\n", forked);
+	fake_record("fork_parent %d\n", forked);
 }
 
 int gvm_pager_fork_child(struct gvm_pager *pager)
 {
-	record("fork_child\n");
+	fake_record("fork_child\n");
 	return fails("child") ? -EIO : 0;
 }

@@ -107,11 +107,27 @@ void fd_raw(void);
 void fd_raw_fork(void);
 void fd_raw_exec(void);
 
+/* preload_prog_object.c: shared memory objects */
+void object(void);
+void object_fork(void);
+void object_left(void);
+void object_found(void);
+void object_turns(void);
+void object_long(void);
+void object_exec(void);
+void object_locks(void);
+void object_killed(void);
+void object_outlives(void);
+
 /* preload_prog_stack.c: stacks that are paged memory */
 void stack_threads(void);
 void signal_stack(void);
 void signal_stacks(void);
 /* and threads that keep to a part of a mapping each */
 void stripes(void);
+
+/* preload_prog_ends.c: threads that end on such stacks */
+void stack_ends(void);
+void stack_many(void);
 
 #endif

@@ -13,6 +13,7 @@
  *   waits      maps much, until standard input ends
  *   own        (with -DOWN_MALLOC) a malloc inside the executable that maps memory with its lock
  *              held, threads, and forks
+ *   rested     (with -DOWN_MALLOC) forks while what malloc keeps of threads that rest is away
  */
 #include <errno.h>
 #include <linux/filter.h>
@@ -318,6 +319,46 @@ static int own(void)
 	return bad;
 }
 
+static pthread_barrier_t meeting;
+
+static void *rest(void *unused)
+{
+	pthread_barrier_wait(&meeting);
+	pthread_barrier_wait(&meeting);
+	return unused;
+}
+
+/* The child has their stacks to use again, and malloc's lock until the handler of "prepare" runs.
+ */
+static int rested(void)
+{
+	pthread_t thread[4];
+	int bad = 0;
+
+	prepare();
+	/* what malloc maps first is not paged: see docs/run.md */
+	for (int i = 0; i < 4096; i++)
+		memset(malloc(2000), 1, 2000);
+	memory = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED || pthread_barrier_init(&meeting, NULL, 5))
+		return 1;
+	for (int i = 0; i < 4; i++)
+		bad |= pthread_create(&thread[i], NULL, rest, NULL);
+	pthread_barrier_wait(&meeting);
+	alarm(60);
+	for (int i = 0; i < 3; i++) {
+		fill();
+		pid_t pid = fork();
+		if (!pid)
+			_exit(wrong() ? 1 : 0);
+		bad |= end_of(pid, 0) | (wrong() != 0);
+	}
+	pthread_barrier_wait(&meeting);
+	for (int i = 0; i < 4; i++)
+		pthread_join(thread[i], NULL);
+	return bad;
+}
+
 /* Wait until the file, in this folder, has been written once more. */
 static int renewed(const char *name)
 {
@@ -369,6 +410,8 @@ int main(int argc, char **argv)
 		bad = background();
 	} else if (!strcmp(mode, "sandbox")) {
 		bad = sandbox();
+	} else if (!strcmp(mode, "rested")) {
+		bad = rested();
 	} else if (!strcmp(mode, "waits")) {
 		bad = waits();
 	} else {

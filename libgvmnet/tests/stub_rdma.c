@@ -1,77 +1,39 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * An RDMA device that is none: what the verbs provider calls of libibverbs and librdmacm, within
- * one process and between its threads. Whatever is posted is done at once, in the posting thread.
- * It stands in for hardware where that is not the point: where instructions are counted (bench/
- * instructions), and where the conformance suite is to meet the provider's own code on any machine.
+ * An RDMA device that is none: what the verbs provider calls of libibverbs, and with stub_cm.c of
+ * librdmacm, within one process and between its threads. Whatever is posted is done at once, in the
+ * posting thread. It stands in for hardware where that is not the point: where instructions are
+ * counted (bench/ instructions), and where the conformance suite is to meet the provider's own code
+ * on any machine.
  *
  * It checks what hardware checks: keys, ranges and rights of remote memory, local keys, that there
  * is a receive buffer, that a queue pair is connected. What fails is a completion in error, and the
  * receive buffers of that queue pair are flushed. It is never late, loses nothing, and has no path
  * that breaks, but for what a test does to it (stub_rdma.h).
- *
- * Every address of loopback is the device's, and ports alone tell listeners apart. One lock, which
- * on the way of a fetch is a flag, so that no function of libc's is counted as the device's.
  */
-#include "stub_rdma.h"
+#include "stub_parts.h"
 
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netinet/in.h>
-#include <sched.h>
-#include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <unistd.h>
 
-#define MR_MAX  (1u << 20)
-#define QP_MAX  (1u << 16)
-#define PRIVATE 64u
+#define MR_MAX (1u << 20)
+#define QP_MAX (1u << 16)
 
 struct stub_device stub = { .devices = 1,
 			    .ports = 1,
 			    .transport = IBV_TRANSPORT_IB,
 			    .max_qp_wr = 4096,
 			    .max_cqe = 1 << 22,
+			    .max_srq_wr = 1 << 15,
 			    .max_rd_atom = 16,
 			    .port_state = IBV_PORT_ACTIVE,
 			    .pin_max = SIZE_MAX };
 
-/* ---- one lock ------------------------------------------------------------------------------ */
-
-static int stub_lock;
-
-static void lock(void)
-{
-	while (__atomic_exchange_n(&stub_lock, 1, __ATOMIC_ACQUIRE))
-		sched_yield();
-}
-
-static void unlock(void)
-{
-	__atomic_store_n(&stub_lock, 0, __ATOMIC_RELEASE);
-}
+int stub_lock;
 
 static void copy(void *to, const void *from, size_t n)
 {
 	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
-}
-
-static void ring_fd(int fd)
-{
-	uint64_t one = 1;
-
-	if (write(fd, &one, sizeof(one)) < 0)
-		abort();
-}
-
-static void quiet_fd(int fd)
-{
-	uint64_t n;
-
-	if (read(fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
-		abort();
 }
 
 /* ---- objects ------------------------------------------------------------------------------- */
@@ -100,12 +62,34 @@ struct stub_recv {
 	uint32_t len;
 };
 
+/* Receive buffers in a queue. */
+struct stub_recvs {
+	struct stub_recv *recv;
+	unsigned head, tail, room;
+};
+
+struct stub_srq {
+	struct ibv_srq srq; /* first */
+	struct stub_recvs recvs;
+	unsigned max; /* at a time */
+};
+
+/* A send that has found no receive buffer, and is repeated. */
+struct stub_waits {
+	struct stub_waits *next;
+	struct ibv_wc wc;
+	unsigned signaled;
+	uint32_t len;
+	uint8_t bytes[];
+};
+
 struct stub_qp {
 	struct ibv_qp qp; /* first */
 	struct stub_qp *peer;
-	struct stub_recv *recv;
-	unsigned head, tail, room;
+	struct stub_recvs own, *recvs; /* own's, or those of a shared queue */
+	struct stub_waits *waits, **waits_end;
 	int broken;
+	int access; /* what of it the other side's requests may use */
 };
 
 static struct stub_mr *mrs[MR_MAX]; /* by key; NULL: none */
@@ -127,11 +111,16 @@ struct stub_async {
 };
 
 struct stub_context {
-	struct ibv_context context; /* first */
+	struct verbs_context ext; /* first; the context is its end */
 	struct stub_async *first, **end;
 	struct stub_context *next; /* of those that are open */
 };
 static struct stub_context *contexts;
+
+static struct stub_context *to_context(struct ibv_context *context)
+{
+	return (struct stub_context *)((char *)context - offsetof(struct verbs_context, context));
+}
 
 struct stub_qp;
 static void break_qp(struct stub_qp *qp);
@@ -139,13 +128,14 @@ static int stub_poll_cq(struct ibv_cq *cq, int n, struct ibv_wc *wc);
 static int stub_notify(struct ibv_cq *cq, int solicited);
 static int stub_post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send_wr **bad);
 static int stub_post_recv(struct ibv_qp *qp, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad);
+static int stub_post_srq(struct ibv_srq *srq, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad);
 
 struct ibv_device **ibv_get_device_list(int *n)
 {
 	struct ibv_device **list = calloc(3, sizeof(struct ibv_device *));
 	int i;
 
-	for (i = 0; list && i < stub.devices; i++) {
+	for (i = 0; list && i < stub.devices && !stub.removed; i++) {
 		list[i] = &devices[i];
 		if (list[i]->transport_type != (enum ibv_transport_type)stub.transport)
 			list[i]->transport_type = (enum ibv_transport_type)stub.transport;
@@ -172,10 +162,39 @@ const char *ibv_get_device_name(struct ibv_device *dev)
 		.ops = { .poll_cq = stub_poll_cq,                                                  \
 			 .req_notify_cq = stub_notify,                                             \
 			 .post_send = stub_post_send,                                              \
-			 .post_recv = stub_post_recv },                                            \
+			 .post_recv = stub_post_recv,                                              \
+			 .post_srq_recv = stub_post_srq },                                         \
 		.async_fd = -1                                                                     \
 	}
 static const struct ibv_context manager[2] = { MANAGER(0), MANAGER(1) };
+
+struct ibv_context *stub_manager(void)
+{
+	return (struct ibv_context *)&manager[stub.way];
+}
+
+static int query_device_ex(struct ibv_context *context,
+			   const struct ibv_query_device_ex_input *input,
+			   struct ibv_device_attr_ex *attr, size_t size)
+{
+	const uint32_t both = IBV_ODP_SUPPORT_READ | IBV_ODP_SUPPORT_WRITE;
+
+	memset(attr, 0, size);
+	if (stub.on_demand) {
+		attr->odp_caps.general_caps = IBV_ODP_SUPPORT;
+		attr->odp_caps.per_transport_caps.rc_odp_caps = both;
+	}
+	return ibv_query_device(context, &attr->orig_attr);
+}
+
+static int advise_mr(struct ibv_pd *pd, enum ibv_advise_mr_advice advice, uint32_t flags,
+		     struct ibv_sge *sge, uint32_t count)
+{
+	lock();
+	stub.advised += sge->length;
+	unlock();
+	return 0;
+}
 
 struct ibv_context *ibv_open_device(struct ibv_device *dev)
 {
@@ -185,19 +204,23 @@ struct ibv_context *ibv_open_device(struct ibv_device *dev)
 	if (!c)
 		return NULL;
 	c->end = &c->first;
-	c->context.device = dev;
-	c->context.ops = manager[0].ops;
-	c->context.async_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	c->ext.sz = sizeof(c->ext);
+	c->ext.query_device_ex = query_device_ex;
+	c->ext.advise_mr = advise_mr;
+	c->ext.context.abi_compat = __VERBS_ABI_IS_EXTENDED;
+	c->ext.context.device = dev;
+	c->ext.context.ops = manager[0].ops;
+	c->ext.context.async_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	lock();
 	c->next = contexts;
 	contexts = c;
 	unlock();
-	return &c->context;
+	return &c->ext.context;
 }
 
 int ibv_close_device(struct ibv_context *context)
 {
-	struct stub_context *c = (struct stub_context *)context, **at;
+	struct stub_context *c = to_context(context), **at;
 	struct stub_async *e;
 
 	lock();
@@ -214,12 +237,25 @@ int ibv_close_device(struct ibv_context *context)
 	return 0;
 }
 
+unsigned stub_open(void)
+{
+	unsigned n = 0;
+
+	lock();
+	for (const struct stub_context *c = contexts; c; c = c->next)
+		n++;
+	unlock();
+	return n;
+}
+
 int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *attr)
 {
 	*attr = (struct ibv_device_attr){ .max_qp = QP_MAX,
 					  .max_qp_wr = stub.max_qp_wr,
 					  .max_cqe = stub.max_cqe,
 					  .max_mr = MR_MAX,
+					  .max_srq = stub.max_srq_wr > 0,
+					  .max_srq_wr = stub.max_srq_wr,
 					  .max_qp_rd_atom = stub.max_rd_atom,
 					  .max_qp_init_rd_atom = stub.max_rd_atom,
 					  .phys_port_cnt = (uint8_t)stub.ports };
@@ -281,7 +317,7 @@ const char *ibv_wc_status_str(enum ibv_wc_status status)
 
 int ibv_get_async_event(struct ibv_context *context, struct ibv_async_event *event)
 {
-	struct stub_context *c = (struct stub_context *)context;
+	struct stub_context *c = to_context(context);
 	struct stub_async *e;
 
 	lock();
@@ -310,13 +346,13 @@ static void tell_context(struct stub_context *c, struct ibv_async_event event)
 	e->event = event;
 	*c->end = e;
 	c->end = &e->next;
-	ring_fd(c->context.async_fd);
+	ring_fd(c->ext.context.async_fd);
 }
 
 void stub_async(struct ibv_context *context, struct ibv_async_event event)
 {
 	lock();
-	tell_context((struct stub_context *)context, event);
+	tell_context(to_context(context), event);
 	unlock();
 }
 
@@ -354,13 +390,16 @@ int ibv_dealloc_pd(struct ibv_pd *pd)
 #undef ibv_reg_mr
 struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *at, size_t len, int access)
 {
-	struct stub_mr *mr = len > stub.pin_max ? NULL : calloc(1, sizeof(*mr));
+	int pins = !(access & IBV_ACCESS_ON_DEMAND);
+	int refused = pins ? len > stub.pin_max : stub.on_demand != 1;
+	struct stub_mr *mr = refused ? NULL : calloc(1, sizeof(*mr));
 	uint32_t key;
 
 	errno = ENOMEM;
 	if (!mr)
 		return NULL;
 	lock();
+	stub.regs_on_demand += !pins;
 	do
 		key = ++next_key % MR_MAX;
 	while (!key || mrs[key]);
@@ -374,6 +413,12 @@ struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *at, size_t len, int access)
 	mrs[key] = mr;
 	unlock();
 	return &mr->mr;
+}
+
+struct ibv_mr *ibv_reg_mr_iova2(struct ibv_pd *pd, void *at, size_t len, uint64_t iova,
+				unsigned access)
+{
+	return ibv_reg_mr(pd, at, len, (int)access);
 }
 
 int ibv_dereg_mr(struct ibv_mr *mr)
@@ -523,6 +568,39 @@ void ibv_ack_cq_events(struct ibv_cq *cq, unsigned n)
 
 /* ---- queue pairs --------------------------------------------------------------------------- */
 
+static int recvs_open(struct stub_recvs *r, unsigned n)
+{
+	for (r->room = 2; r->room < n;)
+		r->room *= 2;
+	r->recv = calloc(r->room, sizeof(*r->recv));
+	return r->recv ? 0 : -ENOMEM;
+}
+
+struct ibv_srq *ibv_create_srq(struct ibv_pd *pd, struct ibv_srq_init_attr *init)
+{
+	struct stub_srq *srq = stub.no_srq ? NULL : calloc(1, sizeof(*srq));
+
+	errno = EOPNOTSUPP;
+	if (!srq)
+		return NULL;
+	if (recvs_open(&srq->recvs, init->attr.max_wr)) {
+		free(srq);
+		return NULL;
+	}
+	srq->max = init->attr.max_wr;
+	srq->srq.context = pd->context;
+	srq->srq.pd = pd;
+	srq->srq.srq_context = init->srq_context;
+	return &srq->srq;
+}
+
+int ibv_destroy_srq(struct ibv_srq *srq)
+{
+	free(((struct stub_srq *)srq)->recvs.recv);
+	free(srq);
+	return 0;
+}
+
 struct ibv_qp *ibv_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
 {
 	struct stub_qp *qp = calloc(1, sizeof(*qp));
@@ -530,13 +608,13 @@ struct ibv_qp *ibv_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
 
 	if (!qp)
 		return NULL;
-	for (qp->room = 2; qp->room < init->cap.max_recv_wr;)
-		qp->room *= 2;
-	qp->recv = calloc(qp->room, sizeof(*qp->recv));
-	if (!qp->recv) {
+	if (recvs_open(&qp->own, init->cap.max_recv_wr)) {
 		free(qp);
 		return NULL;
 	}
+	qp->recvs = init->srq ? &((struct stub_srq *)init->srq)->recvs : &qp->own;
+	qp->waits_end = &qp->waits;
+	qp->qp.srq = init->srq;
 	lock();
 	do
 		number = ++next_qp % QP_MAX;
@@ -552,12 +630,26 @@ struct ibv_qp *ibv_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
 	return &qp->qp;
 }
 
-/* Into its error state, which gives the receive buffers back. With the lock held. */
+/* Into its error state, which gives the receive buffers back, but for those of a shared queue. With
+ * the lock held. */
 static void break_qp(struct stub_qp *qp)
 {
+	struct ibv_async_event last = { .event_type = IBV_EVENT_QP_LAST_WQE_REACHED,
+					.element.qp = &qp->qp };
+	struct stub_waits *w;
+
+	if (qp->qp.srq && !qp->broken && !stub.no_last)
+		tell_context(to_context(qp->qp.context), last);
 	qp->broken = 1;
-	for (; qp->tail != qp->head; qp->tail++) {
-		struct ibv_wc wc = { .wr_id = qp->recv[qp->tail & (qp->room - 1)].id,
+	while ((w = qp->waits)) {
+		w->wc.status = IBV_WC_WR_FLUSH_ERR;
+		qp->waits = w->next;
+		push(qp->qp.send_cq, &w->wc);
+		free(w);
+	}
+	qp->waits_end = &qp->waits;
+	for (struct stub_recvs *r = &qp->own; r->tail != r->head; r->tail++) {
+		struct ibv_wc wc = { .wr_id = r->recv[r->tail & (r->room - 1)].id,
 				     .status = IBV_WC_WR_FLUSH_ERR,
 				     .qp_num = qp->qp.qp_num };
 
@@ -565,11 +657,43 @@ static void break_qp(struct stub_qp *qp)
 	}
 }
 
+/* As libraries of devices do: completions of a queue pair that is destroyed are forgotten, and the
+ * buffers of a shared queue that they were of. */
+static void forget_completions(struct stub_cq *cq, uint32_t number)
+{
+	unsigned to = cq->tail;
+
+	for (unsigned i = cq->tail; i != cq->head; i++)
+		if (cq->wc[i & (cq->room - 1)].qp_num != number)
+			cq->wc[to++ & (cq->room - 1)] = cq->wc[i & (cq->room - 1)];
+	cq->head = to;
+}
+
+/* Events that nobody has heard yet are not told of what is no more. */
+static void forget_events(struct ibv_qp *qp)
+{
+	struct stub_context *c = to_context(qp->context);
+	struct stub_async **at = &c->first, *e;
+
+	while ((e = *at)) {
+		if (e->event.event_type == IBV_EVENT_QP_LAST_WQE_REACHED &&
+		    e->event.element.qp == qp) {
+			*at = e->next;
+			free(e);
+		} else {
+			at = &e->next;
+		}
+	}
+	c->end = at;
+}
+
 int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
 {
 	lock();
 	if (attr->qp_state == IBV_QPS_ERR)
 		break_qp((struct stub_qp *)qp);
+	if (mask & IBV_QP_ACCESS_FLAGS)
+		((struct stub_qp *)qp)->access = (int)attr->qp_access_flags;
 	unlock();
 	return 0;
 }
@@ -577,15 +701,33 @@ int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
 int ibv_destroy_qp(struct ibv_qp *qp)
 {
 	struct stub_qp *s = (struct stub_qp *)qp;
+	struct stub_waits *w;
 
 	lock();
 	if (s->peer)
 		s->peer->peer = NULL;
 	qps[qp->qp_num] = NULL;
+	while ((w = s->waits)) {
+		s->waits = w->next;
+		free(w);
+	}
+	if (qp->srq) {
+		forget_completions((struct stub_cq *)qp->recv_cq, qp->qp_num);
+		forget_events(qp);
+	}
 	unlock();
-	free(s->recv);
+	free(s->own.recv);
 	free(s);
 	return 0;
+}
+
+static struct ibv_recv_wr *add_recvs(struct stub_recvs *r, struct ibv_recv_wr *wr, unsigned most)
+{
+	for (; wr && r->head - r->tail < most; wr = wr->next)
+		r->recv[r->head++ & (r->room - 1)] =
+		    (struct stub_recv){ wr->wr_id, (void *)(uintptr_t)wr->sg_list->addr,
+					wr->sg_list->length };
+	return wr;
 }
 
 static int stub_post_recv(struct ibv_qp *qp, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad)
@@ -593,31 +735,73 @@ static int stub_post_recv(struct ibv_qp *qp, struct ibv_recv_wr *wr, struct ibv_
 	struct stub_qp *s = (struct stub_qp *)qp;
 
 	lock();
-	for (; wr && s->head - s->tail < s->room; wr = wr->next)
-		s->recv[s->head++ & (s->room - 1)] =
-		    (struct stub_recv){ wr->wr_id, (void *)(uintptr_t)wr->sg_list->addr,
-					wr->sg_list->length };
+	*bad = add_recvs(&s->own, wr, s->own.room);
 	unlock();
-	*bad = wr;
-	return wr ? ENOMEM : 0;
+	return *bad ? ENOMEM : 0;
 }
 
-static enum ibv_wc_status send_to(struct stub_qp *to, const struct ibv_sge *sge)
+static enum ibv_wc_status send_to(struct stub_qp *to, const void *from, uint32_t len)
 {
-	struct stub_recv *r = &to->recv[to->tail & (to->room - 1)];
-	struct ibv_wc wc = { .opcode = IBV_WC_RECV,
-			     .byte_len = sge->length,
-			     .qp_num = to->qp.qp_num };
+	struct stub_recvs *recvs = to->recvs;
+	struct stub_recv *r = &recvs->recv[recvs->tail & (recvs->room - 1)];
+	struct ibv_wc wc = { .opcode = IBV_WC_RECV, .byte_len = len, .qp_num = to->qp.qp_num };
 
-	if (to->tail == to->head)
+	if (recvs->tail == recvs->head)
 		return IBV_WC_RNR_RETRY_EXC_ERR;
-	if (sge->length > r->len)
+	if (len > r->len)
 		return IBV_WC_REM_INV_REQ_ERR;
-	copy(r->at, (void *)(uintptr_t)sge->addr, sge->length);
+	copy(r->at, from, len);
 	wc.wr_id = r->id;
-	to->tail++;
+	recvs->tail++;
 	push(to->qp.recv_cq, &wc);
 	return IBV_WC_SUCCESS;
+}
+
+/* It is tried again when there is a buffer. */
+static void wait_for_buffer(struct stub_qp *qp, const struct ibv_send_wr *wr, struct ibv_wc wc)
+{
+	const struct ibv_sge *sge = wr->sg_list;
+	struct stub_waits *w = malloc(sizeof(*w) + sge->length);
+
+	if (!w)
+		abort();
+	w->next = NULL;
+	w->wc = wc;
+	w->signaled = wr->send_flags & IBV_SEND_SIGNALED;
+	w->len = sge->length;
+	copy(w->bytes, (void *)(uintptr_t)sge->addr, sge->length);
+	*qp->waits_end = w;
+	qp->waits_end = &w->next;
+}
+
+static void send_again(struct stub_qp *qp)
+{
+	struct stub_waits *w;
+
+	while ((w = qp->waits) && qp->peer && !qp->peer->broken) {
+		w->wc.status = send_to(qp->peer, w->bytes, w->len);
+		if (w->wc.status == IBV_WC_RNR_RETRY_EXC_ERR)
+			return;
+		qp->waits = w->next;
+		if (!qp->waits)
+			qp->waits_end = &qp->waits;
+		if (w->signaled)
+			push(qp->qp.send_cq, &w->wc);
+		free(w);
+	}
+}
+
+static int stub_post_srq(struct ibv_srq *srq, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad)
+{
+	struct stub_srq *s = (struct stub_srq *)srq;
+
+	lock();
+	*bad = add_recvs(&s->recvs, wr, s->max);
+	for (unsigned i = 0; stub.rnr_waits && i < QP_MAX; i++)
+		if (qps[i] && qps[i]->waits)
+			send_again(qps[i]);
+	unlock();
+	return *bad ? ENOMEM : 0;
 }
 
 static enum ibv_wc_status carry_out(struct stub_qp *qp, const struct ibv_send_wr *wr)
@@ -627,6 +811,7 @@ static enum ibv_wc_status carry_out(struct stub_qp *qp, const struct ibv_send_wr
 	int read = wr->opcode == IBV_WR_RDMA_READ;
 	void *near = (void *)(uintptr_t)sge->addr, *far = (void *)wr->wr.rdma.remote_addr;
 	enum ibv_wc_status status;
+	int access;
 
 	if (stub.fail) {
 		status = (enum ibv_wc_status)stub.fail;
@@ -639,9 +824,10 @@ static enum ibv_wc_status carry_out(struct stub_qp *qp, const struct ibv_send_wr
 	    !may(qp->qp.pd, sge->lkey, sge->addr, sge->length, read ? IBV_ACCESS_LOCAL_WRITE : 0))
 		return IBV_WC_LOC_PROT_ERR;
 	if (wr->opcode == IBV_WR_SEND)
-		return send_to(to, sge);
-	if (!may(to->qp.pd, wr->wr.rdma.rkey, wr->wr.rdma.remote_addr, sge->length,
-		 read ? IBV_ACCESS_REMOTE_READ : IBV_ACCESS_REMOTE_WRITE)) {
+		return send_to(to, (void *)(uintptr_t)sge->addr, sge->length);
+	access = read ? IBV_ACCESS_REMOTE_READ : IBV_ACCESS_REMOTE_WRITE;
+	if (!(to->access & access) ||
+	    !may(to->qp.pd, wr->wr.rdma.rkey, wr->wr.rdma.remote_addr, sge->length, access)) {
 		break_qp(to);
 		return IBV_WC_REM_ACCESS_ERR;
 	}
@@ -657,7 +843,15 @@ static int stub_post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_
 	for (; wr; wr = wr->next) {
 		struct ibv_wc wc = { .wr_id = wr->wr_id, .qp_num = qp->qp_num };
 
+		if (s->waits) {
+			wait_for_buffer(s, wr, wc); /* in order; a test sends nothing else then */
+			continue;
+		}
 		wc.status = s->broken ? IBV_WC_WR_FLUSH_ERR : carry_out(s, wr);
+		if (wc.status == IBV_WC_RNR_RETRY_EXC_ERR && stub.rnr_waits) {
+			wait_for_buffer(s, wr, wc);
+			continue;
+		}
 		if (wc.status != IBV_WC_SUCCESS || (wr->send_flags & IBV_SEND_SIGNALED))
 			push(qp->send_cq, &wc);
 		if (wc.status != IBV_WC_SUCCESS && !s->broken)
@@ -668,413 +862,13 @@ static int stub_post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_
 	return 0;
 }
 
-/* ---- the connection manager ---------------------------------------------------------------- */
-
-struct stub_event {
-	struct rdma_cm_event event; /* first */
-	struct stub_event *next;
-	uint8_t data[PRIVATE];
-};
-
-struct stub_events {
-	struct rdma_event_channel channel; /* first */
-	struct stub_event *first, **end;
-};
-
-struct stub_id {
-	struct rdma_cm_id id; /* first */
-	struct stub_id *peer; /* the other side's, once it is asked for */
-	struct stub_id *next; /* of those that listen */
-	uint32_t qp_num;
-};
-
-static struct stub_id *listeners;
-static unsigned next_port = 20000;
-
-static uint16_t *port_of(struct sockaddr *sa)
+int stub_join(uint32_t one, uint32_t other)
 {
-	return sa->sa_family == AF_INET6 ? &((struct sockaddr_in6 *)(void *)sa)->sin6_port
-					 : &((struct sockaddr_in *)(void *)sa)->sin_port;
-}
+	struct stub_qp *a = qps[one], *b = qps[other];
 
-static size_t len_of(const struct sockaddr *sa)
-{
-	return sa->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
-}
-
-struct rdma_event_channel *rdma_create_event_channel(void)
-{
-	struct stub_events *c = stub.no_manager ? NULL : calloc(1, sizeof(*c));
-
-	errno = ENOENT;
-	if (!c)
-		return NULL;
-	c->end = &c->first;
-	c->channel.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return &c->channel;
-}
-
-void rdma_destroy_event_channel(struct rdma_event_channel *channel)
-{
-	close(channel->fd);
-	free(channel);
-}
-
-static void tell_all(struct stub_id *id, enum rdma_cm_event_type type, int status,
-		     const struct rdma_conn_param *param, struct stub_id *child)
-{
-	struct stub_events *c = (struct stub_events *)id->id.channel;
-	struct stub_event *e = calloc(1, sizeof(*e));
-
-	if (!e)
-		abort();
-	e->event.id = child ? &child->id : &id->id;
-	e->event.listen_id = child ? &id->id : NULL;
-	e->event.event = type;
-	e->event.status = status;
-	if (param) {
-		e->event.param.conn = *param;
-		if (param->private_data_len)
-			memcpy(e->data, param->private_data, param->private_data_len);
-		e->event.param.conn.private_data = e->data;
-	}
-	*c->end = e;
-	c->end = &e->next;
-	ring_fd(c->channel.fd);
-}
-
-static void tell(struct stub_id *id, enum rdma_cm_event_type type, int status,
-		 const struct rdma_conn_param *param, struct stub_id *child)
-{
-	if (!(stub.mute >> type & 1))
-		tell_all(id, type, status, param, child);
-}
-
-void stub_cm(struct rdma_cm_id *id, enum rdma_cm_event_type type, int status)
-{
-	static const uint8_t none[1];
-	struct rdma_conn_param param = { .private_data = none };
-
-	lock();
-	tell_all((struct stub_id *)id, type, status, &param, NULL);
-	unlock();
-}
-
-int rdma_get_cm_event(struct rdma_event_channel *channel, struct rdma_cm_event **event)
-{
-	struct stub_events *c = (struct stub_events *)channel;
-	struct stub_event *e;
-
-	lock();
-	e = c->first;
-	if (e) {
-		c->first = e->next;
-		if (!c->first)
-			c->end = &c->first;
-		*event = &e->event;
-	} else {
-		quiet_fd(channel->fd);
-	}
-	unlock();
-	errno = EAGAIN;
-	return e ? 0 : -1;
-}
-
-int rdma_ack_cm_event(struct rdma_cm_event *event)
-{
-	free(event);
-	return 0;
-}
-
-/* One whose connection was asked for, and whom nobody knows yet, is refused. */
-static void drop_event(struct stub_event *e)
-{
-	struct stub_id *child = e->event.listen_id ? (struct stub_id *)e->event.id : NULL;
-
-	if (child && child->peer) {
-		child->peer->peer = NULL;
-		tell(child->peer, RDMA_CM_EVENT_REJECTED, 0, NULL, NULL);
-	}
-	free(child);
-	free(e);
-}
-
-/* Those about id are told at another channel, or no more. */
-static void move_events(struct stub_id *id, struct stub_events *to)
-{
-	struct stub_events *c = (struct stub_events *)id->id.channel;
-	struct stub_event **at = &c->first, *mine = NULL, **mine_end = &mine, *e;
-
-	while ((e = *at)) {
-		if (e->event.id != &id->id && e->event.listen_id != &id->id) {
-			at = &e->next;
-			continue;
-		}
-		*at = e->next;
-		e->next = NULL;
-		*mine_end = e;
-		mine_end = &e->next;
-	}
-	c->end = at;
-	while ((e = mine)) {
-		mine = e->next;
-		e->next = NULL;
-		if (!to) {
-			drop_event(e);
-			continue;
-		}
-		*to->end = e;
-		to->end = &e->next;
-		ring_fd(to->channel.fd);
-	}
-}
-
-int rdma_create_id(struct rdma_event_channel *channel, struct rdma_cm_id **id, void *context,
-		   enum rdma_port_space ps)
-{
-	struct stub_id *s = calloc(1, sizeof(*s));
-
-	if (!s)
+	if (!a || !b)
 		return -1;
-	s->id.channel = channel;
-	s->id.context = context;
-	s->id.ps = ps;
-	*id = &s->id;
+	a->peer = b;
+	b->peer = a;
 	return 0;
-}
-
-int rdma_destroy_id(struct rdma_cm_id *id)
-{
-	struct stub_id *s = (struct stub_id *)id, **at;
-
-	lock();
-	for (at = &listeners; *at && *at != s;)
-		at = &(*at)->next;
-	if (*at)
-		*at = s->next;
-	move_events(s, NULL);
-	if (s->peer) {
-		s->peer->peer = NULL;
-		tell(s->peer, RDMA_CM_EVENT_DISCONNECTED, 0, NULL, NULL);
-	}
-	unlock();
-	free(s);
-	return 0;
-}
-
-int rdma_migrate_id(struct rdma_cm_id *id, struct rdma_event_channel *channel)
-{
-	struct stub_id *s = (struct stub_id *)id;
-
-	lock();
-	move_events(s, (struct stub_events *)channel);
-	id->channel = channel;
-	unlock();
-	return 0;
-}
-
-static int is_wildcard(const struct sockaddr *sa)
-{
-	const struct sockaddr_in6 *in6 = (const void *)sa;
-	const struct sockaddr_in *in = (const void *)sa;
-
-	return sa->sa_family == AF_INET6 ? IN6_IS_ADDR_UNSPECIFIED(&in6->sin6_addr)
-					 : in->sin_addr.s_addr == htonl(INADDR_ANY);
-}
-
-static int is_elsewhere(const struct sockaddr *sa)
-{
-	const struct sockaddr_in *in = (const void *)sa;
-
-	return sa->sa_family == AF_INET && !is_wildcard(sa) &&
-	       ntohl(in->sin_addr.s_addr) >> 24 != 127;
-}
-
-static void on_device(struct stub_id *id)
-{
-	id->id.verbs = (struct ibv_context *)&manager[stub.way];
-	id->id.port_num = 1;
-}
-
-int rdma_bind_addr(struct rdma_cm_id *id, struct sockaddr *sa)
-{
-	struct sockaddr *own = &id->route.addr.src_addr;
-	int taken = 0;
-
-	errno = EADDRNOTAVAIL;
-	if (is_elsewhere(sa))
-		return -1;
-	memcpy(own, sa, len_of(sa));
-	if (!is_wildcard(sa))
-		on_device((struct stub_id *)id);
-	lock();
-	if (!*port_of(own))
-		*port_of(own) = htons((uint16_t)(next_port = next_port % 30000 + 20000 + 1));
-	for (struct stub_id *l = listeners; l; l = l->next)
-		taken |= l->id.route.addr.src_addr.sa_family == own->sa_family &&
-			 *port_of(&l->id.route.addr.src_addr) == *port_of(own);
-	unlock();
-	errno = EADDRINUSE;
-	return taken ? -1 : 0;
-}
-
-int rdma_listen(struct rdma_cm_id *id, int backlog)
-{
-	struct stub_id *s = (struct stub_id *)id;
-
-	errno = stub.listen_errno;
-	if (stub.listen_errno)
-		return -1;
-	lock();
-	s->next = listeners;
-	listeners = s;
-	unlock();
-	return 0;
-}
-
-uint16_t rdma_get_src_port(struct rdma_cm_id *id)
-{
-	return *port_of(&id->route.addr.src_addr);
-}
-
-int rdma_set_option(struct rdma_cm_id *id, int level, int name, void *value, size_t len)
-{
-	return 0;
-}
-
-int rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct sockaddr *to, int ms)
-{
-	lock();
-	memcpy(&id->route.addr.dst_addr, to, len_of(to));
-	on_device((struct stub_id *)id);
-	tell((struct stub_id *)id, RDMA_CM_EVENT_ADDR_RESOLVED, 0, NULL, NULL);
-	unlock();
-	return 0;
-}
-
-int rdma_resolve_route(struct rdma_cm_id *id, int ms)
-{
-	lock();
-	tell((struct stub_id *)id, RDMA_CM_EVENT_ROUTE_RESOLVED, 0, NULL, NULL);
-	unlock();
-	return 0;
-}
-
-static struct stub_id *listener_at(uint16_t port)
-{
-	struct stub_id *l = listeners;
-
-	while (l && *port_of(&l->id.route.addr.src_addr) != port)
-		l = l->next;
-	return l;
-}
-
-int rdma_connect(struct rdma_cm_id *id, struct rdma_conn_param *param)
-{
-	struct stub_id *s = (struct stub_id *)id, *l, *child;
-	struct rdma_conn_param none = { 0 };
-
-	param = param ? param : &none;
-	lock();
-	s->qp_num = id->qp ? id->qp->qp_num : param->qp_num;
-	l = listener_at(*port_of(&id->route.addr.dst_addr));
-	child = l ? calloc(1, sizeof(*child)) : NULL;
-	if (child) {
-		child->id.channel = l->id.channel;
-		child->id.context = l->id.context;
-		memcpy(&child->id.route.addr.dst_addr, &id->route.addr.dst_addr,
-		       len_of(&id->route.addr.dst_addr));
-		on_device(child);
-		child->peer = s;
-		s->peer = child;
-		tell(l, RDMA_CM_EVENT_CONNECT_REQUEST, 0, param, child);
-	} else {
-		tell(s, RDMA_CM_EVENT_REJECTED, 0, NULL, NULL);
-	}
-	unlock();
-	return 0;
-}
-
-int rdma_accept(struct rdma_cm_id *id, struct rdma_conn_param *param)
-{
-	struct stub_id *s = (struct stub_id *)id;
-	struct stub_qp *a, *b;
-	int err = -1;
-
-	lock();
-	a = qps[param->qp_num];
-	b = s->peer ? qps[s->peer->qp_num] : NULL;
-	if (a && b) {
-		a->peer = b;
-		b->peer = a;
-		tell(s->peer, RDMA_CM_EVENT_CONNECT_RESPONSE, 0, param, NULL);
-		err = 0;
-	}
-	unlock();
-	errno = ECONNRESET;
-	return err;
-}
-
-int rdma_establish(struct rdma_cm_id *id)
-{
-	struct stub_id *s = (struct stub_id *)id;
-
-	lock();
-	if (s->peer)
-		tell(s->peer, RDMA_CM_EVENT_ESTABLISHED, 0, NULL, NULL);
-	unlock();
-	return 0;
-}
-
-/* The other side is told once. */
-static int part(struct rdma_cm_id *id, enum rdma_cm_event_type type)
-{
-	struct stub_id *s = (struct stub_id *)id;
-
-	lock();
-	if (s->peer) {
-		s->peer->peer = NULL;
-		tell(s->peer, type, 0, NULL, NULL);
-	}
-	s->peer = NULL;
-	unlock();
-	return 0;
-}
-
-int rdma_reject(struct rdma_cm_id *id, const void *data, uint8_t len)
-{
-	return part(id, RDMA_CM_EVENT_REJECTED);
-}
-
-int rdma_disconnect(struct rdma_cm_id *id)
-{
-	return part(id, RDMA_CM_EVENT_DISCONNECTED);
-}
-
-int rdma_create_qp(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr *init)
-{
-	id->qp = ibv_create_qp(pd, init);
-	return id->qp ? 0 : -1;
-}
-
-void rdma_destroy_qp(struct rdma_cm_id *id)
-{
-	ibv_destroy_qp(id->qp);
-	id->qp = NULL;
-}
-
-int rdma_init_qp_attr(struct rdma_cm_id *id, struct ibv_qp_attr *attr, int *mask)
-{
-	*mask = IBV_QP_STATE;
-	return 0;
-}
-
-int rdma_notify(struct rdma_cm_id *id, enum ibv_event_type event)
-{
-	return 0;
-}
-
-const char *rdma_event_str(enum rdma_cm_event_type event)
-{
-	return "an event";
 }

@@ -17,11 +17,19 @@ struct stub_device {
 	int way;       /* the device that rdma_cm finds each address to belong to */
 	int transport; /* IBV_TRANSPORT_* */
 	int max_qp_wr, max_cqe, max_rd_atom;
-	int port_state;          /* IBV_PORT_* */
-	size_t pin_max;          /* bytes; longer registrations are refused with ENOMEM */
+	int max_srq_wr;                   /* 0: no shared receive queues */
+	int on_demand;                    /* 1: it has on-demand paging; 2: says so, and refuses */
+	int tos, tos_set;                 /* the last traffic class, and how often one was set */
+	uint64_t regs_on_demand, advised; /* registrations; bytes that it was told of */
+	int no_srq;                       /* they are said to be there, but none can be made */
+	int no_last;    /* nothing is said of a queue pair that has taken its last buffer */
+	int rnr_waits;  /* a send for which there is no receive buffer is repeated for ever */
+	int port_state; /* IBV_PORT_* */
+	size_t pin_max; /* bytes; longer registrations are refused with ENOMEM */
 	int no_open, no_manager; /* the files below /dev/infiniband cannot be opened */
 	int listen_errno;        /* rdma_listen() fails with it */
-	int removed;             /* the kernel has forgotten it */
+	int no_migrate;          /* rdma_migrate_id() fails */
+	int removed;             /* the kernel has forgotten it, and lists it no more */
 	unsigned mute;           /* 1 << RDMA_CM_EVENT_*: these never come by themselves */
 	int fail;                /* the next send, read or write ends with this IBV_WC_* */
 };
@@ -31,6 +39,10 @@ extern STUB_API struct stub_device stub;
 STUB_API void stub_async(struct ibv_context *context, struct ibv_async_event event);
 /* The device fails, for all that have it open. */
 STUB_API void stub_fail_all(void);
+/* How often it is open. */
+STUB_API unsigned stub_open(void);
+/* What listens at this port does so no more, as its device is gone: rdma_cm says so. */
+STUB_API void stub_unlisten(unsigned port);
 /* An event of rdma_cm about id, muted or not. */
 STUB_API void stub_cm(struct rdma_cm_id *id, enum rdma_cm_event_type type, int status);
 /* A completion out of nowhere. */

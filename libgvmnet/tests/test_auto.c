@@ -46,14 +46,19 @@ static void begin(const char *rdma_folder)
 }
 
 /* Of the module that is loaded. */
-static struct stub_device *device(void)
+static void *of_device(const char *name)
 {
 	void *handle = dlopen(STUB "/gvmnet-verbs.so", RTLD_NOW | RTLD_NOLOAD);
-	struct stub_device *found = handle ? dlsym(handle, "stub") : NULL;
+	void *found = handle ? dlsym(handle, name) : NULL;
 
 	assert_non_null(found);
 	dlclose(handle);
 	return found;
+}
+
+static struct stub_device *device(void)
+{
+	return of_device("stub");
 }
 
 static void open_pair(struct rig *rig, const char *of_server, const char *of_client)
@@ -197,15 +202,12 @@ static void what_keeps_verbs_from_listening_costs_a_line(void **state)
 /* The device is gone: what was connected comes back over tcp. */
 static void a_device_that_is_taken_away(void **state)
 {
-	void *handle = dlopen(STUB "/gvmnet-verbs.so", RTLD_NOW | RTLD_NOLOAD);
-	void (*take_away)(void) = NULL;
+	void (*take_away)(void);
 	struct rig rig;
 
-	assert_non_null(handle);
-	*(void **)&take_away = dlsym(handle, "stub_fail_all");
-	assert_non_null(take_away);
 	begin("/");
 	open_pair(&rig, "auto", "auto");
+	*(void **)&take_away = of_device("stub_fail_all");
 	call_over(&rig, "verbs");
 	take_away();
 	UNTIL(&rig, rig.client.ended == 1 && !rig.server.session);
@@ -213,7 +215,62 @@ static void a_device_that_is_taken_away(void **state)
 	assert_int_equal(warnings, 3); /* each side: the device has failed; not over verbs */
 	assert_non_null(strstr(lines, "not over verbs (No such device), trying tcp"));
 	close_rig(&rig);
-	dlclose(handle);
+}
+
+/* Operations on memory of both sides that the hardware knows. */
+static void move_page(struct rig *rig, struct gvm_mem *there, struct gvm_mem *here, uint8_t *at,
+		      uint8_t byte)
+{
+	struct job job = new_job();
+
+	memset(at, byte, 4096);
+	assert_int_equal(gvm_put(rig->peer, gvm_mem_key(there), 4096, at, 4096, here, &job.op), 0);
+	UNTIL(rig, job.done);
+	assert_int_equal(job.status, 0);
+	memset(at, 0, 4096);
+	job = new_job();
+	assert_int_equal(gvm_fetch(rig->peer, gvm_mem_key(there), 4096, at, 4096, here, &job.op),
+			 0);
+	UNTIL(rig, job.done);
+	assert_int_equal(job.status, 0);
+	for (unsigned i = 0; i < 4096; i++)
+		assert_int_equal(at[i], byte);
+}
+
+/* Where there is nothing but verbs the peers wait for it: it is closed, opened again, what was
+ * registered is registered anew, and a call that was posted meanwhile is answered. */
+static void a_device_that_comes_back(void **state)
+{
+	static uint8_t memory[8192], buf[4096];
+	struct gvm_mem *there, *here;
+	unsigned (*opened)(void);
+	void (*take_away)(void);
+	struct rig rig;
+
+	begin("/");
+	open_pair(&rig, "verbs", "verbs");
+	*(void **)&opened = of_device("stub_open");
+	*(void **)&take_away = of_device("stub_fail_all");
+	assert_int_equal(gvm_mem_register(rig.server.net, memory, sizeof(memory),
+					  GVM_ACCESS_FETCH | GVM_ACCESS_PUT, 0, &there),
+			 0);
+	assert_int_equal(gvm_mem_register(rig.client.net, buf, sizeof(buf), 0, 0, &here), 0);
+	for (uint8_t i = 1; i <= 3; i++) {
+		move_page(&rig, there, here, buf, i);
+		assert_int_equal(memory[4096], i);
+		assert_int_equal(opened(), 2);
+		device()->removed = 1;
+		take_away();
+		UNTIL(&rig, !rig.client.session && !rig.server.session && !opened());
+		device()->removed = 0;
+		call_over(&rig, "verbs");
+	}
+	move_page(&rig, there, here, buf, 4);
+	assert_non_null(strstr(lines, "the RDMA device stub0 is there again"));
+	gvm_mem_unregister(there, NULL, NULL);
+	gvm_mem_unregister(here, NULL, NULL);
+	close_rig(&rig);
+	assert_int_equal(opened(), 0);
 }
 
 /* A device that auto has no use for is no news; a limit that can be raised is. */
@@ -263,6 +320,7 @@ int main(void)
 		cmocka_unit_test(an_address_that_verbs_does_not_reach),
 		cmocka_unit_test(what_keeps_verbs_from_listening_costs_a_line),
 		cmocka_unit_test(a_device_that_is_taken_away),
+		cmocka_unit_test(a_device_that_comes_back),
 		cmocka_unit_test(devices_that_do_not_suit),
 		cmocka_unit_test(a_worker_that_cannot_open_it),
 	};

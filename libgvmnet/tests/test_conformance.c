@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The conformance suite (conformance.h): messages, memory, ends, threads. */
-#include <pthread.h>
-#include <stdatomic.h>
-
 #include "conformance.h"
 
 /* ---- messages ------------------------------------------------------------------------------ */
@@ -25,8 +22,8 @@ static void messages_arrive_in_order(void **state)
 			turn();
 		}
 	}
-	until(server.messages == 2000);
-	assert_int_equal(server.ordered, 2000);
+	until(there()->messages == 2000);
+	assert_int_equal(there()->ordered, 2000);
 }
 
 /* Refused posts are told of when they may be tried again, and nothing of the rest is lost. */
@@ -44,7 +41,7 @@ static void back_pressure_is_told(void **state)
 		}
 		until(client.writable);
 	}
-	until(server.messages == msg.arg);
+	until(there()->messages == msg.arg);
 }
 
 static void calls_are_answered_once(void **state)
@@ -82,7 +79,7 @@ static void sizes_and_odd_offsets(void **state)
 
 	offer_open(&o, 2 * MIB, RW, 0);
 	fill(want, 2 * MIB, 1);
-	memcpy(o.base, want, 2 * MIB);
+	offer_fill(&o, 1);
 	for (unsigned i = 0; i < 10; i++)
 		for (unsigned j = 0; j < 7; j++) {
 			uint32_t n = sizes[i], at = offsets[j];
@@ -94,7 +91,7 @@ static void sizes_and_odd_offsets(void **state)
 			fill(buf, n, i * 7 + j);
 			memcpy(want + at, buf, n);
 			assert_int_equal(put(peer, o.key, at, buf, n), 0);
-			assert_memory_equal(o.base, want, 2 * MIB);
+			offer_is(&o, want, 2 * MIB);
 		}
 	offer_close(&o);
 	free(want);
@@ -131,18 +128,29 @@ static void keys_are_checked(void **state)
 	assert_int_equal(client.ended, 0);
 }
 
+/* What is under way for longer than hardware may go on with memory that is withdrawn
+ * (docs/rdma.md) ends with its connection: in an emulated machine, or over a cable on which a
+ * packet that is lost costs that long. */
+static int refused(int status)
+{
+	int may_last = getenv("GVM_CONFORMANCE_HOST") && there()->pins;
+
+	return status == -ENOENT || (may_last && status == -ECONNRESET);
+}
+
 /* Whatever is under way when memory is withdrawn either sees it as it was or is refused. */
 static void memory_withdrawn_in_flight(void **state)
 {
 	enum { N = 32 };
-	uint8_t *buf = malloc(N * 65536);
+	uint8_t *buf = malloc(N * 65536), *want = malloc(65536);
 	struct job jobs[N];
 	struct gvm_peer *peer = ready_server();
 	struct offer o;
 	unsigned ok = 0;
 
 	offer_open(&o, 65536, RW, 0);
-	memset(o.base, 0x11, 65536);
+	offer_fill(&o, 17);
+	fill(want, 65536, 17);
 	jobs_done = 0;
 	for (unsigned i = 0; i < N; i++) {
 		job_init(&jobs[i], 0);
@@ -152,21 +160,22 @@ static void memory_withdrawn_in_flight(void **state)
 			while (!jobs_done)
 				turn();
 	}
-	gvm_mem_unregister(o.mem, offer_gone, &o);
-	until(jobs_done == N && o.gone);
+	offer_withdraw(&o);
+	until(jobs_done == N && offer_gone(&o));
 	for (unsigned i = 0; i < N; i++) {
 		assert_int_equal(jobs[i].calls, 1);
-		assert_true(jobs[i].status == 0 || jobs[i].status == -ENOENT);
+		assert_true(jobs[i].status == 0 || refused(jobs[i].status));
 		ok += !jobs[i].status;
-		for (unsigned k = 0; !jobs[i].status && k < 65536; k++)
-			assert_int_equal(buf[i * 65536 + k], 0x11);
+		if (!jobs[i].status)
+			assert_memory_equal(buf + (size_t)i * 65536, want, 65536);
 	}
-	/* what hardware has been given before it may all succeed; afterwards nothing does */
-	assert_true(ok >= 1 && (ok < N || gvm_net_pins(server.net)));
-	assert_int_equal(o.gone, 1);
+	/* What hardware has been given before it may all succeed, and so may all that is done
+	 * before the word to withdraw it has come to another machine; afterwards nothing does. */
+	assert_true(ok >= 1 && (ok < N || there()->pins || elsewhere()));
 	assert_int_equal(fetch(peer, o.key, 0, buf, 64), -ENOENT);
 	assert_int_equal(put(peer, o.key, 0, buf, 64), -ENOENT);
-	free(o.base);
+	offer_free(&o);
+	free(want);
 	free(buf);
 }
 
@@ -188,8 +197,8 @@ static void registered_buffers(void **state)
 	int gone = 0;
 
 	offer_open(&o, N * LEN, RW, 0);
-	fill(o.base, N * LEN, 5);
-	memcpy(want, o.base, (size_t)N * LEN);
+	offer_fill(&o, 5);
+	fill(want, (size_t)N * LEN, 5);
 	for (int puts = 0; puts < 2; puts++, gone = 0) {
 		assert_int_equal(gvm_mem_register(client.net, buf, (size_t)N * LEN, 0, 0, &mem), 0);
 		jobs_done = 0;
@@ -212,7 +221,10 @@ static void registered_buffers(void **state)
 		assert_int_equal(gone, 1);
 		for (unsigned i = 0; i < N; i++)
 			assert_true(jobs[i].calls == 1 && jobs[i].status == 0);
-		assert_memory_equal(puts ? o.base : buf, want, (size_t)N * LEN);
+		if (puts)
+			offer_is(&o, want, (size_t)N * LEN);
+		else
+			assert_memory_equal(buf, want, (size_t)N * LEN);
 		fill(buf, N * LEN, 6);
 		memcpy(want, buf, (size_t)N * LEN);
 	}
@@ -231,7 +243,7 @@ static void a_full_window(void **state)
 	struct offer o;
 
 	offer_open(&o, (size_t)N * LEN, RW, 0);
-	fill(o.base, (size_t)N * LEN, 9);
+	offer_fill(&o, 9);
 	for (int puts = 0; puts < 2; puts++) {
 		unsigned posted = 0, turns = 0;
 
@@ -256,7 +268,7 @@ static void a_full_window(void **state)
 		}
 		for (unsigned i = 0; i < N; i++)
 			assert_true(jobs[i].calls == 1 && !jobs[i].status);
-		assert_memory_equal(buf, o.base, (size_t)N * LEN);
+		offer_is(&o, buf, (size_t)N * LEN);
 		fill(buf, (size_t)N * LEN, 10);
 	}
 	fill(buf, (size_t)N * LEN, 9);
@@ -273,7 +285,7 @@ static void nobody_listens(void **state)
 	uint8_t buf[64];
 	struct job job;
 
-	gvm_worker_unlisten(server.worker);
+	far(.what = FAR_UNLISTEN);
 	job_init(&job, 300 * MS);
 	assert_int_equal(gvm_fetch(peer, 1, 0, buf, 64, NULL, &job.op), 0);
 	until(job.calls);
@@ -328,17 +340,17 @@ static void each_end_completes_all_once(void **state)
 		int mine = round & 1;
 
 		peer = ready_server();
-		until(server.accepted);
+		until(there()->accepted);
 		jobs_done = 0;
 		post_all_kinds(peer, jobs, N, o.key, buf);
 		for (unsigned i = 0; i < round / 4; i++)
 			turn();
 		if (mine)
 			gvm_peer_disconnect(peer, -ECANCELED);
-		else if (server.accepted)
-			gvm_peer_disconnect(server.accepted, -ECANCELED);
+		else
+			far(.what = FAR_DISCONNECT);
 		until(jobs_done >= N);
-		until(!server.accepted);
+		until(!there()->accepted);
 		for (unsigned i = 0; i < N; i++) {
 			assert_int_equal(jobs[i].calls, 1);
 			assert_true(jobs[i].status == 0 ||
@@ -361,12 +373,31 @@ static void closing_a_worker_completes_all(void **state)
 	offer_open(&o, 4096, RW, 0);
 	post_all_kinds(ready_server(), jobs, N, o.key, buf);
 	node_close(&client);
-	memset(&client, 0, sizeof(client));
 	for (unsigned i = 0; i < N; i++)
 		assert_true(jobs[i].calls == 1 && jobs[i].status == -ECANCELED);
-	until(!server.accepted);
+	until(!there()->accepted);
 	offer_close(&o);
 	free(buf);
+}
+
+/* Over siw a worker sleeps where the first packet of a connection is lost, for a second each, and
+ * the other side counts those for gone that it does not serve meanwhile. Whoever is told so asks
+ * again. */
+static unsigned ask_again(struct job *jobs, struct gvm_peer **peers, unsigned n, uint64_t key,
+			  uint8_t *buf)
+{
+	unsigned again = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		if (jobs[i].status != -ECONNRESET || !cable_is_bad())
+			continue;
+		assert_int_equal(jobs[i].calls, 1);
+		job_init(&jobs[i], 0);
+		assert_int_equal(
+		    gvm_fetch(peers[i], key, 0, buf + i * 4096, 4096, NULL, &jobs[i].op), 0);
+		again++;
+	}
+	return again;
 }
 
 static void a_thousand_peers(void **state)
@@ -374,34 +405,40 @@ static void a_thousand_peers(void **state)
 	enum { N = 1000 };
 	struct job *jobs = calloc(N, sizeof(*jobs));
 	struct gvm_peer **peers = calloc(N, sizeof(*peers));
-	uint8_t *buf = malloc((size_t)N * 4096);
+	uint8_t *buf = malloc((size_t)N * 4096), want[4096];
+	unsigned asked, times;
 	struct offer o;
 
-	gvm_worker_unlisten(server.worker);
-	node_listen(&server, "0.0.0.0", 0);
+	far(.what = FAR_UNLISTEN);
+	server_listen(1);
 	offer_open(&o, 4096, RW, 0);
-	fill(o.base, 4096, 3);
+	offer_fill(&o, 3);
+	fill(want, 4096, 3);
 	for (unsigned round = 0; round < 2; round++) {
 		jobs_done = 0;
 		for (unsigned i = 0; i < N; i++) {
 			char host[64];
 
 			assert_int_equal(
-			    gvm_peer_at(client.worker, peer_host(i, host), server.port, &peers[i]),
-			    0);
+			    gvm_peer_at(client.worker, peer_host(i, host), far_port, &peers[i]), 0);
 			job_init(&jobs[i], 0);
 			assert_int_equal(
 			    gvm_fetch(peers[i], o.key, 0, buf + i * 4096, 4096, NULL, &jobs[i].op),
 			    0);
 		}
 		until(jobs_done == N);
+		for (times = 0; (asked = ask_again(jobs, peers, N, o.key, buf)); times++) {
+			assert_true(times < 5);
+			jobs_done = 0;
+			until(jobs_done == asked);
+		}
 		for (unsigned i = 0; i < N; i++) {
 			assert_int_equal(jobs[i].calls, 1);
 			assert_int_equal(jobs[i].status, 0);
-			assert_memory_equal(buf + i * 4096, o.base, 4096);
+			assert_memory_equal(buf + i * 4096, want, 4096);
 		}
 	}
-	assert_int_equal(client.ready, N);
+	assert_true(client.ready == N || (client.ready > N && cable_is_bad()));
 	offer_close(&o);
 	free(peers);
 	free(jobs);
@@ -417,6 +454,7 @@ static struct many {
 	struct gvm_peer *peer;
 	unsigned next; /* put, fetch, send and call, in turn */
 	unsigned ended, failed, sent;
+	int written; /* the last put ended well */
 	uint8_t buf[4096];
 } * many;
 
@@ -468,7 +506,9 @@ static void many_look(struct many *m, const struct offer *o)
 		assert_int_equal(m->job.calls, 1);
 		m->ended++;
 		m->failed += m->job.status != 0;
-		if (m->next % 3 == 1 && !m->job.status) {
+		if (m->next % 3 == 0)
+			m->written = !m->job.status;
+		if (m->next % 3 == 1 && !m->job.status && m->written) {
 			fill(want, 4096, m->next - 1 + (unsigned)(m - many));
 			assert_memory_equal(m->buf, want, 4096);
 		}
@@ -479,13 +519,13 @@ static void many_look(struct many *m, const struct offer *o)
 
 static int teardown_limited(void **state)
 {
-	gvm_option_set("GVM_CONNECTIONS", "0");
+	option("GVM_CONNECTIONS", "0");
 	return teardown(state);
 }
 
 static int setup_limited(void **state)
 {
-	gvm_option_set("GVM_CONNECTIONS", "16");
+	option("GVM_CONNECTIONS", "16");
 	return setup(state);
 }
 
@@ -493,16 +533,17 @@ static int setup_limited(void **state)
 static void many_peers_over_few_connections(void **state)
 {
 	struct gvm_net_stats stats, theirs;
+	int other_lives = 1; /* server 1, which the last peer is of */
+	unsigned other_port;
 	struct many *last;
-	struct node dies;
 	struct offer o;
 	unsigned rounds = one_process() ? 9 : 6, least = 0;
 	uint64_t end = gvm_now() + 60000 * MS;
 
-	gvm_worker_unlisten(server.worker);
-	node_listen(&server, "0.0.0.0", 0);
-	server_open(&dies);
-	node_listen(&dies, "0.0.0.0", 0);
+	far(.what = FAR_UNLISTEN);
+	server_listen(1);
+	far(.what = FAR_OPEN, .id = 1);
+	other_port = far(.what = FAR_LISTEN, .id = 1, .a = 1)->port;
 	offer_open(&o, MANY * 4096, RW, 0);
 	many = calloc(MANY, sizeof(*many));
 	last = &many[MANY - 1];
@@ -510,7 +551,7 @@ static void many_peers_over_few_connections(void **state)
 		char host[64];
 
 		assert_int_equal(gvm_peer_at(client.worker, peer_host(i, host),
-					     &many[i] == last ? dies.port : server.port,
+					     &many[i] == last ? other_port : far_port,
 					     &many[i].peer),
 				 0);
 		many[i].next = &many[i] == last ? 2 : 0; /* it has no memory to offer */
@@ -525,20 +566,18 @@ static void many_peers_over_few_connections(void **state)
 				least = many[i].ended;
 		}
 		turn();
-		if (dies.worker)
-			gvm_worker_progress(dies.worker);
 		bounded();
 		assert_true(gvm_now() < end);
-		if (dies.worker && least >= 2) {
-			node_close(&dies);
-			memset(&dies, 0, sizeof(dies));
+		if (other_lives && least >= 2) {
+			far(.what = FAR_CLOSE, .id = 1);
+			other_lives = 0;
 		}
 	}
 	for (unsigned i = 0; i < MANY - 1; i++)
-		assert_int_equal(many[i].failed, 0);
+		assert_true(!many[i].failed || cable_is_bad());
 	for (unsigned i = 0; i < MANY; i++)
 		gvm_peer_disconnect(many[i].peer, -ECANCELED);
-	until((gvm_worker_stats(server.worker, &theirs), theirs.peers_open == 0));
+	until((theirs = there()->stats, theirs.peers_open == 0));
 	for (unsigned i = 0; i < MANY; i++)
 		assert_true(many[i].job.calls <= 1);
 	gvm_worker_stats(client.worker, &stats);
@@ -549,52 +588,29 @@ static void many_peers_over_few_connections(void **state)
 	 * not have been proven when this side let go of all */
 	assert_in_range(theirs.accepts - theirs.rests - theirs.disconnects, 0, LIMIT);
 	assert_in_range(theirs.disconnects, 0, LIMIT);
-	if (dies.net)
-		node_close(&dies);
 	offer_close(&o);
 	free(many);
 }
 
 /* ---- other threads ------------------------------------------------------------------------- */
 
-struct served {
-	struct node node;
-	pthread_t thread;
-	atomic_int stop;
-};
-
-static void *serve(void *arg)
-{
-	struct served *s = arg;
-
-	while (!atomic_load(&s->stop))
-		gvm_worker_wait(s->node.worker, GVM_NEVER);
-	return NULL;
-}
-
 /* Two workers of one net on two threads, at one address where the transport can share it. */
 static void two_threads_serve(void **state)
 {
 	enum { PEERS = 40, ROUNDS = 20 };
-	struct served *s = calloc(2, sizeof(*s));
-	struct gvm_worker_config wc = { NULL, on_message, on_state, on_writable, -1 };
 	struct gvm_peer *peers[PEERS];
 	uint8_t page[4096], buf[PEERS][4096];
 	struct job jobs[PEERS];
 	struct offer o;
+	unsigned port;
 
 	offer_open(&o, PEERS * 4096, RW, 0);
-	for (int i = 0; i < 2; i++) {
-		wc.arg = &s[i].node;
-		assert_int_equal(gvm_worker_open(server.net, &wc, &s[i].node.worker), 0);
-		node_listen(&s[i].node, "0.0.0.0", i ? s[0].node.port : 0);
-		pthread_create(&s[i].thread, NULL, serve, &s[i]);
-	}
+	port = far(.what = FAR_THREADS)->port;
 	for (unsigned i = 0; i < PEERS; i++) {
 		char host[64];
 
-		assert_int_equal(
-		    gvm_peer_at(client.worker, peer_host(i, host), s[0].node.port, &peers[i]), 0);
+		assert_int_equal(gvm_peer_at(client.worker, peer_host(i, host), port, &peers[i]),
+				 0);
 	}
 	for (unsigned round = 0; round < ROUNDS; round++) {
 		jobs_done = 0;
@@ -613,14 +629,8 @@ static void two_threads_serve(void **state)
 			assert_memory_equal(page, buf[i], 4096);
 		}
 	}
-	for (int i = 0; i < 2; i++) {
-		atomic_store(&s[i].stop, 1);
-		gvm_worker_wake(s[i].node.worker);
-		pthread_join(s[i].thread, NULL);
-		gvm_worker_close(s[i].node.worker);
-	}
+	far(.what = FAR_THREADS_END);
 	offer_close(&o);
-	free(s);
 }
 
 int main(int argc, char **argv)

@@ -1,33 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The conformance suite (conformance.h): what strangers send to a listener disturbs nobody. */
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include "conformance.h"
 
 /* ---- tcp: strangers ------------------------------------------------------------------------ */
 
 static int raw_dial(void)
 {
-	struct sockaddr_in sa = { .sin_family = AF_INET,
-				  .sin_port = htons((uint16_t)server.port),
-				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+	struct sockaddr_in sa;
+	int fd = far_socket(here, far_port, &sa);
 
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	assert_int_equal(connect(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
 	return fd;
 }
 
 static struct gvm_net_stats server_stats(void)
 {
-	struct gvm_net_stats stats;
-
-	gvm_worker_stats(server.worker, &stats);
-	return stats;
+	return there()->stats;
 }
 
 /* The server has ended the connection. */
@@ -51,6 +39,7 @@ static size_t raw_hello(uint8_t *buf)
 				   .proto_max = GVM_WIRE_PROTO_MAX,
 				   .node = GVM_WIRE_NODE_NONE,
 				   .to_node = GVM_WIRE_NODE_NONE,
+				   .features = getenv("GVM_KEY_FILE") ? GVM_FEAT_KEY : 0,
 				   .credits = 16,
 				   .max_fetch = 16,
 				   .incarnation = 77 };
@@ -158,9 +147,9 @@ static int setup_impatient(void **state)
 {
 	int err;
 
-	gvm_option_set("GVM_HANDSHAKE_MS", "100");
+	option("GVM_HANDSHAKE_MS", "100");
 	err = setup(state);
-	gvm_option_set("GVM_HANDSHAKE_MS", "5000");
+	option("GVM_HANDSHAKE_MS", "5000");
 	return err;
 }
 

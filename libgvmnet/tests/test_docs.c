@@ -157,7 +157,8 @@ static void fields_are_where_they_are_drawn(void **state)
 	CHECK_TABLE("### MAPPED (32 bytes)", GVM_MAPPED_LEN, F(rkey), F(base), F(len), F(access));
 #undef F
 #define F(member) FIELD(cell, gvm_cell_encode, member)
-	CHECK_TABLE("### The header of a cell (16 bytes)", GVM_CELL_LEN, F(credits), F(provider));
+	CHECK_TABLE("### The header of a cell (16 bytes)", GVM_CELL_LEN, F(flags), F(credits),
+		    F(returned), F(provider));
 #undef F
 #define F(member) FIELD(ofi_hello, gvm_ofi_hello_encode, member)
 	CHECK_TABLE("### Before libfabric (320 bytes)", GVM_OFI_HELLO_LEN, F(magic), F(id),
@@ -307,6 +308,11 @@ static uint64_t number(const char *row, int n)
 #define VERBS_SENDS_KIB  128u /* of soft-RoCE, for the 288 requests of a send queue */
 #define VERBS_COPIES_KIB 256u
 
+static uint64_t kib(uint64_t bytes)
+{
+	return (bytes + 1023) >> 10;
+}
+
 static void pinned_memory_is_what_it_is(void **state)
 {
 	static const uint64_t peers[] = { 10, 1000, 10240 };
@@ -314,20 +320,25 @@ static void pinned_memory_is_what_it_is(void **state)
 	unsigned n = 0;
 
 	for (; row; row = next_row(row), n++) {
-		uint64_t recvs = peers[n] * GVM_RMA_RECVS * GVM_RMA_CELL >> 10;
-		uint64_t sends = GVM_RMA_SEND_CELLS * GVM_RMA_CELL >> 10;
+		uint64_t recvs = kib(peers[n] * GVM_RMA_FIRST * GVM_RMA_CELL);
+		uint64_t lent = kib(GVM_RMA_LEND * GVM_RMA_CELL);
+		uint64_t sends = kib(GVM_RMA_SEND_CELLS * GVM_RMA_CELL);
 
 		assert_int_equal(number(row, 0), peers[n]);
 		assert_int_equal(number(row, 1), recvs);
-		assert_int_equal(number(row, 2), peers[n] * VERBS_SENDS_KIB);
-		assert_int_equal(number(row, 3), sends);
-		assert_int_equal(number(row, 4), VERBS_COPIES_KIB);
-		assert_int_equal(number(row, 5),
-				 recvs + peers[n] * VERBS_SENDS_KIB + sends + VERBS_COPIES_KIB);
-		assert_int_equal(number(row, 6), GVM_RMA_BOUNCE_MAX >> 10);
+		assert_int_equal(number(row, 2), lent);
+		assert_int_equal(number(row, 3), peers[n] * VERBS_SENDS_KIB);
+		assert_int_equal(number(row, 4), sends);
+		assert_int_equal(number(row, 5), VERBS_COPIES_KIB);
+		assert_int_equal(number(row, 6), recvs + lent + peers[n] * VERBS_SENDS_KIB + sends +
+						     VERBS_COPIES_KIB);
+		assert_int_equal(number(row, 7), GVM_RMA_BOUNCE_MAX >> 10);
 	}
 	assert_int_equal(n, 3);
-	assert_int_equal(GVM_RMA_RECVS, 17);
+	assert_int_equal(GVM_RMA_BASE, 2);
+	assert_int_equal(GVM_RMA_CELLS, 16);
+	assert_int_equal(GVM_RMA_LEND, 126);
+	assert_int_equal(GVM_RMA_CELL, GVM_RMA_CELL_HDR + GVM_WIRE_HDR_LEN + GVM_WIRE_PAGE);
 	assert_int_equal(GVM_RMA_SHARES, 16384);
 	assert_int_equal(GVM_RMA_WORKS + 32, 288);
 }

@@ -81,7 +81,7 @@ static void the_test_sees_what_hardware_does(void **state)
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
 		skip();
 	open_bed(&bed, &kinds[0]);
-	assert_true(COMES_ABOUT(run_litmus(&bed, &litmus_tests[0], 20000, true).forbidden > 0));
+	assert_true(IS_MET(run_litmus(&bed, &litmus_tests[0], 20000, true).forbidden > 0));
 	close_bed(&bed);
 }
 
@@ -177,7 +177,7 @@ static void a_page_closed_too_late_is_found(void **state)
 	struct bed bed = { .nodes = 2, .pages = 2, .late = true };
 	uint64_t forbidden = 0;
 
-	assert_true(COMES_ABOUT(run_history(true) != NULL));
+	assert_true(IS_MET(run_history(true) != NULL));
 	open_bed(&bed, &kinds[0]);
 	for (unsigned i = 0; i < LITMUS_TESTS; i++)
 		if (litmus_tests[i].threads == 2)

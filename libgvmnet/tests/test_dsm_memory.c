@@ -3,6 +3,8 @@
  * Memory that nodes share, each by an engine and a mapping of its own: nothing that is stored is
  * lost, nothing is seen that was not there, and what a program does with its mapping does no harm.
  */
+#include <semaphore.h>
+#include <time.h>
 #include "dsm_rig.h"
 
 static uint64_t *word(struct node *n, uint64_t page, unsigned i)
@@ -186,16 +188,29 @@ static int never(void *user, uint64_t page)
 
 struct storer {
 	uint64_t *at;
-	int go_home;
+	sem_t has_run, go_home;
 };
 
+static uint64_t cpu_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* And has some CPU time afterwards. */
 static void *store_once(void *arg)
 {
 	struct storer *s = arg;
+	uint64_t began;
 
 	__atomic_store_n(s->at, 1, __ATOMIC_RELAXED);
-	while (!__atomic_load_n(&s->go_home, __ATOMIC_RELAXED))
-		usleep(100);
+	began = cpu_ns();
+	while (cpu_ns() - began < 100000)
+		;
+	sem_post(&s->has_run);
+	sem_wait(&s->go_home);
 	return NULL;
 }
 
@@ -221,10 +236,12 @@ static void a_page_is_left_until_its_thread_has_run(void **state)
 				       .fault = open_at_once,
 				       .evict = never };
 	struct pollfd poll_fd = { .events = POLLIN };
-	struct storer storer = { 0 };
+	struct storer storer;
 	pthread_t thread;
 	cpu_set_t all;
 
+	sem_init(&storer.has_run, 0, 0);
+	sem_init(&storer.go_home, 0, 0);
 	pthread_getaffinity_np(pthread_self(), sizeof(all), &all);
 	assert_int_equal(dsm_memory_open(&c, &m), 0);
 	poll_fd.fd = dsm_memory_fd(m, 0);
@@ -238,9 +255,12 @@ static void a_page_is_left_until_its_thread_has_run(void **state)
 	for (unsigned i = 0; i < 100; i++)
 		assert_true(dsm_memory_held_until(m, 0) > gvm_now());
 	pin(pthread_self(), SCHED_OTHER);
-	assert_true(COMES_ABOUT(dsm_memory_held_until(m, 0) == 0));
-	__atomic_store_n(&storer.go_home, 1, __ATOMIC_RELAXED);
+	sem_wait(&storer.has_run);
+	assert_int_equal(dsm_memory_held_until(m, 0), 0);
+	sem_post(&storer.go_home);
 	pthread_join(thread, NULL);
+	sem_destroy(&storer.has_run);
+	sem_destroy(&storer.go_home);
 	pthread_setaffinity_np(pthread_self(), sizeof(all), &all);
 	dsm_memory_close(m);
 }
@@ -271,6 +291,22 @@ static void what_is_here_stays_within_the_budget(void **state)
 		assert_true(memory_stats(&bed.node[0]).evictions > bed.pages / 2);
 		close_bed(&bed);
 	}
+}
+
+/* A part of it is kept for contents to come; the rest goes when nobody waits for anything. */
+static void memory_of_no_use_is_given_back(void **state)
+{
+	struct bed bed = { .nodes = 2, .pages = 1000, .budget = 1000 };
+
+	open_bed(&bed, &kinds[0]);
+	for (unsigned node = 0; node < 2; node++)
+		for (uint64_t p = 0; p < bed.pages; p++)
+			*word(&bed.node[node], p, node) = p + 1;
+	assert_true(COMES_ABOUT(memory_stats(&bed.node[0]).present == bed.budget / 8));
+	for (uint64_t p = bed.pages; p-- > 0;)
+		assert_int_equal(*word(&bed.node[0], p, 0), p + 1);
+	assert_true(memory_stats(&bed.node[0]).present > bed.pages - 8);
+	close_bed(&bed);
 }
 
 /* A page that is touched all the time is put aside, but not sent away. */
@@ -345,7 +381,7 @@ static void *discard(void *arg)
 	while (!__atomic_load_n(&d->stop, __ATOMIC_RELAXED)) {
 		for (unsigned i = 0; i < d->bed->nodes; i++)
 			madvise(d->bed->node[i].mem, 4 * PAGE, MADV_DONTNEED);
-		usleep(50);
+		await_round(rounds_made());
 	}
 	return NULL;
 }
@@ -536,6 +572,141 @@ static void what_is_lost_raises_sigbus(void **state)
 	}
 }
 
+/* Whether accesses become possible in time, and how many were refused before. */
+static bool is_had_again(struct node *n, uint64_t page, unsigned *refused)
+{
+	return COMES_ABOUT(signal_of((char *)word(n, page, 3), true) == 0 || ++*refused == 0);
+}
+
+static void set_full(struct bed *bed, int how)
+{
+	__atomic_store_n(&bed->full, how, __ATOMIC_SEQ_CST);
+}
+
+/* More pages than are kept account of; those of which node 0 is the home. Every third was here for
+ * reading. */
+static void what_there_was_no_room_for_is_asked_for_again(void **state)
+{
+	EACH_KIND(kind)
+	{
+		struct bed bed = { .nodes = 2, .pages = 800, .refuse_ns = 100000000 };
+		struct node *n = &bed.node[1];
+		unsigned refused = 0;
+
+		open_bed(&bed, kind);
+		for (uint64_t p = 0; p < bed.pages; p += 6)
+			assert_int_equal(*word(n, p, 0), 0);
+		set_full(&bed, FULL_REFUSES);
+		for (uint64_t p = 0; p < bed.pages; p += 2)
+			assert_int_equal(signal_of((char *)word(n, p, 3), true), SIGBUS);
+		set_full(&bed, FULL_NOT);
+		for (uint64_t p = 0; p < bed.pages; p += 2) {
+			assert_true(is_had_again(n, p, &refused));
+			*word(n, p, 1) = p + 1;
+		}
+		for (uint64_t p = 0; p < bed.pages; p += 2)
+			assert_int_equal(*word(&bed.node[0], p, 1), p + 1);
+		assert_int_equal(memory_stats(n).poisoned, 0);
+		close_bed(&bed);
+	}
+}
+
+/* While it lasts nothing is asked for, and what is discarded is refused as before. */
+static void a_refusal_lasts_for_a_while(void **state)
+{
+	EACH_KIND(kind)
+	{
+		struct bed bed = { .nodes = 2, .pages = 4, .refuse_ns = 1500000000 };
+		struct node *n = &bed.node[1];
+		char *at;
+		int fd[2];
+
+		open_bed(&bed, kind);
+		at = (char *)word(n, 2, 0);
+		assert_int_equal(*word(n, 2, 0), 0);
+		set_full(&bed, FULL_REFUSES);
+		assert_int_equal(signal_of(at, true), SIGBUS);
+		set_full(&bed, FULL_NOT);
+		assert_int_equal(pipe(fd), 0);
+		for (unsigned i = 0; i < 4; i++) {
+			assert_int_equal(signal_of(at, i & 1), SIGBUS);
+			assert_int_equal(write(fd[1], at, 8), -1);
+			assert_int_equal(errno, EFAULT);
+			madvise(at, PAGE, MADV_DONTNEED);
+		}
+		assert_true(COMES_ABOUT(memory_stats(n).refused == 1));
+		/* what is lost meanwhile is so for good */
+		lose_home(&bed, 1, 0);
+		assert_true(
+		    COMES_ABOUT(signal_of(at, false) == SIGBUS && memory_stats(n).poisoned == 1));
+		close(fd[0]);
+		close(fd[1]);
+		close_bed(&bed);
+	}
+}
+
+/* It was asked for all the time, and is there before the refusal's time is over. */
+static void what_comes_after_all_can_be_used(void **state)
+{
+	EACH_KIND(kind)
+	{
+		struct bed bed = {
+			.nodes = 2, .pages = 64, .refuse_ns = 2 * SOON_NS, .wait_ns = 50000000
+		};
+		struct node *n = &bed.node[1];
+		unsigned refused = 0;
+
+		open_bed(&bed, kind);
+		assert_int_equal(*word(n, 2, 0), 0);
+		for (uint64_t p = 0; p < 6; p += 2) {
+			set_full(&bed, FULL_WAITS);
+			assert_int_equal(signal_of((char *)word(n, p, 0), true), SIGBUS);
+			set_full(&bed, FULL_NOT);
+			assert_true(is_had_again(n, p, &refused));
+			*word(n, p, 0) = p + 5;
+			assert_int_equal(*word(&bed.node[0], p, 0), p + 5);
+		}
+		close_bed(&bed);
+	}
+}
+
+/* Of pages that are refused, for a while or for good, the addresses can be the program's again. */
+static void refused_pages_can_be_unmapped(void **state)
+{
+	EACH_KIND(kind)
+	{
+		struct bed bed = { .nodes = 2, .pages = 64, .refuse_ns = 50000000 };
+		struct node *n = &bed.node[1];
+		char *mine[2], *at[2] = { NULL };
+
+		open_bed(&bed, kind);
+		at[0] = (char *)word(n, 2, 0), at[1] = (char *)word(n, 8, 0);
+		set_full(&bed, FULL_REFUSES);
+		for (unsigned i = 0; i < 2; i++) {
+			if (i == 1) {
+				set_full(&bed, FULL_NOT);
+				lose_home(&bed, 1, 0);
+			}
+			assert_true(COMES_ABOUT(signal_of(at[i], true) == SIGBUS));
+			assert_int_equal(munmap(at[i], PAGE), 0);
+			mine[i] = mmap(at[i], PAGE, PROT_READ | PROT_WRITE,
+				       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+			assert_ptr_equal(mine[i], at[i]);
+			memset(mine[i], 'm', PAGE);
+		}
+		for (uint64_t made = rounds_made(), i = 0; i < 10; i++, made = rounds_made())
+			await_round(made); /* the time of the one that was for a while is over */
+		for (unsigned i = 0; i < 2; i++)
+			assert_int_equal(mine[i][0], 'm');
+		close_bed(&bed);
+		for (unsigned i = 0; i < 2; i++) {
+			for (unsigned b = 0; b < PAGE; b++)
+				assert_int_equal(mine[i][b], 'm');
+			munmap(mine[i], PAGE);
+		}
+	}
+}
+
 /* ---- the interface ------------------------------------------------------------------------- */
 
 static void what_makes_no_sense_is_refused(void **state)
@@ -569,6 +740,7 @@ int main(void)
 		cmocka_unit_test(system_calls_work_on_it),
 		cmocka_unit_test(a_page_is_left_until_its_thread_has_run),
 		cmocka_unit_test(what_is_here_stays_within_the_budget),
+		cmocka_unit_test(memory_of_no_use_is_given_back),
 		cmocka_unit_test(what_is_in_use_stays),
 		cmocka_unit_test(a_full_engine_makes_room),
 		cmocka_unit_test(a_discard_loses_nothing),
@@ -579,6 +751,10 @@ int main(void)
 		cmocka_unit_test(a_child_does_not_have_it),
 		cmocka_unit_test(it_closes_while_a_child_lives),
 		cmocka_unit_test(what_is_lost_raises_sigbus),
+		cmocka_unit_test(what_there_was_no_room_for_is_asked_for_again),
+		cmocka_unit_test(a_refusal_lasts_for_a_while),
+		cmocka_unit_test(what_comes_after_all_can_be_used),
+		cmocka_unit_test(refused_pages_can_be_unmapped),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

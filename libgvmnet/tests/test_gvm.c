@@ -181,6 +181,8 @@ static void sim(void **state)
 	says("--nodes 10241: a whole number from 2 to 10240 is wanted");
 	assert_int_equal(gvm("sim --nodes 2.5"), 2);
 	assert_int_equal(gvm("sim --nodes nan"), 2);
+	assert_int_equal(gvm("sim --loss 1000000"), 2); /* nothing would ever end */
+	says("--loss 1000000: a whole number from 0 to 500000 is wanted");
 	assert_int_equal(gvm("sim --nodes"), 2);
 	says("--nodes wants a value");
 	assert_int_equal(gvm("sim --nodes 4 --homes 4 --crashes 1"), 2);

@@ -105,8 +105,29 @@ static void where_the_memory_is(void **state)
 		"true");
 	REFUSES(REFUSED, "no file can be made in /none", "--stats-file", "/none/x", "--connect",
 		closed_port, "--", "true");
+	REFUSES(REFUSED, "is a folder", "--stats-file", dir, "--connect", closed_port, "--",
+		"true");
+	REFUSES(REFUSED, "loop is for within one process", "--transport", "loop", "--connect",
+		closed_port, "--", "true");
 	REFUSES(REFUSED, "double.conf:2", "--cluster", "double.conf", "--", "true");
 	REFUSES(REFUSED, "verbs", "--transport", "verbs", "--connect", closed_port, "--", "true");
+}
+
+static void memory_that_nodes_share(void **state)
+{
+	REFUSES(USAGE, "--shared needs the name", "--connect", closed_port, "--shared", "--",
+		"true");
+	REFUSES(USAGE, "--shared needs the name", "--shared", "--local", "1G", "--", "true");
+	REFUSES(REFUSED, "--shared needs a --cluster file", "--connect", closed_port, "--shared",
+		"job", "--", "true");
+	REFUSES(REFUSED, "has no line with role=compute", "--cluster", "memory.conf", "--shared",
+		"job", "--", "true");
+	REFUSES(REFUSED, "--node 7: the cluster file has no line", "--cluster", "shared.conf",
+		"--shared", "job", "--node", "7", "--", "true");
+	REFUSES(REFUSED, "--node 1: the cluster file has no line", "--cluster", "shared.conf",
+		"--shared", "job", "--node", "1", "--", "true");
+	REFUSES(REFUSED, "--shared-local is at least 64K", "--cluster", "shared.conf", "--shared",
+		"job", "--shared-local", "8K", "--", "true");
 }
 
 static void the_key(void **state)
@@ -193,6 +214,8 @@ static int begin(void **state)
 	/* none is built with sanitizers, and none is loaded here: every run is refused before */
 	setenv("GVM_PRELOAD", GVM, 1);
 	write_file("double.conf", 0644, "0 127.0.0.1 1\n0 127.0.0.1 2\n", 28);
+	write_file("memory.conf", 0644, "0 127.0.0.1 1\n", 14);
+	write_file("shared.conf", 0644, "1 127.0.0.1 1\n2 127.0.0.1 2 role=compute\n", 41);
 	write_file("openkey", 0644, key, sizeof key - 1);
 	write_file("text", 0755, "hello\n", 6);
 	write_file("lost", 0755, "#!/none/sh\n", 11);
@@ -216,8 +239,9 @@ static int begin(void **state)
 
 static int end(void **state)
 {
-	const char *const names[] = { "double.conf", "openkey", "text",  "suid", "lost",
-				      "windows",     "script",  "other", "cut" };
+	const char *const names[] = { "double.conf", "openkey",     "text",       "suid",
+				      "lost",        "windows",     "script",     "other",
+				      "cut",         "memory.conf", "shared.conf" };
 	char path[256];
 
 	for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -232,6 +256,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(usage),
 		cmocka_unit_test(where_the_memory_is),
+		cmocka_unit_test(memory_that_nodes_share),
 		cmocka_unit_test(the_key),
 		cmocka_unit_test(a_node_that_is_not_there),
 		cmocka_unit_test(a_node_that_does_not_answer),

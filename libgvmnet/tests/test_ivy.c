@@ -5,181 +5,14 @@
  * and nothing for a page that nobody else has; limits are kept; and a peer that breaks the rules,
  * with anything that fits in a frame, changes nothing of what others have.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include <cmocka.h>
-#include "ivy/internal.h"
-
-static uint64_t rng = 1;
-
-static uint64_t draw(void)
-{
-	uint64_t x = rng += 0x9e3779b97f4a7c15ull;
-
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-	return x ^ x >> 31;
-}
-
-/* ---- an engine alone ----------------------------------------------------------------------- */
-
-#define PAGES 200000u
-#define PAGE  64u
-
-/* What the engine under test has said and done last. */
-static struct {
-	struct gvm_hdr sent;
-	uint8_t payload[8192];
-	uint16_t to;
-	unsigned count, of_type[256];
-	int64_t memory, memory_max, fail_in;
-	uint8_t access[PAGES];
-	uint8_t bytes[PAGE];
-	int done, status;
-} seen;
-
-static void *env_alloc(void *user, size_t size)
-{
-	if (seen.fail_in > 0 && --seen.fail_in == 0)
-		return NULL;
-	seen.memory += (int64_t)size;
-	if (seen.memory > seen.memory_max)
-		seen.memory_max = seen.memory;
-	return malloc(size);
-}
-
-static void env_free(void *user, void *mem, size_t size)
-{
-	seen.memory -= (int64_t)size;
-	free(mem);
-}
-
-static void env_send(void *user, uint16_t to, const struct gvm_hdr *h, const void *payload)
-{
-	assert_int_equal(gvm_coh_check(h, PAGE), 0);
-	seen.sent = *h;
-	seen.to = to;
-	seen.count++;
-	seen.of_type[h->type]++;
-	if (h->length)
-		memcpy(seen.payload, payload, h->length);
-}
-
-static uint16_t env_home(void *user, uint64_t page)
-{
-	return page & 1; /* even pages: node 0, odd ones: node 1 */
-}
-
-static uint64_t env_nonce(void *user)
-{
-	return draw();
-}
-
-static const void *env_copy_read(void *user, uint64_t page)
-{
-	return seen.bytes;
-}
-
-static int env_copy_write(void *user, uint64_t page, const void *bytes)
-{
-	assert_int_equal(seen.access[page], IVY_NONE);
-	return 0;
-}
-
-static void env_copy_drop(void *user, uint64_t page)
-{
-}
-
-static void env_protect(void *user, uint64_t page, enum ivy_access access)
-{
-	seen.access[page] = (uint8_t)access;
-}
-
-static const void *env_store_read(void *user, uint64_t page)
-{
-	return NULL;
-}
-
-static int env_store_write(void *user, uint64_t page, const void *bytes)
-{
-	return 0;
-}
-
-static void env_fault_done(void *user, uint64_t page, enum ivy_access access, int status)
-{
-	seen.done++;
-	seen.status = status;
-}
-
-static const struct ivy_env env = {
-	.alloc = env_alloc,
-	.free = env_free,
-	.send = env_send,
-	.home = env_home,
-	.nonce = env_nonce,
-	.copy_read = env_copy_read,
-	.copy_write = env_copy_write,
-	.copy_drop = env_copy_drop,
-	.protect = env_protect,
-	.store_read = env_store_read,
-	.store_write = env_store_write,
-	.fault_done = env_fault_done,
-};
-
-static struct ivy_config config_of(uint16_t self)
-{
-	memset(&seen, 0, sizeof(seen));
-	return (struct ivy_config){ .env = &env,
-				    .region = 9,
-				    .pages = PAGES,
-				    .page_size = PAGE,
-				    .epoch = 3,
-				    .self = self,
-				    .nodes = GVM_WIRE_NODE_MAX,
-				    .max_entries = 1 << 20,
-				    .max_txns = 1000,
-				    .max_waiters = 1000,
-				    .max_pages = 1000,
-				    .max_relays = 100,
-				    .retry_ns = 1000,
-				    .round_ns = 1000 };
-}
-
-static struct ivy *engine(uint16_t self)
-{
-	struct ivy_config c = config_of(self);
-	struct ivy *ivy;
-
-	assert_int_equal(ivy_new(&c, &ivy), 0);
-	return ivy;
-}
-
-static void end(struct ivy *ivy)
-{
-	ivy_free(ivy);
-	assert_int_equal(seen.memory, 0);
-}
-
-static struct gvm_hdr message(unsigned type, uint64_t page, uint64_t xid, uint64_t arg)
-{
-	return (struct gvm_hdr){
-		.type = (uint8_t)type, .epoch = 3, .region = 9, .page = page, .xid = xid, .arg = arg
-	};
-}
-
-static int say(struct ivy *ivy, uint16_t from, unsigned type, uint64_t page, uint64_t xid,
-	       uint64_t arg)
-{
-	struct gvm_hdr h = message(type, page, xid, arg);
-
-	return ivy_receive(ivy, from, &h, NULL);
-}
+#include "ivy_alone.h"
 
 /* ---- sets ---------------------------------------------------------------------------------- */
+
+static int compare_ids(const void *a, const void *b)
+{
+	return *(const uint16_t *)a - *(const uint16_t *)b;
+}
 
 static uint32_t random_set(uint16_t *ids)
 {
@@ -206,6 +39,10 @@ static void sets_travel(void **state)
 		assert_true(len <= GVM_SET_MAX && len <= 4 + 2 * (size_t)n);
 		assert_int_equal(gvm_set_count(buf, len, GVM_WIRE_NODE_MAX), n);
 		gvm_set_decode(buf, len, back);
+		for (uint16_t id = 0; id < GVM_WIRE_NODE_MAX; id = (uint16_t)(id + 1 + draw() % 99))
+			assert_int_equal(gvm_set_has(buf, len, id),
+					 bsearch(&id, ids, n, sizeof(id), compare_ids) != NULL);
+		assert_true(n == 0 || gvm_set_first(buf) == ids[0]);
 		assert_memory_equal(ids, back, n * sizeof(*ids));
 	}
 }
@@ -563,6 +400,352 @@ static void nobody_can_do_more_than_is_bounded(void **state)
 	end(ivy);
 }
 
+/* Rounds that all nodes are to be told of, without end: what a relay keeps of them has a bound, and
+ * the rest is said not to have been told. */
+static void sets_to_pass_on_are_bounded(void **state)
+{
+	static uint16_t ids[GVM_WIRE_NODE_MAX];
+	static uint8_t set[GVM_SET_MAX];
+	struct ivy_config c = config_of(3);
+	struct gvm_hdr h;
+	struct ivy *ivy;
+	uint32_t n = 0;
+
+	c.max_relays = 4096;
+	assert_int_equal(ivy_new(&c, &ivy), 0);
+	for (uint16_t id = 4; id < GVM_WIRE_NODE_MAX; id++)
+		ids[n++] = id;
+	h = message(GVM_COH_INV, 0, 0, 1);
+	h.length = (uint32_t)gvm_set_encode(set, ids, n);
+	for (h.xid = 1; h.xid <= 4096; h.xid++)
+		assert_int_equal(ivy_receive(ivy, 2, &h, set), 0);
+	assert_true(seen.memory_max < 8 << 20);
+	assert_true(seen.of_type[GVM_COH_ACK] > 4000);
+	ivy_peer_lost(ivy, 2);
+	assert_int_equal(ivy->relay_ids, 0);
+	end(ivy);
+}
+
+/* The node reads page 0, which an owner sends under this version. */
+static void reads_from(struct ivy *node, uint16_t owner, uint64_t version)
+{
+	struct gvm_hdr h;
+
+	assert_int_equal(ivy_fault(node, 0, IVY_READ), 1);
+	h = message(GVM_COH_DATA, 0, seen.sent.xid, version);
+	h.flags = GVM_F_ZERO;
+	assert_int_equal(ivy_receive(node, owner, &h, NULL), 0);
+	assert_int_equal(seen.access[0], IVY_READ);
+}
+
+/* An owner sends its page under a version that is not the page's: the reader would keep that copy
+ * when others write, as it were newer than all that follows. So the home takes it from it. */
+static void a_copy_of_another_version_is_taken_back(void **state)
+{
+	struct ivy *home = engine(0), *node;
+	struct ivy_view v;
+
+	make_owner(home);
+	assert_int_equal(say(home, 7, GVM_COH_READ, 0, 78, 0), 0);
+	assert_int_equal(seen.sent.type, GVM_COH_FWD_READ);
+	assert_int_equal(say(home, 7, GVM_COH_DONE, 0, 78, UINT64_MAX - 1), 0);
+	assert_int_equal(seen.of_type[GVM_COH_INV], 1);
+	assert_int_equal(seen.sent.type, GVM_COH_ASK);
+	assert_int_equal(seen.to, 7);
+	assert_true(ivy_home_has(home, 0, 7));
+	ivy_home_view(home, 0, &v);
+	assert_int_equal(v.owner, 5);
+	end(home);
+
+	node = engine(3);
+	reads_from(node, 5, UINT64_MAX - 1);
+	assert_int_equal(say(node, 0, GVM_COH_INV, 0, 99, UINT64_MAX), 0);
+	assert_int_equal(seen.access[0], IVY_NONE);
+	end(node);
+}
+
+/* What takes that copy may be lost with the connection: nobody may write before it has arrived. */
+static void a_copy_is_taken_back_until_it_is_gone(void **state)
+{
+	struct gvm_hdr nothing = message(GVM_COH_DONE, 0, 78, 0);
+	struct ivy *home = engine(0);
+
+	make_owner(home);
+	assert_int_equal(say(home, 7, GVM_COH_READ, 0, 78, 0), 0);
+	assert_int_equal(say(home, 7, GVM_COH_DONE, 0, 78, UINT64_MAX - 1), 0);
+	assert_int_equal(say(home, 6, GVM_COH_WRITE, 0, 79, 0), 0);
+	ivy_peer_lost(home, 7);
+	ivy_peer_back(home, 7);
+	assert_int_equal(seen.sent.type, GVM_COH_ASK);
+	assert_int_equal(say(home, 7, GVM_COH_DONE, 0, 78, UINT64_MAX - 1), 0);
+	assert_int_equal(seen.of_type[GVM_COH_INV], 2);
+	assert_int_equal(seen.of_type[GVM_COH_FWD_WRITE], 0);
+	nothing.status = GVM_ST_NOENT;
+	assert_int_equal(ivy_receive(home, 7, &nothing, NULL), 0);
+	assert_int_equal(seen.of_type[GVM_COH_FWD_WRITE], 1);
+	assert_int_equal(seen.of_type[GVM_COH_INV], 2); /* it is no sharer any more */
+	end(home);
+}
+
+/* It wants to write, and its DONE was lost: it is told to drop its copy, else it could not take the
+ * page; also if it asks again after all others have been told. */
+static void a_writer_does_not_keep_a_copy_of_another_version(void **state)
+{
+	struct ivy *home = engine(0);
+
+	make_owner(home);
+	assert_int_equal(say(home, 7, GVM_COH_READ, 0, 78, 0), 0);
+	assert_int_equal(say(home, 7, GVM_COH_WRITE, 0, 79, UINT64_MAX - 1), 0);
+	assert_int_equal(seen.of_type[GVM_COH_INV], 1);
+	assert_int_equal(seen.sent.type, GVM_COH_GRANT);
+	assert_int_equal(seen.sent.flags, GVM_F_WAIT);
+	assert_int_equal(say(home, 7, GVM_COH_WRITE, 0, 79, UINT64_MAX - 1), 0);
+	assert_int_equal(seen.of_type[GVM_COH_INV], 2);
+	assert_int_equal(say(home, 7, GVM_COH_WRITE, 0, 79, 0), 0);
+	assert_int_equal(seen.of_type[GVM_COH_INV], 2);
+	end(home);
+}
+
+/* The owner died before the reader said which version it got, and it waits to be served anew. */
+static void a_copy_is_taken_back_from_who_waits(void **state)
+{
+	struct ivy *home = engine(0);
+	uint64_t version = make_owner(home);
+
+	assert_int_equal(say(home, 8, GVM_COH_READ, 0, 77, 0), 0);
+	assert_int_equal(say(home, 8, GVM_COH_DONE, 0, 77, version), 0);
+	assert_int_equal(say(home, 9, GVM_COH_READ, 0, 78, 0), 0);
+	ivy_peer_dead(home, 5);
+	assert_int_equal(seen.sent.type, GVM_COH_RECALL);
+	assert_int_equal(seen.to, 8);
+	assert_int_equal(say(home, 9, GVM_COH_DONE, 0, 78, UINT64_MAX - 1), 0);
+	assert_int_equal(seen.of_type[GVM_COH_INV], 1);
+	assert_int_equal(seen.to, 9);
+	end(home);
+}
+
+/* The number that is no version, with which the home takes any copy, comes from nobody else and is
+ * nobody's: a copy of that version could never be taken. */
+static void what_is_no_version_is_refused(void **state)
+{
+	static const uint8_t types[] = { GVM_COH_WRITE, GVM_COH_DATA, GVM_COH_GRANT, GVM_COH_DONE,
+					 GVM_COH_BACK,  GVM_COH_WB,   GVM_COH_DROP };
+	const uint16_t ids[] = { 5 };
+	struct ivy *node = engine(3);
+	struct gvm_hdr h;
+	uint8_t set[8];
+
+	for (unsigned i = 0; i < sizeof(types); i++) {
+		h = message(types[i], 0, 1, UINT64_MAX - 1);
+		h.flags = types[i] == GVM_COH_DATA || types[i] == GVM_COH_GRANT ||
+				  types[i] == GVM_COH_BACK || types[i] == GVM_COH_WB
+			      ? GVM_F_ZERO
+			      : 0;
+		assert_int_equal(gvm_coh_check(&h, PAGE), 0);
+		h.arg = UINT64_MAX;
+		assert_int_equal(gvm_coh_check(&h, PAGE), -GVM_EPROTO);
+	}
+	assert_int_equal(ivy_fault(node, 0, IVY_READ), 1);
+	h = message(GVM_COH_DATA, 0, seen.sent.xid, UINT64_MAX);
+	h.flags = GVM_F_ZERO;
+	assert_int_equal(ivy_receive(node, 5, &h, NULL), -EPROTO);
+	assert_int_equal(seen.access[0], IVY_NONE);
+	h.arg = 1000;
+	assert_int_equal(ivy_receive(node, 5, &h, NULL), 0);
+	ivy_page_find(node, 0)->version = UINT64_MAX; /* however it came by that */
+	assert_int_equal(say(node, 2, GVM_COH_INV, 0, 99, UINT64_MAX), -EPROTO);
+	h = message(GVM_COH_INV, 0, 99, UINT64_MAX);
+	h.length = (uint32_t)gvm_set_encode(set, ids, 1);
+	assert_int_equal(ivy_receive(node, 0, &h, set), -EPROTO);
+	assert_int_equal(ivy_pin(node, 0, IVY_READ), 0);
+	assert_int_equal(say(node, 0, GVM_COH_INV, 0, 99, UINT64_MAX), 0);
+	assert_int_equal(seen.access[0], IVY_NONE);
+	assert_int_equal(seen.sent.type, GVM_COH_ACK);
+	end(node);
+}
+
+/* ---- members that report to a home which was started anew ----------------------------------- */
+
+#define LOW  1000u
+#define HIGH 2000u
+
+/* A home with members 1 to 4, which collects. */
+static struct ivy *collecting(void)
+{
+	struct ivy *ivy = engine(0);
+
+	assert_int_equal(ivy_rebuild_begin(ivy, LOW, HIGH), 0);
+	return ivy;
+}
+
+static int report(struct ivy *ivy, uint16_t from, unsigned what, const struct gvm_held *held,
+		  unsigned n)
+{
+	uint8_t bytes[8 * GVM_HELD_LEN];
+	struct gvm_hdr h = message(GVM_COH_REPORT, 0, what, 0);
+
+	for (unsigned i = 0; i < n; i++)
+		gvm_held_encode(bytes + i * GVM_HELD_LEN, &held[i]);
+	h.length = n * GVM_HELD_LEN;
+	return ivy_receive(ivy, from, &h, bytes);
+}
+
+static int report_one(struct ivy *ivy, uint16_t from, uint64_t page, unsigned state,
+		      uint64_t version)
+{
+	const struct gvm_held held = { .page = page, .state = (uint8_t)state, .version = version };
+
+	return report(ivy, from, GVM_REPORT_LAST, &held, 1);
+}
+
+static struct ivy_view view_of(const struct ivy *ivy, uint64_t page)
+{
+	struct ivy_view v;
+
+	ivy_home_view(ivy, page, &v);
+	return v;
+}
+
+/* What the home cannot have given to anybody is not taken, and none of what came with it. */
+static void versions_that_cannot_be_are_refused(void **state)
+{
+	const uint64_t wrong[] = { 1, LOW, HIGH + 1, HIGH + ((uint64_t)1 << 40), UINT64_MAX };
+	struct ivy *ivy = collecting();
+
+	for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		const struct gvm_held held[] = {
+			{ .page = 2, .state = GVM_HELD_EXCL, .version = LOW + 1 },
+			{ .page = 0, .state = GVM_HELD_SHARED, .version = wrong[i] },
+		};
+
+		assert_int_equal(report(ivy, 4, GVM_REPORT_LAST, held, 2), -EPROTO);
+		assert_true(ivy_rebuild_owes(ivy, 4));
+	}
+	assert_int_equal(report_one(ivy, 1, 0, GVM_HELD_EXCL, HIGH), 0);
+	assert_int_equal(ivy_rebuild_liar(ivy), GVM_WIRE_NODE_NONE);
+	ivy_rebuild_end(ivy);
+	assert_int_equal(view_of(ivy, 0).owner, 1);
+	assert_int_equal(view_of(ivy, 2).owner, GVM_WIRE_NODE_NONE);
+	assert_true(ivy->clock >= HIGH && ivy->clock < HIGH + 100);
+	end(ivy);
+}
+
+/* Node 4 says that it has newer contents of all pages, before or after who has them. */
+static void who_contradicts_all_others_does_not_win(void **state)
+{
+	for (unsigned order = 0; order < 2; order++) {
+		const struct gvm_held lies[] = {
+			{ .page = 0, .state = GVM_HELD_EXCL, .version = LOW + 50 },
+			{ .page = 2, .state = GVM_HELD_EVICT, .version = HIGH },
+			{ .page = 4, .state = GVM_HELD_SHARED, .version = HIGH },
+			{ .page = 6, .state = GVM_HELD_EXCL, .version = HIGH },
+		};
+		const struct gvm_held third[] = {
+			{ .page = 4, .state = GVM_HELD_EXCL, .version = LOW + 3 },
+			{ .page = 0, .state = GVM_HELD_SHARED, .version = LOW + 1 },
+		};
+		struct ivy *ivy = collecting();
+
+		if (order)
+			assert_int_equal(report(ivy, 4, GVM_REPORT_LAST, lies, 4), 0);
+		assert_int_equal(report_one(ivy, 1, 0, GVM_HELD_OWNED, LOW + 1), 0);
+		assert_int_equal(report_one(ivy, 2, 2, GVM_HELD_EXCL, LOW + 2), 0);
+		assert_int_equal(report(ivy, 3, GVM_REPORT_LAST, third, 2), 0);
+		if (!order)
+			assert_int_equal(report(ivy, 4, GVM_REPORT_LAST, lies, 4), 0);
+		assert_int_equal(ivy_rebuild_liar(ivy), 4);
+		ivy_peer_dead(ivy, 4);
+		assert_int_equal(ivy_rebuild_liar(ivy), GVM_WIRE_NODE_NONE);
+		ivy_rebuild_end(ivy);
+		for (uint16_t node = 1; node < 4; node++) {
+			assert_int_equal(view_of(ivy, 2u * (node - 1u)).owner, node);
+			assert_int_equal(view_of(ivy, 2u * (node - 1u)).version, LOW + node);
+			assert_false(view_of(ivy, 2u * (node - 1u)).lost);
+		}
+		assert_true(ivy_home_has(ivy, 0, 3));
+		for (uint16_t node = 1; node < 4; node++) /* nobody is told who was believed */
+			say(ivy, node, GVM_COH_REPORT, 0, GVM_REPORT_TAKEN, 0);
+		assert_true(view_of(ivy, 6).lost);
+		end(ivy);
+	}
+}
+
+/* Of two that contradict each other nobody knows who is right: that page is lost, and only that. */
+static void what_two_contradict_is_lost(void **state)
+{
+	const struct gvm_held held[] = {
+		{ .page = 0, .state = GVM_HELD_EXCL, .version = LOW + 1 },
+		{ .page = 2, .state = GVM_HELD_EXCL, .version = LOW + 2 },
+	};
+	struct ivy *ivy = collecting();
+
+	assert_int_equal(report(ivy, 1, GVM_REPORT_LAST, held, 2), 0);
+	assert_int_equal(report_one(ivy, 2, 0, GVM_HELD_EXCL, LOW + 3), 0);
+	assert_int_equal(ivy_rebuild_liar(ivy), GVM_WIRE_NODE_NONE);
+	ivy_rebuild_end(ivy);
+	assert_true(view_of(ivy, 0).lost);
+	assert_int_equal(view_of(ivy, 2).owner, 1);
+	end(ivy);
+}
+
+/* One that claims without end does not take the room that the claims of others need. */
+static void claims_of_one_are_bounded(void **state)
+{
+	struct ivy *ivy = collecting();
+	struct gvm_held held = { .state = GVM_HELD_EVICT, .version = LOW + 1 };
+	const struct gvm_held request = { .page = 2, .request = 5 };
+	const struct gvm_held given = {
+		.page = 2, .state = GVM_HELD_GIVEN, .version = LOW + 9, .given = 5
+	};
+	int status = 0;
+
+	for (held.page = 100; status == 0 && held.page < 5000; held.page += 2)
+		status = report(ivy, 4, GVM_REPORT_MORE, &held, 1);
+	assert_int_equal(status, -EPROTO);
+	assert_int_equal(report(ivy, 1, GVM_REPORT_LAST, &given, 1), 0);
+	assert_int_equal(report(ivy, 2, GVM_REPORT_LAST, &request, 1), 0);
+	ivy_peer_dead(ivy, 4);
+	ivy_rebuild_end(ivy);
+	assert_true(view_of(ivy, 2).stale); /* to be RECALLed */
+	end(ivy);
+}
+
+/* Node 4 says what it has mapped, and there is no memory to note it; then others say so of the same
+ * page, and there is. It is a sharer; or, if it may be the owner, the page is lost. */
+static void what_could_not_be_noted_is_not_forgotten(void **state)
+{
+	struct ivy *ivy = collecting();
+
+	seen.fail_in = 1;
+	assert_int_equal(report_one(ivy, 4, 0, GVM_HELD_SHARED, LOW + 1), 0);
+	assert_int_equal(report_one(ivy, 1, 0, GVM_HELD_OWNED, LOW + 1), 0);
+	assert_int_equal(report_one(ivy, 2, 2, GVM_HELD_SHARED, LOW + 2), 0);
+	ivy_rebuild_end(ivy);
+	assert_int_equal(view_of(ivy, 0).owner, 1);
+	assert_true(ivy_home_has(ivy, 0, 4));
+	assert_true(ivy_home_has(ivy, 2, 4) && ivy_home_has(ivy, 2, 2));
+	end(ivy);
+
+	ivy = collecting();
+	seen.fail_in = 1;
+	assert_int_equal(report_one(ivy, 4, 0, GVM_HELD_OWNED, LOW + 1), 0);
+	assert_int_equal(report_one(ivy, 1, 0, GVM_HELD_SHARED, LOW + 1), 0);
+	assert_int_equal(report_one(ivy, 2, 2, GVM_HELD_EXCL, LOW + 2), 0);
+	ivy_rebuild_end(ivy);
+	assert_true(view_of(ivy, 0).lost);
+	assert_int_equal(view_of(ivy, 2).owner, 2);
+	end(ivy);
+
+	ivy = collecting();
+	seen.fail_in = 1;
+	assert_int_equal(report_one(ivy, 4, 0, GVM_HELD_OWNED, LOW + 1), 0);
+	assert_int_equal(report_one(ivy, 1, 0, GVM_HELD_SHARED, LOW + 1), 0);
+	ivy_peer_dead(ivy, 4); /* what it had is gone */
+	ivy_rebuild_end(ivy);
+	assert_false(view_of(ivy, 0).lost);
+	end(ivy);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -578,6 +761,17 @@ int main(void)
 		cmocka_unit_test(strangers_do_not_take_a_page),
 		cmocka_unit_test(a_relay_does_not_wait_for_ever),
 		cmocka_unit_test(nobody_can_do_more_than_is_bounded),
+		cmocka_unit_test(sets_to_pass_on_are_bounded),
+		cmocka_unit_test(a_copy_of_another_version_is_taken_back),
+		cmocka_unit_test(a_copy_is_taken_back_until_it_is_gone),
+		cmocka_unit_test(a_writer_does_not_keep_a_copy_of_another_version),
+		cmocka_unit_test(a_copy_is_taken_back_from_who_waits),
+		cmocka_unit_test(what_is_no_version_is_refused),
+		cmocka_unit_test(versions_that_cannot_be_are_refused),
+		cmocka_unit_test(who_contradicts_all_others_does_not_win),
+		cmocka_unit_test(what_two_contradict_is_lost),
+		cmocka_unit_test(claims_of_one_are_bounded),
+		cmocka_unit_test(what_could_not_be_noted_is_not_forgotten),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

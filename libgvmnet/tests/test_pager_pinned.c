@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Pages that do not let go: pinned as buffers of io_uring, or locked. The others come and go at the
- * price that they always have, the log says what it is, a sync waits at rest, and what lets go
- * again leaves.
+ * Pages that do not let go: pinned as buffers of io_uring, locked, or held. The others come and go
+ * at the price that they always have, the log says what it is, a sync waits at rest, and what lets
+ * go again leaves.
  */
 #include <fcntl.h>
 #include <linux/io_uring.h>
@@ -323,6 +323,85 @@ static void lent_pages_are_not_used_again(void **state)
 	}
 }
 
+static void walk_beyond(struct bed *bed, uint64_t first)
+{
+	for (unsigned i = 0; i < 2; i++)
+		for (uint64_t p = first; p < PAGES; p++)
+			fill_page(bed->mem, p, 3 + i);
+}
+
+/* Writes to pages without a fault: they are here, and not protected. */
+static void assert_at_hand(struct bed *bed, uint64_t first, uint64_t pages, uint64_t seed)
+{
+	uint64_t faults = stats_of(bed).faults;
+
+	for (uint64_t p = first; p < first + pages; p++)
+		fill_page(bed->mem, p, seed);
+	assert_int_equal(stats_of(bed).faults, faults);
+	for (uint64_t p = first; p < first + pages; p++)
+		assert_page(bed->mem, p, seed);
+}
+
+/* Pages that are held stay writable through all that comes and goes, a sync, and a discard. */
+static void held_pages_stay(void **state)
+{
+	const uint64_t first = 60, held = 10; /* of two slabs */
+
+	EACH_KIND(kind)
+	{
+		struct bed bed = { 0 };
+
+		open_large(&bed, kind);
+		walk_beyond(&bed, first + held); /* they are away */
+		assert_int_equal(gvm_pager_hold(bed.range, first * PAGE, held * PAGE), 0);
+		for (uint64_t p = first; p < first + held; p++) {
+			assert_page(bed.mem, p, 3);
+			fill_page(bed.mem, p, 4);
+		}
+		walk_beyond(&bed, first + held);
+		assert_at_hand(&bed, first, held, 5);
+		assert_int_equal(gvm_pager_sync(bed.range), 0);
+		assert_at_hand(&bed, first, held, 6);
+		assert_int_equal(gvm_pager_discard(bed.range, first * PAGE, held * PAGE), 0);
+		for (uint64_t p = first; p < first + held; p++) {
+			assert_true(page_zero(bed.mem, p));
+			fill_page(bed.mem, p, 7);
+		}
+		walk_beyond(&bed, first + held);
+		assert_at_hand(&bed, first, held, 8);
+		assert_true(stats_of(&bed).local_pages <= LOCAL_N + held);
+		assert_int_equal(gvm_pager_let_go(bed.range, first * PAGE, held * PAGE), 0);
+		for (unsigned i = 0; i < 1000 && aside(&bed); i++)
+			walk_beyond(&bed, first + held);
+		assert_int_equal(aside(&bed), 0);
+		for (uint64_t p = first; p < first + held; p++)
+			assert_page(bed.mem, p, 8);
+		close_bed(&bed);
+	}
+}
+
+/* Held pages that are unmapped are held no more; those of a range alone can be held. */
+static void held_pages_go_with_their_mapping(void **state)
+{
+	struct bed bed = { 0 };
+
+	open_large(&bed, &kinds[0]);
+	assert_int_equal(gvm_pager_hold(bed.range, 1, PAGE), -EINVAL);
+	assert_int_equal(gvm_pager_hold(bed.range, 0, (PAGES + 1) * PAGE), -EINVAL);
+	assert_int_equal(gvm_pager_hold(bed.range, PAGES * PAGE, PAGE), -EINVAL);
+	assert_int_equal(gvm_pager_hold(bed.range, 0, 8 * PAGE), 0);
+	for (uint64_t p = 0; p < 8; p++)
+		fill_page(bed.mem, p, 4);
+	/* now and then all of them are being tried again */
+	for (unsigned i = 0; i < 1000 && !aside(&bed); i++)
+		walk_beyond(&bed, 8);
+	assert_in_range(aside(&bed), 1, 8);
+	assert_int_equal(gvm_pager_unmap(bed.range, 0, 8 * PAGE), 0);
+	assert_int_equal(aside(&bed), 0);
+	assert_int_equal(gvm_pager_let_go(bed.range, 0, 8 * PAGE), 0);
+	close_bed(&bed);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -332,6 +411,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_sync_waits_at_rest),
 		cmocka_unit_test(a_sync_waits_for_locked_pages),
 		cmocka_unit_test(lent_pages_are_not_used_again),
+		cmocka_unit_test(held_pages_stay),
+		cmocka_unit_test(held_pages_go_with_their_mapping),
 	};
 
 	return RUN_TESTS(tests);

@@ -162,7 +162,8 @@ static void what_is_left_alone_and_large_is_told(void **state)
 	assert_int_equal(run("left_alone", little), 0);
 	SAID("a mapping of 80.0 MiB is left in local memory, more than --local (4.0 MiB): it is a "
 	     "private mapping of a file; a shared one");
-	SAID("more than --local (4.0 MiB): it is shared and anonymous; --shared would take it");
+	SAID("more than --local (4.0 MiB): it is shared and anonymous; --shared-anonymous would "
+	     "take it");
 	assert_int_equal(count(errors, "is left in local memory"), 2);
 	/* it fits the budget, but it is most of what the program has */
 	assert_int_equal(run("left_alone", much), 0);
@@ -278,7 +279,7 @@ static void a_fork_is_followed(void **state)
 	assert_int_equal(count(calls, "set_fork 0"), 1);
 	RUNS("shared_fork");
 	NEVER("attach");
-	const char *shared[] = { "GVM_RUN_SHARED=1", NULL };
+	const char *shared[] = { "GVM_RUN_SHARED_ANON=1", NULL };
 	assert_int_equal(run("shared_lost", shared), 0);
 	MADE("shared");
 	RUNS("exec");
@@ -315,7 +316,7 @@ static void parts(void **state)
 	RUNS("discards");
 	MADE("discard");
 	NEVER("shared");
-	const char *shared[] = { "GVM_RUN_SHARED=1", NULL };
+	const char *shared[] = { "GVM_RUN_SHARED_ANON=1", NULL };
 	assert_int_equal(run("discards", shared), 0);
 	MADE("shared");
 	RUNS("advices");
@@ -415,6 +416,73 @@ static void files_are_what_is_mapped(void **state)
 	RUNS("file_threads");
 }
 
+#define ANY_NODE "GVM_NODE=65535"
+
+/* Objects that nodes share: as the kernel has them, but for what is refused. */
+static void objects_are_as_ever(void **state)
+{
+	char there[64];
+	const char *shared[] = { "GVM_RUN_SHARED=gvm-object", "GVM_SLAB=16777216", ANY_NODE, there,
+				 NULL };
+
+	snprintf(there, sizeof there, "FAKE_DSM=%s", dir);
+	assert_int_equal(run("object", shared), 0);
+	NEVER("attach");
+	MADE("dsm open gvm-object node 16 bytes 4198400 slab 8388608 create");
+	MADE("dsm open gvm-object.2");
+	assert_int_equal(count(calls, "dsm close gvm-object"), count(calls, "dsm open gvm-object"));
+	MADE("dsm delete gvm-object.object");
+	SAID("they cannot be moved");
+	SAID("gvm: shared 12.0 MiB in 3 objects with other nodes, as node 16");
+	assert_int_equal(run("object_left", shared), 0);
+	NEVER("dsm delete gvm-object.object");
+	assert_int_equal(run("object_found", shared), 0);
+	MADE("dsm delete gvm-object\n");
+	MADE("dsm delete gvm-object.object");
+}
+
+/* Before another program begins this one has left; when none does it is back. */
+static void objects_of_a_program_that_execs(void **state)
+{
+	char there[64];
+	const char *shared[] = { "GVM_RUN_SHARED=gvm-*", ANY_NODE, there, NULL };
+
+	snprintf(there, sizeof there, "FAKE_DSM=%s", dir);
+	assert_int_equal(run("object_exec", shared), 0);
+	assert_int_equal(count(calls, "dsm leave gvm-object\n"), 2);
+	assert_int_equal(count(calls, "dsm leave"), 4); /* and the page that says what it is */
+	assert_int_equal(count(calls, "dsm stay"), 2);
+	MADE("dsm delete gvm-object\n");
+}
+
+/* A forked child has an id of its own; its parent's memory is not in it. */
+static void objects_of_a_forked_child(void **state)
+{
+	char there[64];
+	const char *shared[] = { "GVM_RUN_SHARED=gvm-*", ANY_NODE, there, NULL };
+
+	snprintf(there, sizeof there, "FAKE_DSM=%s", dir);
+	assert_int_equal(run("object_fork", shared), 0);
+	MADE("dsm open gvm-object node 16");
+	MADE("dsm open gvm-object node 17");
+	SAID("its children have none of the shared memory");
+}
+
+static void what_cannot_be_shared_is_told(void **state)
+{
+	char there[64];
+	const char *other[] = { "GVM_RUN_SHARED=else", there, NULL };
+	const char *down[] = { "GVM_RUN_SHARED=gvm-object", "FAKE_FAIL=dsm", ANY_NODE, there,
+			       NULL };
+
+	snprintf(there, sizeof there, "FAKE_DSM=%s", dir);
+	assert_int_equal(run("fill", other), 0);
+	NEVER("attach");
+	SAID("nothing was shared: the program mapped no shared memory object that --shared else");
+	assert_int_equal(run("object_left", down), 3);
+	SAID("shared memory gvm-object.object cannot be had: a memory node does not answer");
+}
+
 static void handlers_may_map(void **state)
 {
 	RUNS("signals");
@@ -429,6 +497,34 @@ static void stacks_may_be_paged(void **state)
 	MADE("attach");
 	RUNS("signal_stacks");
 	MADE("attach");
+}
+
+/* How many pages are held at most, after the calls so far. */
+static unsigned most_held(void)
+{
+	unsigned held = 0, most = 0;
+
+	for (const char *line = calls; line; line = strchr(line, '\n')) {
+		line += *line == '\n';
+		held += !strncmp(line, "hold ", 5);
+		held -= held && !strncmp(line, "let_go ", 7);
+		most = held > most ? held : most;
+	}
+	return most;
+}
+
+/* The top of a stack that is paged stays here while there is the thread, and not for ever, even
+ * where nobody says that it is over: 288 threads are not joined, 24 at a time, the others are. */
+static void tops_of_paged_stacks_are_held(void **state)
+{
+	RUNS("threads");
+	NEVER("hold");
+	RUNS("stack_ends");
+	assert_int_equal(count(calls, "hold 4096"), 4); /* stacks, for three threads each */
+	assert_int_equal(most_held(), 1);
+	RUNS("stack_many");
+	assert_true(count(calls, "hold 4096") > 288);
+	assert_in_range(most_held(), 24, 3 * 24 + 16 + 24);
 }
 
 static void no_memory_is_said(void **state)
@@ -678,8 +774,13 @@ int main(void)
 		cmocka_unit_test(code_that_is_loaded_later),
 		cmocka_unit_test(files_in_memory),
 		cmocka_unit_test(files_are_what_is_mapped),
+		cmocka_unit_test(objects_are_as_ever),
+		cmocka_unit_test(objects_of_a_forked_child),
+		cmocka_unit_test(objects_of_a_program_that_execs),
+		cmocka_unit_test(what_cannot_be_shared_is_told),
 		cmocka_unit_test(handlers_may_map),
 		cmocka_unit_test(stacks_may_be_paged),
+		cmocka_unit_test(tops_of_paged_stacks_are_held),
 		cmocka_unit_test(no_memory_is_said),
 		cmocka_unit_test(statistics_are_left_in_a_file),
 		cmocka_unit_test(the_budget_can_be_set),

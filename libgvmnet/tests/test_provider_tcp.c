@@ -492,6 +492,55 @@ static void no_spare_descriptor_left(void **state)
 		until(s->closed_calls);
 }
 
+static struct conn *passed_on_to;
+
+/* To the other one, then to who has sent it. */
+static int pass_on(struct conn *c, const struct gvm_hdr *hdr, const void *payload)
+{
+	struct gvm_hdr told = { .type = GVM_T_USER };
+
+	assert_int_equal(server.ops->send(passed_on_to->ep, hdr, payload), 0);
+	return server.ops->send(c->ep, &told, NULL);
+}
+
+static int has_come(int fd)
+{
+	char byte;
+
+	return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 1;
+}
+
+/* Who is passed a request is not kept waiting by what its sender is told. */
+static void what_is_posted_first_leaves_first(void **state)
+{
+	struct gvm_hdr msg = { .type = GVM_T_USER };
+	uint8_t bytes[48];
+	int other = raw_dial(), asks;
+
+	passed_on_to = server.conns;
+	asks = raw_dial();
+	server.conns->on_message = pass_on;
+	raw_put_frame(bytes, &msg);
+	raw_send(asks, bytes, sizeof(bytes));
+	while (!server.conns->messages)
+		assert_true(poll_once(epfd, 5000));
+	assert_false(has_come(asks) && !has_come(other));
+	while (!has_come(asks))
+		step(5);
+	assert_true(has_come(other));
+	/* one that is alone is told at once, also after that */
+	server.conns->on_message = NULL;
+	passed_on_to->on_message = pass_on;
+	passed_on_to = server.conns;
+	raw_recv(other, bytes, sizeof(bytes));
+	raw_recv(asks, bytes, sizeof(bytes));
+	raw_send(other, bytes, sizeof(bytes));
+	raw_recv(asks, bytes, sizeof(bytes));
+	raw_recv(other, bytes, sizeof(bytes));
+	close(other);
+	close(asks);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -506,6 +555,7 @@ int main(void)
 		TCP(half_sent_puts_cannot_be_cancelled),
 		TCP(names_and_all_addresses),
 		TCP(a_taken_port_is_told),
+		TCP(what_is_posted_first_leaves_first),
 		TCP(no_descriptor_left),
 		TCP(no_spare_descriptor_left),
 	};

@@ -215,25 +215,155 @@ static void a_stopped_client_loses_its_reach(void **state)
 	assert_memory_equal(m->base, clean, 8192);
 }
 
-/* Late, but then it answers: the connection goes on. */
+/* The same where its hardware would hide that: the connection ends before the registration. */
+static void a_stopped_client_is_not_refused(void **state)
+{
+	struct gvm_mem *m = offer(5, 8192, RW, 0);
+	static uint8_t buf[4096];
+	struct top t;
+	struct conn c;
+
+	dial(&c);
+	for (struct fake_prov *p = fake_provs; p; p = p->next)
+		((struct gvm_rma *)p)->hides_refusals = 1;
+	assert_int_equal(do_op(&c, GVM_OP_FETCH, 5, 0, buf, 4096), 0);
+	fake.hold = 1;
+	post(&c, GVM_OP_FETCH, &t, 5, 0, buf, 4096);
+	client.ops->flush(client.prov);
+	withdraw(m);
+	while (m->refs) {
+		assert_int_equal(server.conns->closed_calls, 0);
+		node_round(&server);
+		poll_once(epfd, 20);
+	}
+	assert_int_equal(server.conns->closed_calls, 1);
+	assert_int_equal(fake.shared, 0);
+	fake_run();
+	until(c.closed_calls);
+	assert_int_equal(t.status, -ECONNRESET);
+}
+
+/* Late, but then it answers: the connection goes on. It has the time that the fabric says. */
 static void a_slow_client_goes_on(void **state)
 {
 	struct gvm_mem *m = offer(5, 8192, RW, 0);
 	uint8_t buf[4096];
+	uint64_t begun;
 	struct conn c;
 
 	dial(&c);
+	for (struct fake_prov *p = fake_provs; p; p = p->next)
+		((struct gvm_rma *)p)->grace_ms = 3 * GVM_RMA_GRACE_MS;
 	assert_int_equal(do_op(&c, GVM_OP_FETCH, 5, 0, buf, 4096), 0);
+	begun = host_now(NULL);
 	withdraw(m);
 	while (m->refs) {
 		node_round(&server);
 		poll_once(epfd, 20);
 	}
+	assert_true(host_now(NULL) - begun >= 3 * GVM_RMA_GRACE_MS * 1000000ull);
 	settle();
 	offer(6, 8192, RW, 0);
 	assert_int_equal(do_op(&c, GVM_OP_FETCH, 6, 0, buf, 4096), 0);
 	assert_int_equal(do_op(&c, GVM_OP_FETCH, 5, 0, buf, 4096), -ENOENT);
 	assert_int_equal(c.closed_calls + server.conns->closed_calls, 0);
+	client.ops->shut(c.ep, -ECANCELED);
+}
+
+/* What cannot be stopped in the middle of a read: the connection ends, and the memory stays until
+ * no read of it is believed any more. A worker that ends waits for nobody. */
+static void a_read_outlives_its_connection(void **state)
+{
+	struct gvm_mem *m = offer(5, 8192, RW, 0), *other = offer(6, 8192, RW, 0);
+	struct gvm_rma *rma = (struct gvm_rma *)server.prov;
+	static uint8_t buf[4096];
+	uint64_t begun;
+	struct conn c;
+
+	rma->hides_refusals = 1;
+	rma->linger_ms = 2 * GVM_RMA_GRACE_MS;
+	dial(&c);
+	assert_int_equal(do_op(&c, GVM_OP_FETCH, 5, 0, buf, 4096), 0);
+	assert_int_equal(do_op(&c, GVM_OP_FETCH, 6, 0, buf, 4096), 0);
+	begun = host_now(NULL);
+	withdraw(m);
+	while (m->refs) {
+		node_round(&server);
+		poll_once(epfd, 20);
+		assert_true(host_now(NULL) - begun < 5000000000ull);
+	}
+	assert_int_equal(server.conns->closed_calls, 1);
+	assert_true(host_now(NULL) - begun >= 3 * GVM_RMA_GRACE_MS * 1000000ull);
+	until(c.closed_calls);
+	until(other->refs == 0);
+	assert_int_equal(fake.shared, 0);
+
+	rma->linger_ms = 60000;
+	m = offer(7, 8192, RW, 0);
+	server.accepted = 0;
+	dial(&c);
+	assert_int_equal(do_op(&c, GVM_OP_FETCH, 7, 0, buf, 4096), 0);
+	server.ops->shut(server.conns->ep, -ECANCELED);
+	server.conns->ep = NULL;
+	until(c.closed_calls);
+	withdraw(m); /* noted of one that has no connection */
+	for (int i = 0; i < 5; i++)
+		step(1);
+	assert_int_equal(m->refs, 1);
+}
+
+/* And one that comes later than that is made again. */
+static void a_late_read_is_made_again(void **state)
+{
+	struct gvm_mem *m = offer(5, 8192, RW, 0);
+	static uint8_t buf[4096], fresh[4096];
+	uint64_t begun;
+	struct top t;
+	struct conn c;
+
+	((struct gvm_rma *)client.prov)->late_ms = 20;
+	dial(&c);
+	assert_int_equal(do_op(&c, GVM_OP_FETCH, 5, 0, buf, 4096), 0);
+	fake.hold_done = 1;
+	post(&c, GVM_OP_FETCH, &t, 5, 0, buf, 4096);
+	client.ops->flush(client.prov);
+	memset(m->base, 0x99, 4096);
+	memset(fresh, 0x99, 4096);
+	begun = host_now(NULL);
+	while (host_now(NULL) - begun < 40000000ull)
+		step(5);
+	fake.hold_done = 0;
+	fake_run();
+	until(t.calls);
+	assert_int_equal(t.status, 0);
+	assert_memory_equal(buf, fresh, 4096);
+	assert_int_equal(c.closed_calls, 0);
+	client.ops->shut(c.ep, -ECANCELED);
+}
+
+/* What hardware may not do is asked of core, which knows better. */
+static void writes_in_software(void **state)
+{
+	struct gvm_mem *m = offer(5, 65536, RW, 0);
+	uint8_t page[4096], buf[4096];
+	struct conn c;
+
+	((struct gvm_rma *)server.prov)->no_writes = 1;
+	offer(6, 4096, GVM_ACCESS_FETCH, 0);
+	offer(7, 4096, GVM_ACCESS_PUT, 0);
+	dial(&c);
+	fill(page, sizeof(page), 5);
+	assert_int_equal(do_op(&c, GVM_OP_PUT, 5, 8192, page, 4096), 0);
+	assert_memory_equal(m->base + 8192, page, 4096);
+	assert_int_equal(do_op(&c, GVM_OP_FETCH, 5, 8192, buf, 4096), 0);
+	assert_memory_equal(buf, page, 4096);
+	assert_int_equal(do_op(&c, GVM_OP_PUT, 6, 0, page, 4096), -EPERM);
+	assert_int_equal(do_op(&c, GVM_OP_PUT, 7, 0, page, 4096), 0);
+	assert_int_equal(do_op(&c, GVM_OP_FETCH, 7, 0, page, 4096), -EPERM);
+	assert_int_equal(do_op(&c, GVM_OP_PUT, 5, 65535, page, 2), -ERANGE);
+	assert_int_equal(fake.writes, 0);
+	assert_int_equal(fake.reads, 1);
+	assert_int_equal(server.stats.puts_served, 2);
 	client.ops->shut(c.ep, -ECANCELED);
 }
 
@@ -406,7 +536,7 @@ static void inject(struct conn *c, unsigned magic, unsigned credits, const void 
 	cell[2] = (uint8_t)credits;
 	if (piece)
 		memcpy(cell + GVM_RMA_CELL_HDR, piece, n);
-	to->buffers += to->buffers == 0;
+	fake.overdraws = 1;
 	fake_send(to, cell, GVM_RMA_CELL_HDR + n);
 }
 
@@ -441,7 +571,7 @@ static void cells_that_are_none(void **state)
 		{ 0xA7, 0, 8, "protocol" },
 		{ GVM_CELL_MAGIC, 0, 0, "empty" },
 		{ GVM_CELL_MAGIC, 17, 0, "credits" },
-		{ GVM_CELL_MAGIC, 1, 8, "credits" },
+		{ GVM_CELL_MAGIC, 15, 8, "credits" },
 		{ GVM_CELL_MAGIC, 0, GVM_RMA_CELL - 15, "protocol" },
 	};
 	struct fake_ep *to;
@@ -470,7 +600,8 @@ static void cells_without_credits(void **state)
 
 	dial(&c);
 	gvm_hdr_encode(piece, &half);
-	for (unsigned i = 0; i < 17; i++) /* the beginning of a message, and more of it */
+	for (unsigned i = 0; i < GVM_RMA_BASE + 1;
+	     i++) /* the beginning of a message, and more of it */
 		inject(&c, GVM_CELL_MAGIC, 0, piece, sizeof(piece));
 	refused_by_the_server(&c, "credit");
 }
@@ -538,7 +669,7 @@ static void a_flood_of_maps(void **state)
 
 			gvm_hdr_encode(piece + i * GVM_WIRE_HDR_LEN, &hdr);
 		}
-		if (!to->buffers)
+		if (to->queued >= to->receives)
 			break;
 		{
 			uint8_t cell[GVM_RMA_CELL_HDR + sizeof(piece)] = { GVM_CELL_MAGIC };
@@ -588,7 +719,11 @@ int main(void)
 		FAKE(withdrawn_memory_is_released_when_unmapped),
 		FAKE(idle_memory_is_released_at_once),
 		FAKE(a_stopped_client_loses_its_reach),
+		FAKE(a_stopped_client_is_not_refused),
 		FAKE(a_slow_client_goes_on),
+		FAKE(a_read_outlives_its_connection),
+		FAKE(a_late_read_is_made_again),
+		FAKE(writes_in_software),
 		FAKE(the_end_releases_all),
 		FAKE(cancel_leaves_the_buffer_alone),
 		FAKE(a_failure_ends_the_connection),

@@ -35,6 +35,7 @@ static const struct stub_device as_it_is = { .devices = 1,
 					     .transport = IBV_TRANSPORT_IB,
 					     .max_qp_wr = 4096,
 					     .max_cqe = 1 << 22,
+					     .max_srq_wr = 1 << 15,
 					     .max_rd_atom = 16,
 					     .port_state = IBV_PORT_ACTIVE,
 					     .pin_max = SIZE_MAX };
@@ -114,10 +115,16 @@ static struct place put_in(enum verbs_state state)
 	return p;
 }
 
-/* Nothing is left on either side, and all that was lent is back. */
+static int is_there(const struct gvm_host *host)
+{
+	return !verbs_of(host->rma)->missing;
+}
+
+/* Nothing is left on either side, and all that was lent is back; a device that was gone is too. */
 static void all_is_over(void)
 {
 	until(!verbs_of(client.rma)->conns && !verbs_of(server.rma)->conns);
+	until(is_there(&client) && is_there(&server));
 	for (struct gvm_host *h = &client; h; h = h == &client ? &server : NULL) {
 		const struct verbs *v = verbs_of(h->rma);
 
@@ -208,34 +215,47 @@ static void what_ends_a_connection_is_told(void **state)
 	the_next_one_works();
 }
 
+/* Whatever siw did not like of the other side's answer, or that it has gone, is -EINVAL: nothing
+ * that trying again would not mend. */
+static void what_iwarp_calls_invalid_is_a_refusal(void **state)
+{
+	struct verbs *v = verbs_of(client.rma);
+	struct place p = put_in(VERBS_CONNECT);
+
+	v->iwarp = 1;
+	stub_cm(p.conn->id, RDMA_CM_EVENT_CONNECT_ERROR, -EINVAL);
+	until(!p.c->ep);
+	v->iwarp = 0;
+	assert_int_equal(p.c->connected, -ECONNREFUSED);
+	take_down(&p);
+	the_next_one_works();
+}
+
 /* ---- the device ---------------------------------------------------------------------------- */
 
-static void renew(struct gvm_host *host)
+/* It looks for its device now and then, and sleeps meanwhile. */
+static void rests(struct gvm_host *host)
 {
-	if (host == &client)
-		verbs_fabric.dereg(client.rma, &local);
-	fabric_close(host);
-	assert_int_equal(fabric_open(host, ""), 0);
-	if (host == &server)
-		fabric_listen(host, 0);
-	else
-		assert_int_equal(verbs_fabric.reg(client.rma, NULL, local_at, 2 * MIB, 0, &local),
-				 0);
+	uint64_t end_ = gvm_now() + 150000000;
+	unsigned turns = 0;
+
+	for (; gvm_now() < end_; turns++)
+		turn(host, 150);
+	assert_true(turns <= 20);
 }
 
-/* It has nothing to do, and sleeps. */
-static void sleeps(struct gvm_host *host)
+static void until_gone(struct gvm_host *host)
 {
-	uint64_t begun;
+	struct verbs *v = verbs_of(host->rma);
 
-	for (int i = 0; i < 10; i++)
-		turn(host, 0);
-	begun = gvm_now();
-	assert_int_equal(turn(host, 50), 0);
-	assert_true(gvm_now() - begun >= 40000000);
+	for (uint64_t end_ = gvm_now() + 20000000000ull; v->conns || !v->gone || v->context;) {
+		turn(host, 1);
+		assert_true(gvm_now() < end_);
+	}
 }
 
-/* Whatever state its connections are in. How: by an event, or only by the end of all events. */
+/* Whatever state its connections are in, it is let go of, and found again. How it goes: by an
+ * event, or only by the end of all events. */
 static void the_device_is_taken_away(void **state)
 {
 	for (unsigned i = 0; i < 2 * STATES; i++) {
@@ -244,38 +264,137 @@ static void the_device_is_taken_away(void **state)
 		enum ibv_event_type type = i & 1 ? IBV_EVENT_DEVICE_FATAL : IBV_EVENT_SM_CHANGE;
 
 		said[0] = 0;
+		assert_int_equal(stub_open(), 2);
 		stub.removed = 1;
 		stub_async(v->context, (struct ibv_async_event){ .event_type = type });
-		for (uint64_t end_ = gvm_now() + 20000000000ull; v->conns || !v->gone;) {
-			turn(p.host, 1);
-			assert_true(gvm_now() < end_);
-		}
+		until_gone(p.host);
 		assert_non_null(strstr(said, "stub0 has failed or was taken away"));
 		if (p.host == &client && all_states[i / 2] < VERBS_ACCEPT)
 			assert_int_equal(p.c->connected, -ENODEV);
 		if (all_states[i / 2] == VERBS_OPEN)
 			assert_int_equal(p.c->broken, -ENODEV);
-		sleeps(p.host);
+		rests(p.host);
+		assert_int_equal(stub_open(), 1);
+		assert_int_equal(v->gone, 1);
 		if (p.host == &client)
 			assert_int_equal(dial_at(here, server.port)->connected, -ENODEV);
+		said[0] = 0;
 		stub.removed = 0;
 		take_down(&p);
-		renew(p.host);
+		assert_non_null(strstr(said, "stub0 is there again"));
+		assert_int_equal(stub_open(), 2);
 		the_next_one_works();
 	}
+}
+
+/* It is there, but cannot be used yet: one try after the other, each given up without a trace. */
+static void a_device_that_comes_back_by_and_by(void **state)
+{
+	struct verbs *v = verbs_of(client.rma);
+	struct place p = put_in(VERBS_OPEN);
+
+	stub.removed = 1;
+	stub_async(v->context, (struct ibv_async_event){ .event_type = IBV_EVENT_DEVICE_FATAL });
+	until_gone(&client);
+	stub.no_open = 1;
+	stub.removed = 0;
+	rests(&client);
+	stub.no_open = 0;
+	stub.port_state = IBV_PORT_DOWN;
+	rests(&client);
+	stub.port_state = IBV_PORT_ACTIVE;
+	stub.pin_max = 4096;
+	rests(&client);
+	assert_int_equal(v->gone, 1);
+	assert_int_equal(stub_open(), 1);
+	stub.pin_max = SIZE_MAX;
+	take_down(&p);
+	the_next_one_works();
 }
 
 static void a_server_without_its_device_refuses(void **state)
 {
 	struct gvm_rma_conn *c;
 
+	stub.removed = 1;
 	stub_async(verbs_of(server.rma)->context,
 		   (struct ibv_async_event){ .event_type = IBV_EVENT_DEVICE_FATAL });
-	settle();
+	until_gone(&server);
 	c = dial_at(here, server.port);
 	until(c->connected);
 	assert_int_equal(c->connected, -ECONNREFUSED);
+	stub.removed = 0;
 	all_is_over();
+	the_next_one_works();
+}
+
+/* What listened at an address of the device does so again when that is back, at the same port, if
+ * not at once; with several workers there too, and if the one that had the port ends meanwhile. */
+static void who_listened_does_so_again(void **state)
+{
+	struct gvm_rma_conn *c;
+
+	for (int i = 0; i < 3; i++) {
+		if (i) {
+			assert_int_equal(fabric_open(&other, ""), 0);
+			fabric_listen(&other, server.port);
+			assert_int_equal(other.port, server.port);
+		}
+		stub.removed = 1;
+		stub_unlisten(server.port);
+		if (i)
+			stub_async(
+			    verbs_of(other.rma)->context,
+			    (struct ibv_async_event){ .event_type = IBV_EVENT_DEVICE_FATAL });
+		until_gone(&server);
+		if (i)
+			until_gone(&other);
+		c = dial_at(here, server.port);
+		until(c->connected);
+		assert_int_equal(c->connected, -ECONNREFUSED);
+		if (i == 2)
+			fabric_close(&other);
+		stub.listen_errno = EADDRNOTAVAIL;
+		stub.removed = 0;
+		until(!verbs_of(server.rma)->gone);
+		rests(&server);
+		assert_int_equal(is_there(&server), 0);
+		stub.listen_errno = 0;
+		all_is_over();
+		if (other.rma)
+			until(is_there(&other));
+		for (int k = 0; k < 4; k++) {
+			c = dialled();
+			end(c, 0);
+		}
+		fabric_close(&other);
+		all_is_over();
+	}
+	the_next_one_works();
+}
+
+/* Its worker ends, and the id cannot go to another one's channel: that listens anew. */
+static void a_port_that_cannot_be_handed_on(void **state)
+{
+	unsigned port = server.port;
+	struct gvm_rma_conn *c;
+
+	assert_int_equal(fabric_open(&other, ""), 0);
+	fabric_listen(&other, port);
+	stub.no_migrate = 1;
+	fabric_unlisten(&server);
+	turn_all(0); /* it hears of it */
+	assert_int_equal(is_there(&other), 0);
+	until(is_there(&other));
+	c = dial_at(here, port);
+	until(c->connected);
+	assert_int_equal(c->connected, 1);
+	end(c, 0);
+	until(!verbs_of(other.rma)->conns);
+	fabric_close(&other);
+	stub.no_migrate = 0;
+	fabric_listen(&server, port);
+	the_next_one_works();
 }
 
 /* A port that goes down ends nothing: it may come back before the hardware has given up. */
@@ -427,7 +546,8 @@ static void late_completions(void **state)
 {
 	struct gvm_rma_conn *c = dialled(), *next;
 	struct verbs_conn *conn = conn_of_end(c);
-	uint64_t sent = conn->recv[0].wr_id & ~(1ull << 63), received = conn->recv[3].wr_id;
+	uint64_t sent = verbs_receive_id(conn, 0) & ~(1ull << 63);
+	uint64_t received = verbs_receive_id(conn, 3);
 	struct ibv_cq *cq = conn->lane->cq;
 	uint32_t slot = conn->slot;
 
@@ -596,6 +716,60 @@ static void memory_that_cannot_be_pinned(void **state)
 	the_next_one_works();
 }
 
+/* Of those who connect and of those who listen. */
+static void the_traffic_class_is_set(void **state)
+{
+	struct gvm_rma_conn *c;
+	unsigned port = 0;
+
+	assert_int_equal(stub.tos_set, 0);
+	assert_int_equal(gvm_option_set("GVM_VERBS_TCLASS", "104"), 0);
+	c = dial_at(here, server.port);
+	until(c->connected);
+	assert_int_equal(c->connected, 1);
+	assert_int_equal(stub.tos_set, 1);
+	assert_int_equal(fabric_open(&other, ""), 0);
+	other.listener.rma = other.rma;
+	assert_int_equal(verbs_fabric.listen(other.rma, &other.listener, here, 0, &port), 0);
+	assert_int_equal(gvm_option_set("GVM_VERBS_TCLASS", "0"), 0);
+	assert_int_equal(stub.tos_set, 2);
+	assert_int_equal(stub.tos, 104);
+	verbs_fabric.unlisten(other.rma, &other.listener);
+}
+
+/* What peers reach is not pinned where the device can do without; what is read into is. */
+static void memory_on_demand(void **state)
+{
+	struct gvm_rma_reg reg = { 0 };
+
+	stub.on_demand = 1;
+	assert_int_equal(fabric_open(&other, ""), 0);
+	said[0] = 0;
+	verbs_describe(described, NULL);
+	assert_non_null(strstr(said, "1 on-demand paging\n"));
+	stub.pin_max = 4096;
+	assert_int_equal(verbs_fabric.reg(other.rma, NULL, remote_at, 2 * MIB, RW, &reg), 0);
+	assert_int_equal(stub.regs_on_demand, 1);
+	assert_int_equal(stub.advised, 2 * MIB);
+	verbs_fabric.dereg(other.rma, &reg);
+	assert_int_equal(verbs_fabric.reg(other.rma, NULL, remote_at, 2 * MIB, 0, &reg), -ENOMEM);
+	/* a device that cannot do it with this memory */
+	stub.on_demand = 2;
+	stub.pin_max = SIZE_MAX;
+	assert_int_equal(verbs_fabric.reg(other.rma, NULL, remote_at, 2 * MIB, RW, &reg), 0);
+	assert_int_equal(stub.regs_on_demand, 1);
+	verbs_fabric.dereg(other.rma, &reg);
+	/* nor where it is not wanted */
+	fabric_close(&other);
+	stub.on_demand = 1;
+	assert_int_equal(gvm_option_set("GVM_VERBS_ODP", "0"), 0);
+	assert_int_equal(fabric_open(&other, ""), 0);
+	assert_int_equal(gvm_option_set("GVM_VERBS_ODP", "1"), 0);
+	assert_int_equal(verbs_fabric.reg(other.rma, NULL, remote_at, 2 * MIB, RW, &reg), 0);
+	assert_int_equal(stub.regs_on_demand, 1);
+	verbs_fabric.dereg(other.rma, &reg);
+}
+
 #define ONE(test) cmocka_unit_test_setup_teardown(test, setup_quiet, teardown_quiet)
 
 int main(void)
@@ -603,8 +777,12 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		ONE(every_event_in_every_state),
 		ONE(what_ends_a_connection_is_told),
+		ONE(what_iwarp_calls_invalid_is_a_refusal),
 		ONE(the_device_is_taken_away),
+		ONE(a_device_that_comes_back_by_and_by),
 		ONE(a_server_without_its_device_refuses),
+		ONE(who_listened_does_so_again),
+		ONE(a_port_that_cannot_be_handed_on),
 		ONE(ports_go_down_and_up),
 		ONE(a_queue_pair_fails),
 		ONE(a_completion_queue_fails),
@@ -616,6 +794,8 @@ int main(void)
 		ONE(info_says_why_not),
 		ONE(several_devices),
 		ONE(memory_that_cannot_be_pinned),
+		ONE(the_traffic_class_is_set),
+		ONE(memory_on_demand),
 	};
 
 	snprintf(here, sizeof(here), "127.0.0.1");

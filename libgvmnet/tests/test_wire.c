@@ -137,7 +137,7 @@ static void unknown_types_are_refused(void **state)
 		if (!named)
 			assert_int_equal(decode((struct gvm_hdr){ .type = type }), -GVM_EPROTO);
 	}
-	assert_int_equal(known, 9 + 8 + 10 + 18 + 1 + 192);
+	assert_int_equal(known, 9 + 8 + 10 + 20 + 1 + 192);
 	assert_string_equal(gvm_wire_type_name(GVM_T_FETCH), "FETCH");
 	assert_string_equal(gvm_wire_type_name(GVM_COH_ACK), "ACK");
 	assert_string_equal(gvm_wire_type_name(256), "unknown");
@@ -165,8 +165,19 @@ static void header_rules(void **state)
 	BAD(.type = GVM_COH_DATA);
 	OK(.type = GVM_COH_INV, .length = GVM_SET_MAX);
 	BAD(.type = GVM_COH_INV, .length = GVM_SET_MAX + 1);
-	BAD(.type = GVM_COH_LAST + 1);
+	OK(.type = GVM_COH_REPORT, .xid = GVM_REPORT_LAST, .length = 2 * GVM_HELD_LEN);
+	BAD(.type = GVM_COH_REPORT, .length = GVM_HELD_LEN + 1);
+	BAD(.type = GVM_COH_REPORT, .length = (GVM_REPORT_MAX + 1) * GVM_HELD_LEN);
+	BAD(.type = GVM_COH_REPORT, .xid = GVM_REPORT_TAKEN, .length = GVM_HELD_LEN);
+	BAD(.type = GVM_COH_REPORT, .xid = GVM_REPORT_SETTLED + 1);
 	BAD(.type = GVM_COH_FIRST - 1);
+	BAD(.type = GVM_COH_READY, .arg = 1);
+	OK(.type = GVM_COH_READ, .xid = 1, .length = 8);
+	OK(.type = GVM_COH_DATA, .flags = GVM_F_DELTA, .length = 16);
+	BAD(.type = GVM_COH_DATA, .flags = GVM_F_DELTA, .length = 15);
+	BAD(.type = GVM_COH_DATA, .flags = GVM_F_DELTA, .length = 4096);
+	BAD(.type = GVM_COH_DATA, .flags = GVM_F_DELTA | GVM_F_SAME, .length = 20);
+	BAD(.type = GVM_COH_INV, .flags = GVM_F_DELTA, .length = 20);
 	OK(.type = GVM_T_FETCH, .arg = 1);
 	OK(.type = GVM_T_FETCH, .arg = 1 << 20);
 	BAD(.type = GVM_T_FETCH);
@@ -279,7 +290,10 @@ static const struct gvm_mapped mapped = {
 	.len = 0x0000000001000000,
 	.access = 3,
 };
-static const struct gvm_cell cell = { .credits = 0x0110, .provider = 0x2122232425262728 };
+static const struct gvm_cell cell = { .flags = GVM_CELL_RECALL,
+				      .credits = 0x0110,
+				      .returned = 0x0203,
+				      .provider = 0x2122232425262728 };
 static const struct gvm_ofi_hello ofi_hello = {
 	.magic = GVM_OFI_HELLO_MAGIC,
 	.id = 0xa1a2a3a4a5a6a7a8,
@@ -344,9 +358,9 @@ static const struct body bodies[] = {
 	{ BODY(mapped, GVM_MAPPED_LEN), .golden =
 					    "38 37 36 35 34 33 32 31 46 45 44 43 42 41 00 00 "
 					    "00 00 00 01 00 00 00 00 03 00 00 00 00 00 00 00 " },
-	{ BODY(cell, GVM_CELL_LEN), .golden = "a8 00 10 01 00 00 00 00 28 27 26 25 24 23 22 21 " },
+	{ BODY(cell, GVM_CELL_LEN), .golden = "a8 01 10 01 03 02 00 00 28 27 26 25 24 23 22 21 " },
 	{ BODY(ofi_hello, GVM_OFI_HELLO_LEN),
-	  .golden = "11 47 56 4d 4f 46 49 31 a8 a7 a6 a5 a4 a3 a2 a1 " /* magic, id */
+	  .golden = "11 47 56 4d 4f 46 49 33 a8 a7 a6 a5 a4 a3 a2 a1 " /* magic, id */
 		    "74 63 70 3b 6f 66 69 5f 72 78 6d 00 00 00 00 00 " Z8 Z8 Z8
 		    "01 02 00 00 00 00 00 00 00 00 00 00 00 00 00 09 " /* machine */
 		    "f0 00 00 00 00 00 00 00 "                         /* name_len */

@@ -37,6 +37,7 @@ struct gvm_host {
 	int epfd, wake_fd;
 	int refuse; /* gvm_rma_accept() says no */
 	int shut;   /* end it in accepted() */
+	int unproven; /* accepted connections are not allowed anything */
 	unsigned accepted, unaccepted, broken;
 	struct gvm_rma_ep *last; /* that was accepted */
 };
@@ -45,8 +46,8 @@ struct gvm_host {
 struct gvm_rma_conn {
 	struct gvm_rma_ep *ep; /* NULL: gone */
 	struct gvm_rma_ep *memory;
-	int connected;         /* 1, or why not */
-	int broken;            /* why */
+	int connected; /* 1, or why not */
+	int broken;    /* why */
 	unsigned cells, sent, acked;
 	int echo;
 	uint8_t bytes[64][GVM_RMA_CELL];
@@ -194,7 +195,7 @@ static int turn_all(int timeout_ms)
 #define SETTLE_MS 5 /* in which a device may say something more */
 #endif
 
-static void settle(void)
+static inline void settle(void)
 {
 	for (int quiet = 0; quiet < 5;)
 		quiet = turn_all(SETTLE_MS) ? 0 : quiet + 1;
@@ -237,6 +238,9 @@ void gvm_rma_accepted(struct gvm_listener *listener, struct gvm_rma_ep *ep)
 	host->last = ep;
 	ep->conn->connected = 1;
 	ep->conn->echo = 1;
+	if (!host->unproven)
+		verbs_fabric.allow(ep);
+	assert_int_equal(verbs_fabric.receives(ep, GVM_RMA_RECVS), 0);
 	if (host->shut)
 		end(ep->conn, 0);
 }
@@ -251,8 +255,12 @@ void gvm_rma_connected(struct gvm_rma_ep *ep, int status)
 {
 	assert_int_equal(ep->conn->connected, 0);
 	ep->conn->connected = status ? status : 1;
-	if (status)
+	if (status) {
 		end(ep->conn, 0);
+		return;
+	}
+	verbs_fabric.allow(ep);
+	assert_int_equal(verbs_fabric.receives(ep, GVM_RMA_RECVS), 0);
 }
 
 static const struct gvm_rma_reg *cell_reg;
@@ -350,6 +358,18 @@ static int teardown(void **state)
 	return 0;
 }
 
+/* What is registered: the client's one buffer. */
+void gvm_rma_lost(struct gvm_rma *rma)
+{
+	if (rma == client.rma)
+		verbs_fabric.dereg(rma, &local);
+}
+
+int gvm_rma_back(struct gvm_rma *rma)
+{
+	return rma == client.rma ? verbs_fabric.reg(rma, NULL, local_at, 2 * MIB, 0, &local) : 0;
+}
+
 static struct gvm_rma_conn *dial_at(const char *host, unsigned port)
 {
 	struct gvm_rma_conn *c = conn_new(client.rma);
@@ -387,8 +407,8 @@ static int post(struct gvm_rma_conn *c, struct job *job, enum gvm_rma_kind kind,
 	return verbs_fabric.post(c->ep, &job->work);
 }
 
-static int do_job(struct gvm_rma_conn *c, enum gvm_rma_kind kind, size_t at, size_t remote_off,
-		  uint32_t len)
+static inline int do_job(struct gvm_rma_conn *c, enum gvm_rma_kind kind, size_t at,
+			 size_t remote_off, uint32_t len)
 {
 	struct job job;
 
@@ -397,7 +417,7 @@ static int do_job(struct gvm_rma_conn *c, enum gvm_rma_kind kind, size_t at, siz
 	return job.done ? job.status : c->broken;
 }
 
-static void offer(struct gvm_rma_conn *c, unsigned access)
+static inline void offer(struct gvm_rma_conn *c, unsigned access)
 {
 	assert_int_equal(
 	    verbs_fabric.reg(server.rma, server.last, remote_at, 2 * MIB, access, &remote), 0);

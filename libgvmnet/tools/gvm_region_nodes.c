@@ -209,7 +209,8 @@ static void noted(struct nodes_one *one, int status, const struct gvm_msg *reply
 	part_of(one)->status = status;
 }
 
-/* As it is, by its generation; let go of with the connection, however this process ends. */
+/* As it is, by its generation; let go of with the connection, however this process ends. A shared
+ * one cannot be held; each node deletes its part if no program has it. */
 static void ask_open(struct nodes_one *one)
 {
 	const struct part *part = part_of(one);
@@ -219,6 +220,8 @@ static void ask_open(struct nodes_one *one)
 					.page_size = GVM_PAGE_SIZE };
 	struct gvm_msg msg = { .type = GVM_T_REGION_OPEN, .region = part->id, .body = body };
 
+	if (part->entry.flags & GVM_RO_SHARED)
+		return;
 	memcpy(open.name, part->entry.name, sizeof open.name);
 	msg.length = (uint32_t)gvm_region_open_encode(body, &open);
 	nodes_ask(one, &msg, patience_ms(), noted);
@@ -316,7 +319,12 @@ static int delete_parts(struct nodes *nodes)
 	for (size_t i = 0; i < nodes->count; i++) {
 		const struct part *part = part_of(&nodes->one[i]);
 
-		if (part->status && part->status != -ENOENT)
+		if (part->status == -EBUSY && part->entry.flags & GVM_RO_SHARED)
+			err = region_complain(
+			    "region %s is in use: programs share it, or one did that was killed "
+			    "and is not buried yet (twice GVM_DSM_FENCE_MS), on node %u",
+			    part->entry.name, nodes->one[i].node->id);
+		else if (part->status && part->status != -ENOENT)
 			err = region_complain(
 			    "region %s: node %u could not delete its part: %s; its log "
 			    "says more",

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <gvmnet/cluster.h>
 #include <gvmnet/gvmnet.h>
 #include "tools/gvm.h"
 #include "tools/gvm_nodes.h"
@@ -37,7 +38,8 @@ static const char help[] =
     "usage: gvm run --cluster FILE [OPTION]... -- PROGRAM [ARGUMENT]...\n"
     "       gvm run --connect HOST:PORT [OPTION]... -- PROGRAM [ARGUMENT]...\n\n"
     "Run an unmodified program. Its large mappings, and large blocks of malloc, live on memory\n"
-    "nodes; at most --local of them are in this machine's memory at a time.\n\n"
+    "nodes; at most --local of them are in this machine's memory at a time. Or: programs on\n"
+    "several machines share memory (--shared).\n\n"
     "  --cluster FILE       the memory nodes: a line \"ID HOST PORT\" for each\n"
     "  --connect HOST:PORT  the one memory node, in place of a cluster file\n"
     "  --key-file FILE      the pre-shared key, the same as the memory nodes'\n"
@@ -47,8 +49,15 @@ static const char help[] =
     "  --match PATTERN,...  shared mappings of files of these names are taken over, and no other\n"
     "                       process sees what is in them; default: memfds, and files in\n"
     "                       tmpfs that are unlinked already, from --min on\n"
-    "  --shared             also shared anonymous memory; a forked child has none of it\n"
+    "  --shared-anonymous   also shared anonymous memory; a forked child has none of it\n"
     "  --load               also files that hold data: it is read in, and never written back\n"
+    "  --shared NAME,...    POSIX shared memory objects of these names (or patterns) are one for\n"
+    "                       all programs that are started so, on any machine of the --cluster\n"
+    "                       file, which has a line role=compute for each; private memory is\n"
+    "                       left alone then, unless --local is given\n"
+    "  --node ID            which of these lines is this program (default: the first that has an\n"
+    "                       address of this machine and is free)\n"
+    "  --shared-local SIZE  most of each shared object that may be local (default: all)\n"
     "  --unreachable HOW    stall, sigbus or zero, when a memory node does not answer\n"
     "  --prefetch PAGES     most pages fetched ahead of a fault\n"
     "  --stats-file FILE    statistics as JSON, renewed each second; off: none (default: a\n"
@@ -92,6 +101,54 @@ static int find_arguments(int argc, char **argv)
 		return 0;
 	}
 	return 2;
+}
+
+/* ---- memory that nodes share ---------------------------------------------------------------- */
+
+/* Is it given, by an option or a variable? It has a default, which is for paging. */
+static int gives_local(int argc, char **argv)
+{
+	for (int i = 1; i < argc && strcmp(argv[i], "--"); i++)
+		if (!strcmp(argv[i], "--local") || !strncmp(argv[i], "--local=", 8))
+			return 1;
+	return getenv("GVM_LOCAL") != NULL;
+}
+
+/* "--shared -- PROGRAM" would take "--" for a name. */
+static int check_shared_usage(int argc, char **argv)
+{
+	for (int i = 1; i < argc && strcmp(argv[i], "--"); i++)
+		if (!strcmp(argv[i], "--shared") && (i + 1 == argc || *argv[i + 1] == '-'))
+			return run_refuse("--shared needs the name of a shared memory object; "
+					  "anonymous memory is --shared-anonymous");
+	return 0;
+}
+
+static int check_shared(const struct gvm_cluster *cluster)
+{
+	unsigned id = (unsigned)gvm_option_number("GVM_NODE"), lines = 0;
+	uint64_t local = gvm_option_number("GVM_RUN_SHARED_LOCAL");
+	const struct gvm_node *line;
+
+	if (!*gvm_option_text("GVM_RUN_SHARED"))
+		return 0;
+	if (*gvm_option_text("GVM_CONNECT"))
+		return run_refuse("--shared needs a --cluster file: each program has a line of its "
+				  "own there");
+	if (local && local < 65536)
+		return run_refuse("--shared-local is at least 64K");
+	for (size_t i = 0; (line = gvm_cluster_at(cluster, i)); i++)
+		lines += (line->roles & GVM_ROLE_COMPUTE) != 0;
+	if (!lines)
+		return run_refuse("--shared: the cluster file has no line with role=compute: each "
+				  "program that shares memory needs one, \"ID HOST PORT "
+				  "role=compute\"");
+	line = id == GVM_NODE_NONE ? NULL : gvm_cluster_node(cluster, id);
+	if (id != GVM_NODE_NONE && !(line && line->roles & GVM_ROLE_COMPUTE))
+		return run_refuse("--node %u: the cluster file has no line of that id with "
+				  "role=compute",
+				  id);
+	return 0;
 }
 
 /* So that a wrong address or key is known before the program starts. */
@@ -154,9 +211,14 @@ static int check_stats_file(void)
 {
 	const char *name = gvm_option_text("GVM_STATS_FILE"), *slash = strrchr(name, '/');
 	char dir[PATH_MAX];
+	struct stat st;
 
 	if (!*name || !strcmp(name, "off") || !strncmp(name, "/dev/", 5))
 		return 0;
+	if ((!slash || slash[1]) && !stat(name, &st) && S_ISDIR(st.st_mode))
+		return run_refuse("--stats-file %s is a folder: name a file in it, or the folder "
+				  "with a slash at its end, for a file of each process",
+				  name);
 	snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - name) : 1, slash ? name : ".");
 	if (!access(*dir ? dir : "/", W_OK | X_OK))
 		return 0;
@@ -275,13 +337,18 @@ static int check_all(const char *program, char *path, char *library)
 
 	if (!strcmp(gvm_option_text("GVM_MODE"), "kernel"))
 		return run_refuse(
-		    "GVM_MODE=kernel is for the kernel module, which does not exist yet; gvm run "
+		    "GVM_MODE=kernel is for the kernel module, which has no device yet; gvm run "
 		    "pages in user space (auto or user)");
+	if (!strcmp(gvm_option_text("GVM_TRANSPORT"), "loop"))
+		return run_refuse("the transport loop is for within one process, and memory nodes "
+				  "are others: use tcp");
 	if (run_check_program(program, path, PATH_MAX) || find_library(library, PATH_MAX) ||
 	    check_stats_file() || check_cluster_file() || nodes_cluster("run", &cluster))
 		return -1;
-	int err = run_check_userfaultfd();
-	err = err ? err : run_check_memory();
+	int err = check_shared(cluster);
+	err = err ? err : run_check_userfaultfd();
+	if (!err && gvm_option_number("GVM_RUN_PRIVATE"))
+		err = run_check_memory();
 	if (!err)
 		err = probe(cluster);
 	gvm_cluster_free(cluster);
@@ -296,12 +363,17 @@ int gvm_cmd_run(int argc, char **argv)
 		fputs(help, stdout);
 		return GVM_EXIT_OK;
 	}
+	if (check_shared_usage(argc, argv))
+		return GVM_EXIT_USAGE;
 	respell(argc, argv);
+	int local = gives_local(argc, argv);
 	if (gvm_options_check() || gvm_options_parse(&argc, argv))
 		return GVM_EXIT_USAGE;
 	int program = find_arguments(argc, argv);
 	if (!program)
 		return GVM_EXIT_USAGE;
+	if (*gvm_option_text("GVM_RUN_SHARED") && !local && put("GVM_RUN_PRIVATE", "0"))
+		return GVM_RUN_REFUSED;
 	if (check_all(argv[program], path, library) || put_options() || put_preload(library))
 		return GVM_RUN_REFUSED;
 	execv(path, argv + program);

@@ -23,7 +23,7 @@ static const uint32_t sweep[] = { 16, 64, 256, 1024, 4096, GVM_WIRE_NODE_MAX };
 struct asked {
 	double nodes, homes, pages, accesses, seed, writes, evict;
 	double latency_us, jitter_us, think_us, slow;
-	double loss, breaks_ms, partitions, partition_ms, crashes;
+	double loss, breaks_ms, partitions, partition_ms, crashes, returns, twice, changed;
 	enum sim_pattern pattern;
 	int json, sweep;
 };
@@ -46,6 +46,8 @@ static const struct {
 	{ NUMBER("--writes", writes), 0, 100, 1, "PERCENT", "uniform, hot, zipf (default 30)" },
 	{ NUMBER("--evict", evict), 0, 100, 1, "PERCENT",
 	  "of accesses after which the page is evicted (default 0)" },
+	{ NUMBER("--changed", changed), 1, SIM_CHANGED_MAX, 1, "BYTES",
+	  "of 4 KiB that a write changes: pages go as deltas (default: whole)" },
 	{ NUMBER("--latency", latency_us), 0.001, 1e6, 0, "US", "of a message (default 5)" },
 	{ NUMBER("--jitter", jitter_us), 0, 1e6, 0, "US",
 	  "so much more at most, at random (default 0)" },
@@ -53,8 +55,9 @@ static const struct {
 	  "between two accesses of a program, at most (default 20)" },
 	{ NUMBER("--slow", slow), 0, GVM_WIRE_NODE_MAX, 1, "N",
 	  "the last N nodes get messages 20 times as late" },
-	{ NUMBER("--loss", loss), 0, 1e6, 1, "N",
-	  "of a million messages are lost, each with its connection" },
+	/* a request takes some messages in a row that all arrive: with more it hardly ever ends */
+	{ NUMBER("--loss", loss), 0, 5e5, 1, "N",
+	  "of a million messages are lost, half at most, each with its connection" },
 	{ NUMBER("--breaks", breaks_ms), 0.001, 1e6, 0, "MS",
 	  "about as often a connection breaks, or all of a node" },
 	{ NUMBER("--partitions", partitions), 0, 1000, 1, "N",
@@ -63,6 +66,10 @@ static const struct {
 	  "for half of this to this (default 2)" },
 	{ NUMBER("--crashes", crashes), 0, 1000, 1, "N",
 	  "so many times a node that is no home dies, and comes back" },
+	{ NUMBER("--home-restarts", returns), 0, 1000, 1, "N",
+	  "so many times a home dies and starts again; then homes run no programs" },
+	{ NUMBER("--duplicates", twice), 0, 1e6, 1, "N",
+	  "of a million messages arrive twice, one behind the other" },
 };
 #define NUMBERS (sizeof(numbers) / sizeof(numbers[0]))
 
@@ -205,6 +212,9 @@ static struct sim_config configure(const struct asked *a, uint32_t nodes)
 		.partitions = (uint32_t)or_else(a->partitions, 0),
 		.partition_ns = ns(or_else(a->partition_ms, 2), 1e6),
 		.crashes = (uint32_t)or_else(a->crashes, 0),
+		.returns = (uint32_t)or_else(a->returns, 0),
+		.twice = (uint32_t)or_else(a->twice, 0),
+		.changed = (uint32_t)or_else(a->changed, 0),
 	};
 }
 
@@ -228,6 +238,8 @@ static int check(const struct asked *asked)
 		return complain("--slow must not be above the number of nodes");
 	if (c.crashes && asked->homes >= c.nodes)
 		return complain("--crashes needs a node that is no home");
+	if (c.returns && c.homes >= c.nodes)
+		return complain("--home-restarts needs a node that is no home");
 	return 0;
 }
 

@@ -55,13 +55,19 @@ void sim_report_text(const struct sim_done *d)
 	printf("Messages %llu, %.2f a fault; bytes %llu, %.0f a fault; pages sent %llu\n",
 	       (ull)r->messages, per(r->messages, r->faults), (ull)r->bytes,
 	       per(r->bytes, r->faults), (ull)r->pages_sent);
+	if (c->changed)
+		printf("With %u bytes changed by a write: %llu deltas; whole pages had been %llu "
+		       "bytes, %.0f a fault\n",
+		       c->changed, (ull)r->deltas, (ull)r->bytes_whole,
+		       per(r->bytes_whole, r->faults));
 	printf("Directory at the end: %llu entries, %llu bytes, %.1f an entry\n", (ull)r->entries,
 	       (ull)r->directory_bytes, per(r->directory_bytes, r->entries));
 	printf("Fairness: %llu to %llu accesses a node, Jain's index %.4f\n", (ull)r->node_least,
 	       (ull)r->node_most, r->fairness);
-	printf("What went wrong: %llu messages lost, %llu connections broken, %llu partitions, "
-	       "%llu deaths\n",
-	       (ull)r->dropped, (ull)r->resets, (ull)r->partitions, (ull)r->deaths);
+	printf("What went wrong: %llu messages lost, %llu twice, %llu connections broken, "
+	       "%llu partitions, %llu deaths, %llu homes started again\n",
+	       (ull)r->dropped, (ull)r->twice, (ull)r->resets, (ull)r->partitions, (ull)r->deaths,
+	       (ull)r->returns);
 	printf("Of that came: %llu requests repeated, %llu pages lost\n", (ull)r->repeated,
 	       (ull)r->lost);
 	if (c->pattern == SIM_BROADCAST)
@@ -141,6 +147,7 @@ static void put_config(json_t *o, const struct sim_config *c)
 	put(o, "latency_ns", c->latency_ns);
 	put(o, "jitter_ns", c->jitter_ns);
 	put(o, "think_ns", c->think_ns);
+	put(o, "changed", c->changed);
 }
 
 static void put_faults(json_t *o, const struct sim_result *r)
@@ -148,9 +155,11 @@ static void put_faults(json_t *o, const struct sim_result *r)
 	json_t *wrong = json_object();
 
 	put(wrong, "messages_lost", r->dropped);
+	put(wrong, "messages_twice", r->twice);
 	put(wrong, "connections_broken", r->resets);
 	put(wrong, "partitions", r->partitions);
 	put(wrong, "deaths", r->deaths);
+	put(wrong, "homes_restarted", r->returns);
 	put(wrong, "repeated", r->repeated);
 	put(wrong, "pages_lost", r->lost);
 	put(wrong, "accesses_failed", r->failed);
@@ -183,6 +192,8 @@ static json_t *as_json(const struct sim_done *d)
 	put(o, "messages", r->messages);
 	put(o, "bytes", r->bytes);
 	put(o, "pages_sent", r->pages_sent);
+	put(o, "deltas", r->deltas);
+	put(o, "bytes_whole", r->bytes_whole);
 	put(o, "directory_entries", r->entries);
 	put(o, "directory_bytes", r->directory_bytes);
 	put(o, "node_accesses_least", r->node_least);

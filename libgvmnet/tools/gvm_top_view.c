@@ -150,6 +150,12 @@ static int is_pager(const json_t *json)
 	return json_object_get(json, "faults") != NULL && json_object_get(json, "latency") != NULL;
 }
 
+/* A program that shares memory with other nodes; it may be paged, too. */
+static int shares(const json_t *json)
+{
+	return json_is_object(json_object_get(json, "shared"));
+}
+
 static const char *word(const json_t *json, const char *name)
 {
 	const char *text = json_string_value(json_object_get(json, name));
@@ -163,7 +169,7 @@ static const char *condition(const struct top_source *s)
 	pid_t pid = (pid_t)number(s->now, "pid");
 	double age = (double)time(NULL) - number(s->now, "time");
 
-	if (!is_pager(s->now))
+	if (!is_pager(s->now) && !shares(s->now))
 		return "";
 	if (pid > 0 && kill(pid, 0) < 0 && errno == ESRCH)
 		return ", ended";
@@ -183,14 +189,41 @@ static void show_bar(struct top_out *out, const char *what, double part, double 
 	    show_bytes(whole).text);
 }
 
+static void show_program(struct top_out *out, const struct top_source *s)
+{
+	const json_t *j = s->now;
+
+	put(out, TOP_TITLE, "%s, process %.0f, up %.0f s%s", word(j, "program"), number(j, "pid"),
+	    number(j, "uptime_s"), condition(s));
+}
+
+static void show_shared(struct top_out *out, const struct top_source *s)
+{
+	const json_t *j = s->now;
+	double objects = number(j, "shared.objects");
+
+	put(out, TOP_PLAIN, "shared    %s in %.0f object%s, as node %.0f",
+	    show_bytes(number(j, "shared.mapped_bytes")).text, objects, objects == 1 ? "" : "s",
+	    number(j, "shared.node"));
+	put(out, TOP_PLAIN, "its faults  %s reads/s, p99 %s, %s writes/s, p99 %s",
+	    show_count(rate(s, "shared.faults_read")).text,
+	    show_duration(number(j, "shared.latency.read.p99_ns")).text,
+	    show_count(rate(s, "shared.faults_write")).text,
+	    show_duration(number(j, "shared.latency.write.p99_ns")).text);
+	put(out, TOP_PLAIN, "its network in %s/s, out %s/s",
+	    show_bytes(rate(s, "shared.bytes_received")).text,
+	    show_bytes(rate(s, "shared.bytes_sent")).text);
+	if (number(j, "shared.faults_failed") > 0)
+		put(out, TOP_WARN, "%s accesses to it FAILED (SIGBUS)",
+		    show_count(number(j, "shared.faults_failed")).text);
+}
+
 static void show_pager(struct top_out *out, const struct top_source *s)
 {
 	const json_t *j = s->now;
 	double faults = number(j, "faults"), local = number(j, "local_bytes");
 	double used = number(j, "local_pages") * PAGE, away = number(j, "nodes_away");
 
-	put(out, TOP_TITLE, "%s, process %.0f, up %.0f s%s", word(j, "program"), number(j, "pid"),
-	    number(j, "uptime_s"), condition(s));
 	show_bar(out, "local", used, local > used ? local : used);
 	show_bar(out, "dirty", number(j, "dirty_pages") * PAGE, used);
 	put(out, TOP_PLAIN, "faults    %s/s, p50 %s, p99 %s, %.1f %% waited for a memory node",
@@ -259,8 +292,9 @@ static void show_number(struct top_out *out, const struct top_source *s, const c
 /* What the lines above have said already. */
 static int in_title(const struct top_source *s, const char *path)
 {
-	return is_pager(s->now) && (strcmp(path, "program") == 0 || strcmp(path, "pid") == 0 ||
-				    strcmp(path, "time") == 0 || strcmp(path, "uptime_s") == 0);
+	return (is_pager(s->now) || shares(s->now)) &&
+	       (strcmp(path, "program") == 0 || strcmp(path, "pid") == 0 ||
+		strcmp(path, "time") == 0 || strcmp(path, "uptime_s") == 0);
 }
 
 static void show_members(struct top_out *out, const struct top_source *s, const json_t *object,
@@ -296,10 +330,14 @@ void top_show(struct top_out *out, const struct top_source *s)
 	put(out, *s->why ? TOP_WARN : TOP_TITLE, "%s%s%s", s->title, *s->why ? " " : "", s->why);
 	if (!s->now)
 		return;
+	if (is_pager(s->now) || shares(s->now))
+		show_program(out, s);
 	if (is_pager(s->now))
 		show_pager(out, s);
 	else if (is_node(s->now))
 		show_node(out, s);
+	if (shares(s->now))
+		show_shared(out, s);
 	put(out, TOP_HEAD, "%-*s %18s %18s", NAME_WIDTH, "", "now", "change");
 	show_members(out, s, s->now, "", 0);
 }
@@ -313,6 +351,12 @@ void top_show_brief(struct top_out *out, const struct top_source *s, enum top_st
 		    word(s->now, "program"), number(s->now, "pid"), condition(s),
 		    show_bytes(number(s->now, "local_pages") * PAGE).text,
 		    show_count(rate(s, "faults")).text);
+	else if (shares(s->now))
+		put(out, style, "%-32s %s (%.0f%s): %s shared, %s faults/s", s->title,
+		    word(s->now, "program"), number(s->now, "pid"), condition(s),
+		    show_bytes(number(s->now, "shared.mapped_bytes")).text,
+		    show_count(rate(s, "shared.faults_read") + rate(s, "shared.faults_write"))
+			.text);
 	else if (is_node(s->now))
 		put(out, style, "%-32s %s of %s stored, %s fetches/s, %s puts/s", s->title,
 		    show_bytes(number(s->now, "store.stored_bytes")).text,

@@ -17,12 +17,16 @@
  *   preload_file.c    shared memory and files: taking them over
  *   preload_known.c   files that are taken over: what else the program does with them
  *   preload_change.c  unmapping, discarding, protecting, moving
+ *   preload_shared.c  shared memory objects that several nodes share
+ *   preload_shared_*.c  this process as a node of them; what programs call; reports
  *   preload_table.c   which addresses are whose (pure)
  *   preload_policy.c  what is taken over (pure), and the options
  *   preload_report.c  what the user is told
  *   preload_control.c what gvm set asks
  *   preload_heap.c    memory for this library's own use, never paged
  *   preload_raw.c     the system calls, past all interposition
+ *   preload_thread.c  this library's own threads
+ *   preload_stack.c   threads of the program's whose stacks are paged
  *
  * Calls that this library, the pager and the transport in it make to the interposed functions are
  * bound to the raw system calls and to the private heap when it is linked (ld --wrap, see
@@ -59,6 +63,11 @@ int raw_fallocate(int fd, int mode, off_t off, off_t len);
 void raw_exit(int code) __attribute__((noreturn));
 pid_t raw_getpid(void);
 
+/* preload_thread.c. keep: what a forked child needs to start threads stays here (1), or may leave
+ * again (0). Under take_lock. */
+void threads_keep(int keep);
+void threads_fork_child(void);
+
 /* ---- descriptors ---------------------------------------------------------------------------- */
 
 /* Note one that this library has just opened, moved out of the way of low numbers: the number that
@@ -73,6 +82,8 @@ int fd_all_there(void);
 /* The pager has started: keep its userfaultfds from being released. */
 void fd_keep(void);
 void fd_fork_child(void);
+/* In a forked child: close all of ours but those that keep() wants. */
+void fd_drop(int (*keep)(int fd));
 /* This thread of the program has a table of descriptors of its own. */
 extern __thread int fd_apart __attribute__((tls_model("initial-exec")));
 /* Threads of this library's. */
@@ -160,6 +171,8 @@ struct policy {
 	uint64_t malloc_min; /* of the smallest malloc block; 0: off */
 	const char *match; /* patterns of file names, comma between; "": nameless ones in memory */
 	int shared;        /* take shared anonymous memory */
+	const char *names; /* patterns of shared memory objects that nodes share; "": none */
+	int local_only;    /* what is private is left alone */
 	int load;          /* take files that hold data, and read it in */
 	int verbose, report;
 	const char *stats_file; /* "" : none */
@@ -246,6 +259,41 @@ int take_fork_prepare(void);
 void take_fork_parent(int forked);
 void take_fork_child(int prepared);
 
+/* ---- shared memory objects that several nodes share ---------------------------------------- */
+
+/* Calls of the program's: 1 if it is about such an object, with the result (errno set) in the last
+ * argument; 0 if it is not, and nothing was done. */
+int shared_map(void *addr, size_t len, int prot, int flags, int fd, off_t off, void **p);
+int shared_unmap(void *addr, size_t len, int *err);
+int shared_moves(const void *addr, size_t len);
+int shared_size(int fd, off_t len, int *err);
+/* By its name, without the slash in front. */
+int shared_opens(const char *name, int flags, int *fd);
+int shared_unlinks(const char *name, int *err);
+/* Does it lie in such an object that is mapped? No lock; cheap where there is none. */
+int shared_is_at(const void *addr);
+extern _Atomic(uintptr_t) shared_low, shared_high; /* all that was ever mapped lies between */
+static inline int shared_holds(const void *addr)
+{
+	return __builtin_expect(
+		   atomic_load_explicit(&shared_high, memory_order_relaxed) > (uintptr_t)addr, 0) &&
+	       atomic_load_explicit(&shared_low, memory_order_relaxed) <= (uintptr_t)addr &&
+	       shared_is_at(addr);
+}
+/* The program ends: what is here goes to the memory nodes. */
+void shared_leave(void);
+/* It becomes another program: the same, but it may go on. */
+void shared_part(void);
+/* It could not. */
+void shared_stay(void);
+void shared_fork_prepare(void);
+void shared_fork_parent(void);
+void shared_fork_child(void);
+/* Whether there is, or was, anything; told: with the lines of the report. */
+int shared_print(int told);
+/* For the statistics file. 0: there is nothing. */
+int shared_json(FILE *out);
+
 /* ---- report --------------------------------------------------------------------------------- */
 
 /* One line "gvm: ..." on standard error, or what it was when the program closed it. Does not
@@ -262,6 +310,7 @@ void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void report_init(void);
 /* What this program is called, as it was called when it started. */
 const char *report_name(void);
+/* pager: or NULL, if it is shared memory that has come. */
 void report_started(struct gvm_pager *pager);
 void report_took(const struct source *source, uintptr_t base, size_t bytes, int piece);
 /* A mapping that was not taken, for the warning at the end; one that is larger than the local

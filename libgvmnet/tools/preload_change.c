@@ -72,6 +72,7 @@ int take_unmap(uintptr_t base, size_t len)
 {
 	uintptr_t end = base + len;
 
+	stack_forget(base, len);
 	if (take_cut(base, len))
 		return -1;
 	for (uintptr_t at = base; at < end;) {
@@ -144,6 +145,7 @@ refused:
 
 int take_clear(uintptr_t base, size_t len)
 {
+	stack_forget(base, len);
 	if ((take_has_files() && move_aside(base, len)) || take_cut(base, len))
 		return -1;
 	while (table_meets(&take.table, base, len))
@@ -171,6 +173,7 @@ void *take_over_fixed(void *addr, size_t len, int prot)
 
 	if (!all_private(base, len))
 		return NULL;
+	stack_forget(base, len);
 	for (size_t i = table_find(&take.table, base);
 	     i < take.table.count && take.table.seg[i].base < base + len; i++) {
 		const struct seg *seg = &take.table.seg[i];
@@ -453,6 +456,7 @@ void *take_remap(uintptr_t base, size_t len, size_t new_len, int flags, void *fi
 {
 	size_t span = len ? len : PRELOAD_PAGE;
 
+	stack_forget(base, span);
 	if (table_meets(&take.table, base, span) &&
 	    !table_covered(&take.table, base, span, SEG_RESERVED))
 		return remap(base, len, new_len, flags, fixed);

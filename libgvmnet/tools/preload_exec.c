@@ -25,6 +25,7 @@ static void begin(void)
 {
 	report_exec();
 	take_leave();
+	shared_part();
 }
 
 /* It has failed. */
@@ -33,6 +34,7 @@ static int go_on(int rc)
 	int saved = errno;
 
 	take_stay();
+	shared_stay();
 	errno = saved;
 	return rc;
 }

@@ -35,7 +35,7 @@ __attribute__((constructor)) static void begin(void)
 	env_init();
 	report_init();
 	preload_inside--;
-	if (!own_malloc || !preload_active)
+	if (!own_malloc || !preload_active || preload_policy.local_only)
 		return;
 	take_lock(&guard);
 	take_start();
@@ -47,6 +47,7 @@ __attribute__((destructor)) static void end(void)
 	report_final();
 	control_end();
 	take_leave();
+	shared_leave();
 }
 
 /* A process that lets itself make a few system calls only is ended by any other: it ends without a
@@ -74,6 +75,7 @@ __attribute__((noreturn)) static void leave(int code)
 		report_final();
 		control_end();
 		take_leave();
+		shared_leave();
 	}
 	raw_exit(code);
 }

@@ -350,12 +350,21 @@ void fd_keep(void)
 	if (!keeper.count || pthread_attr_init(&attr))
 		return;
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attr, PTHREAD_STACK_MIN + 65536);
 	if (pthread_create(&thread, &attr, keeper_main, NULL))
 		say("no thread can be started that guards the pager's descriptors");
 	else if (!__atomic_load_n(&keeper.ready, __ATOMIC_SEQ_CST))
 		syscall(SYS_futex, &keeper.ready, FUTEX_WAIT_PRIVATE, 0, &most, NULL, 0);
 	pthread_attr_destroy(&attr);
+}
+
+void fd_drop(int (*keep)(int fd))
+{
+	for (unsigned fd = next_ours(0); fd != UINT_MAX; fd = next_ours(fd + 1)) {
+		if (keep((int)fd))
+			continue;
+		fd_forget((int)fd);
+		syscall(SYS_close, fd);
+	}
 }
 
 void fd_fork_child(void)

@@ -91,6 +91,7 @@ static pid_t paged_fork(fork_fn *real)
 
 	if (streams)
 		_IO_list_lock();
+	shared_fork_prepare();
 	take_lock(&guard);
 	env_fork_prepare();
 	int prepared = take_fork_prepare();
@@ -114,6 +115,10 @@ static pid_t paged_fork(fork_fn *real)
 	}
 	errno = saved;
 	take_unlock(&guard);
+	if (pid)
+		shared_fork_parent();
+	else
+		shared_fork_child();
 	return pid;
 }
 

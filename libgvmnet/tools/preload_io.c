@@ -388,7 +388,11 @@ PRELOAD_EXPORT off64_t lseek64(int fd, off64_t off, int whence) __attribute__((a
 PRELOAD_EXPORT int ftruncate(int fd, off_t len)
 {
 	struct take_guard guard;
-	int err = NEXT(ftruncate, fd, len);
+	int err;
+
+	if (!preload_inside && shared_size(fd, len, &err))
+		return err;
+	err = NEXT(ftruncate, fd, len);
 
 	if (err || !known(fd))
 		return err;

@@ -86,6 +86,9 @@ PRELOAD_EXPORT void *mmap(void *addr, size_t len, int prot, int flags, int fd, o
 
 	if (OUTSIDE || nonsense(flags & MAP_FIXED ? addr : NULL, len))
 		return raw_mmap(addr, len, prot, flags, fd, off);
+	void *shared;
+	if (shared_map(addr, len, prot, flags, fd, off, &shared))
+		return shared;
 	enum verdict verdict = policy_mmap(&preload_policy, len, prot, flags, fd, &why);
 	int file = !(flags & MAP_ANONYMOUS);
 	if (verdict == TAKE_NO && !(flags & MAP_FIXED && take_meets(addr, whole(len))) &&
@@ -111,8 +114,13 @@ PRELOAD_EXPORT void *mmap64(void *addr, size_t len, int prot, int flags, int fd,
 PRELOAD_EXPORT int munmap(void *addr, size_t len)
 {
 	struct take_guard guard;
+	int done;
 
-	if (OUTSIDE || nonsense(addr, len) || !take_meets(addr, whole(len)))
+	if (OUTSIDE || nonsense(addr, len))
+		return raw_munmap(addr, len);
+	if (shared_unmap(addr, len, &done))
+		return done;
+	if (!take_meets(addr, whole(len)))
 		return raw_munmap(addr, len);
 	take_lock(&guard);
 	int err = take_unmap((uintptr_t)addr, whole(len));
@@ -138,6 +146,8 @@ PRELOAD_EXPORT void *mremap(void *old, size_t old_len, size_t new_len, int flags
 	va_start(ap, flags);
 	void *fixed = flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) ? va_arg(ap, void *) : NULL;
 	va_end(ap);
+	if (!OUTSIDE && shared_moves(old, old_len ? old_len : 1))
+		return MAP_FAILED;
 	int from = take_meets(old, old_len ? whole(old_len) : PRELOAD_PAGE);
 	int to = flags & MREMAP_FIXED && take_meets(fixed, whole(new_len));
 	if (OUTSIDE || odd(old) || (!from && !to) || nonsense(fixed, new_len) ||
@@ -217,8 +227,10 @@ PRELOAD_EXPORT int mlockall(int flags)
 PRELOAD_EXPORT int fallocate(int fd, int mode, off_t off, off_t len)
 {
 	struct take_guard guard;
-	int known = !OUTSIDE && take_has_files() && take_knows(fd);
+	int known = !OUTSIDE && take_has_files() && take_knows(fd), done;
 
+	if (!OUTSIDE && !mode && off >= 0 && len > 0 && shared_size(fd, off + len, &done))
+		return done;
 	if (known && mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE)) {
 		errno = EOPNOTSUPP;
 		return -1;

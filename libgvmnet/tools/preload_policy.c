@@ -27,6 +27,8 @@ enum verdict policy_mmap(const struct policy *policy, size_t len, int prot, int 
 	int shared = (flags & MAP_TYPE) != MAP_PRIVATE;
 
 	int named = !(flags & MAP_ANONYMOUS) && *policy->match;
+	if (policy->local_only)
+		return no(why, NULL);
 	if (len < policy->min && !named)
 		return no(why, "smaller than --min");
 	if (flags & MAP_HUGETLB)
@@ -45,8 +47,9 @@ enum verdict policy_mmap(const struct policy *policy, size_t len, int prot, int 
 	}
 	if (shared)
 		return !policy->shared
-			   ? no(why, "shared and anonymous; --shared would take it, if no "
-				     "forked child needs it")
+			   ? no(why,
+				"shared and anonymous; --shared-anonymous would take it, if no "
+				"forked child needs it")
 		       : prot & PROT_WRITE ? TAKE_SHARED
 					   : no(why, "shared and not writable");
 	if (prot == PROT_NONE)
@@ -97,11 +100,15 @@ void policy_read(struct policy *policy)
 	policy->local = gvm_option_number("GVM_LOCAL");
 	policy->malloc_min = gvm_option_number("GVM_RUN_MALLOC");
 	policy->match = gvm_option_text("GVM_RUN_MATCH");
-	policy->shared = gvm_option_number("GVM_RUN_SHARED") != 0;
+	policy->shared = gvm_option_number("GVM_RUN_SHARED_ANON") != 0;
+	policy->names = gvm_option_text("GVM_RUN_SHARED");
+	policy->local_only = *policy->names && !gvm_option_number("GVM_RUN_PRIVATE");
 	policy->load = gvm_option_number("GVM_RUN_LOAD") != 0;
 	policy->verbose = gvm_option_number("GVM_RUN_VERBOSE") != 0;
 	policy->report = gvm_option_number("GVM_RUN_REPORT") != 0;
 	policy_stats_file(policy);
 	if (policy->min < PRELOAD_PAGE)
 		policy->min = PRELOAD_PAGE;
+	if (policy->local_only)
+		policy->malloc_min = 0;
 }

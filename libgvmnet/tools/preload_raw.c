@@ -5,8 +5,6 @@
  * thread.
  */
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -134,49 +132,4 @@ void __wrap__exit(int code) __attribute__((noreturn));
 void __wrap__exit(int code)
 {
 	raw_exit(code);
-}
-
-/* Threads that this library starts work for it for as long as they live, and never run the
- * program's signal handlers. */
-struct thread_start {
-	void *(*fn)(void *arg);
-	void *arg;
-};
-
-static void *thread_main(void *arg)
-{
-	struct thread_start start = *(struct thread_start *)arg;
-
-	preload_inside = 1;
-	heap_free(arg);
-	void *result = start.fn(start.arg);
-	fd_threads--;
-	return result;
-}
-
-int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *),
-			  void *arg);
-int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *),
-			  void *arg);
-int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *),
-			  void *arg)
-{
-	struct thread_start *start = heap_alloc(sizeof *start);
-	sigset_t all, old;
-
-	if (!start)
-		return EAGAIN;
-	*start = (struct thread_start){ fn, arg };
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	preload_inside++;
-	fd_threads++;
-	int err = __real_pthread_create(thread, attr, thread_main, start);
-	preload_inside--;
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (err) {
-		fd_threads--;
-		heap_free(start);
-	}
-	return err;
 }

@@ -30,6 +30,7 @@ static struct {
 	int first;        /* this is the process that gvm run became */
 	int other;        /* it is not */
 	struct gvm_pager *pager;
+	pid_t running; /* whose thread renews the file */
 	_Atomic(uint64_t) ranges, mappings;
 	_Atomic(uint64_t) bytes;   /* of ranges */
 	_Atomic(uint64_t) largest; /* mapping that was not taken */
@@ -246,12 +247,17 @@ static void write_stats(FILE *out, struct gvm_pager *pager)
 	size_t count;
 	const struct gvm_counter *counters = gvm_pager_counters(&count);
 
-	gvm_pager_stats(pager, &stats, &latency);
 	fprintf(out, "{\"program\":\"%s\",\"pid\":%d,\"time\":%lld,\"uptime_s\":%.1f,", report.name,
 		(int)raw_getpid(), (long long)time(NULL), (double)(gvm_now() - report.began) / 1e9);
-	fprintf(out, "\"local_bytes\":%llu,\"mappings\":%llu,\"taken_bytes\":%llu,",
-		(unsigned long long)control_local(), (unsigned long long)report.mappings,
-		(unsigned long long)report.bytes);
+	int shared = shared_json(out);
+	if (!pager) {
+		fputs("}\n", out);
+		return;
+	}
+	gvm_pager_stats(pager, &stats, &latency);
+	fprintf(out, "%s\"local_bytes\":%llu,\"mappings\":%llu,\"taken_bytes\":%llu,",
+		shared ? "," : "", (unsigned long long)control_local(),
+		(unsigned long long)report.mappings, (unsigned long long)report.bytes);
 	fputs("\"latency\":{", out);
 	write_latency(out, "all", &latency.all, ",");
 	write_latency(out, "remote", &latency.remote, ",");
@@ -306,17 +312,21 @@ static void *stats_thread(void *arg)
 
 	for (;;) {
 		if (report.pid)
-			renew_file(arg);
+			renew_file(report.pager);
 		nanosleep(&second, NULL);
 	}
-	return NULL;
+	return arg;
 }
 
 void report_started(struct gvm_pager *pager)
 {
 	pthread_t thread;
 
-	report.pager = pager;
+	if (pager)
+		report.pager = pager;
+	if (report.running == raw_getpid())
+		return;
+	report.running = raw_getpid();
 	report.began = gvm_now();
 	/* qemu -daemonize: its standard error goes soon, and with it the report. Each process of
 	 * postgres leads a session, which is no such thing. */
@@ -327,7 +337,7 @@ void report_started(struct gvm_pager *pager)
 		    "it");
 	if (!*preload_policy.stats_file)
 		return;
-	if (pthread_create(&thread, NULL, stats_thread, pager))
+	if (pthread_create(&thread, NULL, stats_thread, NULL))
 		say("the statistics file is not written: no thread can be started");
 	else
 		pthread_detach(thread);
@@ -385,7 +395,11 @@ static void warn_nothing(void)
 
 	human(report.largest, largest, sizeof largest);
 	human(preload_policy.min, min, sizeof min);
-	if (!report.largest)
+	if (preload_policy.local_only)
+		say("WARNING: nothing was shared: the program mapped no shared memory object that "
+		    "--shared %s names",
+		    preload_policy.names);
+	else if (!report.largest)
 		warn_no_mapping();
 	else if (report.largest < preload_policy.min)
 		say("WARNING: nothing was taken over: the largest mapping was %s, and --min is %s; "
@@ -446,11 +460,13 @@ void report_final(void)
 	if (!atomic_compare_exchange_strong(&report.pid, &pid, 0))
 		return;
 	preload_inside++;
-	if (!report.ranges && report.first && !report.refused && !report.forked)
+	int paged = report.ranges && report.pager;
+	int shared = shared_print(preload_policy.report);
+	if (!paged && !shared && report.first && !report.refused && !report.forked)
 		warn_nothing();
-	if (report.ranges && report.pager) {
-		if (preload_policy.report)
-			print_report();
+	if (paged && preload_policy.report)
+		print_report();
+	if (paged || shared) {
 		if (preload_policy.stats_own)
 			unlink(preload_policy.stats_file);
 		else if (*preload_policy.stats_file)

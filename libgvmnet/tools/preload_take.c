@@ -143,6 +143,8 @@ int take_start(void)
 		say("the pager cannot be started (%s): large mappings of this program fail now%s",
 		    strerror(-err),
 		    err == -ENOMEM   ? "; is there a limit of addresses (ulimit -v)?"
+		    : err == -ERANGE ? "; --local is more than this pager can have: give less, "
+				       "or more GVM_PAGER_THREADS"
 		    : err == -EMFILE ? "; raise the limit of descriptors (ulimit -n)"
 				     : ", see the lines above");
 		take.failed = err;
@@ -377,7 +379,7 @@ static void inherit(int advice)
 	}
 }
 
-/* A program of several processes that share memory works without --shared only. */
+/* A program of several processes that share memory works without --shared-anonymous only. */
 static void warn_shared(void)
 {
 	size_t bytes = 0;
@@ -388,11 +390,10 @@ static void warn_shared(void)
 			bytes += seg->bytes;
 	}
 	if (bytes)
-		say_once(
-		    "this program forks, and its children have none of the %zu MiB of shared "
-		    "memory that are taken over: an access there is a SIGSEGV; without --shared "
-		    "they have it",
-		    bytes / MIB);
+		say_once("this program forks, and its children have none of the %zu MiB of shared "
+			 "memory that are taken over: an access there is a SIGSEGV; without "
+			 "--shared-anonymous they have it",
+			 bytes / MIB);
 }
 
 /* 1: the pager rests until take_fork_parent or take_fork_child; 0: there is none; else -errno. */
@@ -401,21 +402,25 @@ int take_fork_prepare(void)
 	if (!take.pager)
 		return 0;
 	warn_shared();
+	threads_keep(1);
 	uint64_t ends = take_mortal();
 	int err = gvm_pager_fork_prepare(take.pager);
 
 	take_immortal(ends);
-	if (err)
+	if (err) {
+		threads_keep(0);
 		say("fork is refused: the paged memory cannot be cloned (%s)", strerror(-err));
-	else
-		inherit(MADV_DOFORK);
-	return err ? err : 1;
+		return err;
+	}
+	inherit(MADV_DOFORK);
+	return 1;
 }
 
 void take_fork_parent(int forked)
 {
 	inherit(MADV_DONTFORK);
 	gvm_pager_fork_parent(take.pager, forked);
+	threads_keep(0);
 }
 
 void take_fork_child(int prepared)
@@ -423,6 +428,7 @@ void take_fork_child(int prepared)
 	pthread_mutex_init(&take.lock, NULL);
 	pthread_mutex_lock(&take.lock);
 	heap_fork_child();
+	threads_fork_child();
 	fd_fork_child();
 	take.pid = raw_getpid();
 	int same = report_fork_child(prepared > 0);
@@ -447,6 +453,7 @@ void take_fork_child(int prepared)
 			take_discard(seg, seg->base, seg->base + seg->bytes);
 		i++;
 	}
+	stack_fork_child();
 	inherit(MADV_DONTFORK);
 	fd_keep();
 	control_start(take.pager);

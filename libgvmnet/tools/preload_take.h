@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What the files that take over, change and give back share: the state, under the one lock. Only
- * preload_take.c, preload_anon.c, preload_file.c and preload_change.c.
+ * preload_take.c, preload_anon.c, preload_file.c, preload_change.c and preload_stack.c.
  */
 #ifndef GVM_PRELOAD_TAKE_H
 #define GVM_PRELOAD_TAKE_H
@@ -58,6 +58,12 @@ void take_forget(size_t i);
 void take_discard(const struct seg *seg, uintptr_t from, uintptr_t to);
 /* A reservation, or a part of it, becomes writable for the first time. -1 with errno. */
 int take_reserved(uintptr_t base, size_t len, int prot);
+
+/* ---- stacks of the program's threads: preload_stack.c ---- */
+/* These addresses go, or what is in them does: before it happens. */
+void stack_forget(uintptr_t base, size_t len);
+/* When the pager has started in a forked child. */
+void stack_fork_child(void);
 
 /* ---- files that are known ---- */
 /* Keep the file of a source, which is mapped at off, for as long as there is the source. */

@@ -253,31 +253,43 @@ static int arrives(struct sim *s, uint16_t from, uint16_t to, uint64_t *at, uint
 	return 1;
 }
 
-static void env_send(void *user, uint16_t to, const struct gvm_hdr *h, const void *payload)
+static void put_packet(struct sim *s, uint16_t from, uint16_t to, uint64_t at, uint32_t session,
+		       const struct gvm_hdr *h, const void *payload)
 {
-	struct sim_node *n = user;
-	struct sim *s = n->sim;
-	struct event *e;
-	uint64_t at;
-	uint32_t session;
+	struct event *e = sim_event_new(s, at, EV_PACKET, from, to);
 
-	s->r->messages++;
-	s->r->bytes += GVM_WIRE_HDR_LEN;
-	if (h->length) {
-		int page = h->type != GVM_COH_INV && h->type != GVM_COH_ACK;
-
-		s->r->bytes += page ? 4096 : h->length;
-		s->r->pages_sent += (uint64_t)page;
-	}
-	if (!arrives(s, n->id, to, &at, &session))
-		return;
-	e = sim_event_new(s, at, EV_PACKET, n->id, to);
 	e->session = session;
 	e->h = *h;
 	if (h->length > sizeof(e->small))
 		e->payload = must(malloc(h->length));
 	if (h->length)
 		memcpy(e->payload ? e->payload : e->small, payload, h->length);
+}
+
+/* The second one right behind the first: nothing of this connection comes in between. */
+static int comes_twice(struct sim *s, uint16_t from, uint16_t to, uint64_t *at)
+{
+	if (!s->c.twice || below(s, 1000000) >= s->c.twice)
+		return 0;
+	s->r->twice++;
+	*at += 1 + below(s, s->c.jitter_ns + 1);
+	sim_link_of(s, from, to)->arrives[to > from] = *at;
+	return 1;
+}
+
+static void env_send(void *user, uint16_t to, const struct gvm_hdr *h, const void *payload)
+{
+	struct sim_node *n = user;
+	struct sim *s = n->sim;
+	uint64_t at;
+	uint32_t session;
+
+	sim_count(s, h);
+	if (!arrives(s, n->id, to, &at, &session))
+		return;
+	put_packet(s, n->id, to, at, session, h, payload);
+	if (comes_twice(s, n->id, to, &at))
+		put_packet(s, n->id, to, at, session, h, payload);
 }
 
 /* ---- copies -------------------------------------------------------------------------------- */
@@ -336,18 +348,18 @@ static const void *env_copy_read(void *user, uint64_t page)
 
 	if (!c->there)
 		wrong(((struct sim_node *)user)->sim, "a copy is read that is not there");
-	return &c->content;
+	return sim_bytes_of(((struct sim_node *)user)->sim, page, &c->content);
 }
 
 static int env_copy_write(void *user, uint64_t page, const void *bytes)
 {
+	struct sim *s = ((struct sim_node *)user)->sim;
 	struct copy *c = sim_copy_of(user, page);
 
 	if (c->access)
-		wrong(((struct sim_node *)user)->sim, "a mapped page is overwritten");
-	c->content = 0;
-	if (bytes)
-		memcpy(&c->content, bytes, PAGE_SIZE);
+		wrong(s, "a mapped page is overwritten");
+	if (!sim_content_of(s, page, bytes, &c->content))
+		wrong(s, "page %llu has come out wrong", (unsigned long long)page);
 	c->there = 1;
 	return 0;
 }
@@ -380,19 +392,34 @@ static void env_protect(void *user, uint64_t page, enum ivy_access access)
 
 static const void *env_store_read(void *user, uint64_t page)
 {
-	struct truth *t = &((struct sim_node *)user)->sim->page[page];
+	struct sim *s = ((struct sim_node *)user)->sim;
+	struct truth *t = &s->page[page];
 
-	return t->store ? &t->store : NULL;
+	return t->store ? sim_bytes_of(s, page, &t->store) : NULL;
 }
 
 static int env_store_write(void *user, uint64_t page, const void *bytes)
 {
-	struct truth *t = &((struct sim_node *)user)->sim->page[page];
+	struct sim *s = ((struct sim_node *)user)->sim;
 
-	t->store = 0;
-	if (bytes)
-		memcpy(&t->store, bytes, PAGE_SIZE);
+	if (!sim_content_of(s, page, bytes, &s->page[page].store))
+		wrong(s, "page %llu is stored wrong", (unsigned long long)page);
 	return 0;
+}
+
+/* Nobody has ever written to it. */
+static int env_store_kept(void *user, uint64_t page)
+{
+	return ((struct sim_node *)user)->sim->page[page].last == 0;
+}
+
+static void env_reserve(void *user, uint64_t from, uint64_t upto)
+{
+	struct sim_node *n = user;
+
+	if (!n->high)
+		n->low = from;
+	n->high = upto;
 }
 
 /* ---- programs ------------------------------------------------------------------------------ */
@@ -437,7 +464,7 @@ static void env_fault_done(void *user, uint64_t page, enum ivy_access access, in
 		wrong(s, "a fault of node %u ended that was not there", n->id);
 	if (status == 0 && sim_copy_of(n, page)->access < access)
 		wrong(s, "a fault of node %u ended without access", n->id);
-	if (status != 0 && (status != -EIO || !s->r->deaths))
+	if (status != 0 && (status != -EIO || !(s->r->deaths || s->r->returns)))
 		wrong(s, "a fault of node %u failed: %d", n->id, status);
 	else if (status == 0 && n->want.write)
 		write_page(n);
@@ -446,20 +473,7 @@ static void env_fault_done(void *user, uint64_t page, enum ivy_access access, in
 	note_latency(n);
 }
 
-static const struct ivy_env sim_env = {
-	.alloc = env_alloc,
-	.free = env_free,
-	.send = env_send,
-	.home = env_home,
-	.nonce = env_nonce,
-	.copy_read = env_copy_read,
-	.copy_write = env_copy_write,
-	.copy_drop = env_copy_drop,
-	.protect = env_protect,
-	.store_read = env_store_read,
-	.store_write = env_store_write,
-	.fault_done = env_fault_done,
-};
+static struct ivy_env sim_env = IVY_ENV(env_);
 
 /* After each event of a node: a fault that has ended, and whether it must be told of time. */
 static void after(struct sim *s, struct sim_node *n)
@@ -483,7 +497,7 @@ static void do_program(struct sim *s, struct sim_node *n)
 {
 	int status;
 
-	if (!n->ivy || n->waits)
+	if (!n->ivy || n->waits || (s->c.returns && n->id < s->c.homes))
 		return;
 	if (n->want.then_write) {
 		n->want.write = 1;
@@ -535,6 +549,7 @@ static void do_packet(struct sim *s, uint32_t index)
 		if (status != 0)
 			wrong(s, "%u refuses %s of %u: %d", e.b, gvm_coh_name(e.h.type), e.a,
 			      status);
+		sim_home_step(s, n, e.a);
 	}
 	free(e.payload);
 }
@@ -548,7 +563,7 @@ void sim_node_start(struct sim *s, struct sim_node *n)
 		.user = n,
 		.region = 1,
 		.pages = s->c.pages,
-		.page_size = PAGE_SIZE,
+		.page_size = s->page_size,
 		.epoch = 1,
 		.self = n->id,
 		.nodes = (uint16_t)s->c.nodes,
@@ -559,6 +574,7 @@ void sim_node_start(struct sim *s, struct sim_node *n)
 		.max_relays = 1u << 16,
 		.retry_ns = RETRY_NS,
 		.round_ns = 4 * RETRY_NS,
+		.max_old = s->c.changed ? DELTA_OLD : 0,
 	};
 
 	while (ivy_new(&config, &n->ivy) != 0)
@@ -612,6 +628,12 @@ static void dispatch(struct sim *s, uint32_t index)
 		break;
 	case EV_PARTITION:
 		sim_partition(s);
+		break;
+	case EV_HOME_CRASH:
+		sim_home_crash(s, n);
+		break;
+	case EV_HOME_RETURN:
+		sim_home_return(s, n);
 		break;
 	default:
 		if (s->issued < s->c.ops)
@@ -667,33 +689,41 @@ static void broadcast(struct sim *s)
 	s->r->last_bytes = s->r->bytes - bytes;
 }
 
-static void sum_up(struct sim *s)
+static void sum_up_engine(struct sim *s, const struct sim_node *n)
 {
 	struct ivy_stats stats;
-	double squares = 0;
+
+	if (!n->ivy)
+		return;
+	ivy_stats(n->ivy, &stats);
+	s->r->refused += stats.refused;
+	s->r->repeated += stats.repeated;
+	s->r->lost += stats.lost;
+	s->r->entries += stats.entries;
+	s->r->directory_bytes += stats.directory_bytes;
+}
+
+static void sum_up(struct sim *s)
+{
+	double squares = 0, programs = 0;
 	uint32_t i;
 
 	s->r->node_least = ~0ull;
-	for (i = 0; i < s->c.nodes; i++) {
-		struct sim_node *n = &s->node[i];
+	for (i = 0; i < s->c.nodes; i++)
+		sum_up_engine(s, &s->node[i]);
+	for (i = s->c.returns ? s->c.homes : 0; i < s->c.nodes; i++) {
+		const struct sim_node *n = &s->node[i];
 
+		programs++;
 		squares += (double)n->ops * (double)n->ops;
 		if (n->ops < s->r->node_least)
 			s->r->node_least = n->ops;
 		if (n->ops > s->r->node_most)
 			s->r->node_most = n->ops;
-		if (!n->ivy)
-			continue;
-		ivy_stats(n->ivy, &stats);
-		s->r->refused += stats.refused;
-		s->r->repeated += stats.repeated;
-		s->r->lost += stats.lost;
-		s->r->entries += stats.entries;
-		s->r->directory_bytes += stats.directory_bytes;
 	}
 	if (squares > 0)
-		s->r->fairness = (double)s->r->accesses * (double)s->r->accesses /
-				 (squares * (double)s->c.nodes);
+		s->r->fairness =
+		    (double)s->r->accesses * (double)s->r->accesses / (squares * programs);
 }
 
 static void end(struct sim *s)
@@ -705,6 +735,8 @@ static void end(struct sim *s)
 	for (i = 0; i < s->c.nodes; i++)
 		if (s->node[i].ivy)
 			ivy_free(s->node[i].ivy);
+	for (i = 0; i < s->c.nodes; i++)
+		free(s->node[i].owes);
 	for (i = 0; i < s->block_count; i++)
 		free(s->blocks[i]);
 	free(s->blocks);
@@ -729,8 +761,11 @@ int sim_run(const struct sim_config *config, struct sim_result *result)
 	s->c = *config;
 	s->r = result;
 	s->rng = config->seed;
+	s->page_size = config->changed ? DELTA_PAGE : PAGE_SIZE;
 	s->plain = !config->jitter_ns && !config->chaos_ns && !config->loss &&
-		   !config->partitions && !config->crashes;
+		   !config->partitions && !config->crashes && !config->returns && !config->twice;
+	sim_env.store_kept = env_store_kept;
+	sim_env.reserve = env_reserve;
 	if (sim_work_init(&s->work, &s->c) != 0)
 		must(NULL);
 	s->node = must(calloc(config->nodes, sizeof(*s->node)));

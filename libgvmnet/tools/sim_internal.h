@@ -3,6 +3,7 @@
  * What the files of the simulator share and nobody else sees.
  *
  *     sim.c         memory, events, links, copies, programs, a run
+ *     sim_content.c what is in pages, and what they cost on the wire
  *     sim_mishap.c  what befalls it
  */
 #ifndef GVM_TOOLS_SIM_INTERNAL_H
@@ -13,7 +14,9 @@
 #include "ivy/ivy.h"
 #include "tools/sim_work.h"
 
-#define PAGE_SIZE   8u /* of the engines; counted as one of 4 KiB */
+#define PAGE_SIZE   8u  /* of the engines; counted as one of 4 KiB */
+#define DELTA_PAGE  64u /* where there are deltas: the least that one makes shorter */
+#define DELTA_OLD   256u
 #define RETRY_NS    20000000u
 #define CLASSES     64u
 #define SLOW_FACTOR 20u
@@ -30,7 +33,9 @@ enum event_kind {
 	EV_CRASH,
 	EV_RESTART,
 	EV_CHAOS,
-	EV_PARTITION
+	EV_PARTITION,
+	EV_HOME_CRASH,
+	EV_HOME_RETURN
 };
 
 struct event {
@@ -54,6 +59,7 @@ struct link {
 	uint8_t down[2];     /* as each side knows */
 	uint8_t cut[2];      /* a message to it is lost, so all that follow in this session are */
 	uint64_t back_at;    /* when the present break ends */
+	uint32_t life[2];    /* of the lower, the higher id: what the other one knows of it */
 	uint64_t arrives[2]; /* the last message to the lower, the higher id */
 };
 
@@ -70,6 +76,10 @@ struct sim_node {
 	struct sim_access want;
 	uint16_t id;
 	uint8_t waits, ticking;
+	/* a home: versions of all its lives, which life it is in; in it, who has not reported */
+	uint64_t low, high;
+	uint32_t life, owed;
+	uint8_t *owes; /* by node; NULL: it does not collect */
 };
 
 struct truth {
@@ -96,9 +106,12 @@ struct sim {
 	uint32_t block_count;
 	uint8_t *block_at, *block_end;
 	uint64_t now, number, rng, issued, open;
+	uint32_t page_size;
+	uint64_t scratch[4][DELTA_PAGE / 8];
+	uint32_t scratch_at;
 	struct sim_work work;
-	uint32_t crashes, partitions; /* that there have been */
-	uint64_t crash_over, partition_over;
+	uint32_t crashes, partitions, returns; /* that there have been */
+	uint64_t crash_over, partition_over, return_over;
 	uint32_t middle; /* during a partition: nodes below it do not reach the others */
 	int plain; /* nothing breaks, and all messages to a node take the same time: no links */
 	int stopping;
@@ -130,6 +143,15 @@ void sim_node_start(struct sim *s, struct sim_node *n);
 /* Its program goes on after a while. */
 void sim_next_access(struct sim *s, struct sim_node *n);
 
+/* ---- sim_content.c -------------------------------------------------------------------------- */
+
+/* What a page with this content is to an engine, until the fourth call after this. */
+const void *sim_bytes_of(struct sim *s, uint64_t page, const uint64_t *content);
+/* And back. 0: no such page was ever written. */
+int sim_content_of(struct sim *s, uint64_t page, const void *bytes, uint64_t *content);
+/* A message has been sent. */
+void sim_count(struct sim *s, const struct gvm_hdr *h);
+
 /* ---- sim_mishap.c --------------------------------------------------------------------------- */
 
 /* Both sides notice within notice_ns; both have it again after down_ns. */
@@ -142,6 +164,10 @@ void sim_partition(struct sim *s);
 void sim_crash(struct sim *s, struct sim_node *n);
 void sim_dead(struct sim *s, uint16_t a, uint16_t dead);
 void sim_restart(struct sim *s, struct sim_node *n);
+/* A home dies; it is started again; it has been told something: have all reported? */
+void sim_home_crash(struct sim *s, struct sim_node *n);
+void sim_home_return(struct sim *s, struct sim_node *n);
+void sim_home_step(struct sim *s, struct sim_node *n, uint16_t from);
 /* Whether it is time for a crash or a partition. */
 void sim_befall(struct sim *s);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What befalls a simulated cluster: connections that break, partitions, nodes that die and start
- * again. */
+/* What befalls a simulated cluster: connections that break, partitions, nodes and homes that die
+ * and start again. */
+#include <stdlib.h>
 #include "tools/sim_internal.h"
 
 /* Both sides notice within notice_ns; both have it again after down_ns. */
@@ -21,22 +22,35 @@ void sim_lost(struct sim *s, uint16_t a, uint16_t b)
 {
 	struct link *l = sim_link_of(s, a, b);
 
-	if (!s->node[a].ivy || !s->node[b].ivy || l->down[a > b])
+	if (!s->node[a].ivy || (!s->node[b].ivy && !s->node[b].life) || l->down[a > b])
 		return;
 	l->down[a > b] = 1;
 	ivy_peer_lost(s->node[a].ivy, b);
+}
+
+/* a has b again, which may be a home that has been started anew meanwhile. */
+static void meet(struct sim *s, struct link *l, uint16_t a, uint16_t b)
+{
+	struct sim_node *n = &s->node[a];
+
+	if (l->life[b > a] == s->node[b].life || a < s->c.homes) /* homes hold nothing of others */
+		ivy_peer_back(n->ivy, b);
+	else
+		while (ivy_home_reborn(n->ivy, b) != 0)
+			; /* with alloc_fail */
+	l->life[b > a] = s->node[b].life;
 }
 
 void sim_back(struct sim *s, uint16_t a, uint16_t b)
 {
 	struct link *l = sim_link_of(s, a, b);
 
-	if (!s->node[a].ivy || !s->node[b].ivy || l->back_at > s->now)
-		return;
+	if (!s->node[a].ivy || !s->node[b].ivy || l->back_at != s->now)
+		return; /* one of them is gone, or this is of a break before the present one */
 	l->session++;
 	l->down[0] = l->down[1] = l->cut[0] = l->cut[1] = 0;
-	ivy_peer_back(s->node[a].ivy, b);
-	ivy_peer_back(s->node[b].ivy, a);
+	meet(s, l, a, b);
+	meet(s, l, b, a);
 }
 
 /* One connection, or all of one node, or all between two halves of the cluster. */
@@ -76,14 +90,10 @@ void sim_partition(struct sim *s)
 			sim_break_link(s, &s->links[i], NOTICE_NS, down);
 }
 
-void sim_crash(struct sim *s, struct sim_node *n)
+static void drop_all(struct sim *s, struct sim_node *n)
 {
 	uint32_t i;
-	uint64_t last = 0;
 
-	if (!n->ivy)
-		return;
-	s->r->deaths++;
 	for (i = 0; i < s->c.pages; i++) {
 		struct copy *c = sim_copy_of(n, i);
 
@@ -95,6 +105,17 @@ void sim_crash(struct sim *s, struct sim_node *n)
 	n->ivy = NULL;
 	s->open -= n->waits == 1;
 	n->waits = n->want.then_write = 0;
+}
+
+void sim_crash(struct sim *s, struct sim_node *n)
+{
+	uint32_t i;
+	uint64_t last = 0;
+
+	if (!n->ivy)
+		return;
+	s->r->deaths++;
+	drop_all(s, n);
 	for (i = 0; i < s->c.nodes; i++) {
 		uint64_t at = s->now + below(s, 3000000);
 
@@ -113,6 +134,11 @@ void sim_dead(struct sim *s, uint16_t a, uint16_t dead)
 		return;
 	sim_link_of(s, a, dead)->down[a > dead] = 1;
 	ivy_peer_dead(s->node[a].ivy, dead);
+	if (s->node[a].owes && s->node[a].owes[dead]) {
+		s->node[a].owes[dead] = 0;
+		s->node[a].owed--;
+	}
+	sim_home_step(s, &s->node[a], a);
 }
 
 void sim_restart(struct sim *s, struct sim_node *n)
@@ -129,13 +155,101 @@ void sim_restart(struct sim *s, struct sim_node *n)
 		l->session++;
 		l->back_at = 0;
 		l->down[0] = l->down[1] = l->cut[0] = l->cut[1] = 0;
-		if (s->node[i].ivy)
+		l->life[i > n->id] = s->node[i].life;
+		if (s->node[i].ivy) {
 			ivy_peer_back(s->node[i].ivy, n->id);
-		else /* it is dead, and this one has to hear of it before it comes back */
+		} else if (s->node[i].life) { /* a home that will be back */
+			l->down[n->id > i] = 1;
+			ivy_peer_lost(n->ivy, (uint16_t)i);
+		} else /* it is dead, and this one has to hear of it before it comes back */
 			sim_event_new(s, s->now, EV_DEAD, n->id, (uint16_t)i);
 	}
 	sim_next_access(s, n);
 }
+
+/* ---- homes --------------------------------------------------------------------------------- */
+
+void sim_home_crash(struct sim *s, struct sim_node *n)
+{
+	uint32_t i;
+
+	s->r->returns++;
+	n->life++;
+	drop_all(s, n);
+	free(n->owes);
+	n->owes = NULL;
+	for (i = n->id; i < s->c.pages; i += s->c.homes)
+		s->page[i].store = 0;
+	for (i = 0; i < s->c.nodes; i++) {
+		struct link *l;
+
+		if (i == n->id)
+			continue;
+		l = sim_link_of(s, n->id, (uint16_t)i);
+		l->session++;
+		l->down[n->id > i] = 1;
+		l->back_at = ~0ull;
+		sim_event_new(s, s->now + below(s, NOTICE_NS), EV_LOST, (uint16_t)i, n->id);
+	}
+	s->return_over = s->now + NOTICE_NS + below(s, 3000000);
+	sim_event_new(s, s->return_over, EV_HOME_RETURN, n->id, 0);
+}
+
+/* A node has its connection to this home again some time after it has been started. */
+static void expect(struct sim *s, struct sim_node *n, uint16_t node)
+{
+	struct link *l = sim_link_of(s, n->id, node);
+	uint64_t from = s->now;
+
+	ivy_peer_lost(n->ivy, node);
+	l->life[node > n->id] = s->node[node].life;
+	if (!s->node[node].ivy && !s->node[node].life) {
+		ivy_peer_dead(n->ivy, node);
+		return;
+	}
+	if (node >= s->c.homes && l->life[n->id > node] != n->life) {
+		n->owes[node] = 1;
+		n->owed++;
+	}
+	if (s->partition_over > s->now && sim_parted(s, l))
+		from = s->partition_over;
+	l->back_at = from + 1 + below(s, 1000000);
+	sim_event_new(s, l->back_at, EV_BACK, n->id, node);
+}
+
+void sim_home_return(struct sim *s, struct sim_node *n)
+{
+	uint32_t i;
+
+	sim_node_start(s, n);
+	while (ivy_rebuild_begin(n->ivy, n->low, n->high) != 0)
+		; /* with alloc_fail */
+	n->owes = calloc(s->c.nodes, 1);
+	if (!n->owes)
+		abort();
+	n->owed = 0;
+	for (i = 0; i < s->c.nodes; i++)
+		if (i != n->id)
+			expect(s, n, (uint16_t)i);
+	sim_home_step(s, n, n->id);
+}
+
+void sim_home_step(struct sim *s, struct sim_node *n, uint16_t from)
+{
+	if (!n->owes)
+		return;
+	if (n->owes[from] && ivy_rebuild_reported(n->ivy, from)) {
+		n->owes[from] = 0;
+		n->owed--;
+	}
+	if (n->owed)
+		return;
+	free(n->owes);
+	n->owes = NULL;
+	ivy_rebuild_end(n->ivy);
+}
+
+/* ---- when ---------------------------------------------------------------------------------- */
 
 /* Has as much of the run passed that it is time for another one, of all that there are to be? */
 static int is_due(const struct sim *s, uint32_t had, uint32_t all)
@@ -151,6 +265,11 @@ void sim_befall(struct sim *s)
 		s->crash_over = s->now + 1;
 		sim_event_new(s, s->now, EV_CRASH,
 			      (uint16_t)(s->c.homes + below(s, s->c.nodes - s->c.homes)), 0);
+	}
+	if (s->now > s->return_over && is_due(s, s->returns, s->c.returns)) {
+		s->returns++;
+		s->return_over = s->now + 1;
+		sim_event_new(s, s->now, EV_HOME_CRASH, (uint16_t)below(s, s->c.homes), 0);
 	}
 	if (s->now > s->partition_over && is_due(s, s->partitions, s->c.partitions)) {
 		s->partitions++;

@@ -3,12 +3,13 @@
  * Types, checks and the set of nodes of wire/coherence.h. Pure functions of their arguments.
  */
 #include "wire/coherence.h"
+#include "wire/delta.h"
 
 enum { SET_IDS = 1, SET_BITS = 2, SET_HEAD = 4 };
 
 /* What a type may have. */
 enum {
-	HAS_PAGE = 1,     /* a page, or ZERO in its place */
+	HAS_PAGE = 1,     /* a page, or a delta, or ZERO in its place */
 	HAS_SAME = 2,     /* or SAME in its place */
 	HAS_WAIT = 4,     /* or WAIT in its place */
 	HAS_SET = 8,      /* a set of nodes, or nothing */
@@ -17,21 +18,24 @@ enum {
 	HAS_VERSION = 64, /* in arg */
 	HAS_TO = 128,     /* in arg, a requester */
 	HAS_STRICT = 256, /* in arg, 0 or 1 */
+	HAS_BASE = 512,   /* a digest, or nothing */
+	HAS_HELD = 1024,  /* a report, by what it is */
 };
 
 static const struct {
 	const char *name;
 	unsigned has;
 } types[] = {
-	[GVM_COH_READ - GVM_COH_FIRST] = { "READ", 0 },
-	[GVM_COH_WRITE - GVM_COH_FIRST] = { "WRITE", HAS_VERSION },
+	[GVM_COH_REPORT - GVM_COH_FIRST] = { "REPORT", HAS_HELD | HAS_VERSION },
+	[GVM_COH_READ - GVM_COH_FIRST] = { "READ", HAS_BASE },
+	[GVM_COH_WRITE - GVM_COH_FIRST] = { "WRITE", HAS_VERSION | HAS_BASE },
 	[GVM_COH_DATA - GVM_COH_FIRST] = { "DATA", HAS_PAGE | HAS_SAME | HAS_VERSION },
 	[GVM_COH_GRANT - GVM_COH_FIRST] = { "GRANT", HAS_PAGE | HAS_SAME | HAS_WAIT | HAS_VERSION },
 	[GVM_COH_NAK - GVM_COH_FIRST] = { "NAK", HAS_STATUS },
 	[GVM_COH_DONE - GVM_COH_FIRST] = { "DONE", HAS_NOENT | HAS_VERSION },
 	[GVM_COH_ASK - GVM_COH_FIRST] = { "ASK", 0 },
-	[GVM_COH_FWD_READ - GVM_COH_FIRST] = { "FWD_READ", HAS_TO },
-	[GVM_COH_FWD_WRITE - GVM_COH_FIRST] = { "FWD_WRITE", HAS_TO | HAS_SAME },
+	[GVM_COH_FWD_READ - GVM_COH_FIRST] = { "FWD_READ", HAS_TO | HAS_BASE },
+	[GVM_COH_FWD_WRITE - GVM_COH_FIRST] = { "FWD_WRITE", HAS_TO | HAS_SAME | HAS_BASE },
 	[GVM_COH_FREE - GVM_COH_FIRST] = { "FREE", 0 },
 	[GVM_COH_STILL - GVM_COH_FIRST] = { "STILL", 0 },
 	[GVM_COH_RECALL - GVM_COH_FIRST] = { "RECALL", HAS_STRICT },
@@ -41,6 +45,7 @@ static const struct {
 	[GVM_COH_DROP - GVM_COH_FIRST] = { "DROP", HAS_VERSION },
 	[GVM_COH_INV - GVM_COH_FIRST] = { "INV", HAS_SET | HAS_VERSION },
 	[GVM_COH_ACK - GVM_COH_FIRST] = { "ACK", HAS_SET },
+	[GVM_COH_READY - GVM_COH_FIRST] = { "READY", 0 },
 };
 
 const char *gvm_coh_name(unsigned type)
@@ -49,21 +54,34 @@ const char *gvm_coh_name(unsigned type)
 							     : "unknown";
 }
 
-/* A page, or just one of the flags that stand for it. */
+/* A page, a delta that is shorter, or just one of the flags that stand for it. */
 static int page_ok(const struct gvm_hdr *h, unsigned has, uint32_t page_size)
 {
+	if (h->flags == GVM_F_DELTA)
+		return h->length >= GVM_DELTA_HEAD && h->length < page_size;
 	if (h->length)
 		return h->length == page_size && h->flags == 0;
 	return h->flags == GVM_F_ZERO || (h->flags == GVM_F_SAME && (has & HAS_SAME)) ||
 	       (h->flags == GVM_F_WAIT && (has & HAS_WAIT));
 }
 
+/* The one number that is none only a direct INV may have. A node's REPORT has nothing in arg that
+ * counts. */
+static int version_ok(const struct gvm_hdr *h, unsigned has)
+{
+	if (h->arg != GVM_COH_ANY_VERSION || (has & HAS_HELD))
+		return 1;
+	return (has & HAS_SET) && h->length == 0;
+}
+
 static int arg_ok(const struct gvm_hdr *h, unsigned has)
 {
+	if (has & HAS_VERSION)
+		return version_ok(h, has);
 	if (has & HAS_TO)
 		return (h->arg & 0xFFFF) < GVM_WIRE_NODE_MAX &&
 		       h->arg >> 16 <= ((has & HAS_SAME) ? 1u : 0u);
-	return (has & HAS_VERSION) || h->arg <= ((has & HAS_STRICT) ? 1u : 0u);
+	return h->arg <= ((has & HAS_STRICT) ? 1u : 0u);
 }
 
 static int status_ok(const struct gvm_hdr *h, unsigned has)
@@ -71,6 +89,15 @@ static int status_ok(const struct gvm_hdr *h, unsigned has)
 	if (has & HAS_STATUS)
 		return h->status != GVM_ST_OK && h->status < GVM_ST_MAX;
 	return h->status == GVM_ST_OK || (h->status == GVM_ST_NOENT && (has & HAS_NOENT));
+}
+
+static int report_ok(const struct gvm_hdr *h)
+{
+	if (h->flags || h->page || h->xid > GVM_REPORT_SETTLED)
+		return 0;
+	if (h->xid > GVM_REPORT_LAST)
+		return h->length == 0;
+	return h->length % GVM_HELD_LEN == 0 && h->length <= GVM_REPORT_MAX * GVM_HELD_LEN;
 }
 
 int gvm_coh_check(const struct gvm_hdr *h, uint32_t page_size)
@@ -85,11 +112,57 @@ int gvm_coh_check(const struct gvm_hdr *h, uint32_t page_size)
 		return -GVM_EPROTO;
 	if ((has & HAS_PAGE) && h->status == GVM_ST_OK)
 		ok = page_ok(h, has, page_size);
+	else if (has & HAS_HELD)
+		ok = report_ok(h);
 	else if (has & HAS_SET)
 		ok = h->flags == 0 && h->length <= GVM_SET_MAX;
+	else if (has & HAS_BASE)
+		ok = h->flags == 0 && (h->length == 0 || h->length == GVM_COH_BASE_LEN);
 	else
 		ok = h->flags == 0 && h->length == 0;
 	return ok ? 0 : -GVM_EPROTO;
+}
+
+/* ---- reports ------------------------------------------------------------------------------- */
+
+static void put_word(uint8_t *p, uint64_t v)
+{
+	int i;
+
+	for (i = 0; i < 8; i++, v >>= 8)
+		p[i] = (uint8_t)v;
+}
+
+static uint64_t get_word(const uint8_t *p)
+{
+	uint64_t v = 0;
+	int i;
+
+	for (i = 7; i >= 0; i--)
+		v = v << 8 | p[i];
+	return v;
+}
+
+void gvm_held_encode(uint8_t *buf, const struct gvm_held *held)
+{
+	put_word(buf, held->page | (uint64_t)held->state << 56);
+	put_word(buf + 8, held->version);
+	put_word(buf + 16, held->given);
+	put_word(buf + 24, held->request);
+}
+
+int gvm_held_decode(const uint8_t *buf, struct gvm_held *held)
+{
+	uint64_t first = get_word(buf);
+
+	held->page = first & 0xFFFFFFFFFFFFFFull;
+	held->state = (uint8_t)(first >> 56);
+	held->version = get_word(buf + 8);
+	held->given = get_word(buf + 16);
+	held->request = get_word(buf + 24);
+	if (held->state > GVM_HELD_GIVEN || !held->version != (held->state == GVM_HELD_NONE))
+		return -GVM_EPROTO;
+	return 0;
 }
 
 /* ---- sets ---------------------------------------------------------------------------------- */
@@ -197,6 +270,27 @@ int gvm_set_count(const uint8_t *buf, size_t len, uint32_t nodes)
 	default:
 		return -GVM_EPROTO;
 	}
+}
+
+uint16_t gvm_set_first(const uint8_t *buf)
+{
+	return (uint16_t)get16(get16(buf) == SET_IDS ? buf + SET_HEAD : buf + 2);
+}
+
+int gvm_set_has(const uint8_t *buf, size_t len, uint16_t id)
+{
+	uint32_t bit = (uint32_t)id - get16(buf + 2);
+	size_t at;
+
+	if (len == 0)
+		return 0;
+	if (get16(buf) == SET_BITS)
+		return id >= get16(buf + 2) && bit / 8 < len - SET_HEAD &&
+		       (buf[SET_HEAD + bit / 8] >> bit % 8 & 1);
+	for (at = SET_HEAD; at < len; at += 2)
+		if (get16(buf + at) == id)
+			return 1;
+	return 0;
 }
 
 void gvm_set_decode(const uint8_t *buf, size_t len, uint16_t *ids)

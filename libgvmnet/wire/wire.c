@@ -425,10 +425,11 @@ int gvm_mapped_decode(const uint8_t *buf, size_t len, struct gvm_mapped *m)
 
 enum cell_at {
 	CELL_MAGIC = 0,
-	CELL_ZERO = CELL_MAGIC + 1,
-	CELL_CREDITS = CELL_ZERO + 1,
-	CELL_ZERO4 = CELL_CREDITS + 2,
-	CELL_PROVIDER = CELL_ZERO4 + 4,
+	CELL_FLAGS = CELL_MAGIC + 1,
+	CELL_CREDITS = CELL_FLAGS + 1,
+	CELL_RETURNED = CELL_CREDITS + 2,
+	CELL_ZERO = CELL_RETURNED + 2,
+	CELL_PROVIDER = CELL_ZERO + 2,
 	CELL_END = CELL_PROVIDER + 8
 };
 _Static_assert(CELL_END == GVM_CELL_LEN, "length of a cell's header");
@@ -436,18 +437,21 @@ _Static_assert(CELL_END == GVM_CELL_LEN, "length of a cell's header");
 size_t gvm_cell_encode(uint8_t *buf, const struct gvm_cell *m)
 {
 	buf[CELL_MAGIC] = GVM_CELL_MAGIC;
-	buf[CELL_ZERO] = 0;
+	buf[CELL_FLAGS] = m->flags;
 	put16(buf + CELL_CREDITS, m->credits);
-	put32(buf + CELL_ZERO4, 0);
+	put16(buf + CELL_RETURNED, m->returned);
+	put16(buf + CELL_ZERO, 0);
 	put64(buf + CELL_PROVIDER, m->provider);
 	return CELL_END;
 }
 
 int gvm_cell_decode(const uint8_t *buf, size_t len, struct gvm_cell *m)
 {
-	if (len != CELL_END || buf[CELL_MAGIC] != GVM_CELL_MAGIC || buf[CELL_ZERO] != 0 ||
-	    get32(buf + CELL_ZERO4) != 0)
+	if (len != CELL_END || buf[CELL_MAGIC] != GVM_CELL_MAGIC ||
+	    buf[CELL_FLAGS] > GVM_CELL_RECALL || get16(buf + CELL_ZERO) != 0)
 		return -GVM_EPROTO;
+	m->flags = buf[CELL_FLAGS];
+	m->returned = get16(buf + CELL_RETURNED);
 	m->credits = get16(buf + CELL_CREDITS);
 	m->provider = get64(buf + CELL_PROVIDER);
 	return 0;

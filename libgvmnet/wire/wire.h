@@ -71,7 +71,7 @@ enum gvm_wire_type {
 	GVM_T_DISCARD = 39,       /* these pages read as zeros from now on */
 	GVM_T_REGION_LIST = 40,
 	GVM_T_NODE_STAT = 41, /* the node's statistics as JSON */
-	/* 44 to 61: coherence, in wire/coherence.h */
+	/* 43 to 62: coherence, in wire/coherence.h */
 	GVM_T_REPLY = 63, /* the answer to any of them: status, body */
 
 	GVM_T_USER = 64, /* 64 to 255: the application's own messages */
@@ -180,11 +180,14 @@ struct gvm_mapped {
  * travel in messages of the hardware (docs/rdma.md).
  */
 struct gvm_cell {
+	uint8_t flags;     /* GVM_CELL_* */
 	uint16_t credits;  /* cells that the receiver of this one may send in addition */
+	uint16_t returned; /* credits of the sender's that it gives up */
 	uint64_t provider; /* the provider's, or 0 */
 };
-#define GVM_CELL_LEN   16u
-#define GVM_CELL_MAGIC 0xA8u
+#define GVM_CELL_LEN    16u
+#define GVM_CELL_MAGIC  0xA8u
+#define GVM_CELL_RECALL 1u /* the receiver of this one is to give up what it does not need */
 
 /*
  * What two nodes tell each other over a TCP connection of their own before they use libfabric: 320
@@ -202,7 +205,7 @@ struct gvm_ofi_hello {
 	uint8_t name[240]; /* the sender's address, as the provider has it; zero-padded */
 };
 #define GVM_OFI_HELLO_LEN   320u
-#define GVM_OFI_HELLO_MAGIC 0x3149464f4d564711ULL
+#define GVM_OFI_HELLO_MAGIC 0x3349464f4d564711ULL
 struct gvm_ofi_end {
 	uint64_t magic; /* GVM_OFI_END_MAGIC */
 	uint64_t cells; /* that the sender has sent: wait for them */

@@ -7,23 +7,12 @@
 #ifndef MEMSRV_TESTS_DSM_MEMBERS_H
 #define MEMSRV_TESTS_DSM_MEMBERS_H
 
-#include <errno.h>
-#include <fcntl.h>
-#include <libgen.h>
-#include <netinet/in.h>
-#include <setjmp.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
-#include <cmocka.h>
+#include <dirent.h>
+#include <poll.h>
+#include <pthread.h>
+#define FOLDER "/tmp/gvm-dsm-XXXXXX"
+#include "processes.h"
+
 #include <gvmnet/cluster.h>
 #include <gvmnet/dsm.h>
 
@@ -44,7 +33,7 @@
 #define MS    UINT64_C(1000000)
 #define PAGE  GVM_PAGE_SIZE
 
-static char folder[] = "/tmp/gvm-dsm-XXXXXX", key_file[64], map_file[64], program[4096];
+static char map_file[64];
 static const char *member_map = map_file; /* what members that are started read */
 static struct {
 	pid_t pid;
@@ -53,15 +42,36 @@ static struct {
 
 /* ---- a member ------------------------------------------------------------------------------ */
 
-enum order_op { OPEN, CLOSE, LOAD, STORE, ADD, EVICT, STATS, DELETE, MEASURE };
+enum order_op {
+	OPEN,
+	CLOSE,
+	LOAD,
+	STORE,
+	ADD,
+	EVICT,
+	STATS,
+	DELETE,
+	MEASURE,
+	PIN,
+	UNPIN,
+	PREFETCH,
+	FILL,
+	LEAVE,
+	STAY,
+	TOLD,
+	FORK,
+};
 
 struct order {
 	enum order_op op;
 	char name[32];
 	unsigned flags;
 	/* OPEN: bytes, local bytes; ADD: at offset, value times; MEASURE: one read each of so many
-	 * pages, answers their median in ns */
-	uint64_t offset, value;
+	 * pages, answers their median in ns; TOLD: what was said of home offset the value-th time,
+	 * when it has been; FORK: the id of the child */
+	uint64_t offset, value; /* PIN, UNPIN, PREFETCH: value bytes; flags: for writing */
+	unsigned ms;
+	uint32_t slab; /* OPEN: bytes, or 0: 64 KiB */
 };
 
 struct answer {
@@ -87,23 +97,65 @@ static void on_sigbus(int sig)
 	raise(sig);
 }
 
+/* The thread sanitizer would hold a lock of its own during a store, which SIGBUS would leave held: the
+ * next store to that page would never end. */
+__attribute__((noinline, no_sanitize("thread"))) static uint64_t reach(_Atomic uint64_t *at,
+								       const struct order *o)
+{
+	if (o->op == STORE)
+		*at = o->value;
+	else if (o->op == FILL) /* a page that no delta makes shorter */
+		for (uint64_t i = 0; i < PAGE / sizeof(*at); i++)
+			at[i] = (o->value + i) * 0x9e3779b97f4a7c15ull;
+	else if (o->op == ADD)
+		for (uint64_t i = 0; i < o->value; i++)
+			(*at)++;
+	return *at;
+}
+
 static int touch(uint8_t *mem, const struct order *o, uint64_t *value)
 {
-	_Atomic uint64_t *at = (_Atomic uint64_t *)(mem + o->offset);
-
 	if (sigsetjmp(caught, 1)) {
 		catching = 0;
 		return -EFAULT;
 	}
 	catching = 1;
-	if (o->op == STORE)
-		*at = o->value;
-	else if (o->op == ADD)
-		for (uint64_t i = 0; i < o->value; i++)
-			(*at)++;
-	*value = *at;
+	*value = reach((_Atomic uint64_t *)(mem + o->offset), o);
 	catching = 0;
 	return 0;
+}
+
+/* What the library has said of homes, in turn. */
+#define TOLD_MAX 8
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t more;
+	unsigned count[HOMES];
+	int why[HOMES][TOLD_MAX];
+} told = { .lock = PTHREAD_MUTEX_INITIALIZER, .more = PTHREAD_COND_INITIALIZER };
+
+static void on_node_state(void *arg, unsigned node, int why)
+{
+	(void)arg;
+	if (node >= HOMES)
+		_exit(125);
+	pthread_mutex_lock(&told.lock);
+	if (told.count[node] < TOLD_MAX)
+		told.why[node][told.count[node]++] = why;
+	pthread_cond_broadcast(&told.more);
+	pthread_mutex_unlock(&told.lock);
+}
+
+static int obey_told(unsigned node, uint64_t time)
+{
+	int why;
+
+	pthread_mutex_lock(&told.lock);
+	while (told.count[node] <= time)
+		pthread_cond_wait(&told.more, &told.lock);
+	why = told.why[node][time];
+	pthread_mutex_unlock(&told.lock);
+	return why;
 }
 
 static int obey_open(const struct order *o, struct gvm_dsm **dsm, uint8_t **mem)
@@ -112,7 +164,8 @@ static int obey_open(const struct order *o, struct gvm_dsm **dsm, uint8_t **mem)
 					 .flags = o->flags,
 					 .bytes = o->offset,
 					 .local_bytes = o->value,
-					 .slab_bytes = 64 << 10 };
+					 .node_state = on_node_state,
+					 .slab_bytes = o->slab ? o->slab : 64 << 10 };
 	void *at;
 	int err = gvm_dsm_open(NULL, &config, dsm);
 
@@ -146,6 +199,37 @@ static uint64_t measure(const uint8_t *mem, const struct order *o)
 	return took[n / 2];
 }
 
+/* Not this process's region: no call waits for a thread that is not here. And one of its own. */
+static int be_a_child(struct gvm_dsm *dsm, const struct order *o)
+{
+	struct order open = { .op = OPEN };
+	char id[16];
+	uint8_t *mem;
+
+	alarm(30);
+	if (gvm_dsm_evict(dsm, 0, PAGE) != -ECHILD || gvm_dsm_leave(dsm, 100) != -ECHILD ||
+	    gvm_dsm_close(dsm) != -ECHILD)
+		return 1;
+	snprintf(id, sizeof(id), "%u", (unsigned)o->value);
+	memcpy(open.name, o->name, sizeof(open.name));
+	if (gvm_option_set("GVM_NODE", id) || obey_open(&open, &dsm, &mem))
+		return 2;
+	(*(_Atomic uint64_t *)(mem + o->offset))++;
+	return gvm_dsm_close(dsm) ? 3 : 0;
+}
+
+static int obey_fork(struct gvm_dsm *dsm, const struct order *o)
+{
+	int status;
+	pid_t child = fork();
+
+	if (!child)
+		_exit(be_a_child(dsm, o));
+	if (child < 0 || waitpid(child, &status, 0) != child)
+		return -errno;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -ETIMEDOUT;
+}
+
 static inline void obey(int fd)
 {
 	struct gvm_dsm *dsm = NULL;
@@ -166,8 +250,29 @@ static inline void obey(int fd)
 		case EVICT:
 			a.status = gvm_dsm_evict(dsm, o.offset, o.value);
 			break;
+		case PIN:
+			a.status = gvm_dsm_pin(dsm, o.offset, o.value, (int)o.flags, o.ms);
+			break;
+		case UNPIN:
+			a.status = gvm_dsm_unpin(dsm, o.offset, o.value);
+			break;
+		case PREFETCH:
+			a.status = gvm_dsm_prefetch(dsm, o.offset, o.value, (int)o.flags);
+			break;
 		case DELETE:
 			a.status = gvm_dsm_delete(NULL, o.name);
+			break;
+		case LEAVE:
+			a.status = gvm_dsm_leave(dsm, o.ms);
+			break;
+		case STAY:
+			a.status = gvm_dsm_stay(dsm);
+			break;
+		case TOLD:
+			a.status = obey_told((unsigned)o.offset, o.value);
+			break;
+		case FORK:
+			a.status = obey_fork(dsm, &o);
 			break;
 		case STATS:
 			gvm_dsm_stats(dsm, &a.stats);
@@ -278,6 +383,11 @@ static inline int m_load(unsigned i, uint64_t offset, uint64_t *value)
 		assert_int_equal(m_load(i, offset, &value_), 0);                                   \
 		assert_int_equal(value_, expected);                                                \
 	} while (0)
+/* What a member's library says of a home, or has said, for the time-th time, from 0. */
+static inline int m_told(unsigned i, unsigned node, uint64_t time)
+{
+	return order(i, (struct order){ .op = TOLD, .offset = node, .value = time }).status;
+}
 static inline struct gvm_dsm_stats m_stats(unsigned i)
 {
 	return order(i, (struct order){ .op = STATS }).stats;
@@ -285,24 +395,10 @@ static inline struct gvm_dsm_stats m_stats(unsigned i)
 
 /* ---- homes --------------------------------------------------------------------------------- */
 
-static inline unsigned free_port(void)
-{
-	struct sockaddr_in at = { .sin_family = AF_INET,
-				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	socklen_t len = sizeof(at);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
-	assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
-	close(fd);
-	return ntohs(at.sin_port);
-}
-
 static inline void home_start_with(unsigned i, const char *const *more)
 {
 	const char *argv[24] = { program,  "--cluster", map_file, "--key-file",
 				 key_file, "--log",     "warn",   HOME_ARGS };
-	pid_t parent = getpid();
 	char id[16];
 	int n = 0;
 
@@ -313,14 +409,7 @@ static inline void home_start_with(unsigned i, const char *const *more)
 	argv[n++] = id;
 	while (more && *more)
 		argv[n++] = *more++;
-	home[i].pid = fork();
-	assert_true(home[i].pid >= 0);
-	if (home[i].pid)
-		return;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() == parent)
-		execv(program, (char *const *)argv);
-	_exit(127);
+	program_start(&home[i].pid, argv);
 }
 
 static inline void home_start(unsigned i)
@@ -330,11 +419,46 @@ static inline void home_start(unsigned i)
 
 static inline void home_end(unsigned i, int signal)
 {
-	if (home[i].pid <= 0)
-		return;
-	kill(home[i].pid, signal);
-	waitpid(home[i].pid, NULL, 0);
-	home[i].pid = 0;
+	program_end(&home[i].pid, signal);
+}
+
+/* All of its threads stand still when this returns. */
+static inline void home_stop(unsigned i)
+{
+	int status;
+
+	assert_int_equal(kill(home[i].pid, SIGSTOP), 0);
+	assert_int_equal(waitpid(home[i].pid, &status, WUNTRACED), home[i].pid);
+	assert_true(WIFSTOPPED(status));
+}
+
+/* One that can be started again: what it knows of its members is in the test's folder. */
+static inline void home_start_lasting(unsigned i)
+{
+	const char *const more[] = { "--state", folder, NULL };
+
+	home_start_with(i, more);
+}
+
+static inline void home_again(unsigned i)
+{
+	home_end(i, SIGKILL);
+	home_start_lasting(i);
+}
+
+/* What homes have left there. */
+static inline void home_forget(void)
+{
+	const struct dirent *entry;
+	char path[4096];
+	DIR *dir = opendir(folder);
+
+	while (dir && (entry = readdir(dir)))
+		if (strstr(entry->d_name, ".shared")) {
+			snprintf(path, sizeof(path), "%s/%s", folder, entry->d_name);
+			unlink(path);
+		}
+	closedir(dir);
 }
 
 /* The home of a page of the region, with slabs of 64 KiB. */
@@ -368,26 +492,13 @@ static inline int dsm_teardown(void **state)
 	return 0;
 }
 
-static inline int write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC | O_TRUNC, 0600), ok;
-
-	ok = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-	close(fd);
-	return ok ? 0 : -1;
-}
-
 static inline int dsm_prepare(void)
 {
-	static char map[128 * (HOMES + MEMBERS + 1)], self[4000];
-	ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	static char map[128 * (HOMES + MEMBERS + 1)];
 	int at = 0;
 
-	if (len < 0 || !mkdtemp(folder))
+	if (processes_prepare())
 		return -1;
-	self[len] = 0;
-	snprintf(program, sizeof(program), "%s/gvm-memsrv", dirname(self));
-	snprintf(key_file, sizeof(key_file), "%s/key", folder);
 	snprintf(map_file, sizeof(map_file), "%s/map", folder);
 	for (unsigned i = 0; i < HOMES; i++)
 		at += snprintf(map + at, sizeof(map) - (size_t)at, "%u 127.0.0.1 %u role=memory\n",
@@ -397,22 +508,15 @@ static inline int dsm_prepare(void)
 			       FIRST + i, member[i].port = free_port());
 	snprintf(map + at, sizeof(map) - (size_t)at, "%u 127.0.0.1 %u role=compute\n", ROGUE,
 		 free_port());
-	if (write_file(key_file, "0123456789abcdef0123456789abcdef") || write_file(map_file, map))
-		return -1;
-	return access(program, X_OK);
+	return write_file(map_file, map);
 }
 
 #define dsm_run(tests)                                                                             \
 	({                                                                                         \
-		int failed_ = 1;                                                                   \
-		if (dsm_prepare())                                                                 \
-			fprintf(stderr, "%s: %s\n", program, strerror(errno));                     \
-		else                                                                               \
-			failed_ = cmocka_run_group_tests(tests, NULL, NULL);                       \
-		unlink(key_file);                                                                  \
+		int ran_ = processes_run(tests, dsm_prepare());                                    \
 		unlink(map_file);                                                                  \
 		rmdir(folder);                                                                     \
-		failed_;                                                                           \
+		ran_;                                                                              \
 	})
 
 #endif

@@ -3,7 +3,8 @@
  * Shows that shared regions keep their promise when connections break at any message, messages are
  * late and connecting fails: homes (two workers each) and nodes, all in this process over the loop
  * provider with faults. Writers of the same words lose nothing, readers see nothing go backwards,
- * and when it is over everything is at the homes. Each round has a seed, which is printed.
+ * and when it is over everything is at the homes. Who keeps something made of a page's contents is
+ * told in time that the page has gone. Each round has a seed, which is printed.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -43,7 +44,8 @@ static struct {
 	struct gvm_net *net;
 	struct gvm_dsm *dsm;
 	uint8_t *mem;
-	uint64_t sum; /* what it has added */
+	uint64_t sum;              /* what it has added */
+	atomic_ulong taken[PAGES]; /* how often a page was taken from it */
 	pthread_t thread;
 } node[NODES];
 static pthread_t ticker;
@@ -83,13 +85,20 @@ static void open_home(unsigned i)
 	assert_int_equal(service_open(&service, &home[i].service), 0);
 }
 
+static void on_taken(void *arg, uint64_t offset)
+{
+	atomic_fetch_add((atomic_ulong *)arg + offset / PAGE, 1);
+}
+
 static void open_node(unsigned i)
 {
 	struct gvm_dsm_config config = { .name = "looped",
 					 .flags = GVM_DSM_CREATE,
 					 .bytes = PAGES * PAGE,
 					 .slab_bytes = 64 << 10,
-					 .local_bytes = 24 * PAGE };
+					 .local_bytes = 24 * PAGE,
+					 .taken = on_taken,
+					 .arg = node[i].taken };
 	void *mem;
 
 	assert_int_equal(gvm_dsm_open(node[i].net, &config, &node[i].dsm), 0);
@@ -215,6 +224,63 @@ static void all_is_kept_without_faults(void **state)
 	nothing_refused();
 }
 
+/* What a node has made of a page: good for as long as the page has not been taken from it. */
+struct made {
+	uint64_t value;
+	unsigned long taken;
+};
+
+static uint64_t use(unsigned n, unsigned w, struct made *made)
+{
+	unsigned long taken = atomic_load(&node[n].taken[w * 8]);
+
+	if (made->taken != taken || !made->value) {
+		made->taken = taken;
+		made->value = atomic_load(word(n, w));
+	}
+	return made->value;
+}
+
+#define ROUNDS 400u
+
+/* Waits for the flag, and then uses what it has made of the other word's page. */
+static void *use_all(void *arg)
+{
+	unsigned n = (unsigned)(uintptr_t)arg;
+	struct made made = { 0 };
+
+	for (uint64_t r = 1; r <= ROUNDS; r++) {
+		while (atomic_load(word(n, 1)) < r)
+			;
+		if (use(n, 0, &made) != r)
+			return "what was made of an old content was used";
+		atomic_store(word(n, 1 + n), r);
+	}
+	return NULL;
+}
+
+static void what_was_made_of_a_page_goes_with_it(void **state)
+{
+	void *wrong;
+
+	for (unsigned n = 1; n < NODES; n++)
+		assert_int_equal(
+		    pthread_create(&node[n].thread, NULL, use_all, (void *)(uintptr_t)n), 0);
+	for (uint64_t r = 1; r <= ROUNDS; r++) {
+		atomic_store(word(0, 0), r);
+		atomic_store(word(0, 1), r);
+		for (unsigned n = 1; n < NODES; n++)
+			while (atomic_load(word(0, 1 + n)) < r)
+				;
+	}
+	for (unsigned n = 1; n < NODES; n++) {
+		pthread_join(node[n].thread, &wrong);
+		assert_null(wrong);
+		assert_true(atomic_load(&node[n].taken[0]) >= ROUNDS - 1);
+	}
+	nothing_refused();
+}
+
 static void run_with(struct gvm_loop_faults faults, unsigned rounds)
 {
 	struct gvm_loop_faults none = { 0 };
@@ -264,6 +330,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(all_is_kept_without_faults),
+		T(what_was_made_of_a_page_goes_with_it),
 		T(connections_that_break_lose_nothing),
 		T(messages_that_are_late_lose_nothing),
 		T(both_lose_nothing),

@@ -4,10 +4,15 @@
  * it; of a killed owner the pages that it had changed are lost, each access to them is SIGBUS and
  * never zeros or an older version, and all others go on; a home that is killed takes its own pages,
  * at once when it comes back without them, and no others; a node that cannot be reached by its home
- * gives its pages up before the home gives it up; a node that is stopped for a moment loses
- * nothing; an id is free for another process when the one before is buried.
+ * gives its pages up before the home gives it up, and says so when it leaves; a node that is
+ * stopped for a moment loses nothing; what only a part of its homes still has cannot be opened
+ * until it is deleted; an id is free for another process when the one before is buried.
  */
 #include "dsm_members.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #define BYTES    (1u << 20)
 #define FENCE_MS "400"
@@ -33,6 +38,15 @@ static uint64_t page_of(unsigned home)
 	while (home_of(page) != home)
 		page += 16;
 	return page;
+}
+
+/* Until a member has given up the home of a page that it has never had. */
+static void await_death(unsigned i, uint64_t at)
+{
+	uint64_t value;
+
+	assert_int_equal(m_load(i, at, &value), -EFAULT);
+	assert_int_equal(m_stats(i).homes_dead, 1);
 }
 
 static void a_killed_reader_is_not_missed(void **state)
@@ -83,8 +97,8 @@ static void a_killed_home_takes_its_own_pages(void **state)
 		assert_load(1, at[h], 10 + h);
 	}
 	home_end(1, SIGKILL);
-	while (m_stats(0).homes_dead == 0 || m_stats(1).homes_dead == 0)
-		usleep(20000);
+	await_death(0, at[1] + PAGE);
+	await_death(1, at[1] + PAGE);
 	assert_int_equal(m_load(0, at[1], &value), -EFAULT);
 	assert_int_equal(m_load(1, at[1], &value), -EFAULT);
 	assert_int_equal(m_load(2, at[1], &value), -EFAULT);
@@ -92,7 +106,7 @@ static void a_killed_home_takes_its_own_pages(void **state)
 	assert_load(0, at[0], 20);
 	/* one that starts again has another region */
 	home_start(1);
-	assert_int_equal(m_load(0, at[1] + PAGE, &value), -EFAULT);
+	assert_int_equal(m_load(0, at[1] + 2 * PAGE, &value), -EFAULT);
 	assert_load(1, at[0], 20);
 }
 
@@ -104,8 +118,7 @@ static void a_home_that_comes_back_empty_is_dead_at_once(void **state)
 	m_store(0, at, 1);
 	home_end(1, SIGKILL);
 	home_start(1);
-	while (m_stats(0).homes_dead == 0)
-		usleep(5000);
+	await_death(0, at + PAGE);
 	assert_int_equal(m_load(0, at, &value), -EFAULT);
 }
 
@@ -114,9 +127,10 @@ static void a_pause_loses_nothing(void **state)
 {
 	open_all();
 	m_store(0, 0, 1);
-	kill(home[home_of(0)].pid, SIGSTOP);
+	home_stop(home_of(0));
 	tell(1, &(struct order){ .op = LOAD, .offset = 0 });
-	usleep(150000);
+	/* it waits */
+	assert_int_equal(poll(&(struct pollfd){ .fd = member[1].fd, .events = POLLIN }, 1, 150), 0);
 	kill(home[home_of(0)].pid, SIGCONT);
 	assert_int_equal(hear(1).value, 1);
 	m_store(1, 0, 2);
@@ -132,10 +146,9 @@ static void the_fence_comes_before_the_burial(void **state)
 
 	open_all();
 	m_store(0, at, 1);
-	kill(home[1].pid, SIGSTOP);
-	while (m_stats(0).homes_dead == 0 || m_stats(1).homes_dead == 0 ||
-	       m_stats(2).homes_dead == 0)
-		usleep(20000);
+	home_stop(1);
+	for (unsigned i = 0; i < MEMBERS; i++)
+		await_death(i, at + PAGE);
 	assert_int_equal(m_load(0, at, &value), -EFAULT); /* its own copy is gone, too */
 	kill(home[1].pid, SIGCONT);
 	assert_int_equal(m_load(1, at, &value), -EFAULT);
@@ -146,6 +159,62 @@ static void the_fence_comes_before_the_burial(void **state)
 	assert_int_equal(m_open(0, 0, 0, 0), 0);
 	assert_int_equal(m_load(0, at, &value), -EFAULT); /* it was changed, and is lost */
 	assert_load(0, page_of(0) * PAGE, 5);
+}
+
+/* Its pages cannot be given back any more when it is given up: that nothing is left is no success.
+ */
+static void a_home_that_is_lost_while_its_pages_come_home(void **state)
+{
+	uint64_t at[2] = { page_of(0) * PAGE, page_of(1) * PAGE };
+
+	open_all();
+	m_store(0, at[1], 1);
+	m_store(1, at[0], 2);
+	m_store(1, at[1] + PAGE, 3);
+	home_stop(1);
+	tell(0, &(struct order){ .op = CLOSE });
+	tell(1, &(struct order){ .op = LEAVE, .ms = 20000 });
+	assert_int_equal(hear(0).status, -EIO);
+	assert_int_equal(hear(1).status, -EIO);
+	assert_load(1, at[0], 2); /* it has stayed */
+	assert_load(2, at[0], 2);
+	assert_int_equal(m_close(1), -EIO);
+}
+
+static int m_delete(unsigned i)
+{
+	return order(i, (struct order){ .op = DELETE, .name = NAME }).status;
+}
+
+/* It comes back without its part of a region that nobody has open: that is not made anew beside the
+ * other's, which would be zeros where there was something. */
+static void lose_the_part_of(unsigned h)
+{
+	uint64_t at[2] = { page_of(0) * PAGE, page_of(1) * PAGE };
+	int without = h == home_of(0) ? -ENOENT : -EIO; /* the first home alone says that */
+
+	assert_int_equal(m_open(0, BYTES, GVM_DSM_CREATE | GVM_DSM_EXCL, 0), 0);
+	for (unsigned k = 0; k < 2; k++)
+		m_store(0, at[k], 5 + k);
+	assert_int_equal(m_close(0), 0);
+	home_end(h, SIGKILL);
+	home_start(h);
+	for (unsigned round = 0; round < 2; round++) { /* nothing is left that was half made */
+		assert_int_equal(m_open(1, BYTES, GVM_DSM_CREATE, 0), -EIO);
+		assert_int_equal(m_open(2, 0, 0, 0), without);
+	}
+	assert_int_equal(m_delete(0), 0);
+	assert_int_equal(m_open(1, BYTES, GVM_DSM_CREATE, 0), 0);
+	for (unsigned k = 0; k < 2; k++)
+		assert_load(1, at[k], 0);
+	assert_int_equal(m_close(1), 0);
+	assert_int_equal(m_delete(0), 0);
+}
+
+static void what_one_of_two_homes_has_lost_is_not_made_anew(void **state)
+{
+	lose_the_part_of(0);
+	lose_the_part_of(1);
 }
 
 static void an_id_is_one_process(void **state)
@@ -196,6 +265,64 @@ static void nodes_that_cannot_reach_each_other_use_the_home(void **state)
 	}
 }
 
+/* Takes connections where a member was, and ends them. */
+static int listen_as(unsigned i)
+{
+	struct sockaddr_in at = { .sin_family = AF_INET,
+				  .sin_port = htons((uint16_t)member[i].port),
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+
+	assert_true(fd >= 0);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+	assert_int_equal(listen(fd, 64), 0);
+	return fd;
+}
+
+static unsigned connections_until(int fd, uint64_t when)
+{
+	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+	unsigned n = 0;
+
+	for (uint64_t t = gvm_now(); t < when; t = gvm_now())
+		if (poll(&poll_fd, 1, (int)((when - t) / MS) + 1) == 1) {
+			close(accept(fd, NULL, NULL));
+			n++;
+		}
+	return n;
+}
+
+/* Who is gone is asked for less and less often; when somebody waits for what this node has, at
+ * once. */
+static void who_is_gone_is_left_alone(void **state)
+{
+	unsigned first, then;
+	uint64_t began;
+	int fd;
+
+	open_all();
+	m_store(2, 0, 1);
+	assert_load(0, 0, 1);
+	m_store(0, 16 * PAGE, 2);
+	assert_int_equal(m_stats(0).nodes_here, HOMES + 1);
+	member_end(2, SIGKILL);
+	fd = listen_as(2);
+	first = connections_until(fd, gvm_now() + 3000 * MS);
+	then = connections_until(fd, gvm_now() + 3000 * MS);
+	print_message("[          ] connections in 3 s: %u, then %u\n", first, then);
+	assert_in_range(first, 1, 10); /* pauses of 0.1, 0.2, 0.4, 0.8, 1.6 s, or half of that */
+	assert_true(then <= 2);
+	close(fd);
+	member_start(2);
+	assert_int_equal(m_open(2, 0, 0, 0), 0);
+	began = gvm_now();
+	assert_load(2, 16 * PAGE, 2);
+	while (m_stats(0).nodes_here < HOMES + 1)
+		usleep(5000);
+	assert_true(gvm_now() - began < 1000 * MS);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, dsm_teardown)
 
 int main(void)
@@ -207,7 +334,10 @@ int main(void)
 		T(a_home_that_comes_back_empty_is_dead_at_once),
 		T(a_pause_loses_nothing),
 		T(the_fence_comes_before_the_burial),
+		T(a_home_that_is_lost_while_its_pages_come_home),
+		T(what_one_of_two_homes_has_lost_is_not_made_anew),
 		T(an_id_is_one_process),
+		T(who_is_gone_is_left_alone),
 		T(nodes_that_cannot_reach_each_other_use_the_home),
 	};
 

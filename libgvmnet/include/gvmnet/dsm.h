@@ -20,7 +20,13 @@
  *
  * What fails, fails loudly: an access to a page that cannot be had raises SIGBUS in the thread that
  * made it, never zeros and never an older version (a page whose owner died; all pages of a home
- * that was lost). faults_failed of the statistics counts them, the log says why.
+ * that was lost). Where a memory node has no room, or an access has waited for GVM_DSM_WAIT_MS,
+ * that is so for a second at most; then an access asks again. faults_failed of the statistics
+ * counts them, the log says why.
+ *
+ * After fork() a region is the parent's: in the child all calls with it fail with -ECHILD, and
+ * change nothing. The child may open regions, with net NULL or one that it has opened, as a node of
+ * its own.
  *
  * Functions return 0 or a negative errno; outputs are set only on success.
  */
@@ -42,8 +48,9 @@ struct gvm_dsm;
 struct gvm_dsm_config {
 	const char *name;    /* 1 to 63 of [A-Za-z0-9._-] */
 	unsigned flags;      /* GVM_DSM_* */
-	uint64_t bytes;      /* a multiple of GVM_PAGE_SIZE; 0 without CREATE: as it is */
-	uint32_t slab_bytes; /* a power of two, 64 KiB to 64 MiB; 0: GVM_SLAB, or as it is */
+	uint64_t bytes; /* a multiple of GVM_PAGE_SIZE below 16 TiB; 0 without CREATE: as it is */
+	/* a power of two, 64 KiB to 64 MiB, 4,194,304 slabs at most; 0: GVM_SLAB, or as it is */
+	uint32_t slab_bytes;
 	/*
 	 * How much of it this node may hold at a time, in bytes; what is over it is sent back to
 	 * its home. 0: all of it. At least 16 pages.
@@ -51,6 +58,29 @@ struct gvm_dsm_config {
 	uint64_t local_bytes;
 	uint32_t open_ms; /* how long to wait for homes, and for the end of another process that
 			   * had this node's id; 0: GVM_DSM_OPEN_MS */
+	/*
+	 * For who keeps something that was made from a page's contents (translated code): the page
+	 * at this offset has been taken from this node, because another one writes to it, or for
+	 * want of room. No access of any thread reaches the old contents any more, and nobody has
+	 * been told yet that it is gone: so whoever here sees something that another node has
+	 * written after it wrote to this page sees it after this has returned. It is called again
+	 * only when the page has been here again, and never of a page that was not. Not when only
+	 * writing is taken: then the contents stay as they are.
+	 *
+	 * Called by the library's thread, which serves all faults of the process: it must return
+	 * soon, touch no shared memory, call none of these functions, and take no lock whose owner
+	 * may touch shared memory. May be NULL. Not called by gvm_dsm_close() for what could not be
+	 * given back, nor after it.
+	 */
+	void (*taken)(void *arg, uint64_t offset);
+	/*
+	 * A home of the region is there (why 0; also at first, within gvm_dsm_open()), cannot be
+	 * reached (-EHOSTUNREACH: accesses that need it wait), or has been given up (-EIO, the last
+	 * that is said of it: its pages fail). By the library's thread, on the terms of taken, and
+	 * not while the region is being left. May be NULL.
+	 */
+	void (*node_state)(void *arg, unsigned node, int why);
+	void *arg; /* of both */
 };
 
 /*
@@ -58,13 +88,18 @@ struct gvm_dsm_config {
  * outlive the region; NULL: the library opens one by the options (GVM_CLUSTER, GVM_NODE,
  * GVM_KEY_FILE, GVM_TRANSPORT), which is shared by all that pass NULL.
  *
- * -EINVAL: the configuration makes no sense, or is not that of the region that is there (size,
- *          slabs, mode); no cluster map, or no id of this node in it
- * -ENOENT: no such region, without CREATE; -EEXIST: there is one, with EXCL
- * -EBUSY: another process has this node's id, or had it a moment ago; or this process has the
- *          region open already; -EPERM: the region is a private one
- * -EHOSTDOWN: a home did not answer in time; -EADDRINUSE, -EADDRNOTAVAIL, -EACCES: the node's line
- *          cannot be listened at
+ * -EINVAL: the configuration makes no sense, asks for too much, or is not that of the region that
+ *          is there (size, slabs, mode); no cluster map, or no id of this node in it
+ * -ENOENT: no such region, without CREATE
+ * -EEXIST: there is one, with EXCL
+ * -EBUSY: another process has this node's id, or had it a moment ago, or is making the region; or
+ *         this process has the region open already
+ * -EPERM: the region is a private one
+ * -EIO: its homes do not agree: one has lost what it had of the region, or kept it when it was
+ *       deleted. Nothing is made; delete the region (gvm_dsm_delete(), gvm region delete)
+ * -ETIMEDOUT: it took too long to find the homes of all its slabs
+ * -EHOSTDOWN: a home did not answer in time
+ * -EADDRINUSE, -EADDRNOTAVAIL, -EACCES: the node's line cannot be listened at
  * -EOPNOTSUPP: a home is too old for shared regions, or keeps its regions in an image file
  * -ENOSPC, -ENOMEM, -EUSERS: limits of the homes or of this machine
  */
@@ -84,17 +119,56 @@ uint64_t gvm_dsm_bytes(const struct gvm_dsm *dsm);
 unsigned gvm_dsm_node(const struct gvm_dsm *dsm);
 
 /*
- * A hint: this node will not need these bytes soon. Whole pages within go back to their home,
- * in the background. -ERANGE.
+ * A hint: this node will not need these bytes soon. Whole pages within go back to their home, in
+ * the background, but for those that exceed what may wait for a home (4 MiB). -ERANGE.
  */
 int gvm_dsm_evict(struct gvm_dsm *dsm, uint64_t offset, uint64_t len);
 
 /*
+ * Keep the pages of these bytes here: until gvm_dsm_unpin() they may be read, with write also
+ * written, without waiting, and stay where they are in memory; a device or the kernel may be told
+ * to use them (O_DIRECT, registered buffers). With write nobody else has them meanwhile, else all
+ * may read. Who wants more waits, and gets it before the next pin of the page here; so pins are for
+ * short times.
+ *
+ * Blocks until it has all of them, in the order of their addresses: who pins several ranges at a
+ * time must do so in one order everywhere, or bound the time. Pins add up, up to 65,535 a page. A
+ * thread that writes to what is pinned for reading only may wait for the thread that unpins it.
+ * What is pinned is not evicted; with local_bytes at most half of that may be, however often. A
+ * home that is given up takes its pages, pinned or not; so does gvm_dsm_close(). Any number of
+ * threads may call this, unpin and prefetch.
+ *
+ * -ETIMEDOUT: not in timeout_ms (0: no limit); -ENOMEM: more than may be; -EIO, -EHOSTDOWN: a page
+ * is lost, or its home; -ERANGE, -EBUSY; -EINVAL: it is not mapped. Then nothing is pinned.
+ */
+int gvm_dsm_pin(struct gvm_dsm *dsm, uint64_t offset, uint64_t len, int write, unsigned timeout_ms);
+/* Once for each gvm_dsm_pin() of these pages. -ERANGE. */
+int gvm_dsm_unpin(struct gvm_dsm *dsm, uint64_t offset, uint64_t len);
+/*
+ * A hint: these bytes will be read, or written, here soon. Their pages are asked for together, as
+ * many as fit (256, and a quarter of local_bytes), and come in the background; a page that is to
+ * be written is taken from all others. -ERANGE; -EINVAL: it is not mapped.
+ */
+int gvm_dsm_prefetch(struct gvm_dsm *dsm, uint64_t offset, uint64_t len, int write);
+
+/*
  * Leave: what this node owns is sent to its homes, then the mapping and the region go. No thread
  * may use the memory any more. 0, or -EIO: what this node alone had could not be given back in
- * GVM_DSM_CLOSE_MS, or a home was lost before; dsm is gone in any case. NULL is nothing to close.
+ * GVM_DSM_CLOSE_MS, or a home was lost before or meanwhile; dsm is gone in any case. NULL is
+ * nothing to close.
  */
 int gvm_dsm_close(struct gvm_dsm *dsm);
+
+/*
+ * Before this process becomes another program: what it owns is sent to its homes, and all members
+ * are told that it is gone, so that the new program can be this node at once. The mapping stays;
+ * accesses to it wait, and so does gvm_dsm_pin(). gvm_dsm_stay(), if that has failed: it is a
+ * member again, and they go on. leave: 0; -EIO: not in timeout_ms, or a home was lost before or
+ * meanwhile, it is a member as before. stay: 0, or why the region cannot be opened, after which
+ * each access fails; -ESTALE: it is another one now.
+ */
+int gvm_dsm_leave(struct gvm_dsm *dsm, unsigned timeout_ms);
+int gvm_dsm_stay(struct gvm_dsm *dsm);
 
 /*
  * Delete a region that no node has open, on all memory nodes. -EBUSY: one has; -ENOENT;
@@ -111,6 +185,8 @@ struct gvm_dsm_stats {
 	uint64_t sent, received;             /* messages of the protocol */
 	uint64_t bytes_sent, bytes_received; /* of them, with headers */
 	uint64_t pages_sent, pages_received; /* pages in them, not zero */
+	uint64_t deltas_sent;                /* of those sent: as what has changed of them */
+	uint64_t delta_saved;                /* bytes by which these were shorter */
 	uint64_t repeated;                   /* requests that were asked for again */
 	uint64_t invalidated;                /* copies given up to a writer elsewhere */
 	uint64_t evicted;                    /* pages sent home for want of room, or by hint */

@@ -80,6 +80,15 @@ int gvm_pager_sync(struct gvm_range *range);
 /* Pages [offset, offset + bytes) read as zeros from now on and cost nothing here or there. (The
  * same happens by itself on madvise(MADV_DONTNEED/REMOVE/FREE) of the range.) */
 int gvm_pager_discard(struct gvm_range *range, uint64_t offset, uint64_t bytes);
+/*
+ * Have pages [offset, offset + bytes) stay. Once one of them has been written to it is here and
+ * writable, for the kernel too where it does not wait for pages (what it writes for a thread that
+ * ends), until gvm_pager_let_go or until it is unmapped; if it is discarded, from the next write
+ * on. A sync, and what saves, may still take one away for a moment. Such pages count as pinned. A
+ * forked child has them, too. -EINVAL: not whole pages of the range.
+ */
+int gvm_pager_hold(struct gvm_range *range, uint64_t offset, uint64_t bytes);
+int gvm_pager_let_go(struct gvm_range *range, uint64_t offset, uint64_t bytes);
 /* The program is about to, or did, move or resize its mapping: call this instead of mremap. Like
  * mremap(base, bytes, new_bytes, flags, fixed): returns the new address, or MAP_FAILED and errno.
  */

@@ -33,6 +33,9 @@ struct gvm_region;
 /* A node copies a slab that a clone shares while everybody waits: a few tens of milliseconds for
  * one of this size. */
 #define GVM_SLAB_BYTES_MAX (64u << 20)
+/* Most slabs of a region: 64 TiB in slabs of 16 MiB. A size that a node names could else have this
+ * side allocate and compute without end. */
+#define GVM_SLABS_MAX (1ull << 22)
 
 struct gvm_region_config {
 	const char *name;    /* 1 to 63 of [A-Za-z0-9._-] */

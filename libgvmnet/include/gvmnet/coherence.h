@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Frames of the coherence protocol (types 44 to 61) on a worker's connections, for who runs an
- * engine: libgvmnet/dsm and gvm-memsrv. They are the protocol's own frames, header and all, and no
- * calls: their xid is a request's of the protocol. Each costs a credit, as a message does.
+ * Frames of the coherence protocol (types 43 to 62) on a worker's connections, for who runs an
+ * engine: libgvmnet/dsm and gvm-memsrv, which is of the same version. Not installed. They are the
+ * protocol's own frames, header and all, and no calls: their xid is a request's of the protocol.
+ * Each costs a credit, as a message does.
  */
-#ifndef GVM_CORE_COHERENCE_H
-#define GVM_CORE_COHERENCE_H
+#ifndef GVMNET_COHERENCE_H
+#define GVMNET_COHERENCE_H
 
 #include <gvmnet/gvmnet.h>
-#include "wire/coherence.h"
+
+struct gvm_hdr; /* wire/wire.h */
 
 /*
  * A frame that has come from a peer that is READY, in order, with h->length bytes of payload; both
