@@ -1,0 +1,197 @@
+/*
+ * Memory nodes that go and come back: what management and the run state are
+ * told of it.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The library's threads note a node's state and ring a bell; everything else is
+ * done by the main loop.  It tells of the state that it finds, so a node that
+ * goes and comes back in one moment may go unmentioned.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/qapi-events-gvm.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "sysemu/hostmem-gvm.h"
+#include "trace.h"
+
+#include <gvmnet/cluster.h>
+#include <gvmnet/pager.h>
+
+#define GVM_RETRY_MS 1000 /* what "cont" gives a node that is away */
+
+void gvm_events_node_state(void *arg, unsigned node, int why)
+{
+    HostMemoryBackendGvm *gvm = arg;
+
+    qatomic_set(&gvm->nodes[node], why == 0 ? GVM_NODE_STATE_HERE
+                                   : why == -EIO ? GVM_NODE_STATE_LOST
+                                                 : GVM_NODE_STATE_AWAY);
+    event_notifier_set(&gvm->changed);
+    if (why != 0) {
+        /* not by way of the main loop, which may be waiting for a vCPU */
+        gvm_stall_watch();
+    }
+}
+
+static void gvm_tell(HostMemoryBackendGvm *gvm, const struct gvm_node *node,
+                     GvmNodeState state)
+{
+    const char *id = object_get_canonical_path_component(OBJECT(gvm));
+
+    trace_gvm_backend_node(id, node->id, GvmNodeState_str(state));
+    if (state == GVM_NODE_STATE_HERE) {
+        qapi_event_send_gvm_node_recovered(id, node->id, node->host,
+                                           node->port);
+    } else {
+        qapi_event_send_gvm_node_lost(id, node->id, node->host, node->port,
+                                      state, gvm->unreachable);
+    }
+}
+
+/* Bring management up to date.  Returns the worst news that there is. */
+static GvmNodeState gvm_tell_all(HostMemoryBackendGvm *gvm, bool again)
+{
+    GvmNodeState worst = GVM_NODE_STATE_HERE;
+
+    for (size_t i = 0; i < gvm_cluster_size(gvm->cluster); i++) {
+        const struct gvm_node *node = gvm_cluster_at(gvm->cluster, i);
+        GvmNodeState state = qatomic_read(&gvm->nodes[node->id]);
+
+        if (state != gvm->told[node->id] ||
+            (again && state == GVM_NODE_STATE_AWAY)) {
+            gvm->told[node->id] = state;
+            gvm_tell(gvm, node, state);
+            worst = MAX(worst, state);
+        }
+    }
+    return worst;
+}
+
+/* A guest that has lost memory must not go on; another one may be continued. */
+static void gvm_stop_guest(HostMemoryBackendGvm *gvm, GvmNodeState why)
+{
+    if (gvm->unreachable != GVM_AWAY_STOP || why == GVM_NODE_STATE_HERE ||
+        !runstate_is_running()) {
+        return;
+    }
+    qemu_system_vmstop_request_prepare();
+    qemu_system_vmstop_request(why == GVM_NODE_STATE_LOST
+                                   ? RUN_STATE_INTERNAL_ERROR
+                                   : RUN_STATE_IO_ERROR);
+}
+
+static void gvm_events_changed(EventNotifier *changed)
+{
+    HostMemoryBackendGvm *gvm = container_of(changed, HostMemoryBackendGvm,
+                                             changed);
+
+    if (event_notifier_test_and_clear(changed) && gvm->cluster) {
+        GvmNodeState news = gvm_tell_all(gvm, false);
+
+        if (news != GVM_NODE_STATE_HERE) {
+            gvm_stall_watch();
+        }
+        gvm_stop_guest(gvm, news);
+    }
+}
+
+/* A node is back when management has been told so, not before. */
+static GvmNodeState gvm_worst_node(const HostMemoryBackendGvm *gvm)
+{
+    GvmNodeState worst = GVM_NODE_STATE_HERE;
+
+    for (size_t i = 0; i < gvm_cluster_size(gvm->cluster); i++) {
+        unsigned node = gvm_cluster_at(gvm->cluster, i)->id;
+
+        worst = MAX(worst, qatomic_read(&gvm->nodes[node]));
+        worst = MAX(worst, gvm->told[node]);
+    }
+    return worst;
+}
+
+bool gvm_any_node_missing(void)
+{
+    HostMemoryBackendGvm *gvm;
+
+    QLIST_FOREACH(gvm, &gvm_backends, next) {
+        if (gvm_worst_node(gvm) != GVM_NODE_STATE_HERE) {
+            return true;
+        }
+    }
+    QLIST_FOREACH(gvm, &gvm_shared_backends, next) {
+        if (gvm_worst_node(gvm) != GVM_NODE_STATE_HERE) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Of nodes that an access waits for, the state of the worst. */
+GvmNodeState gvm_worst_awaited(void)
+{
+    GvmNodeState worst = GVM_NODE_STATE_HERE;
+    HostMemoryBackendGvm *gvm;
+
+    QLIST_FOREACH(gvm, &gvm_backends, next) {
+        if (gvm->unreachable != GVM_AWAY_ZERO) {
+            worst = MAX(worst, gvm_worst_node(gvm));
+        }
+    }
+    QLIST_FOREACH(gvm, &gvm_shared_backends, next) {
+        worst = MAX(worst, gvm_worst_node(gvm));
+    }
+    return worst;
+}
+
+/* The guest was continued, and had its time: is the node back? */
+static void gvm_retry_over(void *opaque)
+{
+    HostMemoryBackendGvm *gvm;
+
+    QLIST_FOREACH(gvm, &gvm_backends, next) {
+        if (runstate_is_running() && gvm->unreachable == GVM_AWAY_STOP) {
+            gvm_stop_guest(gvm, gvm_tell_all(gvm, true));
+        }
+    }
+}
+
+static void gvm_run_state_changed(void *opaque, bool running, RunState state)
+{
+    static QEMUTimer *retry;
+
+    if (!retry) {
+        retry = timer_new_ms(QEMU_CLOCK_REALTIME, gvm_retry_over, NULL);
+    }
+    if (running && gvm_any_node_missing()) {
+        timer_mod(retry, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                             GVM_RETRY_MS);
+        gvm_stall_watch();
+    } else {
+        timer_del(retry);
+    }
+}
+
+void gvm_events_start(HostMemoryBackendGvm *gvm)
+{
+    static VMChangeStateEntry *entry;
+
+    gvm->nodes = g_new0(uint8_t, GVM_MAX_NODES);
+    gvm->told = g_new0(uint8_t, GVM_MAX_NODES);
+    event_notifier_init(&gvm->changed, false);
+    event_notifier_set_handler(&gvm->changed, gvm_events_changed);
+    if (!entry) {
+        entry = qemu_add_vm_change_state_handler(gvm_run_state_changed, NULL);
+    }
+}
+
+void gvm_events_stop(HostMemoryBackendGvm *gvm)
+{
+    if (gvm->nodes) {
+        event_notifier_set_handler(&gvm->changed, NULL);
+        event_notifier_cleanup(&gvm->changed);
+    }
+    g_free(gvm->nodes);
+    g_free(gvm->told);
+}
