@@ -185,7 +185,6 @@ static void a_write_to_what_all_share(void **state)
 				.nodes = 10240,
 				.homes = 1,
 				.pages = 1,
-				.ops = 30000,
 				.pattern = SIM_BROADCAST,
 				.latency_ns = 1000000,
 				.think_ns = 1000 };
@@ -197,6 +196,27 @@ static void a_write_to_what_all_share(void **state)
 		      (unsigned long long)r.last_bytes, (unsigned long long)r.directory_bytes);
 	assert_true(r.last_fault_ns < 11 * 1000000ull + 100000);
 	assert_true(r.last_bytes <= 1000000);
+}
+
+/* A run has an end whatever else happens in it, and what was asked for happens: connections that
+ * break for as long as there is something to do, partitions that are longer than any fault is. */
+static void a_run_ends(void **state)
+{
+	struct sim_config c = base(1);
+	struct sim_result r;
+
+	c.nodes = 16;
+	c.ops = 160;
+	c.partitions = 1;
+	c.partition_ns = 100000000000;
+	must_run(&c, &r);
+	assert_int_equal(r.partitions, 1);
+	c.pattern = SIM_BROADCAST;
+	c.partition_ns = 1000000;
+	c.chaos_ns = 1000000;
+	must_run(&c, &r);
+	assert_int_equal(r.partitions, 1);
+	assert_int_equal(r.accesses, 17);
 }
 
 /* Whoever's connection a message is lost with: when it is back, what was lost is asked for, and
@@ -328,6 +348,7 @@ int main(void)
 		cmocka_unit_test(workloads_are_what_they_say),
 		cmocka_unit_test(percentiles),
 		cmocka_unit_test(a_write_to_what_all_share),
+		cmocka_unit_test(a_run_ends),
 		cmocka_unit_test(what_was_lost_is_asked_for_when_it_can_be),
 		cmocka_unit_test(what_deltas_save_is_counted),
 		cmocka_unit_test(a_million_events_a_second),

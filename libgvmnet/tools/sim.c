@@ -644,10 +644,18 @@ static void dispatch(struct sim *s, uint32_t index)
 	after(s, n);
 }
 
-/* All events up to the end of all faults; idle: what may pass of time without one. */
+/* What may pass of time without an access that ends: as many messages and pauses as no fault needs,
+ * and a partition from its beginning to its end. */
+static uint64_t most_idle(const struct sim_config *c)
+{
+	return 2000ull * (RETRY_NS + SLOW_FACTOR * (c->latency_ns + c->jitter_ns) + c->think_ns) +
+	       c->partition_ns;
+}
+
+/* All events up to the end of all faults. */
 static void run(struct sim *s)
 {
-	uint64_t done = 0, since = 0;
+	uint64_t done = 0, since = 0, idle = most_idle(&s->c);
 
 	while (s->heap_count && !s->r->error[0]) {
 		struct slot slot = heap_pop(s);
@@ -662,7 +670,7 @@ static void run(struct sim *s)
 		if (s->r->accesses + s->r->failed != done) {
 			done = s->r->accesses + s->r->failed;
 			since = s->r->time_ns = s->now;
-		} else if (s->open && s->now - since > 2000ull * RETRY_NS) {
+		} else if (s->open && s->now - since > idle) {
 			wrong(s, "%llu faults do not end", (unsigned long long)s->open);
 		}
 	}
@@ -761,6 +769,8 @@ int sim_run(const struct sim_config *config, struct sim_result *result)
 	s->c = *config;
 	s->r = result;
 	s->rng = config->seed;
+	if (config->pattern == SIM_BROADCAST)
+		s->c.ops = config->nodes - (config->returns ? config->homes : 0);
 	s->page_size = config->changed ? DELTA_PAGE : PAGE_SIZE;
 	s->plain = !config->jitter_ns && !config->chaos_ns && !config->loss &&
 		   !config->partitions && !config->crashes && !config->returns && !config->twice;

@@ -26,7 +26,8 @@ struct sim_config {
 	uint64_t seed;
 	uint32_t nodes, homes; /* homes: nodes 0 to homes - 1 are home of the pages, in turn */
 	uint32_t pages;
-	uint64_t ops; /* accesses of all programs together; SIM_BROADCAST: one each */
+	uint64_t
+	    ops; /* accesses of all programs together; SIM_BROADCAST: not looked at, one each */
 	enum sim_pattern pattern;
 	uint32_t write_percent, evict_percent;
 	uint64_t latency_ns, jitter_ns; /* of a message: latency and up to jitter more */
