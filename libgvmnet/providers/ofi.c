@@ -101,6 +101,17 @@ static int get_info(const char *provider, struct fi_info **list)
 	return err == -FI_ENODATA ? -ENODEV : ofi_errno(err);
 }
 
+/* shm comes twice, and the one for memory of other devices than the CPU has no inject_size
+ * (ofi_shm_cell()). */
+static int is_better(const struct fi_info *i, int rank, const struct fi_info *best)
+{
+	const char *name = best->fabric_attr->prov_name;
+
+	if (strcmp(i->fabric_attr->prov_name, name) == 0 && strncmp(name, "shm", 3) == 0)
+		return i->tx_attr->inject_size > best->tx_attr->inject_size;
+	return rank < is_last_choice(name);
+}
+
 /* The best of what there is: libfabric has it in its order. */
 static const struct fi_info *choose(const struct fi_info *list, int asked)
 {
@@ -111,7 +122,7 @@ static const struct fi_info *choose(const struct fi_info *list, int asked)
 
 		if (rank > 1 || strlen(i->fabric_attr->prov_name) >= 40)
 			continue;
-		if (!best || rank < is_last_choice(best->fabric_attr->prov_name))
+		if (!best || is_better(i, rank, best))
 			best = i;
 	}
 	return best;
@@ -634,6 +645,8 @@ static int is_hardware(const struct fi_info *info)
  * of the registration. */
 static void set_limits(struct ofi_prov *prov)
 {
+	if (ofi_is_shm(prov))
+		prov->rma.cell = (uint32_t)ofi_shm_cell(prov->info);
 	if (is_hardware(prov->info))
 		return;
 	prov->rma.no_writes = 1;

@@ -245,6 +245,8 @@ int ofi_shm_add(struct ofi_port *port);
 /* An endpoint of this process has this name: it is not closed until it is not used any more. */
 struct ofi_shm *ofi_shm_use(const struct ofi_prov *prov, const uint8_t *name, uint32_t len);
 void ofi_shm_unuse(struct ofi_shm *shm);
+/* The longest cell that is with the other side once it is sent. */
+size_t ofi_shm_cell(const struct fi_info *info);
 /* Is there an endpoint of this name, on this machine? */
 int ofi_shm_exists(const char *name);
 /* port ends. 1: it is used; its endpoint, and what belongs to that, is closed later. */
