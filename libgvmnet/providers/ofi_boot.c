@@ -235,6 +235,14 @@ void ofi_check_ending(struct ofi_ep *ep)
 		fail(ep, -ECONNRESET, "the other side has closed the connection");
 }
 
+void ofi_conns_fail(struct ofi_prov *prov, const char *reason)
+{
+	for (uint32_t i = 0; i < prov->ids.cap; i++)
+		while (prov->ids.slot[i])
+			fail(container_of(prov->ids.slot[i], struct ofi_ep, node), -ECONNRESET,
+			     reason);
+}
+
 void ofi_unaccept_all(struct ofi_prov *prov, const struct gvm_listener *listener)
 {
 	struct ofi_ep *ep = prov->waits, *next;

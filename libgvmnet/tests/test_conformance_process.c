@@ -18,7 +18,7 @@ static void a_killed_server(void **state)
 	uint64_t key, first;
 	uint8_t *buf;
 
-	if (one_process() || locks_die_with_processes())
+	if (one_process())
 		skip();
 	buf = malloc((size_t)N * MIB);
 	key = child_begin(0);
@@ -202,6 +202,53 @@ static void a_stopped_server(void **state)
 	free(copy);
 }
 
+/*
+ * It is stopped with requests and answers under way, and when it goes on the connection is no more.
+ * What it had begun arrives late, where nobody waits for it, or not at all: nobody minds.
+ */
+static void a_stopped_server_is_given_up(void **state)
+{
+	enum { N = 16, ROUNDS = 60 };
+	struct job jobs[N];
+	uint8_t *buf, one[4096];
+	uint64_t key;
+
+	if (one_process())
+		skip();
+	buf = malloc((size_t)N * 4096);
+	key = child_begin(0);
+	node_open(&client);
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		struct gvm_peer *peer = ready_child();
+		unsigned turns = round % 7;
+
+		jobs_done = 0;
+		for (unsigned i = 0; i < N; i++) {
+			job_init(&jobs[i], 0);
+			assert_int_equal(
+			    gvm_fetch(peer, key, i * 4096, buf + i * 4096, 4096, NULL, &jobs[i].op),
+			    0);
+		}
+		while (turns--)
+			turn();
+		stall(1);
+		gvm_peer_disconnect(peer, -ECANCELED);
+		stall(0);
+		until(jobs_done == N);
+		for (unsigned i = 0; i < N; i++) {
+			assert_int_equal(jobs[i].calls, 1);
+			assert_true(jobs[i].status == 0 || jobs[i].status == -ECANCELED);
+			if (!jobs[i].status)
+				all_bytes_are(buf + i * 4096, 4096, CHILD_BYTE, CHILD_BYTE);
+		}
+		memset(one, 0, sizeof(one));
+		assert_int_equal(fetch_in_the_end(key, MIB, one, sizeof(one)), 0);
+		all_bytes_are(one, sizeof(one), CHILD_BYTE, CHILD_BYTE);
+	}
+	child_kill();
+	free(buf);
+}
+
 /* RDMA: a process that has once said where its memory is has no part in what is read and written.
  */
 static void a_stopped_server_is_read(void **state)
@@ -262,8 +309,11 @@ static void an_idle_server_is_killed(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		FORK(a_killed_server),          FORK(a_stopped_server),
-		FORK(a_stopped_server_is_read), FORK(a_stopped_server_is_noticed),
+		FORK(a_killed_server),
+		FORK(a_stopped_server),
+		FORK(a_stopped_server_is_given_up),
+		FORK(a_stopped_server_is_read),
+		FORK(a_stopped_server_is_noticed),
 		FORK(an_idle_server_is_killed),
 	};
 
