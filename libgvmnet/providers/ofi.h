@@ -275,7 +275,9 @@ void ofi_gate_close(struct ofi_gate *gate);
 /* -EAGAIN: somebody is inside. -EOWNERDEAD: somebody has died there, now or earlier. */
 int ofi_gate_enter(struct ofi_gate *gate);
 void ofi_gate_leave(struct ofi_gate *gate);
-/* Gates and regions that processes of this user have left behind. */
+/* Gates and regions that processes of this user have left behind: of this name, or all. Those of
+ * processes that live stay. */
+void ofi_gate_sweep(const char *name);
 void ofi_gates_sweep(void);
 
 /* ---- ofi_listen.c -------------------------------------------------------------------------- */

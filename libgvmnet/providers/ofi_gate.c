@@ -98,6 +98,14 @@ static void sweep_one(const char *file)
 	close(fd);
 }
 
+void ofi_gate_sweep(const char *name)
+{
+	char path[PATH_MOST];
+
+	gate_path(path, name);
+	sweep_one(path + strlen(DIR_PATH));
+}
+
 void ofi_gates_sweep(void)
 {
 	DIR *dir = opendir(DIR_PATH);

@@ -229,6 +229,8 @@ static void addr_free(struct ofi_addr *addr)
 {
 	if (addr->shm)
 		ofi_shm_unuse(addr->shm);
+	if (addr->gate)
+		ofi_gate_sweep((const char *)addr->name); /* it may have died */
 	ofi_gate_close(addr->gate);
 	free(addr);
 }
@@ -240,6 +242,7 @@ static struct ofi_addr *addr_new(struct ofi_port *port, const uint8_t *name, uin
 	if (!addr)
 		return NULL;
 	addr->len = len;
+	memcpy(addr->name, name, len);
 	if (port->gate)
 		addr->gate = ofi_gate_open((const char *)name);
 	if ((port->gate && !addr->gate) ||
@@ -247,7 +250,6 @@ static struct ofi_addr *addr_new(struct ofi_port *port, const uint8_t *name, uin
 		addr_free(addr);
 		return NULL;
 	}
-	memcpy(addr->name, name, len);
 	addr->shm = ofi_shm_use(port->prov, name, len);
 	addr->port = port;
 	addr_link(addr);
