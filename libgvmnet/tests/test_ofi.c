@@ -5,6 +5,7 @@
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -478,6 +479,55 @@ static void what_is_left_is_swept_away(void **state)
 	assert_int_equal(unlink(name), 0);
 }
 
+/* ---- descriptors --------------------------------------------------------------------------- */
+
+static unsigned told_of_descriptors;
+
+static void hear(enum gvm_log_level level, const char *line)
+{
+	told_of_descriptors += strstr(line, "ulimit -n") != NULL;
+}
+
+/* libfabric says nothing when it finds none, and tries on: whoever waits for it hears why. */
+static void no_descriptors_left(void **state)
+{
+	struct rlimit before, few;
+	uint8_t buf[64];
+	int fds[256];
+	unsigned n = 0;
+	uint64_t begun;
+	struct conn c;
+
+	offer(5, 4096, GVM_ACCESS_FETCH, 0);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	few = before;
+	few.rlim_cur = 256;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+	while ((fds[n] = fcntl(epfd, F_DUPFD_CLOEXEC, 0)) >= 0)
+		n++;
+	close(fds[--n]);
+	close(fds[--n]); /* both ends of the TCP connection */
+	told_of_descriptors = 0;
+	gvm_log_set(hear);
+	dial_host(&c, "127.0.0.1");
+	begun = host_now(NULL);
+	while (!c.connected && host_now(NULL) - begun < 300000000ull)
+		step(5);
+	assert_int_not_equal(c.connected, 1);
+	if (!c.connected) /* as core does when the time for it is over */
+		client.ops->shut(c.ep, -ETIMEDOUT);
+	assert_in_range(told_of_descriptors, 1, 2); /* both sides may, once a second */
+	while (n)
+		close(fds[--n]);
+	gvm_log_set(NULL);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	settle();
+	server.accepted = 0;
+	dial(&c);
+	assert_int_equal(do_op(&c, GVM_OP_FETCH, 5, 0, buf, 64), 0);
+	client.ops->shut(c.ep, -ECANCELED);
+}
+
 #ifdef __SANITIZE_THREAD__
 /* libfabric is built without the sanitizer, which does not see how its threads agree. */
 const char *__tsan_default_suppressions(void);
@@ -502,6 +552,7 @@ int main(int argc, char **argv)
 		CASE(another_provider, &ofi),
 		CASE(nobody_writes_past_core, &ofi),
 		CASE(a_reader_is_waited_for, &ofi),
+		CASE(no_descriptors_left, &ofi),
 		CASE(a_gate_that_is_taken, &ofi),
 		CASE(a_process_dies_inside, &ofi),
 		CASE(what_is_left_is_swept_away, &ofi),
