@@ -279,6 +279,11 @@ void ofi_gate_leave(struct ofi_gate *gate);
  * processes that live stay. */
 void ofi_gate_sweep(const char *name);
 void ofi_gates_sweep(void);
+/* Regions with this process's number that are older than it (CLOCK_REALTIME, ns): of an earlier
+ * one. libfabric takes them for this one's, and makes no endpoint: EBUSY. */
+void ofi_regions_sweep(int pid, uint64_t started);
+/* All that, before an endpoint is made. */
+void ofi_shm_sweep(void);
 
 /* ---- ofi_listen.c -------------------------------------------------------------------------- */
 

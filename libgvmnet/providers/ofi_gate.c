@@ -28,12 +28,14 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define DIR_PATH   "/dev/shm/"
 #define PREFIX     "gvmnet-"
 #define PATH_MOST  320
 #define GATE_READY 0x47564d6761746531ull /* "GVMgate1" */
+#define OLDER_NS   100000000ull          /* the kernel's ticks are 10 ms */
 #define GATE_LOOKS 200                   /* whoever is inside may come out at once */
 #define MAKE_TRIES 8
 
@@ -116,6 +118,59 @@ void ofi_gates_sweep(void)
 			sweep_one(entry->d_name);
 	if (dir)
 		closedir(dir);
+}
+
+/* CLOCK_REALTIME, as files have it; 0: not known. */
+static uint64_t process_started(void)
+{
+	struct timespec now, up;
+	unsigned long long ticks;
+	char text[1024], *at;
+	FILE *f = fopen("/proc/self/stat", "re");
+	size_t n = f ? fread(text, 1, sizeof(text) - 1, f) : 0;
+
+	if (f)
+		fclose(f);
+	text[n] = 0;
+	at = strrchr(text, ')'); /* the 22nd field, 20 behind the name */
+	for (int i = 0; at && i < 20; i++)
+		at = strchr(at + 1, ' ');
+	if (!at || sscanf(at, "%llu", &ticks) != 1)
+		return 0;
+	clock_gettime(CLOCK_REALTIME, &now);
+	clock_gettime(CLOCK_BOOTTIME, &up);
+	return (uint64_t)(now.tv_sec - up.tv_sec) * 1000000000ull + (uint64_t)now.tv_nsec -
+	       (uint64_t)up.tv_nsec + ticks * (1000000000ull / (uint64_t)sysconf(_SC_CLK_TCK));
+}
+
+static int is_older(const struct stat *st, uint64_t than)
+{
+	return (uint64_t)st->st_ctim.tv_sec * 1000000000ull + (uint64_t)st->st_ctim.tv_nsec +
+		   OLDER_NS <
+	       than;
+}
+
+void ofi_regions_sweep(int pid, uint64_t started)
+{
+	DIR *dir = opendir(DIR_PATH);
+	struct dirent *entry;
+	char prefix[48];
+	struct stat st;
+
+	snprintf(prefix, sizeof(prefix), "%d:%u:", pid, (unsigned)geteuid());
+	while (dir && (entry = readdir(dir)))
+		if (strncmp(entry->d_name, prefix, strlen(prefix)) == 0 &&
+		    fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+		    S_ISREG(st.st_mode) && st.st_uid == geteuid() && is_older(&st, started))
+			unlinkat(dirfd(dir), entry->d_name, 0);
+	if (dir)
+		closedir(dir);
+}
+
+void ofi_shm_sweep(void)
+{
+	ofi_gates_sweep();
+	ofi_regions_sweep(getpid(), process_started());
 }
 
 /* ---- making one ---------------------------------------------------------------------------- */

@@ -426,7 +426,7 @@ static int port_open(struct ofi_port *port, struct fi_info *info)
 	int err;
 
 	if (ofi_is_shm(prov))
-		ofi_gates_sweep(); /* one of this name among them */
+		ofi_shm_sweep(); /* one of this name among them */
 	err = fi_av_open(prov->domain, &av, &port->av, NULL);
 	if (!err)
 		err = fi_endpoint(prov->domain, info, &port->ep, NULL);

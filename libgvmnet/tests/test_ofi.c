@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "providers/ofi.h" /* first: cmocka's fail() is a macro */
@@ -528,6 +529,26 @@ static void no_descriptors_left(void **state)
 	client.ops->shut(c.ep, -ECANCELED);
 }
 
+/* An earlier process had this one's number, and no gate. */
+static void regions_of_before_are_swept_away(void **state)
+{
+	const int nobody = 1 << 30; /* no process has such a number */
+	struct timespec now;
+	uint64_t at;
+	char name[64];
+
+	snprintf(name, sizeof(name), "%d:%u:0", nobody, (unsigned)geteuid());
+	make_region(name);
+	clock_gettime(CLOCK_REALTIME, &now);
+	at = (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+	ofi_regions_sweep(nobody, 0);
+	ofi_regions_sweep(nobody, at); /* of the same time: it may be the process's own */
+	ofi_regions_sweep(nobody - 1, at + 10000000000ull);
+	assert_true(in_shm("", name));
+	ofi_regions_sweep(nobody, at + 10000000000ull);
+	assert_false(in_shm("", name));
+}
+
 #ifdef __SANITIZE_THREAD__
 /* libfabric is built without the sanitizer, which does not see how its threads agree. */
 const char *__tsan_default_suppressions(void);
@@ -556,6 +577,7 @@ int main(int argc, char **argv)
 		CASE(a_gate_that_is_taken, &ofi),
 		CASE(a_process_dies_inside, &ofi),
 		CASE(what_is_left_is_swept_away, &ofi),
+		CASE(regions_of_before_are_swept_away, &ofi),
 	};
 
 	node_args = argc > 1 ? argv[1] : "tcp";
