@@ -101,6 +101,17 @@ static int get_info(const char *provider, struct fi_info **list)
 	return err == -FI_ENODATA ? -ENODEV : ofi_errno(err);
 }
 
+/* shm comes twice, and the one for memory of other devices than the CPU has no inject_size
+ * (ofi_shm_cell()). */
+static int is_better(const struct fi_info *i, int rank, const struct fi_info *best)
+{
+	const char *name = best->fabric_attr->prov_name;
+
+	if (strcmp(i->fabric_attr->prov_name, name) == 0 && strncmp(name, "shm", 3) == 0)
+		return i->tx_attr->inject_size > best->tx_attr->inject_size;
+	return rank < is_last_choice(name);
+}
+
 /* The best of what there is: libfabric has it in its order. */
 static const struct fi_info *choose(const struct fi_info *list, int asked)
 {
@@ -111,7 +122,7 @@ static const struct fi_info *choose(const struct fi_info *list, int asked)
 
 		if (rank > 1 || strlen(i->fabric_attr->prov_name) >= 40)
 			continue;
-		if (!best || rank < is_last_choice(best->fabric_attr->prov_name))
+		if (!best || is_better(i, rank, best))
 			best = i;
 	}
 	return best;
@@ -242,13 +253,9 @@ static ssize_t post_send(struct ofi_ep *ep, struct ofi_work *w)
 	ssize_t err;
 
 	memcpy(w->work.buf + 8, &to, sizeof(to));
-	err = fi_send(ep->port->ep, w->work.buf, w->work.len, w->work.reg->local, ep->addr->fi,
-		      &w->ctx);
-	if (err)
-		return err;
-	ep->sent++;
-	ofi_of(ep)->sends++;
-	return 0;
+	err = ofi_send(ep->port, ep->addr, w->work.buf, w->work.len, w->work.reg->local, &w->ctx);
+	ep->sent += !err;
+	return err;
 }
 
 static ssize_t post_write(struct ofi_ep *ep, struct ofi_work *w)
@@ -358,10 +365,30 @@ static void take_error(struct ofi_prov *prov)
 		ofi_port_repost((struct ofi_buf *)ctx);
 }
 
+/* libfabric looks for what has come only where there is no completion yet. */
+static ssize_t read_cq(struct ofi_prov *prov, struct fi_cq_msg_entry e[BATCH])
+{
+	struct ofi_gate *gate = prov->ports ? prov->ports->gate : NULL;
+	int err = gate ? ofi_gate_enter(gate) : 0;
+	ssize_t n;
+
+	if (err == -EAGAIN)
+		prov->again = 1;
+	else if (err)
+		prov->spoiled = 1;
+	/* all that was sent has a completion already */
+	if (err && (err == -EAGAIN || !prov->sends || !ofi_shm_sends_at_once(prov)))
+		return -FI_EAGAIN;
+	n = fi_cq_read(prov->cq, e, BATCH);
+	if (gate && !err)
+		ofi_gate_leave(gate);
+	return n;
+}
+
 static ssize_t take_some(struct ofi_prov *prov)
 {
 	struct fi_cq_msg_entry e[BATCH];
-	ssize_t n = fi_cq_read(prov->cq, e, BATCH);
+	ssize_t n = read_cq(prov, e);
 
 	if (n == -FI_EAVAIL) {
 		take_error(prov);
@@ -380,17 +407,25 @@ static ssize_t take_some(struct ofi_prov *prov)
 	return n;
 }
 
+static void renew(struct ofi_prov *prov);
+
 int ofi_poll(struct gvm_rma *rma)
 {
 	struct ofi_prov *prov = ofi_prov(rma);
 	ssize_t n = 0, got;
 
+	if (!prov->cq) {
+		renew(prov);
+		return 0;
+	}
 	if (prov->paths)
 		ofi_paths_try(prov);
 	do {
 		got = take_some(prov);
 		n += got > 0 ? got : 0;
 	} while (got == BATCH && n < POLL_MOST);
+	if (prov->spoiled)
+		renew(prov);
 	if (n)
 		prov->busy_at = gvm_now();
 	return (int)n;
@@ -587,22 +622,59 @@ static void name_machine(struct ofi_prov *prov)
 		fclose(f);
 }
 
+static int fabric_open(struct ofi_prov *prov)
+{
+	int err = ofi_errno(fi_fabric(prov->info->fabric_attr, &prov->fabric, NULL));
+
+	if (!err)
+		err = ofi_errno(fi_domain(prov->fabric, prov->info, &prov->domain, NULL));
+	return err ? err : cq_open(prov);
+}
+
+static void fabric_close(struct ofi_prov *prov)
+{
+	if (prov->cq_watch.fd >= 0)
+		prov->rma.up->unwatch(prov->rma.host, &prov->cq_watch);
+	prov->cq_watch.fd = -1;
+	close_fid(prov->cq ? &prov->cq->fid : NULL);
+	close_fid(prov->domain ? &prov->domain->fid : NULL);
+	close_fid(prov->fabric ? &prov->fabric->fid : NULL);
+	prov->cq = NULL;
+	prov->domain = NULL;
+	prov->fabric = NULL;
+}
+
+/* A process has died inside the region of this worker's port, which nobody can use any more: all
+ * connections end, and the next ones have a port of their own. */
+static void renew(struct ofi_prov *prov)
+{
+	if (prov->sends && ofi_shm_sends_at_once(prov))
+		return; /* the rest of the completions come first, with the next poll */
+	if (prov->ports) {
+		gvm_log(GVM_LOG_WARN, "transport ofi: a process has died while it had a lock of "
+				      "shared memory of this one: all connections over libfabric's "
+				      "shm end, and are made again");
+		ofi_conns_fail(prov, "a process has died inside libfabric's shm");
+	}
+	if (prov->sends)
+		return;
+	ofi_ports_stop(prov);
+	ofi_ports_free(prov);
+	fabric_close(prov);
+	prov->spoiled = fabric_open(prov) != 0;
+	if (prov->spoiled)
+		fabric_close(prov);
+}
+
 static void device_close(struct ofi_prov *prov)
 {
 	ofi_ports_stop(prov);
 	ofi_ports_free(prov);
-	if (prov->cq_watch.fd >= 0)
-		prov->rma.up->unwatch(prov->rma.host, &prov->cq_watch);
 	if (prov->nap.fd >= 0) {
 		prov->rma.up->unwatch(prov->rma.host, &prov->nap);
 		close(prov->nap.fd);
 	}
-	if (prov->cq)
-		fi_close(&prov->cq->fid);
-	if (prov->domain)
-		fi_close(&prov->domain->fid);
-	if (prov->fabric)
-		fi_close(&prov->fabric->fid);
+	fabric_close(prov);
 	fi_freeinfo(prov->info);
 }
 
@@ -634,6 +706,8 @@ static int is_hardware(const struct fi_info *info)
  * of the registration. */
 static void set_limits(struct ofi_prov *prov)
 {
+	if (ofi_is_shm(prov))
+		prov->rma.cell = (uint32_t)ofi_shm_cell(prov->info);
 	if (is_hardware(prov->info))
 		return;
 	prov->rma.no_writes = 1;
@@ -651,11 +725,7 @@ static int device_open(struct ofi_prov *prov, const char *args)
 		return err;
 	set_limits(prov);
 	name_machine(prov);
-	err = ofi_errno(fi_fabric(prov->info->fabric_attr, &prov->fabric, NULL));
-	if (!err)
-		err = ofi_errno(fi_domain(prov->fabric, prov->info, &prov->domain, NULL));
-	if (!err)
-		err = cq_open(prov);
+	err = fabric_open(prov);
 	if (!err)
 		err = nap_open(prov);
 	/* what is registered for an endpoint wants one; or it shows that none can be made */

@@ -7,6 +7,7 @@
  *     ofi_boot.c     connections: the TCP connection that begins, keeps and ends each
  *     ofi_listen.c   listeners
  *     ofi_shm.c      endpoints of the shm provider that outlive their worker
+ *     ofi_gate.c     who may be inside of such an endpoint
  *     ofi_module.c   the provider's table, and the door of its module
  *
  * Threads: everything belongs to one worker's thread.
@@ -54,8 +55,9 @@ struct ofi_buf {
 struct ofi_addr {
 	struct ofi_addr *next, *prev; /* last used first */
 	struct ofi_port *port;
-	unsigned refs;       /* connections and works */
-	struct ofi_shm *shm; /* shm: of this process */
+	unsigned refs;         /* connections and works */
+	struct ofi_shm *shm;   /* shm: of this process */
+	struct ofi_gate *gate; /* shm */
 	fi_addr_t fi;
 	uint32_t len;
 	uint8_t name[240];
@@ -71,7 +73,9 @@ struct ofi_port {
 	struct fid_ep *ep;
 	uint8_t name[240];
 	uint32_t name_len;
-	struct ofi_shm *shm; /* shm: for others of this process */
+	struct ofi_shm *shm;   /* shm: for others of this process */
+	struct ofi_gate *gate; /* shm: for all, and the file that says so */
+	int gate_fd;
 	struct ofi_addr *addrs, *addrs_last;
 	unsigned n_addrs, idle_addrs;
 	struct ofi_buf *idle;
@@ -134,7 +138,8 @@ struct ofi_prov {
 	uint64_t busy_at;          /* when something was last found */
 	struct ofi_port *ports;
 	struct rma_table ids;
-	unsigned conns, sends; /* endpoints with a socket; cells under way */
+	unsigned conns, sends; /* endpoints with a socket; cells under way, first ones too */
+	int spoiled;           /* shm: a process has died inside the port's region */
 	struct ofi_ep *paths;  /* those whose first cell is to be sent */
 	uint8_t machine[16];
 
@@ -203,6 +208,9 @@ int ofi_poll(struct gvm_rma *rma);
 
 /* The port for connections from this local address. */
 int ofi_port_get(struct ofi_prov *prov, const struct sockaddr *local, struct ofi_port **port);
+/* Send to this address; as fi_send(), but for what ofi_gate_enter() says. */
+ssize_t ofi_send(struct ofi_port *port, struct ofi_addr *addr, const void *buf, size_t len,
+		 void *desc, struct ofi_ctx *ctx);
 void ofi_ports_stop(struct ofi_prov *prov);
 /* After ofi_ports_stop. */
 void ofi_ports_free(struct ofi_prov *prov);
@@ -229,6 +237,8 @@ void ofi_accept(struct ofi_prov *prov, struct gvm_listener *listener, int fd,
 void ofi_paths_try(struct ofi_prov *prov);
 /* A first cell has been sent, or not. */
 void ofi_path_done(struct ofi_ep *ep, int err);
+/* All that have a port end. */
+void ofi_conns_fail(struct ofi_prov *prov, const char *reason);
 /* There is a way to the other side: the connection is open. */
 void ofi_path_open(struct ofi_ep *ep);
 /* All cells that were to come have: it has ended. */
@@ -245,10 +255,35 @@ int ofi_shm_add(struct ofi_port *port);
 /* An endpoint of this process has this name: it is not closed until it is not used any more. */
 struct ofi_shm *ofi_shm_use(const struct ofi_prov *prov, const uint8_t *name, uint32_t len);
 void ofi_shm_unuse(struct ofi_shm *shm);
+/* The longest cell that is with the other side once it is sent. */
+size_t ofi_shm_cell(const struct fi_info *info);
+/* Are all cells such? */
+int ofi_shm_sends_at_once(const struct ofi_prov *prov);
 /* Is there an endpoint of this name, on this machine? */
 int ofi_shm_exists(const char *name);
 /* port ends. 1: it is used; its endpoint, and what belongs to that, is closed later. */
 int ofi_shm_end(struct ofi_port *port);
+
+/* ---- ofi_gate.c ---------------------------------------------------------------------------- */
+
+/* The gate of this process's endpoint, and the descriptor that keeps it from being swept away. */
+int ofi_gate_make(const char *name, struct ofi_gate **gate, int *fd);
+void ofi_gate_unmake(const char *name, struct ofi_gate *gate, int fd);
+/* That of an endpoint of this machine and user; NULL: there is none. */
+struct ofi_gate *ofi_gate_open(const char *name);
+void ofi_gate_close(struct ofi_gate *gate);
+/* -EAGAIN: somebody is inside. -EOWNERDEAD: somebody has died there, now or earlier. */
+int ofi_gate_enter(struct ofi_gate *gate);
+void ofi_gate_leave(struct ofi_gate *gate);
+/* Gates and regions that processes of this user have left behind: of this name, or all. Those of
+ * processes that live stay. */
+void ofi_gate_sweep(const char *name);
+void ofi_gates_sweep(void);
+/* Regions with this process's number that are older than it (CLOCK_REALTIME, ns): of an earlier
+ * one. libfabric takes them for this one's, and makes no endpoint: EBUSY. */
+void ofi_regions_sweep(int pid, uint64_t started);
+/* All that, before an endpoint is made. */
+void ofi_shm_sweep(void);
 
 /* ---- ofi_listen.c -------------------------------------------------------------------------- */
 

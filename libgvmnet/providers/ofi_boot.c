@@ -20,6 +20,7 @@
 #include "providers/ofi.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,7 @@
 #define PATH_TRIES    100u
 #define PATH_PAUSE_NS 5000000ull /* libfabric looks after what is broken each 10 ms */
 #define EVENTS        (EPOLLIN | EPOLLRDHUP)
+#define LIBFABRIC_FDS 2 /* a socket for the way there, and one more */
 
 static void boot_ready(struct gvm_watch *watch, uint32_t events);
 
@@ -158,6 +160,38 @@ void ofi_path_open(struct ofi_ep *ep)
 		begin_ending(ep);
 }
 
+static int may_log(struct ofi_prov *prov)
+{
+	uint64_t now = gvm_now();
+
+	if (now < prov->log_at)
+		return 0;
+	prov->log_at = now + LOG_EVERY_NS;
+	return 1;
+}
+
+/* libfabric needs descriptors of its own for a way to the other side, and where there are none it
+ * tries on without a word. So who comes to nothing looks whether that may be why. */
+static void tell_of_descriptors(struct ofi_ep *ep)
+{
+	struct ofi_prov *prov = ofi_of(ep);
+	int fd[LIBFABRIC_FDS], err = 0;
+	unsigned n = 0;
+
+	while (n < LIBFABRIC_FDS && !err) {
+		fd[n] = fcntl(prov->clock.fd, F_DUPFD_CLOEXEC, 0);
+		err = fd[n] < 0 ? errno : 0;
+		n += !err;
+	}
+	while (n)
+		close(fd[--n]);
+	if (err && may_log(prov))
+		gvm_log(GVM_LOG_WARN,
+			"%s: no connection over libfabric, which needs descriptors of its own and "
+			"finds none (%s): raise the limit of open files (ulimit -n)",
+			ep->ep.ep.name, strerror(err));
+}
+
 /* ---- the end ------------------------------------------------------------------------------- */
 
 static void close_socket(struct ofi_ep *ep)
@@ -199,6 +233,8 @@ void ofi_disconnect(struct gvm_rma_ep *gep, int orderly)
 	struct ofi_prov *prov = ofi_of(ep);
 
 	assert(ep->state != OFI_ENDED);
+	if (ep->state == OFI_HELLO || ep->state == OFI_PATH)
+		tell_of_descriptors(ep);
 	gvm_dial_stop(&ep->dial);
 	if (ep->watch.fd >= 0 && orderly)
 		say_end(ep);
@@ -233,6 +269,14 @@ void ofi_check_ending(struct ofi_ep *ep)
 {
 	if (ep->received >= ep->last)
 		fail(ep, -ECONNRESET, "the other side has closed the connection");
+}
+
+void ofi_conns_fail(struct ofi_prov *prov, const char *reason)
+{
+	for (uint32_t i = 0; i < prov->ids.cap; i++)
+		while (prov->ids.slot[i])
+			fail(container_of(prov->ids.slot[i], struct ofi_ep, node), -ECONNRESET,
+			     reason);
 }
 
 void ofi_unaccept_all(struct ofi_prov *prov, const struct gvm_listener *listener)
@@ -295,16 +339,6 @@ static int say_hello(struct ofi_ep *ep)
 	gvm_ofi_hello_encode(buf, &hello);
 	/* the first bytes of a connection always fit */
 	return send(ep->watch.fd, buf, sizeof(buf), MSG_NOSIGNAL) == sizeof(buf) ? 0 : -ECONNRESET;
-}
-
-static int may_log(struct ofi_prov *prov)
-{
-	uint64_t now = gvm_now();
-
-	if (now < prov->log_at)
-		return 0;
-	prov->log_at = now + LOG_EVERY_NS;
-	return 1;
 }
 
 /* Can the two reach each other? If not, another transport may (-EPROTONOSUPPORT would be final). */

@@ -55,8 +55,8 @@ static void describe(void (*line)(void *arg, unsigned depth, const char *text), 
 			     "libfabric's port can end the process, key or not");
 		if (strcmp(i->fabric_attr->prov_name, "shm") == 0)
 			line(arg, 1,
-			     "not for processes that may be killed, which may leave their "
-			     "peers waiting for ever");
+			     "a process that is stopped or killed in the middle of something may "
+			     "hold up its peers over shm, or have them connect anew");
 	}
 	if (list)
 		fi_freeinfo(list);

@@ -225,6 +225,16 @@ static void addr_link(struct ofi_addr *addr)
 	port->addrs = addr;
 }
 
+static void addr_free(struct ofi_addr *addr)
+{
+	if (addr->shm)
+		ofi_shm_unuse(addr->shm);
+	if (addr->gate)
+		ofi_gate_sweep((const char *)addr->name); /* it may have died */
+	ofi_gate_close(addr->gate);
+	free(addr);
+}
+
 static struct ofi_addr *addr_new(struct ofi_port *port, const uint8_t *name, uint32_t len)
 {
 	struct ofi_addr *addr = calloc(1, sizeof(*addr));
@@ -232,11 +242,14 @@ static struct ofi_addr *addr_new(struct ofi_port *port, const uint8_t *name, uin
 	if (!addr)
 		return NULL;
 	addr->len = len;
-	if (fi_av_insert(port->av, name, 1, &addr->fi, 0, NULL) != 1) {
-		free(addr);
+	memcpy(addr->name, name, len);
+	if (port->gate)
+		addr->gate = ofi_gate_open((const char *)name);
+	if ((port->gate && !addr->gate) ||
+	    fi_av_insert(port->av, name, 1, &addr->fi, 0, NULL) != 1) {
+		addr_free(addr);
 		return NULL;
 	}
-	memcpy(addr->name, name, len);
 	addr->shm = ofi_shm_use(port->prov, name, len);
 	addr->port = port;
 	addr_link(addr);
@@ -260,13 +273,6 @@ int ofi_addr_get(struct ofi_port *port, const uint8_t *name, uint32_t len, struc
 	port->idle_addrs -= addr->refs++ == 0;
 	*out = addr;
 	return 0;
-}
-
-static void addr_free(struct ofi_addr *addr)
-{
-	if (addr->shm)
-		ofi_shm_unuse(addr->shm);
-	free(addr);
 }
 
 /* The one of those not used that was used before all others. */
@@ -297,6 +303,21 @@ void ofi_addr_put(struct ofi_addr *addr)
 
 /* ---- the first cell ------------------------------------------------------------------------ */
 
+ssize_t ofi_send(struct ofi_port *port, struct ofi_addr *addr, const void *buf, size_t len,
+		 void *desc, struct ofi_ctx *ctx)
+{
+	ssize_t err = addr->gate ? ofi_gate_enter(addr->gate) : 0;
+
+	if (err)
+		return err;
+	err = fi_send(port->ep, buf, len, desc, addr->fi, ctx);
+	if (addr->gate)
+		ofi_gate_leave(addr->gate);
+	if (!err)
+		port->prov->sends++;
+	return err;
+}
+
 int ofi_path_send(struct ofi_ep *ep)
 {
 	struct gvm_cell cell = { .provider = ep->to };
@@ -308,8 +329,8 @@ int ofi_path_send(struct ofi_ep *ep)
 		return err;
 	gvm_cell_encode(buf->at, &cell);
 	buf->ctx.kind = OFI_CTX_PATH;
-	err = ofi_errno(fi_send(port->ep, buf->at, GVM_CELL_LEN, buf->block->reg.local,
-				ep->addr->fi, &buf->ctx));
+	err = ofi_errno(
+	    ofi_send(port, ep->addr, buf->at, GVM_CELL_LEN, buf->block->reg.local, &buf->ctx));
 	if (err)
 		return err;
 	port->idle = buf->next;
@@ -324,6 +345,7 @@ struct ofi_ep *ofi_path_sent(struct ofi_buf *buf)
 {
 	struct ofi_ep *ep = buf->ep;
 
+	buf->port->prov->sends--;
 	buf->next = buf->port->idle;
 	buf->port->idle = buf;
 	ofi_addr_put(buf->addr);
@@ -403,6 +425,8 @@ static int port_open(struct ofi_port *port, struct fi_info *info)
 	size_t len = sizeof(port->name);
 	int err;
 
+	if (ofi_is_shm(prov))
+		ofi_shm_sweep(); /* one of this name among them */
 	err = fi_av_open(prov->domain, &av, &port->av, NULL);
 	if (!err)
 		err = fi_endpoint(prov->domain, info, &port->ep, NULL);
@@ -415,6 +439,8 @@ static int port_open(struct ofi_port *port, struct fi_info *info)
 	if (!err)
 		err = fi_getname(&port->ep->fid, port->name, &len);
 	port->name_len = (uint32_t)len;
+	if (!err && ofi_is_shm(prov))
+		err = ofi_gate_make((const char *)port->name, &port->gate, &port->gate_fd);
 	return err ? ofi_errno(err) : ofi_shm_add(port);
 }
 
@@ -460,6 +486,8 @@ static void port_free(struct ofi_port *port)
 	}
 	if (port->av)
 		fi_close(&port->av->fid);
+	if (port->gate)
+		ofi_gate_unmake((const char *)port->name, port->gate, port->gate_fd);
 	free(port);
 }
 
@@ -494,6 +522,8 @@ int ofi_port_get(struct ofi_prov *prov, const struct sockaddr *sa, struct ofi_po
 {
 	struct sockaddr_storage local;
 
+	if (prov->spoiled)
+		return -EIO;
 	memset(&local, 0, sizeof(local));
 	if (ofi_is_network(prov->info))
 		without_port(sa, &local);

@@ -63,6 +63,26 @@ struct ofi_shm *ofi_shm_use(const struct ofi_prov *prov, const uint8_t *name, ui
 	return shm;
 }
 
+/*
+ * What is longer than inject_size is not put into the other side's region: the other side fetches
+ * it from this process, and says so in this process's region. For both libfabric looks up the
+ * region that was mapped for the sender's address, and does not notice that it has been unmapped,
+ * by fi_av_remove(), since the message was sent: it reads where there is nothing any more (1.17). A
+ * process that was stopped sends such messages when it goes on, to one that has given it up. And it
+ * fetches by the sender's process id, which may be another's by now.
+ */
+size_t ofi_shm_cell(const struct fi_info *info)
+{
+	size_t most = info->tx_attr->inject_size;
+
+	return most > 256 && most < GVM_RMA_CELL ? most : GVM_RMA_CELL;
+}
+
+int ofi_shm_sends_at_once(const struct ofi_prov *prov)
+{
+	return prov->rma.cell && prov->rma.cell <= prov->info->tx_attr->inject_size;
+}
+
 int ofi_shm_exists(const char *name)
 {
 	char path[300];

@@ -15,8 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define CELL_IOV   16 /* more frames than these rarely fit a cell */
-#define CELL_BYTES (GVM_RMA_CELL - GVM_RMA_CELL_HDR)
+#define CELL_IOV 16 /* more frames than these rarely fit a cell */
 
 _Static_assert(GVM_RMA_CELL_HDR == GVM_CELL_LEN, "as on the wire");
 
@@ -115,22 +114,30 @@ static void conn_error(struct gvm_rma_conn *conn)
 
 /* ---- cells --------------------------------------------------------------------------------- */
 
-/* The next bytes of the stream. */
-static uint32_t gather(const struct gvm_stream *s, uint8_t *to)
+/* The next bytes of the stream, at most so many. */
+static uint32_t gather(const struct gvm_stream *s, uint8_t *to, uint32_t most)
 {
 	struct iovec iov[CELL_IOV];
 	int n = gvm_txq_iov(s->tx, iov, CELL_IOV);
 	uint32_t len = 0;
 
-	for (int i = 0; i < n && len < CELL_BYTES; i++) {
+	for (int i = 0; i < n && len < most; i++) {
 		size_t part = iov[i].iov_len;
 
-		if (part > CELL_BYTES - len)
-			part = CELL_BYTES - len;
+		if (part > most - len)
+			part = most - len;
 		memcpy(to + len, iov[i].iov_base, part);
 		len += (uint32_t)part;
 	}
 	return len;
+}
+
+/* Of the stream, in one cell. */
+static uint32_t cell_bytes(const struct gvm_rma_conn *conn)
+{
+	uint32_t cell = conn->core->rma->cell;
+
+	return (cell ? cell : GVM_RMA_CELL) - GVM_RMA_CELL_HDR;
 }
 
 /* Post a cell of this header, with what there is of the stream, or without bytes. 0, -EAGAIN, or
@@ -145,7 +152,7 @@ static int send_cell(struct gvm_rma_conn *conn, const struct gvm_cell *cell, int
 		return -EAGAIN;
 	work->kind = GVM_RMA_SEND;
 	gvm_cell_encode(work->buf, cell);
-	len = has_bytes ? gather(&conn->s, work->buf + GVM_RMA_CELL_HDR) : 0;
+	len = has_bytes ? gather(&conn->s, work->buf + GVM_RMA_CELL_HDR, cell_bytes(conn)) : 0;
 	work->len = GVM_RMA_CELL_HDR + len;
 	/* there may be nothing but frames that were taken back */
 	err = len || !has_bytes ? gvm_rma_work_post(conn, work) : 0;

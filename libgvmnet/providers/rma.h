@@ -150,6 +150,8 @@ struct gvm_rma {
 	 * late_ms: less than that; a read that takes longer is not believed, and is made again. */
 	int no_writes;
 	unsigned linger_ms, late_ms;
+	uint32_t cell; /* set by open(): the most bytes of a cell that this side sends, more than
+			  GVM_RMA_CELL_HDR; 0: GVM_RMA_CELL */
 };
 
 struct gvm_listener {

@@ -393,18 +393,6 @@ static inline void stall(int on)
 		far(.what = on ? FAR_CHILD_STOP : FAR_CHILD_CONT);
 }
 
-/* libfabric's shm (1.17) has spin locks in the memory that processes share. One that is killed
- * while it has such a lock leaves it locked, and who sends to it spins in fi_send() for good. So a
- * busy process cannot be killed there and its peers go on (docs/rdma.md). */
-static inline int locks_die_with_processes(void)
-{
-	if (strcmp(transport, "ofi:shm") != 0)
-		return 0;
-	print_message(
-	    "not over ofi:shm: its locks are not given up by processes that are killed\n");
-	return 1;
-}
-
 /* ---- each test ----------------------------------------------------------------------------- */
 
 #define PAIR(test) cmocka_unit_test_setup_teardown(test, setup, teardown)

@@ -33,7 +33,8 @@ static struct fake {
 	unsigned in_flight, most_in_flight; /* cells that one endpoint has not yet taken */
 	unsigned regs, shared;              /* registrations, and those for the other side */
 	unsigned reads, writes, cells;
-	unsigned late; /* works that have ended after their connection */
+	uint32_t longest; /* cell */
+	unsigned late;    /* works that have ended after their connection */
 } fake;
 
 struct fake_reg {
@@ -230,6 +231,8 @@ static inline void fake_send(struct fake_ep *to, const uint8_t *cell, uint32_t l
 	memcpy(ev->cell, cell, len);
 	ev->len = len;
 	fake.cells++;
+	if (len > fake.longest)
+		fake.longest = len;
 }
 
 static inline int fake_post(struct gvm_rma_ep *gep, struct gvm_rma_work *work)

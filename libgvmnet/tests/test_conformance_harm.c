@@ -365,8 +365,6 @@ static void traffic_meets(const struct harm *harm)
 
 static void the_server_is_killed(void **state)
 {
-	if (locks_die_with_processes())
-		skip();
 	traffic_meets(&killed);
 }
 

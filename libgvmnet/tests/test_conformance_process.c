@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The conformance suite (conformance.h): the other side is killed, stopped or says nothing. */
+#include <dirent.h>
+
 #include "conformance.h"
 
 /* libfabric keeps devices open over a fork, and the kernel takes no commands of a child through its
@@ -10,6 +12,23 @@ static int can_have_another(void)
 	return strcmp(transport, "ofi:verbs") != 0;
 }
 
+/* What it had in shared memory goes with the next endpoint that is made. */
+static void nothing_is_left_of(pid_t pid)
+{
+	char prefix[32];
+	struct dirent *entry;
+	DIR *dir = opendir("/dev/shm");
+
+	snprintf(prefix, sizeof(prefix), "%d:", pid);
+	while (pid && (entry = readdir(dir))) {
+		const char *name = entry->d_name;
+
+		name += strncmp(name, "gvmnet-", 7) ? 0 : 7;
+		assert_true(strncmp(name, prefix, strlen(prefix)));
+	}
+	closedir(dir);
+}
+
 static void a_killed_server(void **state)
 {
 	enum { N = 24 };
@@ -17,8 +36,9 @@ static void a_killed_server(void **state)
 	struct gvm_peer *peer;
 	uint64_t key, first;
 	uint8_t *buf;
+	pid_t pid;
 
-	if (one_process() || locks_die_with_processes())
+	if (one_process())
 		skip();
 	buf = malloc((size_t)N * MIB);
 	key = child_begin(0);
@@ -42,6 +62,7 @@ static void a_killed_server(void **state)
 		}
 		while (jobs_done < round)
 			turn();
+		pid = far_child;
 		child_kill();
 		until(jobs_done == N);
 		for (unsigned i = 0; i < N; i++) {
@@ -60,6 +81,7 @@ static void a_killed_server(void **state)
 		assert_int_equal(again.status, 0);
 		assert_int_equal(buf[0], CHILD_BYTE);
 		assert_true(gvm_peer_incarnation(peer) != first);
+		nothing_is_left_of(pid);
 	}
 	if (can_have_another())
 		child_kill();
@@ -202,6 +224,54 @@ static void a_stopped_server(void **state)
 	free(copy);
 }
 
+/*
+ * It is stopped with requests and answers under way, and when it goes on the connection is no more.
+ * What it had begun arrives late, where nobody waits for it, or not at all: nobody minds.
+ */
+static void a_stopped_server_is_given_up(void **state)
+{
+	enum { N = 16, ROUNDS = 60 };
+	struct job jobs[N];
+	uint8_t *buf, one[4096];
+	uint64_t key;
+
+	if (one_process())
+		skip();
+	buf = malloc((size_t)N * 4096);
+	key = child_begin(0);
+	node_open(&client);
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		struct gvm_peer *peer = ready_child();
+		unsigned turns = round % 7;
+
+		jobs_done = 0;
+		for (unsigned i = 0; i < N; i++) {
+			job_init(&jobs[i], 0);
+			assert_int_equal(
+			    gvm_fetch(peer, key, i * 4096, buf + i * 4096, 4096, NULL, &jobs[i].op),
+			    0);
+		}
+		while (turns--)
+			turn();
+		stall(1);
+		gvm_peer_disconnect(peer, -ECANCELED);
+		stall(0);
+		until(jobs_done == N);
+		for (unsigned i = 0; i < N; i++) {
+			assert_int_equal(jobs[i].calls, 1);
+			assert_true(jobs[i].status == 0 || jobs[i].status == -ECANCELED ||
+				    cable_is_bad());
+			if (!jobs[i].status)
+				all_bytes_are(buf + i * 4096, 4096, CHILD_BYTE, CHILD_BYTE);
+		}
+		memset(one, 0, sizeof(one));
+		assert_int_equal(fetch_in_the_end(key, MIB, one, sizeof(one)), 0);
+		all_bytes_are(one, sizeof(one), CHILD_BYTE, CHILD_BYTE);
+	}
+	child_kill();
+	free(buf);
+}
+
 /* RDMA: a process that has once said where its memory is has no part in what is read and written.
  */
 static void a_stopped_server_is_read(void **state)
@@ -262,8 +332,11 @@ static void an_idle_server_is_killed(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		FORK(a_killed_server),          FORK(a_stopped_server),
-		FORK(a_stopped_server_is_read), FORK(a_stopped_server_is_noticed),
+		FORK(a_killed_server),
+		FORK(a_stopped_server),
+		FORK(a_stopped_server_is_given_up),
+		FORK(a_stopped_server_is_read),
+		FORK(a_stopped_server_is_noticed),
 		FORK(an_idle_server_is_killed),
 	};
 

@@ -4,7 +4,12 @@
  * its port.
  */
 #include <arpa/inet.h>
+#include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "providers/ofi.h" /* first: cmocka's fail() is a macro */
 #include "provider_cases.h"
@@ -310,6 +315,240 @@ static void again_and_again(void **state)
 	until(server.mems->refs == 0);
 }
 
+/* ---- gates --------------------------------------------------------------------------------- */
+
+static int is_shm(void)
+{
+	return strcmp(node_args, "shm") == 0;
+}
+
+/* Another process goes into the gate of the node's endpoint; it comes out when a byte says so, or
+ * dies in it. */
+static pid_t go_inside(const struct gvm_host *node, int pipe_in[2], int dies)
+{
+	const struct ofi_port *port = ((struct ofi_prov *)node->prov)->ports;
+	int pipe_out[2];
+	pid_t pid;
+	char byte;
+
+	assert_int_equal(pipe(pipe_out), 0);
+	pid = fork();
+	if (!pid) {
+		struct ofi_gate *gate = ofi_gate_open((const char *)port->name);
+		int err = -EAGAIN;
+
+		while (gate && err == -EAGAIN)
+			err = ofi_gate_enter(gate);
+		if (err || write(pipe_out[1], "x", 1) != 1)
+			_exit(1);
+		if (dies)
+			_exit(0);
+		if (read(pipe_in[0], &byte, 1) != 1)
+			_exit(1);
+		ofi_gate_leave(gate);
+		_exit(0);
+	}
+	assert_true(pid > 0);
+	close(pipe_out[1]);
+	assert_int_equal(read(pipe_out[0], &byte, 1), 1);
+	close(pipe_out[0]);
+	return pid;
+}
+
+static void has_ended_well(pid_t pid)
+{
+	int status;
+
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* A process that is stopped inside an endpoint of shm holds up what goes through it, and no more:
+ * nobody waits for it in libfabric, and nothing is lost. */
+static void a_gate_that_is_taken(void **state)
+{
+	const struct gvm_host *nodes[] = { &server, &client };
+	uint8_t buf[8192];
+	struct conn c;
+
+	if (!is_shm())
+		return;
+	offer(5, 8192, GVM_ACCESS_FETCH, 0);
+	memset(server.mems->base, 0x3C, 8192);
+	dial(&c);
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t begun = host_now(NULL);
+		struct top t;
+		int fds[2];
+		pid_t pid;
+
+		assert_int_equal(pipe(fds), 0);
+		pid = go_inside(nodes[i], fds, 0);
+		memset(buf, 0, sizeof(buf));
+		assert_int_equal(post(&c, GVM_OP_FETCH, &t, 5, 0, buf, sizeof(buf)), 0);
+		while (host_now(NULL) - begun < 50000000ull)
+			step(1);
+		assert_int_equal(t.calls, 0);
+		assert_int_equal(write(fds[1], "x", 1), 1);
+		until(t.calls);
+		assert_int_equal(t.status, 0);
+		assert_memory_equal(buf, server.mems->base, sizeof(buf));
+		has_ended_well(pid);
+		close(fds[0]);
+		close(fds[1]);
+	}
+	client.ops->shut(c.ep, -ECANCELED);
+}
+
+/* Its lock of libfabric's would be there for ever: both sides' connections end, and are made again
+ * to an endpoint that is another one. */
+static void a_process_dies_inside(void **state)
+{
+	const struct gvm_host *nodes[] = { &server, &client };
+	uint8_t buf[4096];
+	struct conn c;
+
+	if (!is_shm())
+		return;
+	offer(5, 4096, GVM_ACCESS_FETCH, 0);
+	memset(server.mems->base, 0x3C, 4096);
+	for (unsigned i = 0; i < 4; i++) {
+		struct top t;
+
+		server.accepted = 0;
+		dial(&c);
+		assert_int_equal(do_op(&c, GVM_OP_FETCH, 5, 0, buf, 4096), 0);
+		assert_memory_equal(buf, server.mems->base, 4096);
+		has_ended_well(go_inside(nodes[i % 2], NULL, 1));
+		assert_int_equal(post(&c, GVM_OP_FETCH, &t, 5, 0, buf, 4096), 0);
+		until(t.calls && c.closed_calls && server.conns->closed_calls);
+		assert_int_equal(t.status, -ECONNRESET);
+	}
+	server.accepted = 0;
+	dial(&c);
+	assert_int_equal(do_op(&c, GVM_OP_FETCH, 5, 0, buf, 4096), 0);
+	client.ops->shut(c.ep, -ECANCELED);
+}
+
+static int in_shm(const char *prefix, const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "/dev/shm/%s%s", prefix, name);
+	return access(path, F_OK) == 0;
+}
+
+static void make_region(const char *name)
+{
+	char path[128];
+	int fd;
+
+	snprintf(path, sizeof(path), "/dev/shm/%s", name);
+	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		_exit(1);
+	close(fd);
+}
+
+/* What a process has left that is no more goes, what is another's that lives stays. */
+static void what_is_left_is_swept_away(void **state)
+{
+	char dead[64], live[64], name[80];
+	struct ofi_gate *gate;
+	pid_t pid;
+	int fd;
+
+	snprintf(dead, sizeof(dead), "test-%d:dead", getpid());
+	snprintf(live, sizeof(live), "test-%d:live", getpid());
+	pid = fork();
+	if (!pid) {
+		make_region(dead);
+		snprintf(name, sizeof(name), "fi_shm://%s", dead);
+		_exit(ofi_gate_make(name, &gate, &fd) != 0);
+	}
+	has_ended_well(pid);
+	make_region(live);
+	snprintf(name, sizeof(name), "fi_shm://%s", live);
+	assert_int_equal(ofi_gate_make(name, &gate, &fd), 0);
+	assert_true(in_shm("", dead) && in_shm("gvmnet-", dead));
+	ofi_gates_sweep();
+	assert_false(in_shm("", dead) || in_shm("gvmnet-", dead));
+	assert_true(in_shm("", live) && in_shm("gvmnet-", live));
+	ofi_gate_unmake(name, gate, fd);
+	assert_false(in_shm("gvmnet-", live));
+	snprintf(name, sizeof(name), "/dev/shm/%s", live);
+	assert_int_equal(unlink(name), 0);
+}
+
+/* ---- descriptors --------------------------------------------------------------------------- */
+
+static unsigned told_of_descriptors;
+
+static void hear(enum gvm_log_level level, const char *line)
+{
+	told_of_descriptors += strstr(line, "ulimit -n") != NULL;
+}
+
+/* libfabric says nothing when it finds none, and tries on: whoever waits for it hears why. */
+static void no_descriptors_left(void **state)
+{
+	struct rlimit before, few;
+	uint8_t buf[64];
+	int fds[256];
+	unsigned n = 0;
+	uint64_t begun;
+	struct conn c;
+
+	offer(5, 4096, GVM_ACCESS_FETCH, 0);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	few = before;
+	few.rlim_cur = 256;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+	while ((fds[n] = fcntl(epfd, F_DUPFD_CLOEXEC, 0)) >= 0)
+		n++;
+	close(fds[--n]);
+	close(fds[--n]); /* both ends of the TCP connection */
+	told_of_descriptors = 0;
+	gvm_log_set(hear);
+	dial_host(&c, "127.0.0.1");
+	begun = host_now(NULL);
+	while (!c.connected && host_now(NULL) - begun < 300000000ull)
+		step(5);
+	assert_int_not_equal(c.connected, 1);
+	if (!c.connected) /* as core does when the time for it is over */
+		client.ops->shut(c.ep, -ETIMEDOUT);
+	assert_in_range(told_of_descriptors, 1, 2); /* both sides may, once a second */
+	while (n)
+		close(fds[--n]);
+	gvm_log_set(NULL);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	settle();
+	server.accepted = 0;
+	dial(&c);
+	assert_int_equal(do_op(&c, GVM_OP_FETCH, 5, 0, buf, 64), 0);
+	client.ops->shut(c.ep, -ECANCELED);
+}
+
+/* An earlier process had this one's number, and no gate. */
+static void regions_of_before_are_swept_away(void **state)
+{
+	const int nobody = 1 << 30; /* no process has such a number */
+	struct timespec now;
+	uint64_t at;
+	char name[64];
+
+	snprintf(name, sizeof(name), "%d:%u:0", nobody, (unsigned)geteuid());
+	make_region(name);
+	clock_gettime(CLOCK_REALTIME, &now);
+	at = (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+	ofi_regions_sweep(nobody, 0);
+	ofi_regions_sweep(nobody, at); /* of the same time: it may be the process's own */
+	ofi_regions_sweep(nobody - 1, at + 10000000000ull);
+	assert_true(in_shm("", name));
+	ofi_regions_sweep(nobody, at + 10000000000ull);
+	assert_false(in_shm("", name));
+}
+
 #ifdef __SANITIZE_THREAD__
 /* libfabric is built without the sanitizer, which does not see how its threads agree. */
 const char *__tsan_default_suppressions(void);
@@ -334,6 +573,11 @@ int main(int argc, char **argv)
 		CASE(another_provider, &ofi),
 		CASE(nobody_writes_past_core, &ofi),
 		CASE(a_reader_is_waited_for, &ofi),
+		CASE(no_descriptors_left, &ofi),
+		CASE(a_gate_that_is_taken, &ofi),
+		CASE(a_process_dies_inside, &ofi),
+		CASE(what_is_left_is_swept_away, &ofi),
+		CASE(regions_of_before_are_swept_away, &ofi),
 	};
 
 	node_args = argc > 1 ? argv[1] : "tcp";

@@ -367,6 +367,29 @@ static void writes_in_software(void **state)
 	client.ops->shut(c.ep, -ECANCELED);
 }
 
+/* What a fabric says of its cells holds for the side that sends; pages come in pieces. */
+static void cells_are_as_long_as_they_may_be(void **state)
+{
+	struct gvm_mem *m = offer(5, 65536, RW, 0);
+	static uint8_t page[20000], buf[20000];
+	struct conn c;
+
+	fake.refuse_reg = 1; /* everything over cells */
+	fill(m->base, 65536, 3);
+	dial(&c);
+	assert_int_equal(do_op(&c, GVM_OP_FETCH, 5, 0, buf, 4096), 0);
+	assert_int_equal(fake.longest, GVM_RMA_CELL);
+	fake.longest = 0;
+	((struct gvm_rma *)server.prov)->cell = ((struct gvm_rma *)client.prov)->cell = 1000;
+	assert_int_equal(do_op(&c, GVM_OP_FETCH, 5, 1, buf, sizeof(buf)), 0);
+	assert_memory_equal(buf, m->base + 1, sizeof(buf));
+	fill(page, sizeof(page), 4);
+	assert_int_equal(do_op(&c, GVM_OP_PUT, 5, 7, page, sizeof(page)), 0);
+	assert_memory_equal(page, m->base + 7, sizeof(page));
+	assert_int_equal(fake.longest, 1000);
+	client.ops->shut(c.ep, -ECANCELED);
+}
+
 static void the_end_releases_all(void **state)
 {
 	struct gvm_mem *m[8];
@@ -724,6 +747,7 @@ int main(void)
 		FAKE(a_read_outlives_its_connection),
 		FAKE(a_late_read_is_made_again),
 		FAKE(writes_in_software),
+		FAKE(cells_are_as_long_as_they_may_be),
 		FAKE(the_end_releases_all),
 		FAKE(cancel_leaves_the_buffer_alone),
 		FAKE(a_failure_ends_the_connection),
