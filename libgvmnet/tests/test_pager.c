@@ -303,11 +303,12 @@ static void prefetch_follows_the_trend(void **state)
 	}
 }
 
-static void *write_to_each(void *arg)
+/* Twice as many pages as may be here. */
+static void *write_to_many(void *arg)
 {
 	struct bed *bed = arg;
 
-	for (uint64_t p = 0; p < bed->bytes / PAGE; p++)
+	for (uint64_t p = 0; p < 2 * bed->config.local_bytes / PAGE; p++)
 		bed->mem[p * PAGE] = 1;
 	return NULL;
 }
@@ -341,7 +342,7 @@ static void bookkeeping_is_small(void **state)
 	bed.config.local_bytes = bytes / 4;
 	open_bed(&bed, &kinds[0], bytes);
 	fake.stall = true;
-	pthread_create(&thread, NULL, write_to_each, &bed);
+	pthread_create(&thread, NULL, write_to_many, &bed);
 	assert_true(AWAITED(stats_of(&bed).local_pages == bytes / 4 / PAGE));
 	assert_small(&bed);
 	fake.stall = false;
