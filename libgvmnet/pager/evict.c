@@ -382,8 +382,7 @@ int page_take(struct view *view, uint64_t page, uint32_t count, bool give_back)
 {
 	struct shard *shard = view->shard;
 
-	/* the slots of stranded pages are not there for those that leave */
-	if (shard->stranded && shard->slot_limit - shard->slot_busy < count && slots_grow(shard))
+	if (slots_prepare(shard, count))
 		return 0;
 	if (!view->anon)
 		return take_shared(view, page, count, give_back);

@@ -346,6 +346,7 @@ struct shard {
 	struct slot *slots;
 	char **chunks; /* of slots' memory */
 	uint32_t slot_limit, slot_cursor, slot_busy;
+	uint64_t slot_most; /* as the budget wants them, should all of it come to be this shard's */
 	/* slots that were freed and may have memory, in the order of it: a ring */
 	uint32_t stale[POOL_MAX], stale_from, stale_count, stale_limit;
 	struct gvm_queue victims; /* of slots, LRU */
@@ -527,8 +528,9 @@ void frame_put(struct shard *shard, uint32_t frame);
 void frame_unlink(struct shard *shard, uint32_t frame);
 int frames_limit(struct shard *shard, uint64_t budget);
 int slots_limit(struct shard *shard, uint64_t budget);
-/* One chunk more, for pages that are stranded. */
-int slots_grow(struct shard *shard);
+/* Before count of them are asked for: some more, where they become scarce. An error: there is no
+ * room for them. */
+int slots_prepare(struct shard *shard, uint32_t count);
 char *slot_mem(struct shard *shard, uint32_t slot);
 /* Up to want consecutive free slots, without memory if empty; how many. */
 uint32_t slot_get(struct shard *shard, uint32_t want, bool empty, uint32_t *first);

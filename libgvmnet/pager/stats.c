@@ -73,16 +73,19 @@ static void add_shard(struct gvm_pager_stats *sum, const struct shard *shard)
 	}
 }
 
-/* Bookkeeping that grows with what is here: frames and slots, and the fixed part. */
+/* Bookkeeping that grows with what is here: frames that were ever in use, for they are not given
+ * back, and slots, which are used in turn; and the fixed part. */
 static uint64_t shard_metadata(const struct shard *shard)
 {
+	uint64_t frames = __atomic_load_n(&shard->frame_used, __ATOMIC_RELAXED);
+	uint64_t slots = __atomic_load_n(&shard->slot_limit, __ATOMIC_RELAXED);
 	uint64_t outlets = __atomic_load_n(&shard->outlets_seen, __ATOMIC_RELAXED);
 	uint64_t puts = outlets * PUTS_NODE < PUTS ? outlets * PUTS_NODE : PUTS;
 
-	return load(&shard->used) * (sizeof(struct frame) + sizeof(struct slot) / 4) +
-	       sizeof(*shard) + FAULTS * 2 * sizeof(struct fault) +
-	       TRACKERS * sizeof(struct tracker) + puts * sizeof(struct put) +
-	       outlets * sizeof(struct outlet) + (DEMANDS + shard->aheads) * sizeof(struct fetch);
+	return frames * sizeof(struct frame) + slots * sizeof(struct slot) + sizeof(*shard) +
+	       FAULTS * 2 * sizeof(struct fault) + TRACKERS * sizeof(struct tracker) +
+	       puts * sizeof(struct put) + outlets * sizeof(struct outlet) +
+	       (DEMANDS + shard->aheads) * sizeof(struct fetch);
 }
 
 void gvm_pager_stats(struct gvm_pager *pager, struct gvm_pager_stats *stats,

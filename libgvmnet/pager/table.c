@@ -222,7 +222,9 @@ uint32_t frame_get(struct shard *shard)
 	if (shard->frame_used == shard->frame_limit &&
 	    frames_limit(shard, (uint64_t)shard->frame_limit + shard->frame_limit / 8))
 		abort();
-	return shard->frame_used++;
+	/* other threads read it for statistics */
+	__atomic_store_n(&shard->frame_used, shard->frame_used + 1, __ATOMIC_RELAXED);
+	return shard->frame_used - 1;
 }
 
 void frame_put(struct shard *shard, uint32_t i)
@@ -233,8 +235,9 @@ void frame_put(struct shard *shard, uint32_t i)
 
 /* ---- slots --------------------------------------------------------------------------------- */
 
-#define CHUNK_SLOTS 1024u
+#define CHUNK_SLOTS 1024u /* that lie beside each other */
 #define CHUNKS_MAX  65536u
+#define SLOTS_STEP  64u /* a chunk is put to use by so many */
 
 char *slot_mem(struct shard *shard, uint32_t slot)
 {
@@ -262,12 +265,12 @@ static int chunk_add(struct shard *shard, uint32_t number)
 	return 0;
 }
 
-int slots_grow(struct shard *shard)
+static int slots_grow(struct shard *shard)
 {
 	uint32_t old = shard->slot_limit;
-	uint64_t want = old + CHUNK_SLOTS;
+	uint64_t want = old + SLOTS_STEP;
 	struct slot *slots;
-	int err;
+	int err = 0;
 
 	if (want > (uint64_t)CHUNK_SLOTS * CHUNKS_MAX)
 		return -ERANGE;
@@ -275,18 +278,26 @@ int slots_grow(struct shard *shard)
 	if (!slots)
 		return -ENOMEM;
 	shard->slots = slots;
-	err = chunk_add(shard, old / CHUNK_SLOTS);
+	if (old % CHUNK_SLOTS == 0)
+		err = chunk_add(shard, old / CHUNK_SLOTS);
 	if (err == 0)
-		shard->slot_limit += CHUNK_SLOTS;
+		__atomic_store_n(&shard->slot_limit, (uint32_t)want, __ATOMIC_RELAXED);
 	return err;
 }
 
-/* Room for the victims that the policy wants, for those being written and for those not yet
- * emptied. */
+/* So many for that many victims: some are being written, some not yet emptied, and runs of free
+ * ones are wanted. They are all used in turn, so each of them is memory. */
+static uint64_t slots_for(uint64_t victims)
+{
+	return victims + victims / 8 + 4 * RUN_MAX + POOL_MAX;
+}
+
+/* Room for the victims that the policy wants of a shard's share of the budget; it may come to hold
+ * more than that (see slots_prepare), up to all of it. */
 int slots_limit(struct shard *shard, uint64_t budget)
 {
-	uint64_t want = gvm_policy_victims(budget) * 5ull / 4 + 4 * RUN_MAX + POOL_MAX;
-	uint64_t pool = budget / shard->pager->shards / 16;
+	uint64_t share = budget / shard->pager->shards;
+	uint64_t pool = share / 16;
 
 	shard->stale_limit = pool < ZAP_BATCH  ? ZAP_BATCH
 			     : pool > POOL_MAX ? POOL_MAX
@@ -295,13 +306,25 @@ int slots_limit(struct shard *shard, uint64_t budget)
 		shard->chunks = mem_map(CHUNKS_MAX * sizeof(*shard->chunks));
 	if (!shard->chunks)
 		return -ENOMEM;
-	while (shard->slot_limit < want) {
+	shard->slot_most = slots_for(gvm_policy_victims(budget));
+	while (shard->slot_limit < slots_for(gvm_policy_victims(share))) {
 		int err = slots_grow(shard);
 
 		if (err)
 			return err;
 	}
 	return 0;
+}
+
+int slots_prepare(struct shard *shard, uint32_t count)
+{
+	bool more =
+	    shard->slot_limit < shard->slot_most && shard->slot_limit < slots_for(shard->slot_busy);
+	/* the slots of stranded pages are not there for those that leave */
+	bool must = shard->stranded && shard->slot_limit - shard->slot_busy < count;
+	int err = more || must ? slots_grow(shard) : 0;
+
+	return must ? err : 0;
 }
 
 static bool is_stale(const struct shard *shard, uint32_t slot)

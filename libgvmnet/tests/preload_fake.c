@@ -186,14 +186,14 @@ int gvm_pager_discard(struct gvm_range *range, uint64_t offset, uint64_t bytes)
 
 int gvm_pager_hold(struct gvm_range *range, uint64_t offset, uint64_t bytes)
 {
-	fake_record("hold %llu\n", (unsigned long long)bytes);
+	fake_record("hold %llu by %d\n", (unsigned long long)bytes, (int)getpid());
 	inside(range, offset, bytes);
 	return 0;
 }
 
 int gvm_pager_let_go(struct gvm_range *range, uint64_t offset, uint64_t bytes)
 {
-	fake_record("let_go %llu\n", (unsigned long long)bytes);
+	fake_record("let_go %llu by %d\n", (unsigned long long)bytes, (int)getpid());
 	inside(range, offset, bytes);
 	return 0;
 }

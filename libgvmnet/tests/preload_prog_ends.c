@@ -74,16 +74,16 @@ static struct timespec soon(void)
 	struct timespec until;
 
 	CHECK(!clock_gettime(CLOCK_REALTIME, &until));
-	until.tv_sec += 20;
+	until.tv_sec += 120; /* never, unless something is broken */
 	return until;
 }
 
 /* Not by joining it, which would bring the page. */
-static void await_end(void)
+static void await_end(pid_t thread)
 {
 	struct timespec until = soon(), now;
 
-	while (!syscall(SYS_tgkill, getpid(), tid, 0)) {
+	while (!syscall(SYS_tgkill, getpid(), thread, 0)) {
 		CHECK(!clock_gettime(CLOCK_REALTIME, &now) && now.tv_sec < until.tv_sec);
 		sched_yield();
 	}
@@ -122,7 +122,7 @@ static void end_once(char *stack, char *walk, unsigned round)
 	CHECK(holds(walk, size, round * 4 + 2));
 	go = 1;
 	syscall(SYS_futex, &go, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
-	await_end();
+	await_end(tid);
 	join(thread, round % WAYS);
 }
 
@@ -145,11 +145,13 @@ void stack_ends(void)
 
 /* ---- many of them --------------------------------------------------------------------------- */
 
-static _Atomic unsigned over;
+static pthread_barrier_t all_here;
 
-static void *count(void *arg)
+static void *meet(void *arg)
 {
-	over++;
+	int err = pthread_barrier_wait(&all_here);
+
+	CHECK(!err || err == PTHREAD_BARRIER_SERIAL_THREAD);
 	return arg;
 }
 
@@ -160,15 +162,17 @@ static void on_stack(pthread_attr_t *attr, char *stack, int state)
 	CHECK(!pthread_attr_setdetachstate(attr, state));
 }
 
+/* None is over before all have begun. */
 static void join_many(char *stacks)
 {
 	pthread_t thread[MANY];
 	pthread_attr_t attr;
 	void *result;
 
+	CHECK(!pthread_barrier_init(&all_here, NULL, MANY));
 	for (unsigned i = 0; i < MANY; i++) {
 		on_stack(&attr, stacks + i * LITTLE, PTHREAD_CREATE_JOINABLE);
-		CHECK(!pthread_create(&thread[i], &attr, count, stacks + i));
+		CHECK(!pthread_create(&thread[i], &attr, meet, stacks + i));
 	}
 	for (unsigned i = 0; i < MANY; i++) {
 		CHECK(!pthread_join(thread[i], &result));
@@ -215,19 +219,31 @@ static void forks(char *stacks)
 	CHECK(!pthread_join(forker, &result) && result == &forker);
 }
 
-/* Each on a stack of its own that is never used again, and none joined. */
+static _Atomic pid_t tids[MANY];
+
+static void *say_tid(void *to)
+{
+	*(_Atomic pid_t *)to = (pid_t)syscall(SYS_gettid);
+	return to;
+}
+
+/* Each on a stack of its own that is never used again, and none joined. In the end they are all
+ * over for the kernel too. */
 static void detach_many(char *stacks)
 {
 	pthread_attr_t attr;
 	pthread_t thread;
 
-	over = 0;
 	for (unsigned i = 0; i < MANY; i++) {
+		tids[i] = 0;
 		on_stack(&attr, stacks + i * LITTLE, PTHREAD_CREATE_DETACHED);
-		CHECK(!pthread_create(&thread, &attr, count, NULL));
+		CHECK(!pthread_create(&thread, &attr, say_tid, &tids[i]));
 	}
-	while (over < MANY)
-		sched_yield();
+	for (unsigned i = 0; i < MANY; i++) {
+		while (!tids[i])
+			sched_yield();
+		await_end(tids[i]);
+	}
 }
 
 /* Threads come and go on stacks that are used again, in a forked child too, in memory that moves

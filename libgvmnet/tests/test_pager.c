@@ -303,23 +303,51 @@ static void prefetch_follows_the_trend(void **state)
 	}
 }
 
-/* Bookkeeping: at most 16 bytes a page of the region, with a quarter of it here. */
+/* Twice as many pages as may be here. */
+static void *write_to_many(void *arg)
+{
+	struct bed *bed = arg;
+
+	for (uint64_t p = 0; p < 2 * bed->config.local_bytes / PAGE; p++)
+		bed->mem[p * PAGE] = 1;
+	return NULL;
+}
+
+static void assert_small(struct bed *bed)
+{
+	const struct shard *shard = &bed->pager->shard[0];
+	uint64_t budget = bed->config.local_bytes / PAGE, pages = bed->bytes / PAGE;
+	struct gvm_pager_stats s = stats_of(bed);
+	/* how many of the pages here are mapped at once hangs on who is faster, they or those that
+	 * leave: as if it were all of them */
+	uint64_t most = s.metadata_bytes + (budget - shard->frame_used) * sizeof(struct frame);
+
+	assert_int_equal(s.attached_pages, pages);
+	assert_true(shard->frame_used <= budget);
+	if (most > 16 * pages)
+		fail_msg("%llu bytes for %llu pages, which may become %llu",
+			 (unsigned long long)s.metadata_bytes, (unsigned long long)pages,
+			 (unsigned long long)most);
+}
+
+/* Bookkeeping: at most 16 bytes a page of the region, with a quarter of it here. Also when what is
+ * to leave cannot, so that all that may be here is. */
 static void bookkeeping_is_small(void **state)
 {
 	struct bed bed = { 0 };
-	uint64_t pages = 512 * MIB / PAGE;
-	struct gvm_pager_stats s;
+	uint64_t bytes = 512 * MIB;
+	pthread_t thread;
 
 	gvm_pager_config_init(&bed.config);
-	bed.config.local_bytes = 128 * MIB;
-	open_bed(&bed, &kinds[0], pages * PAGE);
-	for (uint64_t p = 0; p < pages; p++)
-		*(bed.mem + p * PAGE) = 1;
-	s = stats_of(&bed);
-	assert_int_equal(s.attached_pages, pages);
-	if (s.metadata_bytes > 16 * pages)
-		fail_msg("%llu bytes for %llu pages", (unsigned long long)s.metadata_bytes,
-			 (unsigned long long)pages);
+	bed.config.local_bytes = bytes / 4;
+	open_bed(&bed, &kinds[0], bytes);
+	fake.stall = true;
+	pthread_create(&thread, NULL, write_to_many, &bed);
+	assert_true(AWAITED(stats_of(&bed).local_pages == bytes / 4 / PAGE));
+	assert_small(&bed);
+	fake.stall = false;
+	pthread_join(thread, NULL);
+	assert_small(&bed);
 	close_bed(&bed);
 }
 
@@ -386,6 +414,36 @@ static void streams_find_room(void **state)
 	}
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SMALL_STACK (256 * 1024ul) /* what they keep of a thread and in a frame is large */
+#else
+#define SMALL_STACK (20 * 1024ul)
+#endif
+
+static void *lower_the_budget(void *arg)
+{
+	struct bed *bed = arg;
+
+	assert_int_equal(gvm_pager_set_local(bed->pager, BUDGET), 0);
+	return NULL;
+}
+
+/* A program's thread may have little more stack than there must be, and its calls reach all shards.
+ */
+static void a_small_stack_is_enough(void **state)
+{
+	struct bed bed = { 0 };
+	pthread_attr_t attr;
+	pthread_t thread;
+
+	open_bed(&bed, &kinds[5], 4 * BUDGET);
+	pthread_attr_init(&attr);
+	assert_int_equal(pthread_attr_setstacksize(&attr, SMALL_STACK), 0);
+	assert_int_equal(pthread_create(&thread, &attr, lower_the_budget, &bed), 0);
+	pthread_join(thread, NULL);
+	close_bed(&bed);
+}
+
 /* What makes no sense is refused. */
 static void nonsense_is_refused(void **state)
 {
@@ -419,6 +477,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(bookkeeping_is_small),
 		cmocka_unit_test(reading_is_not_writing),
 		cmocka_unit_test(streams_find_room),
+		cmocka_unit_test(a_small_stack_is_enough),
 		cmocka_unit_test(nonsense_is_refused),
 	};
 
