@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The directory: entries in chunks that never move, found by an index of chains. An entry has 28
- * bytes; the index has one word for each entry when it has just doubled, one for two before: at
- * most 32 bytes for a page, and the rest of one chunk.
+ * bytes; the index has two words for three entries when it has just doubled, one for three before;
+ * and there are pointers to the chunks, two for each when their array has just doubled. That is at
+ * most 31 bytes for a page, and, whatever the number of pages, the rest of one chunk and what the
+ * smallest index has. What there is no entry for has nothing; when there is none at all any more,
+ * what there was room for is given back.
  */
 #include "ivy/internal.h"
 
 #ifndef IVY_DIR_CHUNK
-#define IVY_DIR_CHUNK 256u /* entries */
+#define IVY_DIR_CHUNK 64u /* entries */
 #endif
-#define CHUNK    IVY_DIR_CHUNK
-#define SIZE_MIN 64u
+#define CHUNK     IVY_DIR_CHUNK
+#define SIZE_MIN  64u
+#define CHAIN_MAX 3u /* entries for a word of the index, on average */
 
 static struct ivy_entry *entry_at(const struct ivy_dir *dir, uint32_t index)
 {
@@ -87,6 +91,7 @@ static int grow_chunks(struct ivy *ivy)
 		memcpy(chunks, dir->chunks, dir->chunk_count * sizeof(*chunks));
 		ivy_release(ivy, dir->chunks, dir->chunk_room * sizeof(*chunks));
 	}
+	dir->bytes += (room - dir->chunk_room) * sizeof(*chunks);
 	dir->chunks = chunks;
 	dir->chunk_room = room;
 	return 0;
@@ -132,7 +137,7 @@ struct ivy_entry *ivy_dir_get(struct ivy *ivy, uint64_t page)
 
 	if (e || dir->count >= ivy->config.max_entries)
 		return e;
-	if (dir->count >= 2 * dir->size)
+	if (dir->count >= CHAIN_MAX * dir->size)
 		grow_index(ivy);
 	index = dir->size ? take_free(ivy) : NO_ENTRY;
 	if (index == NO_ENTRY)
@@ -152,6 +157,21 @@ struct ivy_entry *ivy_dir_get(struct ivy *ivy, uint64_t page)
 	return e;
 }
 
+/* No entry is in use. */
+static void release_all(struct ivy *ivy)
+{
+	struct ivy_dir *dir = &ivy->dir;
+	uint32_t i;
+
+	for (i = 0; i < dir->chunk_count; i++)
+		ivy_release(ivy, dir->chunks[i], CHUNK * sizeof(*dir->chunks[i]));
+	if (dir->chunks)
+		ivy_release(ivy, dir->chunks, dir->chunk_room * sizeof(*dir->chunks));
+	if (dir->heads)
+		ivy_release(ivy, dir->heads, dir->size * sizeof(*dir->heads));
+	memset(dir, 0, sizeof(*dir));
+}
+
 void ivy_dir_del(struct ivy *ivy, struct ivy_entry *e)
 {
 	struct ivy_dir *dir = &ivy->dir;
@@ -168,21 +188,17 @@ void ivy_dir_del(struct ivy *ivy, struct ivy_entry *e)
 	e->next = dir->free;
 	dir->free = index;
 	dir->count--;
+	if (dir->count == 0 &&
+	    dir->chunk_count > 1) /* one page that comes and goes keeps its place */
+		release_all(ivy);
 }
 
 void ivy_dir_fini(struct ivy *ivy)
 {
-	struct ivy_dir *dir = &ivy->dir;
 	struct ivy_entry *e;
 	uint32_t at = 0;
 
 	while ((e = ivy_dir_walk(ivy, &at)))
 		ivy_sharers_clear(ivy, e);
-	for (at = 0; at < dir->chunk_count; at++)
-		ivy_release(ivy, dir->chunks[at], CHUNK * sizeof(*e));
-	if (dir->chunks)
-		ivy_release(ivy, dir->chunks, dir->chunk_room * sizeof(*dir->chunks));
-	if (dir->heads)
-		ivy_release(ivy, dir->heads, dir->size * sizeof(*dir->heads));
-	memset(dir, 0, sizeof(*dir));
+	release_all(ivy);
 }

@@ -124,26 +124,73 @@ static void read_by(struct ivy *ivy, uint16_t node, uint64_t page)
 	assert_int_equal(say(ivy, node, GVM_COH_DONE, page, request, seen.sent.arg), 0);
 }
 
+static uint64_t directory_bytes(const struct ivy *ivy, uint64_t entries)
+{
+	struct ivy_stats stats;
+
+	ivy_stats(ivy, &stats);
+	assert_int_equal(stats.entries, entries);
+	return stats.directory_bytes;
+}
+
+/* However many pages: 32 bytes each, and what does not depend on their number: a chunk of 64
+ * entries, the smallest index, the smallest array of chunks. From 2,000 on 32 are enough for that,
+ * too. */
+static void assert_small(const struct ivy *ivy, uint64_t entries)
+{
+	uint64_t bytes = directory_bytes(ivy, entries);
+
+	assert_true(bytes <= 32 * entries + 64 * 28 + 256 + 64);
+	assert_true(entries < 2000 || bytes <= 32 * entries);
+}
+
 static void directory_is_small(void **state)
 {
 	struct ivy *ivy = engine(0);
 	struct ivy_stats stats;
-	uint64_t page;
+	uint64_t page, entries = 0;
 	uint16_t node;
 
-	for (page = 0; page < PAGES; page += 2)
+	assert_int_equal(directory_bytes(ivy, 0), 0);
+	for (page = 0; page < PAGES; page += 2) {
 		for (node = 1; node <= 4; node++)
 			read_by(ivy, node, page);
+		assert_small(ivy, ++entries);
+	}
 	ivy_stats(ivy, &stats);
-	assert_int_equal(stats.entries, PAGES / 2);
-	assert_true(stats.directory_bytes <= 32ull * stats.entries + 256ull * 28);
 	assert_int_equal(stats.txns, 0);
 	assert_int_equal(stats.waiters, 0);
 	for (page = 0; page < PAGES; page += 2)
 		for (node = 1; node <= 4; node++)
 			assert_int_equal(say(ivy, node, GVM_COH_DROP, page, 0, 1), 0);
-	ivy_stats(ivy, &stats);
-	assert_int_equal(stats.entries, 0);
+	assert_int_equal(directory_bytes(ivy, 0), 0); /* all that was shared is so no more */
+	read_by(ivy, 1, 0);
+	assert_small(ivy, 1);
+	end(ivy);
+}
+
+/* What one node has alone has an entry while it does, and what nobody has, has none: not before it
+ * was touched, and not when it has come home. */
+static void a_page_that_came_home_has_no_entry(void **state)
+{
+	struct ivy *ivy = engine(0);
+	uint64_t round, version;
+
+	for (round = 0; round < 1000; round++) {
+		uint64_t page = 2 * (round % 3);
+		struct gvm_hdr wb;
+
+		assert_int_equal(say(ivy, 1, GVM_COH_WRITE, page, 5 + round, 0), 0);
+		version = seen.sent.arg;
+		assert_int_equal(say(ivy, 1, GVM_COH_DONE, page, 5 + round, version), 0);
+		assert_small(ivy, 1);
+		assert_true(directory_bytes(ivy, 1) > 0);
+		wb = message(GVM_COH_WB, page, 7, version);
+		wb.flags = GVM_F_ZERO;
+		assert_int_equal(ivy_receive(ivy, 1, &wb, NULL), 0);
+		assert_int_equal(seen.sent.type, GVM_COH_WB_OK);
+		assert_small(ivy, 0);
+	}
 	end(ivy);
 }
 
@@ -753,6 +800,7 @@ int main(void)
 		cmocka_unit_test(bytes_that_are_no_set_are_refused),
 		cmocka_unit_test(sharers_are_all_there),
 		cmocka_unit_test(directory_is_small),
+		cmocka_unit_test(a_page_that_came_home_has_no_entry),
 		cmocka_unit_test(a_home_at_its_limit_says_so),
 		cmocka_unit_test(a_node_at_its_limit_says_so),
 		cmocka_unit_test(allocations_that_fail),

@@ -136,17 +136,27 @@ static void what_is_too_large_is_refused(void **state)
 	const uint64_t tib = UINT64_C(1) << 40;
 	struct order open = { .op = OPEN, .name = NAME, .flags = GVM_DSM_CREATE };
 
+	for (unsigned h = 0; h < HOMES; h++)
+		home_stop(h); /* none is asked */
 	open.offset = UINT64_C(1) << 62;
 	assert_int_equal(order(0, open).status, -EINVAL);
 	open.slab = 64 << 20;
 	assert_int_equal(order(0, open).status, -EINVAL);
 	open.offset = 16 * tib;
 	assert_int_equal(order(0, open).status, -EINVAL);
+	open.offset = 16 * tib - PAGE; /* a page more than may be */
+	assert_int_equal(order(0, open).status, -EINVAL);
 	open.offset = 8 * tib;
 	open.slab = 64 << 10;
 	assert_int_equal(order(0, open).status, -EINVAL);
 	open.offset = tib / 4 + PAGE; /* a slab more than may be */
 	assert_int_equal(order(0, open).status, -EINVAL);
+	for (unsigned h = 0; h < HOMES; h++)
+		kill(home[h].pid, SIGCONT);
+	open.offset = 16 * tib - 2 * PAGE;
+	open.slab = 64 << 20;
+	assert_int_equal(order(0, open).status, -ENOSPC);
+	open.slab = 64 << 10;
 	open.offset = tib / 4;
 	assert_int_equal(order(0, open).status, -ENOSPC);
 	open_all(0);
