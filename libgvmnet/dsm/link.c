@@ -713,6 +713,17 @@ void dsm_link_ready(struct dsm_link *link, struct gvm_peer *peer)
 		dsm_link_needed(link->dsm, link->node);
 }
 
+void dsm_link_broke(struct dsm_link *link, const char *reason)
+{
+	struct gvm_peer *peer = link->peer;
+
+	gvm_log_limited(&link->dsm->node->limit, GVM_LOG_WARN,
+			"region %s: node %u: connection ended: %s", link->dsm->name, link->node,
+			reason);
+	go_down(link, 0);
+	gvm_peer_disconnect(peer, -EPROTO);
+}
+
 /* Who cannot be connected at once is lost to the engine: it has other ways. */
 void dsm_link_ended(struct dsm_link *link, struct gvm_peer *peer, int why)
 {

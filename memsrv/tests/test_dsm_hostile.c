@@ -886,6 +886,41 @@ static void who_asks_for_all_pages_holds_up_nobody(void **state)
 	rogue_end();
 }
 
+/* A frame that was kept back for a page's sake is as much a breach as any other. */
+static void what_is_kept_back_is_refused_too(void **state)
+{
+	enum { TIMES = 1000 };
+	struct gvm_hdr h = { .type = GVM_COH_FWD_READ, .arg = 16 };
+	uint64_t generation;
+
+	h.region = gvm_region_id_of(NAME);
+	open_two();
+	rogue_start(ROGUE);
+	to(home_of(0));
+	generation = open_as(NAME, GVM_RO_SHARED, 0, 1000).generation;
+	to(FIRST);
+	for (unsigned i = 0; i < TIMES; i++) {
+		unsigned before;
+		uint64_t until;
+
+		while (open_as(NAME, GVM_RO_SHARED, generation, 1000).status)
+			;
+		for (unsigned m = 0; m < 2; m++)
+			tell(m, &(struct order){ .op = ADD, .offset = 0, .value = 100 });
+		before = rogue.ended;
+		until = gvm_now() + 10000 * MS;
+		send_frame(&h);
+		while (rogue.ended == before && gvm_now() < until)
+			turn();
+		assert_true(rogue.ended > before);
+		for (unsigned m = 0; m < 2; m++)
+			assert_int_equal(hear(m).status, 0);
+	}
+	assert_int_equal(m_stats(0).faults_failed, 0);
+	all_is_well();
+	rogue_end();
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, dsm_setup, dsm_teardown)
 
 int main(int argc, char **argv)
@@ -908,6 +943,7 @@ int main(int argc, char **argv)
 		T(who_does_not_report_is_expelled),
 		T(whose_report_is_refused_is_expelled),
 		T(who_asks_for_all_pages_holds_up_nobody),
+		T(what_is_kept_back_is_refused_too),
 	};
 
 	if (argc > 1)
