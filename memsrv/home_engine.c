@@ -16,6 +16,7 @@
 #define ENTRIES_MAX   (UINT32_C(1) << 24)
 #define TXNS_MAX      65536u
 #define WAITERS_MAX   262144u
+#define SHARERS       4u /* one member may have such a part of what can be under way */
 #define STEP          UINT64_C(65536)
 #define NODE_PART_MAX 1u /* pages, relays: it has none */
 
@@ -87,11 +88,31 @@ static const struct gvm_hdr *say_full(struct home_region *r, const struct gvm_hd
 	return full;
 }
 
+/* Said once of a member: it may go on so for hours. */
+static void log_share(struct home_region *r, struct home_member *m, const struct gvm_hdr *h)
+{
+	static struct gvm_log_limit limit;
+	struct ivy_stats stats;
+
+	if (h->type != GVM_COH_NAK || h->status != GVM_ST_LIMIT)
+		return;
+	ivy_stats(r->ivy, &stats);
+	if (stats.over_share != r->over_share && !m->over_share)
+		gvm_log_limited(&limit, GVM_LOG_WARN,
+				"region %s: node %u has asked for %u pages and does not say that "
+				"it has them; it gets no more until it does",
+				r->name, m->node, TXNS_MAX / SHARERS);
+	m->over_share |= stats.over_share != r->over_share;
+	r->over_share = stats.over_share;
+}
+
 static void engine_send(void *user, uint16_t to, const struct gvm_hdr *h, const void *payload)
 {
 	struct home_region *r = user;
 	struct gvm_hdr full;
 
+	if (r->members[to])
+		log_share(r, r->members[to], h);
 	h = say_full(r, h, &full);
 	/* who has never been here, or has gone, is lost to the engine: nothing comes for it */
 	if (r->members[to])
@@ -205,6 +226,7 @@ int home_engine_new(struct home_region *r)
 		.max_entries = r->pages < ENTRIES_MAX ? (uint32_t)r->pages : ENTRIES_MAX,
 		.max_txns = TXNS_MAX,
 		.max_waiters = WAITERS_MAX,
+		.max_share = TXNS_MAX / SHARERS,
 		.max_pages = NODE_PART_MAX,
 		.max_relays = NODE_PART_MAX,
 		.retry_ns = gvm_option_number("GVM_DSM_RETRY_MS") * MS,

@@ -39,6 +39,7 @@ struct home_member {
 	uint64_t queued;                /* bytes */
 	struct gvm_hdr late[HOME_LATE]; /* that go with the next frame, or with the next tick */
 	unsigned late_count;
+	int over_share; /* it has been said that it asks for more than its share */
 	int before;   /* a member of before this node's restart: it holds pages */
 	int expelled; /* it is not let back, and will be buried */
 	uint64_t
@@ -86,6 +87,7 @@ struct home_region {
 	uint64_t engine_bytes, engine_room; /* that the engine has; of these the store knows */
 	int asked;   /* a request is being taken: only that can be refused for want of memory */
 	int starved; /* it has been, this time */
+	uint64_t over_share; /* requests that the engine has refused for a member's share */
 };
 
 struct home {

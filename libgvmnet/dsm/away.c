@@ -21,6 +21,10 @@ static void leave_start(void *arg, struct dsm_wait *wait)
 	struct away_args *args = arg;
 	struct gvm_dsm *dsm = args->dsm;
 
+	if (dsm->state == DSM_AWAY && !dsm->lost) {
+		dsm_done(wait, 0);
+		return;
+	}
 	if (dsm->state != DSM_OPEN || dsm->stats.homes_dead) {
 		dsm_done(wait, -EIO);
 		return;

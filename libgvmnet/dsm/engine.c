@@ -276,9 +276,13 @@ static void on_keep(struct gvm_timer *timer)
 
 	STAILQ_CONCAT(&all, &dsm->kept);
 	while ((f = STAILQ_FIRST(&all))) {
+		struct dsm_link *link = dsm->links[f->from];
+
 		STAILQ_REMOVE_HEAD(&all, next);
-		if (!keep(dsm, f->from, &f->h, f->payload))
-			(void)deliver(dsm, f->from, &f->h, f->payload, &reason);
+		/* its session may have ended by the one before */
+		if (link->state == LINK_UP && !keep(dsm, f->from, &f->h, f->payload) &&
+		    deliver(dsm, f->from, &f->h, f->payload, &reason))
+			dsm_link_broke(link, reason);
 		free(f);
 	}
 	dsm_engine_after(dsm);

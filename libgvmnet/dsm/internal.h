@@ -117,6 +117,7 @@ struct gvm_dsm {
 	void (*node_state)(void *arg, unsigned node, int why);
 	void *arg; /* of both */
 	uint32_t slab_pages;
+	uint32_t slab_wanted; /* by who opened it, or 0 */
 	uint16_t *homes; /* by slab; GVM_WIRE_NODE_NONE: not looked up yet */
 	struct ivy *ivy;
 	struct dsm_memory *memory;
@@ -206,6 +207,8 @@ void dsm_link_send(struct dsm_link *link, const struct gvm_hdr *h, const void *p
 void dsm_link_drain(struct dsm_link *link);
 /* Of the region's late timer: all that wait for another one go now. */
 void dsm_link_on_late(struct gvm_timer *timer);
+/* It has broken the rules: there is no session any more, and its connection ends. */
+void dsm_link_broke(struct dsm_link *link, const char *reason);
 /* Events of a peer. */
 void dsm_link_ready(struct dsm_link *link, struct gvm_peer *peer);
 void dsm_link_ended(struct dsm_link *link, struct gvm_peer *peer, int why);

@@ -402,8 +402,17 @@ static void leave_again(struct dsm_link *link)
 		dsm_region_left(link->dsm);
 }
 
-/* The call would have the peer connect again and again until its time is over. What comes of it is
- * told to ask_answered(). */
+/* A home that this node had a session with: there is a time after which it is dead. */
+static int must_be_back(const struct dsm_link *link)
+{
+	return link->is_home && !link->pending;
+}
+
+/*
+ * The call would have the peer connect again and again until its time is over, with pauses that
+ * grow: too long ones to notice in time that a home is back. What comes of it is told to
+ * ask_answered(), and the next call begins with an attempt of its own.
+ */
 static void hang_up(struct dsm_link *link)
 {
 	link->hang_up = 0;
@@ -411,7 +420,14 @@ static void hang_up(struct dsm_link *link)
 	    gvm_peer_state(link->dial) != GVM_PEER_READY)
 		gvm_peer_disconnect(link->dial, -EHOSTUNREACH);
 	else
-		set_timer(link, &link->retry, back_off(link, AGAIN_NS));
+		set_timer(link, &link->retry, link->is_home ? AGAIN_NS : back_off(link, AGAIN_NS));
+}
+
+/* An attempt whose first packet is lost would be repeated too late by the network, too. */
+static void hang_up_slow(struct dsm_link *link)
+{
+	if (gvm_peer_state(link->dial) == GVM_PEER_CONNECTING)
+		gvm_peer_disconnect(link->dial, -EHOSTUNREACH);
 }
 
 static void on_retry(struct gvm_timer *timer)
@@ -426,6 +442,8 @@ static void on_retry(struct gvm_timer *timer)
 		leave_again(link);
 	else if (link->hang_up)
 		hang_up(link);
+	else if (link->calling && link->state == LINK_ASKING && must_be_back(link))
+		hang_up_slow(link);
 	else
 		dsm_link_ask(link);
 	dsm_engine_after(link->dsm);
@@ -506,6 +524,12 @@ static int ask(struct dsm_link *link)
 		link->tries++;
 	if (!link->dial)
 		err = gvm_peer_get(dsm->node->worker, link->node, &link->dial);
+	if (!err && must_be_back(link)) {
+		/* a pause that an attempt of before has left */
+		if (gvm_peer_state(link->dial) == GVM_PEER_BACKOFF)
+			gvm_peer_disconnect(link->dial, -EHOSTUNREACH);
+		set_timer(link, &link->retry, dsm->node->fence_ns / 8);
+	}
 	return err ? err : call_open(link);
 }
 
@@ -584,7 +608,7 @@ static void ask_answered(struct gvm_op *op, int status)
 	struct dsm_link *link = dsm_container(op, struct dsm_link, call);
 	struct gvm_dsm *dsm = link->dsm;
 
-	link->calling = 0;
+	link->calling = link->hang_up = 0;
 	if (dsm->state == DSM_LEAVING)
 		dsm_region_left(dsm);
 	else if (dsm->state == DSM_OPENING && link->pending)
@@ -689,12 +713,23 @@ void dsm_link_ready(struct dsm_link *link, struct gvm_peer *peer)
 		dsm_link_needed(link->dsm, link->node);
 }
 
+void dsm_link_broke(struct dsm_link *link, const char *reason)
+{
+	struct gvm_peer *peer = link->peer;
+
+	gvm_log_limited(&link->dsm->node->limit, GVM_LOG_WARN,
+			"region %s: node %u: connection ended: %s", link->dsm->name, link->node,
+			reason);
+	go_down(link, 0);
+	gvm_peer_disconnect(peer, -EPROTO);
+}
+
 /* Who cannot be connected at once is lost to the engine: it has other ways. */
 void dsm_link_ended(struct dsm_link *link, struct gvm_peer *peer, int why)
 {
 	if (link->state == LINK_UP && link->peer == peer) {
 		go_down(link, 0);
-	} else if (link->state == LINK_ASKING && link->dial == peer && !link->is_home) {
+	} else if (link->state == LINK_ASKING && link->dial == peer && !link->pending) {
 		go_down(link, 0);
 		link->hang_up = 1;
 	} else {

@@ -97,6 +97,7 @@ static int make(struct dsm_node *node, const struct gvm_dsm_config *config, stru
 	dsm->flags = config->flags;
 	dsm->pages = config->bytes / GVM_PAGE_SIZE;
 	dsm->slab_pages = slab / GVM_PAGE_SIZE;
+	dsm->slab_wanted = config->slab_bytes / GVM_PAGE_SIZE;
 	dsm->budget = config->local_bytes / GVM_PAGE_SIZE;
 	dsm->taken = config->taken;
 	dsm->node_state = config->node_state;
@@ -233,7 +234,8 @@ static int take_geometry(struct gvm_dsm *dsm, const struct gvm_region_opened *op
 		if (dsm->homes &&
 		    (opened->pages != dsm->pages || opened->slab_pages != dsm->slab_pages))
 			return -EINVAL;
-		if (check_size(dsm->name, opened->pages, opened->slab_pages))
+		if (check_size(dsm->name, opened->pages, opened->slab_pages) ||
+		    (dsm->slab_wanted && dsm->slab_wanted != opened->slab_pages))
 			return -EINVAL;
 		dsm->generation = opened->generation;
 		dsm->pages = opened->pages;

@@ -351,6 +351,11 @@ uint64_t ivy_next_tick(const struct ivy *ivy)
 
 /* ---- life ---------------------------------------------------------------------------------- */
 
+static size_t shares_size(const struct ivy_config *c)
+{
+	return c->max_share ? (c->nodes + 1u) * sizeof(uint32_t) : 0;
+}
+
 static int config_ok(const struct ivy_config *c)
 {
 	return c->env && c->pages > 0 && c->pages < PAGES_MAX && c->page_size > 0 &&
@@ -358,6 +363,36 @@ static int config_ok(const struct ivy_config *c)
 	       c->self < c->nodes && c->max_entries && c->max_txns && c->max_waiters &&
 	       c->max_pages && c->max_relays && c->retry_ns && c->round_ns &&
 	       c->retry_ns < NEVER >> (BACKOFF_MAX + 1);
+}
+
+/* What is as large as the number of nodes, and the buffer. */
+static int alloc_all(struct ivy *ivy)
+{
+	const struct ivy_config *c = &ivy->config;
+
+	ivy->peers = ivy_alloc(ivy, peers_size(c));
+	ivy->buffer = ivy->peers ? ivy_alloc(ivy, 2 * c->page_size) : NULL;
+	if (ivy->buffer && c->max_share)
+		ivy->shares = ivy_alloc(ivy, shares_size(c));
+	if (!ivy->buffer || (c->max_share && !ivy->shares))
+		return -ENOMEM;
+	memset(ivy->peers, 0, peers_size(c)); /* all are PEER_THERE */
+	if (ivy->shares)
+		memset(ivy->shares, 0, shares_size(c));
+	return 0;
+}
+
+static void free_all(struct ivy *ivy)
+{
+	const struct ivy_config config = ivy->config;
+
+	if (ivy->shares)
+		ivy_release(ivy, ivy->shares, shares_size(&config));
+	if (ivy->buffer)
+		ivy_release(ivy, ivy->buffer, 2 * config.page_size);
+	if (ivy->peers)
+		ivy_release(ivy, ivy->peers, peers_size(&config));
+	config.env->free(config.user, ivy, sizeof(*ivy));
 }
 
 int ivy_new(const struct ivy_config *config, struct ivy **out)
@@ -372,15 +407,10 @@ int ivy_new(const struct ivy_config *config, struct ivy **out)
 	memset(ivy, 0, sizeof(*ivy));
 	ivy->config = *config;
 	ivy->self_last = &ivy->self_first;
-	ivy->peers = ivy_alloc(ivy, peers_size(config));
-	ivy->buffer = ivy->peers ? ivy_alloc(ivy, 2 * config->page_size) : NULL;
-	if (!ivy->buffer) {
-		if (ivy->peers)
-			ivy_release(ivy, ivy->peers, peers_size(config));
-		config->env->free(config->user, ivy, sizeof(*ivy));
+	if (alloc_all(ivy) != 0) {
+		free_all(ivy);
 		return -ENOMEM;
 	}
-	memset(ivy->peers, 0, peers_size(config));          /* all are PEER_THERE */
 	ivy->clock = config->env->nonce(config->user) >> 2; /* unlike that of another incarnation */
 	*out = ivy;
 	return 0;
@@ -388,17 +418,13 @@ int ivy_new(const struct ivy_config *config, struct ivy **out)
 
 void ivy_free(struct ivy *ivy)
 {
-	struct ivy_config config = ivy->config;
-
 	ivy_node_fini(ivy);
 	ivy_home_fini(ivy);
 	ivy_tree_fini(ivy);
 	ivy_old_fini(ivy);
-	ivy_release(ivy, ivy->buffer, 2 * config.page_size);
 	ivy_report_fini(ivy);
 	ivy_rebuild_fini(ivy);
-	ivy_release(ivy, ivy->peers, peers_size(&config));
-	config.env->free(config.user, ivy, sizeof(*ivy));
+	free_all(ivy);
 }
 
 int ivy_fault(struct ivy *ivy, uint64_t page, enum ivy_access access)

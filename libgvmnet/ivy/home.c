@@ -12,22 +12,41 @@ struct ivy_txn *ivy_txn_find(const struct ivy *ivy, uint64_t page)
 	return (struct ivy_txn *)ivy_table_find(&ivy->txns, page);
 }
 
-struct ivy_txn *ivy_txn_get(struct ivy *ivy, uint64_t page)
+static int has_its_share(const struct ivy *ivy, uint16_t node)
+{
+	return ivy->shares && node != NOBODY && ivy->shares[node] >= ivy->config.max_share;
+}
+
+static void share_add(struct ivy *ivy, uint16_t node, uint32_t n)
+{
+	if (ivy->shares && node != NOBODY)
+		ivy->shares[node] += n;
+}
+
+void ivy_txn_charge(struct ivy *ivy, struct ivy_txn *t, uint16_t node)
+{
+	share_add(ivy, t->charged, (uint32_t)-1);
+	t->charged = node;
+	share_add(ivy, node, 1);
+}
+
+struct ivy_txn *ivy_txn_get(struct ivy *ivy, uint64_t page, uint16_t charged)
 {
 	struct ivy_txn *t = ivy_txn_find(ivy, page);
 
-	if (t || ivy->txns.count >= ivy->config.max_txns)
+	if (t || ivy->txns.count >= ivy->config.max_txns || has_its_share(ivy, charged))
 		return t;
 	t = ivy_alloc(ivy, sizeof(*t));
 	if (!t)
 		return NULL;
 	memset(t, 0, sizeof(*t));
 	t->link.key = page;
-	t->supplier = t->candidate = NOBODY;
+	t->supplier = t->candidate = t->charged = NOBODY;
 	if (ivy_table_add(ivy, &ivy->txns, &t->link) != 0) {
 		ivy_release(ivy, t, sizeof(*t));
 		return NULL;
 	}
+	ivy_txn_charge(ivy, t, charged);
 	t->next = ivy->txn_list;
 	if (t->next)
 		t->next->prev = t;
@@ -42,6 +61,7 @@ static void txn_free(struct ivy *ivy, struct ivy_txn *t)
 	while (t->served.first)
 		ivy_waiter_del(ivy, t, t->served.first);
 	ivy_fan_free(ivy, t->fan);
+	ivy_txn_charge(ivy, t, NOBODY);
 	if (t->prev)
 		t->prev->next = t->next;
 	else
@@ -76,6 +96,10 @@ static struct ivy_waiter *waiter_make(struct ivy *ivy, uint16_t from, const stru
 {
 	struct ivy_waiter *w;
 
+	if (has_its_share(ivy, from)) {
+		ivy->stats.over_share++;
+		return NULL;
+	}
 	if (ivy->stats.waiters >= ivy->config.max_waiters)
 		return NULL;
 	w = ivy_alloc(ivy, sizeof(*w));
@@ -92,6 +116,7 @@ static struct ivy_waiter *waiter_make(struct ivy *ivy, uint16_t from, const stru
 	w->write = h->type == GVM_COH_WRITE;
 	w->served = 0;
 	ivy->stats.waiters++;
+	share_add(ivy, from, 1);
 	return w;
 }
 
@@ -124,6 +149,7 @@ void ivy_waiter_serve(struct ivy_txn *t)
 void ivy_waiter_del(struct ivy *ivy, struct ivy_txn *t, struct ivy_waiter *w)
 {
 	take_out(w->served ? &t->served : &t->queue, w);
+	share_add(ivy, w->node, (uint32_t)-1);
 	ivy_table_del(&ivy->waiters, &w->link);
 	ivy_release(ivy, w, sizeof(*w));
 	ivy->stats.waiters--;
@@ -249,7 +275,7 @@ static int serve_first(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 static void look_for_content(struct ivy *ivy, struct ivy_txn **t, struct ivy_entry *e)
 {
 	if ((e->bits & DIR_STALE) && !*t)
-		*t = ivy_txn_get(ivy, entry_page(e));
+		*t = ivy_txn_get(ivy, entry_page(e), ivy_itself(ivy));
 	if (!*t || (*t)->phase != TXN_IDLE)
 		return;
 	if (e->bits & DIR_STALE)
@@ -300,7 +326,7 @@ static void again(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e, struc
 
 static int enqueue(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, uint64_t base)
 {
-	struct ivy_txn *t = ivy_txn_get(ivy, h->page);
+	struct ivy_txn *t = ivy_txn_get(ivy, h->page, NOBODY);
 	struct ivy_waiter *w = t ? waiter_make(ivy, from, h, base) : NULL;
 
 	if (w)

@@ -54,7 +54,7 @@ void ivy_recall_start(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e, u
 int ivy_recall_owner(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 {
 	if (!t)
-		t = ivy_txn_get(ivy, entry_page(e));
+		t = ivy_txn_get(ivy, entry_page(e), e->owner);
 	ivy->stats.delta_unknown++;
 	if (t && t->phase == TXN_IDLE) {
 		t->version = 0;
@@ -91,6 +91,7 @@ static void recalled(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e,
 	if (e->owner == from)
 		e->owner = NOBODY;
 	t->candidate = NOBODY;
+	ivy_txn_charge(ivy, t, NOBODY);
 	t->phase = TXN_IDLE;
 	e->bits |= DIR_STALE;
 	if (!good) /* somebody else may have it: ivy_home_advance() sees to that */

@@ -377,12 +377,16 @@ struct ivy_txn {
 	uint64_t due;
 	uint16_t supplier;  /* who was told to send its page to the writer, or NOBODY */
 	uint16_t candidate; /* of a RECALL */
+	uint16_t charged;   /* whose share it is a part of, beside those of who waits; or NOBODY */
 	uint8_t phase, same, tries, strict;
 };
 
 struct ivy_txn *ivy_txn_find(const struct ivy *ivy, uint64_t page);
-/* Made if there is none; NULL: no memory, or the limit. */
-struct ivy_txn *ivy_txn_get(struct ivy *ivy, uint64_t page);
+/* Made if there is none, as a part of this node's share (of the home's: ivy_itself(); NOBODY: who
+ * waits for it has a part of its own); NULL: no memory, or a limit. */
+struct ivy_txn *ivy_txn_get(struct ivy *ivy, uint64_t page, uint16_t charged);
+/* It is a part of this node's share, or of nobody's. */
+void ivy_txn_charge(struct ivy *ivy, struct ivy_txn *t, uint16_t node);
 /* Serve whoever is next; the transaction, and the entry, go when there is nothing to keep them for.
  */
 void ivy_home_advance(struct ivy *ivy, uint64_t page);
@@ -517,6 +521,7 @@ struct ivy {
 	struct ivy_dir dir;
 	struct ivy_table txns, waiters;
 	struct ivy_txn *txn_list;
+	uint32_t *shares; /* by node, then its own: see max_share; NULL: there is no bound */
 	/* homes that have been started anew; this one, if it has */
 	struct ivy_table reborn;
 	struct ivy_rebuild *rebuild;
@@ -547,6 +552,11 @@ int ivy_all_zeros(const void *bytes, uint32_t size);
 void ivy_drain(struct ivy *ivy);
 
 uint16_t ivy_home_of(const struct ivy *ivy, uint64_t page);
+/* Whose share it is that the home begins by itself. No node has this id. */
+static inline uint16_t ivy_itself(const struct ivy *ivy)
+{
+	return ivy->config.nodes;
+}
 int ivy_peer_down(const struct ivy *ivy, uint16_t peer); /* lost or dead */
 int ivy_peer_gone(const struct ivy *ivy, uint16_t peer); /* dead */
 /* When to ask again, the tries-th time. */

@@ -99,6 +99,9 @@ struct ivy_config {
 	    max_entries;   /* of the directory: pages in use elsewhere that this node is home of */
 	uint32_t max_txns; /* pages that this node is home of and somebody waits for */
 	uint32_t max_waiters; /* requests that are served or wait here */
+	/* Of these, that one node may have: who says no DONE is told to be patient, and leaves
+	 * room to others. So many pages the home fetches by itself at a time. 0: no bound. */
+	uint32_t max_share;
 	uint32_t max_pages;   /* pages that this node has a copy of or wants */
 	uint32_t max_relays;  /* invalidations that this node passes on at a time */
 	uint64_t retry_ns;    /* after which an open request is asked for again, doubling; not 0 */
@@ -125,6 +128,7 @@ struct ivy_stats {
 	uint64_t invalidated;   /* copies given up to INV */
 	uint64_t lost;          /* pages of this home that nobody has */
 	uint64_t no_memory;     /* a limit or the allocator said no */
+	uint64_t over_share;    /* requests refused for max_share: these are in no_memory, too */
 	uint64_t deltas;        /* pages that were sent as what has changed of them */
 	uint64_t delta_saved;   /* bytes that these were shorter */
 	uint64_t pin_refused;   /* messages that were not obeyed for a pin: they come again */

@@ -98,10 +98,10 @@ static struct answered ask(const struct gvm_msg *msg)
 	return a;
 }
 
-static struct answered open_as(const char *name, unsigned flags, uint64_t generation,
-			       uint32_t promise)
+static struct answered open_of(uint64_t pages, const char *name, unsigned flags,
+			       uint64_t generation, uint32_t promise)
 {
-	struct gvm_region_open req = { .pages = BYTES / PAGE,
+	struct gvm_region_open req = { .pages = pages,
 				       .slab_pages = 16,
 				       .page_size = PAGE,
 				       .generation = generation,
@@ -116,6 +116,12 @@ static struct answered open_as(const char *name, unsigned flags, uint64_t genera
 				      .arg = rogue.view,
 				      .body = body,
 				      .length = sizeof(body) });
+}
+
+static struct answered open_as(const char *name, unsigned flags, uint64_t generation,
+			       uint32_t promise)
+{
+	return open_of(BYTES / PAGE, name, flags, generation, promise);
 }
 
 static void to(unsigned node)
@@ -837,6 +843,84 @@ static void whose_report_is_refused_is_expelled(void **state)
 	home_forget();
 }
 
+/* Sends it when there is room for it; what comes meanwhile is taken. */
+static void send_in_turn(const struct gvm_hdr *h)
+{
+	while (gvm_coherence_send(rogue.peer, h, NULL) == -EAGAIN)
+		turn();
+}
+
+/* A member that asks for every page and never says that it has one: more of them than a home can
+ * have under way. Others get what they ask for, and it is answered. */
+static void who_asks_for_all_pages_holds_up_nobody(void **state)
+{
+	static const char *const room[] = { "--overcommit", "16", NULL };
+	enum { ALL = 160000 };
+	unsigned h, sent = 0;
+	uint64_t page;
+
+	for (unsigned i = 0; i < HOMES; i++) {
+		home_end(i, SIGKILL);
+		home_start_with(i, room);
+	}
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(m_open(i, (uint64_t)ALL * PAGE, GVM_DSM_CREATE, 0), 0);
+	h = home_of(0);
+	rogue_start(ROGUE);
+	to(h);
+	assert_int_equal(open_of(ALL, NAME, GVM_RO_SHARED, 0, 1000).status, 0);
+	for (page = 16; page < ALL && sent < 70000; page += 16) {
+		if (home_of(page) != h)
+			continue;
+		for (unsigned i = 0; i < 16; i++, sent++)
+			send_in_turn(&(struct gvm_hdr){ .type = GVM_COH_READ,
+							.xid = page + i + 1,
+							.region = gvm_region_id_of(NAME),
+							.page = page + i });
+	}
+	assert_int_equal(sent, 70000);
+	tell(0, &(struct order){ .op = LOAD, .offset = 0 });
+	assert_false(is_silent_until(0, gvm_now() + 20000 * MS));
+	assert_int_equal(hear(0).status, 0);
+	all_is_well();
+	rogue_end();
+}
+
+/* A frame that was kept back for a page's sake is as much a breach as any other. */
+static void what_is_kept_back_is_refused_too(void **state)
+{
+	enum { TIMES = 1000 };
+	struct gvm_hdr h = { .type = GVM_COH_FWD_READ, .arg = 16 };
+	uint64_t generation;
+
+	h.region = gvm_region_id_of(NAME);
+	open_two();
+	rogue_start(ROGUE);
+	to(home_of(0));
+	generation = open_as(NAME, GVM_RO_SHARED, 0, 1000).generation;
+	to(FIRST);
+	for (unsigned i = 0; i < TIMES; i++) {
+		unsigned before;
+		uint64_t until;
+
+		while (open_as(NAME, GVM_RO_SHARED, generation, 1000).status)
+			;
+		for (unsigned m = 0; m < 2; m++)
+			tell(m, &(struct order){ .op = ADD, .offset = 0, .value = 100 });
+		before = rogue.ended;
+		until = gvm_now() + 10000 * MS;
+		send_frame(&h);
+		while (rogue.ended == before && gvm_now() < until)
+			turn();
+		assert_true(rogue.ended > before);
+		for (unsigned m = 0; m < 2; m++)
+			assert_int_equal(hear(m).status, 0);
+	}
+	assert_int_equal(m_stats(0).faults_failed, 0);
+	all_is_well();
+	rogue_end();
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, dsm_setup, dsm_teardown)
 
 int main(int argc, char **argv)
@@ -858,6 +942,8 @@ int main(int argc, char **argv)
 		T(with_an_image_there_are_none),
 		T(who_does_not_report_is_expelled),
 		T(whose_report_is_refused_is_expelled),
+		T(who_asks_for_all_pages_holds_up_nobody),
+		T(what_is_kept_back_is_refused_too),
 	};
 
 	if (argc > 1)

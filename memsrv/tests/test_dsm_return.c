@@ -4,7 +4,8 @@
  * what no member held: members go on with what they have mapped meanwhile, all of it has its right
  * contents afterwards, the rest fails with SIGBUS and never reads as zeros or an older version;
  * what has never been written can be used; also twice, with a member that dies at the same time,
- * one that comes new, and under load. A home that comes back too late is dead.
+ * one that comes new, and under load. A home that comes back too late is dead; until then it is
+ * tried often enough to be found.
  */
 #include "dsm_members.h"
 
@@ -287,10 +288,53 @@ static void under_load(void **state)
 	assert_true(lost < COUNTERS / 2);
 }
 
+/* Stands where a home was, and lets nobody in. Returns after how long so many had tried, or at
+ * most. */
+static uint64_t tried_after(unsigned port, unsigned times, uint64_t most_ns)
+{
+	struct sockaddr_in at = { .sin_family = AF_INET,
+				  .sin_port = htons((uint16_t)port),
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+	struct pollfd in = { .fd = fd, .events = POLLIN };
+	uint64_t began = gvm_now();
+
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)), 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+	assert_int_equal(listen(fd, 64), 0);
+	while (times && gvm_now() - began < most_ns)
+		if (poll(&in, 1, 10) == 1) {
+			close(accept(fd, NULL, NULL));
+			times--;
+		}
+	close(fd);
+	return gvm_now() - began;
+}
+
+/* Until a home is given up it is tried all the time, not less and less often: with the pauses that
+ * connections have by default a member would try 18 times in this time, and each could be the last
+ * one before the fence. */
+static void a_home_is_tried_often(void **state)
+{
+	enum { TIMES = 30, MOST_MS = 8000 };
+	uint64_t took;
+
+	m_store(0, slab_of(0), 1);
+	home_end(1, SIGKILL);
+	took = tried_after(home[1].port, TIMES * MEMBERS, MOST_MS * MS);
+	print_message("[          ] each tried %u times in %lu ms\n", TIMES,
+		      (unsigned long)(took / MS));
+	assert_true(took < MOST_MS * MS);
+	home_start_lasting(1);
+	assert_load(1, slab_of(0), 1);
+	for (unsigned i = 0; i < MEMBERS; i++)
+		assert_int_equal(m_stats(i).homes_dead, 0);
+}
+
 #define T(name)     cmocka_unit_test_setup_teardown(name, setup, teardown)
 #define SHORT(name) cmocka_unit_test_setup_teardown(name, setup_short, teardown)
 
-int main(void)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		T(what_members_hold_lives),
@@ -301,7 +345,10 @@ int main(void)
 		SHORT(too_late_is_dead),
 		SHORT(what_cannot_be_taken_up_is_kept),
 		T(under_load),
+		T(a_home_is_tried_often),
 	};
 
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
 	return dsm_run(tests);
 }

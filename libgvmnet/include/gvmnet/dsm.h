@@ -48,7 +48,8 @@ struct gvm_dsm;
 struct gvm_dsm_config {
 	const char *name;    /* 1 to 63 of [A-Za-z0-9._-] */
 	unsigned flags;      /* GVM_DSM_* */
-	uint64_t bytes; /* a multiple of GVM_PAGE_SIZE below 16 TiB; 0 without CREATE: as it is */
+	/* a multiple of GVM_PAGE_SIZE, at most 16 TiB less two pages; 0 without CREATE: as it is */
+	uint64_t bytes;
 	/* a power of two, 64 KiB to 64 MiB, 4,194,304 slabs at most; 0: GVM_SLAB, or as it is */
 	uint32_t slab_bytes;
 	/*
@@ -163,8 +164,8 @@ int gvm_dsm_close(struct gvm_dsm *dsm);
  * Before this process becomes another program: what it owns is sent to its homes, and all members
  * are told that it is gone, so that the new program can be this node at once. The mapping stays;
  * accesses to it wait, and so does gvm_dsm_pin(). gvm_dsm_stay(), if that has failed: it is a
- * member again, and they go on. leave: 0; -EIO: not in timeout_ms, or a home was lost before or
- * meanwhile, it is a member as before. stay: 0, or why the region cannot be opened, after which
+ * member again, and they go on. leave: 0, also if it has left already; -EIO: not in timeout_ms, or a
+ * home was lost before or meanwhile, it is a member as before. stay: 0, or why the region cannot be opened, after which
  * each access fails; -ESTALE: it is another one now.
  */
 int gvm_dsm_leave(struct gvm_dsm *dsm, unsigned timeout_ms);

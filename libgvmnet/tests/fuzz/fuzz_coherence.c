@@ -227,6 +227,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 				.max_entries = 8,
 				.max_txns = 4,
 				.max_waiters = 16,
+				.max_share = 3,
 				.max_pages = 4,
 				.max_relays = 4,
 				.retry_ns = 100,
