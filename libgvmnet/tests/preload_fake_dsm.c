@@ -88,6 +88,7 @@ static int open_file(const struct gvm_dsm_config *config, size_t *bytes)
 	if (fstat(fd, &st) || (!st.st_size && ftruncate(fd, (off_t)config->bytes)))
 		abort();
 	*bytes = st.st_size ? (size_t)st.st_size : config->bytes;
+	flock(fd, LOCK_SH);
 	return fd;
 }
 
@@ -164,7 +165,12 @@ int gvm_dsm_delete(struct gvm_net *net, const char *name)
 
 	fake_record("dsm delete %s\n", name);
 	path_of(path, sizeof path, name);
-	return unlink(path) ? -errno : 0;
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	int err = flock(fd, LOCK_EX | LOCK_NB) ? -EBUSY : unlink(path) ? -errno : 0;
+	close(fd);
+	return err;
 }
 
 void gvm_dsm_stats(const struct gvm_dsm *dsm, struct gvm_dsm_stats *stats)

@@ -448,6 +448,7 @@ static const struct {
 	{ "data", data },
 	{ "signals", signals },
 	{ "object", object },
+	{ "object_names", object_names },
 	{ "object_fork", object_fork },
 	{ "object_left", object_left },
 	{ "object_found", object_found },

@@ -154,6 +154,62 @@ void object(void)
 	unlinked();
 }
 
+/* Names that look like each other's, or like what regions are called. */
+static const char *const alike[] = {
+	NAME, NAME ".2", NAME "..2", NAME ".", NAME "..", NAME ".object", NAME ".2.object",
+};
+
+#define ALIKE (sizeof alike / sizeof *alike)
+
+static char *page_of(const char *name, int flags)
+{
+	int fd = shm_open(name, O_RDWR | flags, 0600);
+
+	CHECK(fd >= 0 && (!flags || !ftruncate(fd, PAGE)));
+	char *p = mmap(NULL, PAGE, RW, MAP_SHARED, fd, 0);
+	CHECK(p != MAP_FAILED && !close(fd));
+	return p;
+}
+
+static void long_names(void)
+{
+	char name[64] = "/";
+
+	memset(name + 1, 'n', 55);
+	CHECK(*page_of(name, O_CREAT | O_EXCL) == 0 && !shm_unlink(name));
+	name[56] = 'n';
+	CHECK(fails(shm_open(name, O_RDWR | O_CREAT, 0600), ENAMETOOLONG));
+	memset(name + 28, 0, 36);
+	memset(name + 1, '.', 27);
+	CHECK(*page_of(name, O_CREAT | O_EXCL) == 0 && !shm_unlink(name));
+	name[28] = '.';
+	CHECK(fails(shm_open(name, O_RDWR | O_CREAT, 0600), ENAMETOOLONG));
+}
+
+/* Each name has memory of its own, in each of its lives. With '*' as the names that are shared. */
+void object_names(void)
+{
+	char *p[2][ALIKE];
+
+	for (size_t i = 0; i < 2 * ALIKE; i++) {
+		char **at = &p[i / ALIKE][i % ALIKE];
+		*at = page_of(alike[i % ALIKE], O_CREAT | O_EXCL);
+		CHECK(zeros(*at, PAGE));
+		fill(*at, PAGE, i + 1);
+		CHECK(i >= ALIKE || !shm_unlink(alike[i])); /* it has it still */
+	}
+	for (size_t i = 0; i < 2 * ALIKE; i++)
+		CHECK(holds(p[i / ALIKE][i % ALIKE], PAGE, i + 1));
+	for (size_t i = 0; i < ALIKE; i++)
+		CHECK(holds(page_of(alike[i], 0), PAGE, ALIKE + i + 1) && !shm_unlink(alike[i]));
+	long_names();
+	/* folders are none */
+	CHECK(fails(shm_open("/..", O_RDWR | O_CREAT, 0600), EINVAL));
+	CHECK(fails(shm_open("/.", O_RDWR | O_CREAT, 0600), EINVAL));
+	int fd = open("/dev/shm/.", O_RDONLY | O_DIRECTORY);
+	CHECK(fd >= 0 && !close(fd));
+}
+
 /* The child is a node of its own. */
 void object_fork(void)
 {

@@ -441,6 +441,22 @@ static void objects_are_as_ever(void **state)
 	MADE("dsm delete gvm-object.object");
 }
 
+/* However alike their names are, and those of their regions. */
+static void objects_have_memory_of_their_own(void **state)
+{
+	char there[64];
+	const char *all[] = { "GVM_RUN_SHARED=*", ANY_NODE, there, NULL };
+
+	snprintf(there, sizeof there, "FAKE_DSM=%s", dir);
+	assert_int_equal(run("object_names", all), 0);
+	MADE("dsm open gvm-object.2 node 16 bytes 4096");
+	MADE("dsm open gvm-object..2 node 16 bytes 4096");
+	MADE("dsm open gvm-object..2.2 node 16 bytes 4096");
+	MADE("dsm open gvm-object...object node 16 bytes 4096");
+	SAID("a name that nodes share is of at most 55 of [A-Za-z0-9._-], where a dot counts as "
+	     "two");
+}
+
 /* Before another program begins this one has left; when none does it is back. */
 static void objects_of_a_program_that_execs(void **state)
 {
@@ -775,6 +791,7 @@ int main(void)
 		cmocka_unit_test(files_in_memory),
 		cmocka_unit_test(files_are_what_is_mapped),
 		cmocka_unit_test(objects_are_as_ever),
+		cmocka_unit_test(objects_have_memory_of_their_own),
 		cmocka_unit_test(objects_of_a_forked_child),
 		cmocka_unit_test(objects_of_a_program_that_execs),
 		cmocka_unit_test(what_cannot_be_shared_is_told),

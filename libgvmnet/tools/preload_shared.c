@@ -66,11 +66,40 @@ static size_t whole(uint64_t bytes)
 
 /* ---- names ---------------------------------------------------------------------------------- */
 
-static int is_good(const char *name)
+/* Folders, of which the C library knows what to say. */
+static int is_folder(const char *name)
 {
-	return *name && strlen(name) <= OBJECT_NAME_MAX &&
-	       strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") ==
-		   strlen(name);
+	return !strcmp(name, ".") || !strcmp(name, "..");
+}
+
+static size_t region_chars(const char *name)
+{
+	size_t chars = 0;
+
+	for (; *name; name++)
+		chars += *name == '.' ? 2 : 1;
+	return chars;
+}
+
+/* Each dot becomes two: so whether the last dots of a region's name are even or odd in number says
+ * whether what follows the last one is a part of the object's name, or was put behind it. */
+static void region_name(char *to, const char *name)
+{
+	for (; *name; name++) {
+		*to++ = *name;
+		if (*name == '.')
+			*to++ = '.';
+	}
+	*to = 0;
+}
+
+/* 0, or the errno that says why there can be no object of that name. */
+static int why_no_name(const char *name)
+{
+	if (!*name || name[strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+					"0123456789._-")])
+		return EINVAL;
+	return region_chars(name) > OBJECT_NAME_MAX ? ENAMETOOLONG : 0;
 }
 
 static _Atomic(uint64_t) *word_of(const struct shared_name *n)
@@ -94,13 +123,18 @@ static int look(const struct shared_name *n, uint64_t *word)
 	return -1;
 }
 
+static void about_name(const struct shared_name *n, char *region)
+{
+	snprintf(region, REGION_NAME_ROOM, "%s.object", n->region);
+}
+
 static int open_about(struct shared_name *n)
 {
-	char region[64];
+	char region[REGION_NAME_ROOM];
 
 	if (n->about.dsm)
 		return 0;
-	snprintf(region, sizeof region, "%s.object", n->name);
+	about_name(n, region);
 	owner = raw_getpid();
 	return shared_region_open(&n->about, region, PRELOAD_PAGE, SLAB_MIN, GVM_DSM_CREATE);
 }
@@ -117,6 +151,7 @@ static struct shared_name *name_get(const char *name)
 		if (!n)
 			return NULL;
 		strcpy(n->name, name);
+		region_name(n->region, name);
 		n->next = names;
 		names = n;
 	}
@@ -188,9 +223,9 @@ static struct shared_object *object_get(struct shared_name *n, unsigned life)
 	o->name = n;
 	o->life = life;
 	if (life == 1)
-		strcpy(o->region, n->name);
+		strcpy(o->region, n->region);
 	else
-		snprintf(o->region, sizeof o->region, "%s.%u", n->name, life);
+		snprintf(o->region, sizeof o->region, "%s.%u", n->region, life);
 	int err = make_file(o);
 	if (err) {
 		free(o);
@@ -295,7 +330,7 @@ static int open_data(struct shared_object *o, uint64_t size)
 	if (err == -ENOENT) {
 		say("shared memory %s: its contents are gone (a memory node was started again, or "
 		    "the region was deleted); delete region %s.object, too",
-		    o->region, o->name->name);
+		    o->region, o->name->region);
 		return -ESTALE;
 	}
 	if (err)
@@ -407,13 +442,14 @@ int shared_opens(const char *name, int flags, int *fd)
 	struct guard guard;
 	int again = 0;
 
-	if (!policy_match(preload_policy.names, name))
+	if (is_folder(name) || !policy_match(preload_policy.names, name))
 		return 0;
-	if (!is_good(name)) {
-		say("shared memory %.60s: a name that nodes share is of at most %d of "
-		    "[A-Za-z0-9._-]",
+	int err = why_no_name(name);
+	if (err) {
+		say("shared memory %.70s: a name that nodes share is of at most %d of "
+		    "[A-Za-z0-9._-], where a dot counts as two",
 		    name, OBJECT_NAME_MAX);
-		errno = EINVAL;
+		errno = err;
 		*fd = -1;
 		return 1;
 	}
@@ -452,7 +488,7 @@ int shared_unlinks(const char *name, int *err)
 {
 	struct guard guard;
 
-	if (!policy_match(preload_policy.names, name) || !is_good(name))
+	if (is_folder(name) || why_no_name(name) || !policy_match(preload_policy.names, name))
 		return 0;
 	hold(&guard);
 	*err = unlink_locked(name);
@@ -783,11 +819,11 @@ static void park(int sig)
 
 static void name_end(struct shared_name *n)
 {
-	char region[64];
+	char region[REGION_NAME_ROOM];
 
 	if (!n->about.dsm)
 		return;
-	snprintf(region, sizeof region, "%s.object", n->name);
+	about_name(n, region);
 	uint64_t word = IS_THERE;
 	int there = look(n, &word) || word & IS_THERE;
 	shared_region_close(&n->about, region);
