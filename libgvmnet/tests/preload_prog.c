@@ -449,6 +449,8 @@ static const struct {
 	{ "signals", signals },
 	{ "object", object },
 	{ "object_names", object_names },
+	{ "object_changed", object_changed },
+	{ "object_orphan", object_orphan },
 	{ "object_fork", object_fork },
 	{ "object_left", object_left },
 	{ "object_found", object_found },

@@ -447,6 +447,22 @@ void object_killed(void)
 	pause();
 }
 
+/* Another one changes it. It makes nothing. */
+void object_changed(void)
+{
+	char *p = map_of(again());
+
+	fill(p + MIB, MIB, 2);
+}
+
+/* Who made it is dead; what the one above has left is there, in its size. */
+void object_orphan(void)
+{
+	int fd = again();
+
+	CHECK(size_of(fd) == BYTES && holds(map_of(fd) + MIB, MIB, 2) && !shm_unlink(NAME));
+}
+
 static void on_bus(int sig)
 {
 	(void)sig;

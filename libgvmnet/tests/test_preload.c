@@ -436,6 +436,8 @@ static void objects_are_as_ever(void **state)
 	SAID("gvm: shared 12.0 MiB in 3 objects with other nodes, as node 16");
 	assert_int_equal(run("object_left", shared), 0);
 	NEVER("dsm delete gvm-object.object");
+	/* that it is there, and its size, are at home before the program is told */
+	assert_int_equal(count(calls, "dsm evict gvm-object.object"), 2);
 	assert_int_equal(run("object_found", shared), 0);
 	MADE("dsm delete gvm-object\n");
 	MADE("dsm delete gvm-object.object");
@@ -486,7 +488,7 @@ static void objects_of_a_forked_child(void **state)
 
 static void what_cannot_be_shared_is_told(void **state)
 {
-	char there[64];
+	char there[64], left[64];
 	const char *other[] = { "GVM_RUN_SHARED=else", there, NULL };
 	const char *down[] = { "GVM_RUN_SHARED=gvm-object", "FAKE_FAIL=dsm", ANY_NODE, there,
 			       NULL };
@@ -497,6 +499,15 @@ static void what_cannot_be_shared_is_told(void **state)
 	SAID("nothing was shared: the program mapped no shared memory object that --shared else");
 	assert_int_equal(run("object_left", down), 3);
 	SAID("shared memory gvm-object.object cannot be had: a memory node does not answer");
+	down[1] = "FAKE_FAIL=home";
+	assert_int_equal(run("object_left", down), 3);
+	SAID("shared memory gvm-object: its memory node is gone");
+	down[1] = "FAKE_FAIL=page";
+	assert_int_equal(run("object_left", down), 3);
+	SAID("shared memory gvm-object: whether it is there, and its size, is lost");
+	SAID("delete the regions gvm-object.object and gvm-object to make it anew");
+	snprintf(left, sizeof left, "%s/gvm-object.object", dir);
+	assert_int_equal(unlink(left), 0);
 }
 
 static void handlers_may_map(void **state)

@@ -26,6 +26,8 @@
 #define SIZE(w)   ((w)&0xffffffffffffull)
 #define SIZE_MOST ((off_t)1 << 44)
 #define WAIT_MS   2000 /* for who has made an object to say its size */
+#define LOOK_MS   2000 /* to learn why a page cannot be had */
+#define GIVE_MOST 20   /* times that a page is offered to its home */
 #define RANGES    64u  /* objects whose locks are seen to */
 #define SLAB_MIN  (64ull << 10)
 
@@ -107,7 +109,39 @@ static _Atomic(uint64_t) *word_of(const struct shared_name *n)
 	return &((struct shared_about *)n->about.mem)->word;
 }
 
-/* Its page may be one that cannot be had any more: an error rather than a signal. */
+static void about_name(const struct shared_name *n, char *region)
+{
+	snprintf(region, REGION_NAME_ROOM, "%s.object", n->region);
+}
+
+/* The page of a name cannot be read: by then it may be again (0), else -1 with errno, and a line
+ * says why. */
+static int look_again(const struct shared_name *n, uint64_t *word)
+{
+	struct gvm_dsm_stats st;
+	int err = gvm_dsm_pin(n->about.dsm, 0, PRELOAD_PAGE, 0, LOOK_MS);
+
+	if (!err) {
+		*word = atomic_load(word_of(n));
+		gvm_dsm_unpin(n->about.dsm, 0, PRELOAD_PAGE);
+		return 0;
+	}
+	gvm_dsm_stats(n->about.dsm, &st);
+	errno = err == -EHOSTDOWN || st.homes_dead ? EHOSTDOWN : -err;
+	if (errno == EHOSTDOWN)
+		say_once("shared memory %s: its memory node is gone", n->name);
+	else if (errno == EIO)
+		say_once("shared memory %s: whether it is there, and its size, is lost: who said "
+			 "so last was killed before a memory node had it, or that was started "
+			 "again; delete the regions %s.object and %s to make it anew",
+			 n->name, n->region, n->region);
+	else
+		say_once("shared memory %s: whether it is there cannot be learned now (%s)",
+			 n->name, strerror(errno));
+	return -1;
+}
+
+/* Its page may be one that cannot be had: an error rather than a signal. */
 static int look(const struct shared_name *n, uint64_t *word)
 {
 	struct iovec to = { word, sizeof *word }, from = { (void *)word_of(n), sizeof *word };
@@ -118,14 +152,36 @@ static int look(const struct shared_name *n, uint64_t *word)
 		*word = atomic_load(word_of(n));
 		return 0;
 	}
-	say_once("shared memory %s: its memory node is gone", n->name);
-	errno = EHOSTDOWN;
-	return -1;
+	return look_again(n, word);
 }
 
-static void about_name(const struct shared_name *n, char *region)
+/* What only this process has is lost when it is killed: the home gets it before the program is told
+ * that it is so. To look again waits for that, and leaves a copy here, should the memory node be
+ * killed. */
+static void give_home(const struct shared_name *n)
 {
-	snprintf(region, REGION_NAME_ROOM, "%s.object", n->region);
+	const struct timespec moment = { .tv_nsec = 1000000 };
+	struct gvm_dsm_stats before, now;
+	uint64_t word;
+
+	gvm_dsm_stats(n->about.dsm, &before);
+	for (unsigned i = 0; i < GIVE_MOST; i++) {
+		gvm_dsm_evict(n->about.dsm, 0, PRELOAD_PAGE);
+		gvm_dsm_stats(n->about.dsm, &now);
+		if (now.evicted != before.evicted || !now.pages_here)
+			break;
+		nanosleep(&moment, NULL); /* it is on its way to another node */
+	}
+	look(n, &word);
+}
+
+/* As an atomic exchange if it is *had; else that is what it was. */
+static int change(const struct shared_name *n, uint64_t *had, uint64_t word)
+{
+	int done = atomic_compare_exchange_strong(word_of(n), had, word);
+
+	give_home(n);
+	return done;
 }
 
 static int open_about(struct shared_name *n)
@@ -177,7 +233,7 @@ static uint64_t object_word(struct shared_name *n, int flags, int *made)
 		if (!(flags & O_CREAT))
 			return 0;
 		word = IS_THERE | (uint64_t)(LIFE(had) % 0x7fff + 1) << 48;
-	} while (!atomic_compare_exchange_weak(word_of(n), &had, word));
+	} while (!change(n, &had, word));
 	*made = 1;
 	return word;
 }
@@ -475,7 +531,7 @@ static int unlink_locked(const char *name)
 			errno = ENOENT;
 			return -1;
 		}
-	} while (!atomic_compare_exchange_weak(word_of(n), &word, word & ~IS_THERE));
+	} while (!change(n, &word, word & ~IS_THERE));
 	struct shared_object *o = object_find(n, LIFE(word));
 	if (o)
 		maybe_end(o);
@@ -534,8 +590,7 @@ static int set_size(struct shared_object *o, uint64_t len)
 		/* two that make it at once say the same, or the second one is told */
 		if (!had && SIZE(word))
 			return set_size(o, len);
-		if (atomic_compare_exchange_weak(word_of(o->name), &word,
-						 (word & ~SIZE(~0ull)) | len))
+		if (change(o->name, &word, (word & ~SIZE(~0ull)) | len))
 			break;
 	}
 	return (int)syscall(SYS_ftruncate, o->fd, (off_t)len);
