@@ -118,6 +118,7 @@ static void refused(void)
 	CHECK(fails((long)mmap(NULL, PAGE, RW, MAP_PRIVATE, fd, 0), ENOTSUP));
 	CHECK(fails((long)mmap(NULL, 2 * BYTES, RW, MAP_SHARED, fd, 0), EINVAL));
 	CHECK(fails((long)mremap(p, BYTES, 2 * BYTES, MREMAP_MAYMOVE), ENOTSUP));
+	CHECK(fails(madvise(p, BYTES, MADV_DOFORK), EINVAL) && !madvise(p, BYTES, MADV_DONTFORK));
 	CHECK(holds(p, BYTES, 1) && !munmap(p, BYTES) && !close(fd));
 }
 
@@ -216,9 +217,10 @@ void object_fork(void)
 	char *p = map_of(make());
 
 	fill(p, BYTES, 1);
+	CHECK(fails(madvise(p + MIB, PAGE, MADV_DOFORK), EINVAL));
 	pid_t pid = fork();
 	if (!pid) {
-		CHECK(faults(p));
+		CHECK(faults(p) && faults(p + MIB));
 		char *q = map_of(again());
 		CHECK(holds(q, BYTES, 1));
 		fill(q, BYTES, 2);

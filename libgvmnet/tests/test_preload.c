@@ -433,6 +433,7 @@ static void objects_are_as_ever(void **state)
 	assert_int_equal(count(calls, "dsm close gvm-object"), count(calls, "dsm open gvm-object"));
 	MADE("dsm delete gvm-object.object");
 	SAID("they cannot be moved");
+	SAID("no forked child can have them");
 	SAID("gvm: shared 12.0 MiB in 3 objects with other nodes, as node 16");
 	assert_int_equal(run("object_left", shared), 0);
 	NEVER("dsm delete gvm-object.object");

@@ -831,6 +831,21 @@ int shared_moves(const void *addr, size_t len)
 	return ours;
 }
 
+int shared_inherits(const void *addr, size_t len)
+{
+	struct guard guard;
+	uintptr_t from = (uintptr_t)addr;
+
+	if (!may_meet(addr, len))
+		return 0;
+	hold(&guard);
+	int ours = object_at(from, from + whole(len)) != NULL;
+	if (ours)
+		refuse(EINVAL, "no forked child can have them (MADV_DOFORK)");
+	let_go(&guard);
+	return ours;
+}
+
 /* ---- report --------------------------------------------------------------------------------- */
 
 int shared_print(int told)
