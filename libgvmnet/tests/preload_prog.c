@@ -451,6 +451,7 @@ static const struct {
 	{ "object_names", object_names },
 	{ "object_changed", object_changed },
 	{ "object_orphan", object_orphan },
+	{ "object_signals", object_signals },
 	{ "object_fork", object_fork },
 	{ "object_left", object_left },
 	{ "object_found", object_found },

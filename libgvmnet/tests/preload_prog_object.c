@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include "preload_prog.h"
@@ -415,6 +416,49 @@ static void use_locks(struct locks *l, unsigned me)
 		CHECK(!(me ? sem_wait(&l->go) : sem_post(&l->go)));
 		CHECK(!(me ? sem_post(&l->went) : sem_wait(&l->went)));
 	}
+}
+
+static _Atomic unsigned alarms;
+static sem_t *posted;
+
+static void on_alarm(int sig)
+{
+	(void)sig;
+	if (atomic_fetch_add(&alarms, 1) == 2)
+		CHECK(!sem_post(posted));
+}
+
+/* Each 50 ms from now on. */
+static void alarm_with(int flags)
+{
+	struct sigaction action = { .sa_handler = on_alarm, .sa_flags = flags };
+	struct itimerval each = { .it_interval = { 0, 50000 }, .it_value = { 0, 50000 } };
+
+	atomic_store(&alarms, 0);
+	CHECK(!sigaction(SIGALRM, &action, NULL) && !setitimer(ITIMER_REAL, &each, NULL));
+}
+
+/* Handlers of signals end the wait for a semaphore as with the kernel's. */
+void object_signals(void)
+{
+	const struct itimerval never = { 0 };
+	sigset_t before, after;
+	struct timespec late;
+
+	posted = (sem_t *)map_of(make());
+	CHECK(!sem_init(posted, 1, 0) && !clock_gettime(CLOCK_REALTIME, &late));
+	late.tv_sec += 30;
+	CHECK(!sigprocmask(SIG_SETMASK, NULL, &before));
+	alarm_with(0);
+	CHECK(fails(sem_timedwait(posted, &late), EINTR) && alarms);
+	alarm_with(0);
+	CHECK(fails(sem_wait(posted), EINTR) && alarms);
+	alarm_with(SA_RESTART);
+	CHECK(fails(sem_timedwait(posted, &late), EINTR) && alarms);
+	alarm_with(SA_RESTART);
+	CHECK(!sem_wait(posted) && alarms >= 3);
+	CHECK(!setitimer(ITIMER_REAL, &never, NULL) && !sigprocmask(SIG_SETMASK, NULL, &after));
+	CHECK(!memcmp(&before, &after, sizeof before) && !shm_unlink(NAME));
 }
 
 /* Started twice: locks that are in the object. */

@@ -474,6 +474,16 @@ static void objects_of_a_program_that_execs(void **state)
 	MADE("dsm delete gvm-object\n");
 }
 
+static void objects_semaphores_heed_signals(void **state)
+{
+	char there[64];
+	const char *shared[] = { "GVM_RUN_SHARED=gvm-*", ANY_NODE, there, NULL };
+
+	snprintf(there, sizeof there, "FAKE_DSM=%s", dir);
+	assert_int_equal(run("object_signals", shared), 0);
+	MADE("dsm open gvm-object node 16");
+}
+
 /* A forked child has an id of its own; its parent's memory is not in it. */
 static void objects_of_a_forked_child(void **state)
 {
@@ -804,6 +814,7 @@ int main(void)
 		cmocka_unit_test(files_are_what_is_mapped),
 		cmocka_unit_test(objects_are_as_ever),
 		cmocka_unit_test(objects_have_memory_of_their_own),
+		cmocka_unit_test(objects_semaphores_heed_signals),
 		cmocka_unit_test(objects_of_a_forked_child),
 		cmocka_unit_test(objects_of_a_program_that_execs),
 		cmocka_unit_test(what_cannot_be_shared_is_told),
