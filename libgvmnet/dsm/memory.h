@@ -19,7 +19,8 @@
  *     node may write to the page that is what it is; else nodes may see the old contents or zeros.
  *   - fork: the child does not have the mapping (MADV_DONTFORK), an access is SIGSEGV. A child that
  *     wants the region opens it itself: it is another node (GVM_NODE), and what its parent opened
- *     is not its own; calls with that fail with -ECHILD.
+ *     is not its own; calls with that fail with -ECHILD. madvise(MADV_DOFORK) of it must not be: a
+ *     child would have pages that no engine closes, and could store to its parent's.
  *   - munmap of any part of it: those pages are given back (evicted), their addresses are the
  *     program's. mremap: what was moved raises SIGBUS at its new place, and is as unmapped at the
  *     old one. Another mapping laid over it: as munmap. A thread that maps something of its own

@@ -88,16 +88,23 @@ static int open_file(const struct gvm_dsm_config *config, size_t *bytes)
 	if (fstat(fd, &st) || (!st.st_size && ftruncate(fd, (off_t)config->bytes)))
 		abort();
 	*bytes = st.st_size ? (size_t)st.st_size : config->bytes;
+	flock(fd, LOCK_SH);
 	return fd;
+}
+
+static int fails(const char *how)
+{
+	const char *fail = getenv("FAKE_FAIL");
+
+	return fail && !strcmp(fail, how);
 }
 
 int gvm_dsm_open(struct gvm_net *net, const struct gvm_dsm_config *config, struct gvm_dsm **dsm)
 {
-	const char *fail = getenv("FAKE_FAIL");
 	unsigned node = (unsigned)(uintptr_t)net - 1;
 	size_t bytes;
 
-	if (fail && !strcmp(fail, "dsm"))
+	if (fails("dsm"))
 		return -EHOSTDOWN;
 	int err = be(node);
 	if (err)
@@ -120,6 +127,9 @@ int gvm_dsm_map(struct gvm_dsm *dsm, void **mem)
 	dsm->mem = mmap(NULL, dsm->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, dsm->fd, 0);
 	if (dsm->mem == MAP_FAILED || madvise(dsm->mem, dsm->bytes, MADV_DONTFORK))
 		abort();
+	/* as a page that cannot be had, which is a SIGBUS */
+	if ((fails("page") || fails("home")) && mprotect(dsm->mem, dsm->bytes, PROT_NONE))
+		abort();
 	*mem = dsm->mem;
 	return 0;
 }
@@ -132,6 +142,22 @@ uint64_t gvm_dsm_bytes(const struct gvm_dsm *dsm)
 unsigned gvm_dsm_node(const struct gvm_dsm *dsm)
 {
 	return dsm->node;
+}
+
+int gvm_dsm_evict(struct gvm_dsm *dsm, uint64_t offset, uint64_t len)
+{
+	fake_record("dsm evict %s\n", dsm->name);
+	return 0;
+}
+
+int gvm_dsm_pin(struct gvm_dsm *dsm, uint64_t offset, uint64_t len, int write, unsigned timeout_ms)
+{
+	return fails("page") ? -EIO : fails("home") ? -EHOSTDOWN : 0;
+}
+
+int gvm_dsm_unpin(struct gvm_dsm *dsm, uint64_t offset, uint64_t len)
+{
+	return 0;
 }
 
 int gvm_dsm_leave(struct gvm_dsm *dsm, unsigned timeout_ms)
@@ -164,7 +190,12 @@ int gvm_dsm_delete(struct gvm_net *net, const char *name)
 
 	fake_record("dsm delete %s\n", name);
 	path_of(path, sizeof path, name);
-	return unlink(path) ? -errno : 0;
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	int err = flock(fd, LOCK_EX | LOCK_NB) ? -EBUSY : unlink(path) ? -errno : 0;
+	close(fd);
+	return err;
 }
 
 void gvm_dsm_stats(const struct gvm_dsm *dsm, struct gvm_dsm_stats *stats)

@@ -109,6 +109,10 @@ void fd_raw_exec(void);
 
 /* preload_prog_object.c: shared memory objects */
 void object(void);
+void object_names(void);
+void object_changed(void);
+void object_orphan(void);
+void object_signals(void);
 void object_fork(void);
 void object_left(void);
 void object_found(void);

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include "preload_prog.h"
@@ -118,6 +119,7 @@ static void refused(void)
 	CHECK(fails((long)mmap(NULL, PAGE, RW, MAP_PRIVATE, fd, 0), ENOTSUP));
 	CHECK(fails((long)mmap(NULL, 2 * BYTES, RW, MAP_SHARED, fd, 0), EINVAL));
 	CHECK(fails((long)mremap(p, BYTES, 2 * BYTES, MREMAP_MAYMOVE), ENOTSUP));
+	CHECK(fails(madvise(p, BYTES, MADV_DOFORK), EINVAL) && !madvise(p, BYTES, MADV_DONTFORK));
 	CHECK(holds(p, BYTES, 1) && !munmap(p, BYTES) && !close(fd));
 }
 
@@ -154,15 +156,72 @@ void object(void)
 	unlinked();
 }
 
+/* Names that look like each other's, or like what regions are called. */
+static const char *const alike[] = {
+	NAME, NAME ".2", NAME "..2", NAME ".", NAME "..", NAME ".object", NAME ".2.object",
+};
+
+#define ALIKE (sizeof alike / sizeof *alike)
+
+static char *page_of(const char *name, int flags)
+{
+	int fd = shm_open(name, O_RDWR | flags, 0600);
+
+	CHECK(fd >= 0 && (!flags || !ftruncate(fd, PAGE)));
+	char *p = mmap(NULL, PAGE, RW, MAP_SHARED, fd, 0);
+	CHECK(p != MAP_FAILED && !close(fd));
+	return p;
+}
+
+static void long_names(void)
+{
+	char name[64] = "/";
+
+	memset(name + 1, 'n', 55);
+	CHECK(*page_of(name, O_CREAT | O_EXCL) == 0 && !shm_unlink(name));
+	name[56] = 'n';
+	CHECK(fails(shm_open(name, O_RDWR | O_CREAT, 0600), ENAMETOOLONG));
+	memset(name + 28, 0, 36);
+	memset(name + 1, '.', 27);
+	CHECK(*page_of(name, O_CREAT | O_EXCL) == 0 && !shm_unlink(name));
+	name[28] = '.';
+	CHECK(fails(shm_open(name, O_RDWR | O_CREAT, 0600), ENAMETOOLONG));
+}
+
+/* Each name has memory of its own, in each of its lives. With '*' as the names that are shared. */
+void object_names(void)
+{
+	char *p[2][ALIKE];
+
+	for (size_t i = 0; i < 2 * ALIKE; i++) {
+		char **at = &p[i / ALIKE][i % ALIKE];
+		*at = page_of(alike[i % ALIKE], O_CREAT | O_EXCL);
+		CHECK(zeros(*at, PAGE));
+		fill(*at, PAGE, i + 1);
+		CHECK(i >= ALIKE || !shm_unlink(alike[i])); /* it has it still */
+	}
+	for (size_t i = 0; i < 2 * ALIKE; i++)
+		CHECK(holds(p[i / ALIKE][i % ALIKE], PAGE, i + 1));
+	for (size_t i = 0; i < ALIKE; i++)
+		CHECK(holds(page_of(alike[i], 0), PAGE, ALIKE + i + 1) && !shm_unlink(alike[i]));
+	long_names();
+	/* folders are none */
+	CHECK(fails(shm_open("/..", O_RDWR | O_CREAT, 0600), EINVAL));
+	CHECK(fails(shm_open("/.", O_RDWR | O_CREAT, 0600), EINVAL));
+	int fd = open("/dev/shm/.", O_RDONLY | O_DIRECTORY);
+	CHECK(fd >= 0 && !close(fd));
+}
+
 /* The child is a node of its own. */
 void object_fork(void)
 {
 	char *p = map_of(make());
 
 	fill(p, BYTES, 1);
+	CHECK(fails(madvise(p + MIB, PAGE, MADV_DOFORK), EINVAL));
 	pid_t pid = fork();
 	if (!pid) {
-		CHECK(faults(p));
+		CHECK(faults(p) && faults(p + MIB));
 		char *q = map_of(again());
 		CHECK(holds(q, BYTES, 1));
 		fill(q, BYTES, 2);
@@ -359,6 +418,49 @@ static void use_locks(struct locks *l, unsigned me)
 	}
 }
 
+static _Atomic unsigned alarms;
+static sem_t *posted;
+
+static void on_alarm(int sig)
+{
+	(void)sig;
+	if (atomic_fetch_add(&alarms, 1) == 2)
+		CHECK(!sem_post(posted));
+}
+
+/* Each 50 ms from now on. */
+static void alarm_with(int flags)
+{
+	struct sigaction action = { .sa_handler = on_alarm, .sa_flags = flags };
+	struct itimerval each = { .it_interval = { 0, 50000 }, .it_value = { 0, 50000 } };
+
+	atomic_store(&alarms, 0);
+	CHECK(!sigaction(SIGALRM, &action, NULL) && !setitimer(ITIMER_REAL, &each, NULL));
+}
+
+/* Handlers of signals end the wait for a semaphore as with the kernel's. */
+void object_signals(void)
+{
+	const struct itimerval never = { 0 };
+	sigset_t before, after;
+	struct timespec late;
+
+	posted = (sem_t *)map_of(make());
+	CHECK(!sem_init(posted, 1, 0) && !clock_gettime(CLOCK_REALTIME, &late));
+	late.tv_sec += 30;
+	CHECK(!sigprocmask(SIG_SETMASK, NULL, &before));
+	alarm_with(0);
+	CHECK(fails(sem_timedwait(posted, &late), EINTR) && alarms);
+	alarm_with(0);
+	CHECK(fails(sem_wait(posted), EINTR) && alarms);
+	alarm_with(SA_RESTART);
+	CHECK(fails(sem_timedwait(posted, &late), EINTR) && alarms);
+	alarm_with(SA_RESTART);
+	CHECK(!sem_wait(posted) && alarms >= 3);
+	CHECK(!setitimer(ITIMER_REAL, &never, NULL) && !sigprocmask(SIG_SETMASK, NULL, &after));
+	CHECK(!memcmp(&before, &after, sizeof before) && !shm_unlink(NAME));
+}
+
 /* Started twice: locks that are in the object. */
 void object_locks(void)
 {
@@ -389,6 +491,22 @@ void object_killed(void)
 	atomic_store((_Atomic unsigned *)p, 1);
 	CHECK(write(1, "ready\n", 6) == 6);
 	pause();
+}
+
+/* Another one changes it. It makes nothing. */
+void object_changed(void)
+{
+	char *p = map_of(again());
+
+	fill(p + MIB, MIB, 2);
+}
+
+/* Who made it is dead; what the one above has left is there, in its size. */
+void object_orphan(void)
+{
+	int fd = again();
+
+	CHECK(size_of(fd) == BYTES && holds(map_of(fd) + MIB, MIB, 2) && !shm_unlink(NAME));
 }
 
 static void on_bus(int sig)

@@ -433,12 +433,31 @@ static void objects_are_as_ever(void **state)
 	assert_int_equal(count(calls, "dsm close gvm-object"), count(calls, "dsm open gvm-object"));
 	MADE("dsm delete gvm-object.object");
 	SAID("they cannot be moved");
+	SAID("no forked child can have them");
 	SAID("gvm: shared 12.0 MiB in 3 objects with other nodes, as node 16");
 	assert_int_equal(run("object_left", shared), 0);
 	NEVER("dsm delete gvm-object.object");
+	/* that it is there, and its size, are at home before the program is told */
+	assert_int_equal(count(calls, "dsm evict gvm-object.object"), 2);
 	assert_int_equal(run("object_found", shared), 0);
 	MADE("dsm delete gvm-object\n");
 	MADE("dsm delete gvm-object.object");
+}
+
+/* However alike their names are, and those of their regions. */
+static void objects_have_memory_of_their_own(void **state)
+{
+	char there[64];
+	const char *all[] = { "GVM_RUN_SHARED=*", ANY_NODE, there, NULL };
+
+	snprintf(there, sizeof there, "FAKE_DSM=%s", dir);
+	assert_int_equal(run("object_names", all), 0);
+	MADE("dsm open gvm-object.2 node 16 bytes 4096");
+	MADE("dsm open gvm-object..2 node 16 bytes 4096");
+	MADE("dsm open gvm-object..2.2 node 16 bytes 4096");
+	MADE("dsm open gvm-object...object node 16 bytes 4096");
+	SAID("a name that nodes share is of at most 55 of [A-Za-z0-9._-], where a dot counts as "
+	     "two");
 }
 
 /* Before another program begins this one has left; when none does it is back. */
@@ -453,6 +472,16 @@ static void objects_of_a_program_that_execs(void **state)
 	assert_int_equal(count(calls, "dsm leave"), 4); /* and the page that says what it is */
 	assert_int_equal(count(calls, "dsm stay"), 2);
 	MADE("dsm delete gvm-object\n");
+}
+
+static void objects_semaphores_heed_signals(void **state)
+{
+	char there[64];
+	const char *shared[] = { "GVM_RUN_SHARED=gvm-*", ANY_NODE, there, NULL };
+
+	snprintf(there, sizeof there, "FAKE_DSM=%s", dir);
+	assert_int_equal(run("object_signals", shared), 0);
+	MADE("dsm open gvm-object node 16");
 }
 
 /* A forked child has an id of its own; its parent's memory is not in it. */
@@ -470,7 +499,7 @@ static void objects_of_a_forked_child(void **state)
 
 static void what_cannot_be_shared_is_told(void **state)
 {
-	char there[64];
+	char there[64], left[64];
 	const char *other[] = { "GVM_RUN_SHARED=else", there, NULL };
 	const char *down[] = { "GVM_RUN_SHARED=gvm-object", "FAKE_FAIL=dsm", ANY_NODE, there,
 			       NULL };
@@ -481,6 +510,15 @@ static void what_cannot_be_shared_is_told(void **state)
 	SAID("nothing was shared: the program mapped no shared memory object that --shared else");
 	assert_int_equal(run("object_left", down), 3);
 	SAID("shared memory gvm-object.object cannot be had: a memory node does not answer");
+	down[1] = "FAKE_FAIL=home";
+	assert_int_equal(run("object_left", down), 3);
+	SAID("shared memory gvm-object: its memory node is gone");
+	down[1] = "FAKE_FAIL=page";
+	assert_int_equal(run("object_left", down), 3);
+	SAID("shared memory gvm-object: whether it is there, and its size, is lost");
+	SAID("delete the regions gvm-object.object and gvm-object to make it anew");
+	snprintf(left, sizeof left, "%s/gvm-object.object", dir);
+	assert_int_equal(unlink(left), 0);
 }
 
 static void handlers_may_map(void **state)
@@ -792,6 +830,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(files_in_memory),
 		cmocka_unit_test(files_are_what_is_mapped),
 		cmocka_unit_test(objects_are_as_ever),
+		cmocka_unit_test(objects_have_memory_of_their_own),
+		cmocka_unit_test(objects_semaphores_heed_signals),
 		cmocka_unit_test(objects_of_a_forked_child),
 		cmocka_unit_test(objects_of_a_program_that_execs),
 		cmocka_unit_test(what_cannot_be_shared_is_told),

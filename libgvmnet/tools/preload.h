@@ -266,6 +266,7 @@ void take_fork_child(int prepared);
 int shared_map(void *addr, size_t len, int prot, int flags, int fd, off_t off, void **p);
 int shared_unmap(void *addr, size_t len, int *err);
 int shared_moves(const void *addr, size_t len);
+int shared_inherits(const void *addr, size_t len); /* MADV_DOFORK */
 int shared_size(int fd, off_t len, int *err);
 /* By its name, without the slash in front. */
 int shared_opens(const char *name, int flags, int *fd);

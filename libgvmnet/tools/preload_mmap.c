@@ -163,8 +163,11 @@ PRELOAD_EXPORT void *mremap(void *old, size_t old_len, size_t new_len, int flags
 PRELOAD_EXPORT int madvise(void *addr, size_t len, int advice)
 {
 	struct take_guard guard;
+	int ours = !OUTSIDE && !nonsense(addr, len);
 
-	if (OUTSIDE || nonsense(addr, len) || !take_meets(addr, whole(len)))
+	if (ours && advice == MADV_DOFORK && shared_inherits(addr, len))
+		return -1;
+	if (!ours || !take_meets(addr, whole(len)))
 		return raw_madvise(addr, len, advice);
 	take_lock(&guard);
 	int err = take_advise((uintptr_t)addr, whole(len), advice);

@@ -26,6 +26,8 @@
 #define SIZE(w)   ((w)&0xffffffffffffull)
 #define SIZE_MOST ((off_t)1 << 44)
 #define WAIT_MS   2000 /* for who has made an object to say its size */
+#define LOOK_MS   2000 /* to learn why a page cannot be had */
+#define GIVE_MOST 20   /* times that a page is offered to its home */
 #define RANGES    64u  /* objects whose locks are seen to */
 #define SLAB_MIN  (64ull << 10)
 
@@ -66,11 +68,40 @@ static size_t whole(uint64_t bytes)
 
 /* ---- names ---------------------------------------------------------------------------------- */
 
-static int is_good(const char *name)
+/* Folders, of which the C library knows what to say. */
+static int is_folder(const char *name)
 {
-	return *name && strlen(name) <= OBJECT_NAME_MAX &&
-	       strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") ==
-		   strlen(name);
+	return !strcmp(name, ".") || !strcmp(name, "..");
+}
+
+static size_t region_chars(const char *name)
+{
+	size_t chars = 0;
+
+	for (; *name; name++)
+		chars += *name == '.' ? 2 : 1;
+	return chars;
+}
+
+/* Each dot becomes two: so whether the last dots of a region's name are even or odd in number says
+ * whether what follows the last one is a part of the object's name, or was put behind it. */
+static void region_name(char *to, const char *name)
+{
+	for (; *name; name++) {
+		*to++ = *name;
+		if (*name == '.')
+			*to++ = '.';
+	}
+	*to = 0;
+}
+
+/* 0, or the errno that says why there can be no object of that name. */
+static int why_no_name(const char *name)
+{
+	if (!*name || name[strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+					"0123456789._-")])
+		return EINVAL;
+	return region_chars(name) > OBJECT_NAME_MAX ? ENAMETOOLONG : 0;
 }
 
 static _Atomic(uint64_t) *word_of(const struct shared_name *n)
@@ -78,7 +109,39 @@ static _Atomic(uint64_t) *word_of(const struct shared_name *n)
 	return &((struct shared_about *)n->about.mem)->word;
 }
 
-/* Its page may be one that cannot be had any more: an error rather than a signal. */
+static void about_name(const struct shared_name *n, char *region)
+{
+	snprintf(region, REGION_NAME_ROOM, "%s.object", n->region);
+}
+
+/* The page of a name cannot be read: by then it may be again (0), else -1 with errno, and a line
+ * says why. */
+static int look_again(const struct shared_name *n, uint64_t *word)
+{
+	struct gvm_dsm_stats st;
+	int err = gvm_dsm_pin(n->about.dsm, 0, PRELOAD_PAGE, 0, LOOK_MS);
+
+	if (!err) {
+		*word = atomic_load(word_of(n));
+		gvm_dsm_unpin(n->about.dsm, 0, PRELOAD_PAGE);
+		return 0;
+	}
+	gvm_dsm_stats(n->about.dsm, &st);
+	errno = err == -EHOSTDOWN || st.homes_dead ? EHOSTDOWN : -err;
+	if (errno == EHOSTDOWN)
+		say_once("shared memory %s: its memory node is gone", n->name);
+	else if (errno == EIO)
+		say_once("shared memory %s: whether it is there, and its size, is lost: who said "
+			 "so last was killed before a memory node had it, or that was started "
+			 "again; delete the regions %s.object and %s to make it anew",
+			 n->name, n->region, n->region);
+	else
+		say_once("shared memory %s: whether it is there cannot be learned now (%s)",
+			 n->name, strerror(errno));
+	return -1;
+}
+
+/* Its page may be one that cannot be had: an error rather than a signal. */
 static int look(const struct shared_name *n, uint64_t *word)
 {
 	struct iovec to = { word, sizeof *word }, from = { (void *)word_of(n), sizeof *word };
@@ -89,18 +152,45 @@ static int look(const struct shared_name *n, uint64_t *word)
 		*word = atomic_load(word_of(n));
 		return 0;
 	}
-	say_once("shared memory %s: its memory node is gone", n->name);
-	errno = EHOSTDOWN;
-	return -1;
+	return look_again(n, word);
+}
+
+/* What only this process has is lost when it is killed: the home gets it before the program is told
+ * that it is so. To look again waits for that, and leaves a copy here, should the memory node be
+ * killed. */
+static void give_home(const struct shared_name *n)
+{
+	const struct timespec moment = { .tv_nsec = 1000000 };
+	struct gvm_dsm_stats before, now;
+	uint64_t word;
+
+	gvm_dsm_stats(n->about.dsm, &before);
+	for (unsigned i = 0; i < GIVE_MOST; i++) {
+		gvm_dsm_evict(n->about.dsm, 0, PRELOAD_PAGE);
+		gvm_dsm_stats(n->about.dsm, &now);
+		if (now.evicted != before.evicted || !now.pages_here)
+			break;
+		nanosleep(&moment, NULL); /* it is on its way to another node */
+	}
+	look(n, &word);
+}
+
+/* As an atomic exchange if it is *had; else that is what it was. */
+static int change(const struct shared_name *n, uint64_t *had, uint64_t word)
+{
+	int done = atomic_compare_exchange_strong(word_of(n), had, word);
+
+	give_home(n);
+	return done;
 }
 
 static int open_about(struct shared_name *n)
 {
-	char region[64];
+	char region[REGION_NAME_ROOM];
 
 	if (n->about.dsm)
 		return 0;
-	snprintf(region, sizeof region, "%s.object", n->name);
+	about_name(n, region);
 	owner = raw_getpid();
 	return shared_region_open(&n->about, region, PRELOAD_PAGE, SLAB_MIN, GVM_DSM_CREATE);
 }
@@ -117,6 +207,7 @@ static struct shared_name *name_get(const char *name)
 		if (!n)
 			return NULL;
 		strcpy(n->name, name);
+		region_name(n->region, name);
 		n->next = names;
 		names = n;
 	}
@@ -142,7 +233,7 @@ static uint64_t object_word(struct shared_name *n, int flags, int *made)
 		if (!(flags & O_CREAT))
 			return 0;
 		word = IS_THERE | (uint64_t)(LIFE(had) % 0x7fff + 1) << 48;
-	} while (!atomic_compare_exchange_weak(word_of(n), &had, word));
+	} while (!change(n, &had, word));
 	*made = 1;
 	return word;
 }
@@ -188,9 +279,9 @@ static struct shared_object *object_get(struct shared_name *n, unsigned life)
 	o->name = n;
 	o->life = life;
 	if (life == 1)
-		strcpy(o->region, n->name);
+		strcpy(o->region, n->region);
 	else
-		snprintf(o->region, sizeof o->region, "%s.%u", n->name, life);
+		snprintf(o->region, sizeof o->region, "%s.%u", n->region, life);
 	int err = make_file(o);
 	if (err) {
 		free(o);
@@ -295,7 +386,7 @@ static int open_data(struct shared_object *o, uint64_t size)
 	if (err == -ENOENT) {
 		say("shared memory %s: its contents are gone (a memory node was started again, or "
 		    "the region was deleted); delete region %s.object, too",
-		    o->region, o->name->name);
+		    o->region, o->name->region);
 		return -ESTALE;
 	}
 	if (err)
@@ -407,13 +498,14 @@ int shared_opens(const char *name, int flags, int *fd)
 	struct guard guard;
 	int again = 0;
 
-	if (!policy_match(preload_policy.names, name))
+	if (is_folder(name) || !policy_match(preload_policy.names, name))
 		return 0;
-	if (!is_good(name)) {
-		say("shared memory %.60s: a name that nodes share is of at most %d of "
-		    "[A-Za-z0-9._-]",
+	int err = why_no_name(name);
+	if (err) {
+		say("shared memory %.70s: a name that nodes share is of at most %d of "
+		    "[A-Za-z0-9._-], where a dot counts as two",
 		    name, OBJECT_NAME_MAX);
-		errno = EINVAL;
+		errno = err;
 		*fd = -1;
 		return 1;
 	}
@@ -439,7 +531,7 @@ static int unlink_locked(const char *name)
 			errno = ENOENT;
 			return -1;
 		}
-	} while (!atomic_compare_exchange_weak(word_of(n), &word, word & ~IS_THERE));
+	} while (!change(n, &word, word & ~IS_THERE));
 	struct shared_object *o = object_find(n, LIFE(word));
 	if (o)
 		maybe_end(o);
@@ -452,7 +544,7 @@ int shared_unlinks(const char *name, int *err)
 {
 	struct guard guard;
 
-	if (!policy_match(preload_policy.names, name) || !is_good(name))
+	if (is_folder(name) || why_no_name(name) || !policy_match(preload_policy.names, name))
 		return 0;
 	hold(&guard);
 	*err = unlink_locked(name);
@@ -498,8 +590,7 @@ static int set_size(struct shared_object *o, uint64_t len)
 		/* two that make it at once say the same, or the second one is told */
 		if (!had && SIZE(word))
 			return set_size(o, len);
-		if (atomic_compare_exchange_weak(word_of(o->name), &word,
-						 (word & ~SIZE(~0ull)) | len))
+		if (change(o->name, &word, (word & ~SIZE(~0ull)) | len))
 			break;
 	}
 	return (int)syscall(SYS_ftruncate, o->fd, (off_t)len);
@@ -740,6 +831,21 @@ int shared_moves(const void *addr, size_t len)
 	return ours;
 }
 
+int shared_inherits(const void *addr, size_t len)
+{
+	struct guard guard;
+	uintptr_t from = (uintptr_t)addr;
+
+	if (!may_meet(addr, len))
+		return 0;
+	hold(&guard);
+	int ours = object_at(from, from + whole(len)) != NULL;
+	if (ours)
+		refuse(EINVAL, "no forked child can have them (MADV_DOFORK)");
+	let_go(&guard);
+	return ours;
+}
+
 /* ---- report --------------------------------------------------------------------------------- */
 
 int shared_print(int told)
@@ -783,11 +889,11 @@ static void park(int sig)
 
 static void name_end(struct shared_name *n)
 {
-	char region[64];
+	char region[REGION_NAME_ROOM];
 
 	if (!n->about.dsm)
 		return;
-	snprintf(region, sizeof region, "%s.object", n->name);
+	about_name(n, region);
 	uint64_t word = IS_THERE;
 	int there = look(n, &word) || word & IS_THERE;
 	shared_region_close(&n->about, region);

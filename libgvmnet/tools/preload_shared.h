@@ -13,7 +13,9 @@
 #include <sys/types.h>
 #include <gvmnet/dsm.h>
 
-#define OBJECT_NAME_MAX 55 /* what is put behind it must fit into a region's name */
+#define REGION_NAME_ROOM 64 /* with its end */
+#define OBJECT_NAME_MAX                                                                            \
+	55 /* as it begins the names of its regions: what is put behind it must fit, too */
 
 /* A region that this process has open and mapped. */
 struct shared_region {
@@ -32,7 +34,9 @@ struct shared_part {
 struct shared_name {
 	struct shared_name *next;
 	char name[OBJECT_NAME_MAX + 1];
-	struct shared_region about; /* one page: struct shared_about */
+	char region[OBJECT_NAME_MAX + 1]; /* how its regions' names begin: as name, with ".." for
+					   * each ".", so that no two objects have one region */
+	struct shared_region about;       /* one page: struct shared_about */
 };
 
 struct shared_object {
@@ -46,7 +50,7 @@ struct shared_object {
 	struct shared_part *part;
 	size_t parts, room;
 	int was_mapped;
-	char region[64]; /* name of data */
+	char region[REGION_NAME_ROOM]; /* name of data */
 };
 
 /*

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -72,6 +73,17 @@ struct wait {
 	const struct timespec *until; /* NULL: for ever */
 	clockid_t clock;
 	unsigned looks;
+	const struct heed *heed; /* NULL: signals do not end it */
+};
+
+/*
+ * For who must return when a handler has run (EINTR): signals whose handlers end the wait are
+ * blocked while it looks, so that one that comes then is not lost, and let in while it sleeps. The
+ * others, after which it goes on, are let in while it looks. Bits are signals, from 1 at bit 0.
+ */
+struct heed {
+	uint64_t had; /* blocked before */
+	uint64_t ends, others;
 };
 
 static int is_over(const struct wait *wait)
@@ -83,6 +95,20 @@ static int is_over(const struct wait *wait)
 	clock_gettime(wait->clock, &now);
 	return now.tv_sec > wait->until->tv_sec ||
 	       (now.tv_sec == wait->until->tv_sec && now.tv_nsec >= wait->until->tv_nsec);
+}
+
+/* 0, or EINTR. Past the C library: to lock a mutex is no point of cancellation. */
+static int sleep_for(long ns, const struct heed *heed)
+{
+	struct timespec time = { .tv_nsec = ns };
+
+	if (!heed) {
+		syscall(SYS_nanosleep, &time, NULL);
+		return 0;
+	}
+	uint64_t mask = heed->had | heed->others;
+	return syscall(SYS_ppoll, NULL, 0, &time, &mask, sizeof mask) < 0 && errno == EINTR ? EINTR
+											    : 0;
 }
 
 /* Before the next look. Longer and longer, so that the page is not on its way all the time. */
@@ -101,9 +127,7 @@ static int pause_for(struct wait *wait)
 		return ETIMEDOUT;
 	for (n = (n - SPINS) / 8; n && ns < SLEEP_MOST; n--)
 		ns *= 2;
-	/* past the C library: to lock a mutex is no point of cancellation */
-	syscall(SYS_nanosleep, &(struct timespec){ .tv_nsec = ns }, NULL);
-	return 0;
+	return sleep_for(ns, wait->heed);
 }
 
 #define FOR_EVER                                                                                   \
@@ -347,20 +371,78 @@ PRELOAD_EXPORT int pthread_barrier_destroy(pthread_barrier_t *at)
 
 /* ---- semaphores ----------------------------------------------------------------------------- */
 
+#define BIT(sig)  (1ull << ((sig)-1))
+#define OWN_FIRST 32 /* and 33: the C library's own */
+#define AT_ONCE                                                                                    \
+	(BIT(SIGSEGV) | BIT(SIGBUS) | BIT(SIGFPE) | BIT(SIGILL) | BIT(SIGTRAP) | BIT(SIGSYS))
+
+/* As the kernel has it. */
+struct action {
+	void (*handler)(int);
+	unsigned long flags;
+	void (*restorer)(void);
+	uint64_t mask;
+};
+
+/* As the kernel does it with the C library's: with a time each handler ends the wait, without one
+ * those that were set without SA_RESTART. */
+static void heed_begin(struct heed *heed, int timed)
+{
+	struct action action;
+
+	for (int sig = 1; sig <= 64; sig++) {
+		if (BIT(sig) & AT_ONCE || syscall(SYS_rt_sigaction, sig, NULL, &action, 8) ||
+		    action.handler == SIG_DFL || action.handler == SIG_IGN)
+			continue;
+		if (sig != OWN_FIRST && sig != OWN_FIRST + 1 &&
+		    (timed || !(action.flags & SA_RESTART)))
+			heed->ends |= BIT(sig);
+		else
+			heed->others |= BIT(sig);
+	}
+	syscall(SYS_rt_sigprocmask, SIG_BLOCK, &heed->ends, &heed->had, sizeof heed->had);
+}
+
+static void heed_end(void *arg)
+{
+	const struct heed *heed = arg;
+
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &heed->had, NULL, sizeof heed->had);
+}
+
+static int take_sem(sem_t *s)
+{
+	/* its value is its first word */
+	return __atomic_load_n((unsigned *)s, __ATOMIC_RELAXED) && !sem_trywait(s);
+}
+
+static int look_for_sem(sem_t *s, struct wait *wait)
+{
+	int err = 0;
+
+	while (!err && !take_sem(s)) {
+		err = pause_for(wait);
+		pthread_testcancel();
+	}
+	return err;
+}
+
 static int wait_sem(sem_t *s, struct wait wait)
 {
-	for (;;) {
-		int err;
-		pthread_testcancel();
-		/* its value is its first word */
-		if (__atomic_load_n((unsigned *)s, __ATOMIC_RELAXED) && !sem_trywait(s))
-			return 0;
-		err = pause_for(&wait);
-		if (err) {
-			errno = err;
-			return -1;
-		}
-	}
+	struct heed heed = { 0 };
+	volatile int err; /* a cancellation is a longjmp */
+
+	pthread_testcancel();
+	if (take_sem(s))
+		return 0;
+	heed_begin(&heed, wait.until != NULL);
+	wait.heed = &heed;
+	pthread_cleanup_push(heed_end, &heed);
+	err = look_for_sem(s, &wait);
+	pthread_cleanup_pop(1);
+	if (err)
+		errno = err;
+	return err ? -1 : 0;
 }
 
 PRELOAD_EXPORT int sem_wait(sem_t *s)
