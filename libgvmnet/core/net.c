@@ -121,6 +121,12 @@ static int find_provider(const char *name, size_t *i)
 	return refuse_transport(name, "there is no such transport");
 }
 
+static int refuse_argument(const char *name, const char *args)
+{
+	gvm_log(GVM_LOG_ERROR, "transport %s:%s: %s takes no argument", name, args, name);
+	return -EINVAL;
+}
+
 /* "name" or "name:args", which is cut in two. */
 static int add_provider(struct gvm_net *net, char *word)
 {
@@ -136,6 +142,8 @@ static int add_provider(struct gvm_net *net, char *word)
 	err = find_provider(word, &i);
 	if (err)
 		return err;
+	if (*p->args && providers[i].ops) /* only modules have a use for one */
+		return refuse_argument(word, p->args);
 	p->ops = describe_provider(i, &info);
 	if (info.usable != 0)
 		return refuse_transport(info.name, info.why);
@@ -214,8 +222,11 @@ static int choose_providers(struct gvm_net *net, const char *transport)
 
 	if (!transport)
 		transport = gvm_option_text("GVM_TRANSPORT");
-	if (strlen(transport) >= sizeof(net->transport_words))
-		return refuse_transport("(too long)", "there is no such transport");
+	if (strlen(transport) >= sizeof(net->transport_words)) {
+		gvm_log(GVM_LOG_ERROR, "transport %.16s...: longer than %zu characters", transport,
+			sizeof(net->transport_words) - 1);
+		return -EINVAL;
+	}
 	strcpy(net->transport_words, transport);
 	if (strcmp(transport, "auto") == 0)
 		choose_by_itself(net);

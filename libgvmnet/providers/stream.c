@@ -104,15 +104,21 @@ static void serve_fetch(struct gvm_stream *s, const struct gvm_hdr *req)
  * Each of these looks at n bytes and returns how many it has used; 0: it needs more to go on.
  */
 
-/* How much of the n bytes at hand ends with a page of the memory, or with the put. */
+/*
+ * How much of the n bytes at hand ends with a page of the memory, or with the put. What is refused
+ * goes nowhere: its bytes are used as they come, so that they need not be kept, and its offset,
+ * which may be any number, counts for nothing.
+ */
 static uint32_t whole_pages(const struct gvm_stream *s, uint32_t n)
 {
-	uint64_t end;
+	uint32_t in_page = (uint32_t)(s->rx_offset & (PAGE - 1)), past;
 
 	if (n >= s->rx_left)
 		return s->rx_left;
-	end = (s->rx_offset + n) & ~(uint64_t)(PAGE - 1);
-	return end > s->rx_offset ? (uint32_t)(end - s->rx_offset) : 0;
+	if (s->rx_status)
+		return n;
+	past = (in_page + n) & (PAGE - 1);
+	return n > past ? n - past : 0;
 }
 
 static uint32_t rx_put(struct gvm_stream *s, const uint8_t *buf, uint32_t n)

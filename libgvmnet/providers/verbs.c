@@ -715,16 +715,18 @@ static int open_all(struct gvm_rma *rma, const char *args)
 	v->return_watch.watch.fd = v->uevent_watch.watch.fd = -1;
 	v->tick_fd = v->return_fd = v->uevent_fd = -1;
 	v->news_end = &v->news;
-	err = verbs_device_open(v, args);
-	if (!err)
-		err = open_lasting(v);
+	err = verbs_device_open(v, args); /* which says why not */
+	if (err)
+		goto close;
+	err = open_lasting(v);
 	if (!err)
 		err = verbs_make(v);
-	if (err) {
-		gvm_log(verbs_level(v, GVM_LOG_ERROR), "the verbs provider cannot use %s: %s",
-			*v->device ? v->device : "any device", strerror(-err));
-		close_all(rma);
-	}
+	if (!err)
+		return 0;
+	gvm_log(verbs_level(v, GVM_LOG_ERROR), "the verbs provider cannot use %s: %s", v->device,
+		strerror(-err));
+close:
+	close_all(rma);
 	return err;
 }
 

@@ -219,13 +219,14 @@ struct verbs {
 	struct ibv_device_attr attr;
 	int on_demand; /* the device reaches memory that is not pinned */
 	char device[64];
-	unsigned port; /* 0: any */
-	int gid;       /* -1: any */
-	int automatic; /* GVM_PROVIDER_AUTO: there is another transport */
-	int iwarp;     /* no time-outs of its own, and a read's sink is written to by the peer */
-	int siw;       /* iWARP in software */
-	int gone;      /* the device was taken away, and is looked for */
-	int missing;   /* something is not as it was before: ports, or the device itself */
+	unsigned port;      /* 0: any */
+	int gid;            /* -1: any */
+	int gid_is_address; /* RoCE: connections leave from it */
+	int automatic;      /* GVM_PROVIDER_AUTO: there is another transport */
+	int iwarp;   /* no time-outs of its own, and a read's sink is written to by the peer */
+	int siw;     /* iWARP in software */
+	int gone;    /* the device was taken away, and is looked for */
+	int missing; /* something is not as it was before: ports, or the device itself */
 	struct ibv_pd *pd;
 	struct ibv_comp_channel *channel;
 	struct rdma_event_channel *events;
@@ -458,7 +459,9 @@ void verbs_describe(void (*line)(void *arg, unsigned depth, const char *text), v
 int verbs_device_open(struct verbs *v, const char *args);
 /* The same one again. */
 int verbs_device_reopen(struct verbs *v);
-/* The worker's own address of this family, where its device or GID was asked for. 0: none. */
-socklen_t verbs_own_address(const struct verbs *v, int family, struct sockaddr_storage *sa);
+/* The address of this family to leave from, where a GID was asked for; *len 0: any.
+ * -EADDRNOTAVAIL: the GID is none. */
+int verbs_own_address(const struct verbs *v, int family, struct sockaddr_storage *sa,
+		      socklen_t *len);
 
 #endif

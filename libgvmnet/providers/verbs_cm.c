@@ -114,9 +114,12 @@ static int begin(struct verbs_conn *conn, unsigned i)
 	struct sockaddr *to = (struct sockaddr *)&conn->addrs->at[i].sa;
 	struct verbs *v = conn->v;
 	struct sockaddr_storage own;
-	socklen_t own_len = verbs_own_address(v, to->sa_family, &own);
+	socklen_t own_len;
 	uint8_t tos = (uint8_t)gvm_option_number("GVM_VERBS_TCLASS");
+	int err = verbs_own_address(v, to->sa_family, &own, &own_len);
 
+	if (err)
+		return err;
 	if (rdma_create_id(v->events, &conn->id, conn, RDMA_PS_TCP)) {
 		conn->id = NULL;
 		return -errno;
@@ -139,7 +142,13 @@ static int begin_next(struct verbs_conn *conn, int err)
 		if (!err)
 			return 0;
 	}
-	return err;
+	if (err != -EADDRNOTAVAIL || !conn->v->gid_is_address)
+		return err;
+	gvm_log(verbs_level(conn->v, GVM_LOG_WARN),
+		"%s is not reached from GID %d of port %u of %s: that is no address of its family; "
+		"choose another (gvm info -v shows them), or none",
+		conn->ep->rma.ep.name, conn->v->gid, conn->v->port, conn->v->device);
+	return -EHOSTUNREACH;
 }
 
 static void attempt_failed(struct verbs_conn *conn, int err)

@@ -240,33 +240,74 @@ static int pages_on_demand(struct ibv_context *context)
 	       (attr.odp_caps.per_transport_caps.rc_odp_caps & both) == both;
 }
 
+/* Places of a port's table that hold nothing are read as zeros from some devices. */
+static int has_gid(const struct verbs *v, struct ibv_context *context, int len)
+{
+	static const union ibv_gid none;
+	union ibv_gid gid;
+
+	return v->gid < len && !ibv_query_gid(context, (uint8_t)v->port, v->gid, &gid) &&
+	       memcmp(&gid, &none, sizeof(gid)) != 0;
+}
+
+/* What is asked of a port by whoever names one. */
+static int adopt_port(struct verbs *v, struct ibv_context *context)
+{
+	struct ibv_port_attr port;
+
+	if (v->port > v->attr.phys_port_cnt || ibv_query_port(context, (uint8_t)v->port, &port)) {
+		gvm_log(verbs_level(v, GVM_LOG_ERROR), "%s has no port %u", v->device, v->port);
+		return -ENODEV;
+	}
+	if (port.state != IBV_PORT_ACTIVE) {
+		gvm_log(verbs_level(v, GVM_LOG_ERROR), "port %u of %s is not active", v->port,
+			v->device);
+		return -ENETDOWN;
+	}
+	if (v->gid >= 0 && !has_gid(v, context, port.gid_tbl_len)) {
+		gvm_log(verbs_level(v, GVM_LOG_ERROR), "port %u of %s has no GID %d", v->port,
+			v->device, v->gid);
+		return -ENODEV;
+	}
+	v->gid_is_address = v->gid >= 0 && port.link_layer == IBV_LINK_LAYER_ETHERNET &&
+			    context->device->transport_type != IBV_TRANSPORT_IWARP;
+	return 0;
+}
+
+/* Whether any port of the device is active. */
+static int is_up(const struct verbs *v, struct ibv_context *context)
+{
+	for (unsigned port = 1; port <= v->attr.phys_port_cnt; port++)
+		if (is_active(context, port))
+			return 1;
+	gvm_log(verbs_level(v, GVM_LOG_ERROR), "no port of %s is active (rdma link shows them)",
+		v->device);
+	return 0;
+}
+
+/* Whoever is refused here has been told why. */
 static int adopt(struct verbs *v, struct ibv_context *context)
 {
 	const char *missing;
-	union ibv_gid gid;
+	int err = 0;
 
-	if (ibv_query_device(context, &v->attr))
-		return -EIO;
 	snprintf(v->device, sizeof(v->device), "%s", ibv_get_device_name(context->device));
+	if (ibv_query_device(context, &v->attr)) {
+		gvm_log(verbs_level(v, GVM_LOG_ERROR), "%s does not say what it can do: %s",
+			v->device, strerror(errno));
+		return -EIO;
+	}
 	missing = lacks(context, &v->attr);
 	if (missing) {
 		gvm_log(verbs_level(v, GVM_LOG_ERROR), "%s cannot be used: %s", v->device, missing);
 		return -EOPNOTSUPP;
 	}
-	if (v->port > v->attr.phys_port_cnt) {
-		gvm_log(verbs_level(v, GVM_LOG_ERROR), "%s has no port %u", v->device, v->port);
-		return -ENODEV;
-	}
-	if (v->port && !is_active(context, v->port)) {
-		gvm_log(verbs_level(v, GVM_LOG_ERROR), "port %u of %s is not active", v->port,
-			v->device);
-		return -ENETDOWN;
-	}
-	if (v->gid >= 0 && ibv_query_gid(context, (uint8_t)v->port, v->gid, &gid)) {
-		gvm_log(verbs_level(v, GVM_LOG_ERROR), "port %u of %s has no GID %d", v->port,
-			v->device, v->gid);
-		return -ENODEV;
-	}
+	if (v->port)
+		err = adopt_port(v, context);
+	else if (!is_up(v, context))
+		err = -ENETDOWN;
+	if (err)
+		return err;
 	v->iwarp = context->device->transport_type == IBV_TRANSPORT_IWARP;
 	v->siw = v->iwarp && v->attr.vendor_id == VERBS_SIW;
 	/* check_ack() of rxe_comp.c, 6.1: a refusal behind some of a read's bytes is taken for a
@@ -281,11 +322,12 @@ static int adopt(struct verbs *v, struct ibv_context *context)
 	return 0;
 }
 
-/* The one that is named, or the first one with an active port; one that has come back has such. */
+/* The one that is named, or the first one with an active port; one that has come back has such.
+ * Whoever gets none has been told why. */
 static int choose(struct verbs *v, struct ibv_device **list, int n)
 {
 	struct ibv_context *context;
-	const char *why;
+	const char *why = n ? no_access : no_device;
 	int err = -ENODEV, named = *v->device != 0;
 
 	for (int i = 0; i < n && err; i++) {
@@ -293,9 +335,12 @@ static int choose(struct verbs *v, struct ibv_device **list, int n)
 			continue;
 		context = ibv_open_device(list[i]);
 		if (!context) {
-			if (named)
-				return errno ? -errno : -ENODEV;
-			continue;
+			if (!named)
+				continue;
+			err = errno ? -errno : -ENODEV;
+			gvm_log(verbs_level(v, GVM_LOG_ERROR), "%s cannot be opened: %s", v->device,
+				strerror(-err));
+			return err;
 		}
 		if ((named && !v->gone) || is_usable(context, v->automatic, &why))
 			err = adopt(v, context);
@@ -307,6 +352,8 @@ static int choose(struct verbs *v, struct ibv_device **list, int n)
 	if (err && named)
 		gvm_log(verbs_level(v, GVM_LOG_ERROR),
 			"there is no RDMA device %s (rdma link shows them)", v->device);
+	else if (err && why)
+		gvm_log(verbs_level(v, GVM_LOG_ERROR), "no RDMA device can be used: %s", why);
 	return err;
 }
 
@@ -316,8 +363,10 @@ int verbs_device_reopen(struct verbs *v)
 	int n = 0, err;
 
 	list = ibv_get_device_list(&n);
-	if (!list)
+	if (!list) {
+		gvm_log(verbs_level(v, GVM_LOG_ERROR), "no RDMA device can be used: %s", no_device);
 		return -ENODEV;
+	}
 	err = choose(v, list, n);
 	ibv_free_device_list(list);
 	return err;
@@ -363,14 +412,17 @@ static socklen_t address_of(const union ibv_gid *gid, int family, struct sockadd
 	return sizeof(*in6);
 }
 
-socklen_t verbs_own_address(const struct verbs *v, int family, struct sockaddr_storage *sa)
+int verbs_own_address(const struct verbs *v, int family, struct sockaddr_storage *sa,
+		      socklen_t *len)
 {
 	union ibv_gid gid;
 
-	/* Otherwise it is the routing table that chooses. */
-	if (v->gid < 0 || v->iwarp || ibv_query_gid(v->context, (uint8_t)v->port, v->gid, &gid))
-		return 0;
-	return address_of(&gid, family, sa);
+	*len = 0;
+	if (!v->gid_is_address)
+		return 0; /* it is the routing table that chooses */
+	if (!ibv_query_gid(v->context, (uint8_t)v->port, v->gid, &gid))
+		*len = address_of(&gid, family, sa);
+	return *len ? 0 : -EADDRNOTAVAIL;
 }
 
 /* ---- for gvm info -------------------------------------------------------------------------- */
@@ -446,6 +498,7 @@ static void describe_device(const struct to *to, struct ibv_device *device)
 	struct ibv_context *context = ibv_open_device(device);
 	struct ibv_device_attr attr;
 	const char *missing;
+	char longest[32];
 
 	if (!context || ibv_query_device(context, &attr)) {
 		tell(to, 0, "%s: cannot be opened: %s", ibv_get_device_name(device),
@@ -461,11 +514,16 @@ static void describe_device(const struct to *to, struct ibv_device *device)
 		tell(to, 1, "cannot be used: %s", missing);
 	else if (not_for_auto(context))
 		tell(to, 1, "not for auto: %s", not_for_auto(context));
+	if (attr.max_mr_size == UINT64_MAX)
+		snprintf(longest, sizeof(longest), "any length");
+	else
+		snprintf(longest, sizeof(longest), "%llu bytes",
+			 (unsigned long long)attr.max_mr_size);
 	tell(to, 1,
 	     "limits: %d queue pairs of %d requests, %d completion queues of %d, %d reads at a "
-	     "time, %d registrations of %llu bytes",
+	     "time, %d registrations of %s",
 	     attr.max_qp, attr.max_qp_wr, attr.max_cq, attr.max_cqe, attr.max_qp_rd_atom,
-	     attr.max_mr, (unsigned long long)attr.max_mr_size);
+	     attr.max_mr, longest);
 	if (pages_on_demand(context))
 		tell(to, 1, "on-demand paging%s",
 		     gvm_option_number("GVM_VERBS_ODP") ? "" : " (GVM_VERBS_ODP: not used)");

@@ -254,6 +254,7 @@ int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *attr)
 					  .max_qp_wr = stub.max_qp_wr,
 					  .max_cqe = stub.max_cqe,
 					  .max_mr = MR_MAX,
+					  .max_mr_size = UINT64_MAX,
 					  .max_srq = stub.max_srq_wr > 0,
 					  .max_srq_wr = stub.max_srq_wr,
 					  .max_qp_rd_atom = stub.max_rd_atom,
@@ -262,6 +263,9 @@ int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *attr)
 	return 0;
 }
 
+/* As soft-RoCE's: a long table, in which places that hold nothing are zeros. */
+#define GIDS 1024
+
 #undef ibv_query_port
 int ibv_query_port(struct ibv_context *context, uint8_t port, struct _compat_ibv_port_attr *compat)
 {
@@ -269,22 +273,31 @@ int ibv_query_port(struct ibv_context *context, uint8_t port, struct _compat_ibv
 
 	attr->state = (enum ibv_port_state)stub.port_state;
 	attr->max_mtu = attr->active_mtu = IBV_MTU_4096;
+	attr->link_layer = IBV_LINK_LAYER_ETHERNET;
+	attr->gid_tbl_len = GIDS;
 	return port >= 1 && port <= stub.ports ? 0 : EINVAL;
 }
 
-/* ::ffff:127.0.0.1 */
-static const union ibv_gid own_gid = { .raw = { [10] = 0xFF, 0xFF, 127, 0, 0, 1 } };
+static const union ibv_gid gids[GIDS] = {
+	{ .raw = { [10] = 0xFF, 0xFF, 127, 0, 0, 1 } },  /* ::ffff:127.0.0.1 */
+	{ .raw = { 0xFE, 0x80, [15] = 1 } },             /* fe80::1 */
+	{ .raw = { 0x20, 0x01, 0x0D, 0xB8, [15] = 1 } }, /* 2001:db8::1 */
+};
 
 int ibv_query_gid(struct ibv_context *context, uint8_t port, int index, union ibv_gid *gid)
 {
-	*gid = own_gid;
-	return port == 1 && index == 0 ? 0 : -1;
+	if (port != 1)
+		return -1;
+	memset(gid, 0, sizeof(*gid));
+	if (index < GIDS)
+		*gid = gids[index];
+	return 0;
 }
 
 ssize_t _ibv_query_gid_table(struct ibv_context *context, struct ibv_gid_entry *entries, size_t max,
 			     uint32_t flags, size_t size)
 {
-	*entries = (struct ibv_gid_entry){ .gid = own_gid,
+	*entries = (struct ibv_gid_entry){ .gid = gids[0],
 					   .port_num = 1,
 					   .gid_type = IBV_GID_TYPE_ROCE_V2 };
 	return 1;

@@ -11,6 +11,7 @@
 
 #include "peer_rig.h"
 #include "stub_rdma.h"
+#include "tools/gvm.h"
 
 static char lines[4096];
 static unsigned warnings;
@@ -311,6 +312,31 @@ static void a_worker_that_cannot_open_it(void **state)
 	gvm_net_close(net);
 }
 
+/* What the commands give for a reason is what can be done about it. */
+static void another_device_is_the_reason(void **state)
+{
+	struct gvm_msg msg = { .type = 64, .arg = 1 };
+	struct job job = new_job();
+	struct rig rig;
+
+	begin("/");
+	device()->devices = 2;
+	open_pair(&rig, "verbs", "verbs");
+	gvm_why_begin();
+	device()->way = 1;
+	job.op.deadline_ns = gvm_now() + 300000000u;
+	assert_int_equal(gvm_call(rig.peer, &msg, &job.op), 0);
+	UNTIL(&rig, job.done);
+	assert_int_equal(job.status, -EHOSTUNREACH);
+	assert_non_null(strstr(gvm_why(job.status),
+			       "is reached through port 1 of stub1, this worker has stub0; choose "
+			       "with GVM_TRANSPORT=verbs:DEVICE"));
+	gvm_log_set(keep_line);
+	close_rig(&rig);
+	device()->devices = 1;
+	device()->way = 0;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -323,6 +349,7 @@ int main(void)
 		cmocka_unit_test(a_device_that_comes_back),
 		cmocka_unit_test(devices_that_do_not_suit),
 		cmocka_unit_test(a_worker_that_cannot_open_it),
+		cmocka_unit_test(another_device_is_the_reason),
 	};
 
 	gvm_option_set("GVM_MODULE_PATH", STUB);

@@ -128,6 +128,34 @@ static void keys_are_checked(void **state)
 	assert_int_equal(client.ended, 0);
 }
 
+/* Where the end of what is asked for is at or beyond 2^64: it is refused, and the connection goes
+ * on. Also what is too much for one frame's place to be kept in. */
+static void ends_beyond_all_numbers(void **state)
+{
+	static const uint64_t before_end[] = { 1, 256, 4096, 65536 - 1, 65536, 65536 + 1, MIB };
+	static const uint32_t sizes[] = { 1, 4096, 65536, MIB };
+	struct gvm_peer *peer = ready_server();
+	uint8_t *buf = calloc(1, MIB), word = 7;
+	struct offer o;
+
+	offer_open(&o, 8192, RW, 0);
+	for (unsigned i = 0; i < 7; i++)
+		for (unsigned j = 0; j < 4; j++) {
+			uint64_t at = 0 - before_end[i];
+
+			assert_int_equal(put(peer, o.key, at, buf, sizes[j]), -ERANGE);
+			assert_int_equal(fetch(peer, o.key, at, buf, sizes[j]), -ERANGE);
+			assert_int_equal(put(peer, o.key + 1, at, buf, sizes[j]), -ENOENT);
+			assert_int_equal(fetch(peer, o.key + 1, at, buf, sizes[j]), -ENOENT);
+		}
+	assert_int_equal(put(peer, o.key, 8191, &word, 1), 0);
+	assert_int_equal(fetch(peer, o.key, 0, buf, 8192), 0);
+	assert_true(buf[0] == 0 && buf[8190] == 0 && buf[8191] == 7);
+	assert_int_equal(client.ended, 0);
+	offer_close(&o);
+	free(buf);
+}
+
 /* What is under way for longer than hardware may go on with memory that is withdrawn
  * (docs/rdma.md) ends with its connection: in an emulated machine, or over a cable on which a
  * packet that is lost costs that long. */
@@ -641,6 +669,7 @@ int main(int argc, char **argv)
 		PAIR(calls_are_answered_once),
 		PAIR(sizes_and_odd_offsets),
 		PAIR(keys_are_checked),
+		PAIR(ends_beyond_all_numbers),
 		PAIR(memory_withdrawn_in_flight),
 		PAIR(registered_buffers),
 		PAIR(a_full_window),

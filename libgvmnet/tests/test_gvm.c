@@ -138,6 +138,38 @@ static void info_checks_the_cluster_file(void **state)
 	says("none.conf: cannot be read: No such file or directory");
 }
 
+/* A transport that cannot be had: the one line that says what to do, and no other behind it. */
+static void no_such_transport(void **state)
+{
+	static const char *const commands[] = {
+		"region list --connect 127.0.0.1:1 --transport %s",
+		"perf fetch --connect 127.0.0.1:1 --transport %s",
+	};
+	static const struct {
+		const char *transport, *says;
+	} wrong[] = {
+		{ "tcp:foo", "transport tcp:foo: tcp takes no argument\n" },
+#ifdef STUB
+		{ "verbs:stub0:2", "stub0 has no port 2\n" },
+		{ "verbs:stub0:1:7", "port 1 of stub0 has no GID 7\n" },
+#endif
+	};
+
+#ifdef STUB
+	setenv("GVM_MODULE_PATH", STUB, 1);
+#endif
+	for (unsigned i = 0; i < sizeof(wrong) / sizeof(*wrong); i++)
+		for (unsigned k = 0; k < 2; k++) {
+			char line[128];
+
+			snprintf(line, sizeof(line), commands[k], wrong[i].transport);
+			assert_int_equal(gvm(line), 1);
+			says(wrong[i].says);
+			assert_string_equal(strchr(said, '\n'), "\n");
+		}
+	unsetenv("GVM_MODULE_PATH");
+}
+
 /* All but how fast this machine was, which is on standard error and last in JSON. */
 static void sim_repeats_itself(void **state)
 {
@@ -486,6 +518,7 @@ int main(void)
 		cmocka_unit_test(perf_without_sense),
 		cmocka_unit_test(region_without_luck),
 		cmocka_unit_test(set_without_luck),
+		cmocka_unit_test(no_such_transport),
 		cmocka_unit_test(top_of_all_pagers),
 		cmocka_unit_test(top_of_something_hostile),
 	};

@@ -448,6 +448,14 @@ static void transports(void **state)
 	assert_non_null(strstr(last_line, "twice"));
 	assert_int_equal(try_net("tcp+", NULL, 1), -EPROTONOSUPPORT);
 	assert_int_equal(try_net("tcp+auto", NULL, 1), -EPROTONOSUPPORT);
+	assert_int_equal(try_net("tcp:foo", NULL, 1), -EINVAL);
+	assert_non_null(strstr(last_line, "transport tcp:foo: tcp takes no argument"));
+	assert_int_equal(try_net("tcp+loop:x", NULL, 1), -EINVAL);
+	assert_non_null(strstr(last_line, "transport loop:x: loop takes no argument"));
+	assert_int_equal(
+	    try_net("verbs:xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", NULL, 1),
+	    -EINVAL);
+	assert_non_null(strstr(last_line, "transport verbs:xxxxxxxxxx...: longer than 63"));
 	assert_int_equal(try_net("tcp", NULL, GVM_MAX_NODES), -EINVAL);
 }
 

@@ -612,6 +612,52 @@ static void devices_that_lack_something(void **state)
 	cannot_be_used("there is no RDMA device", 0);
 }
 
+/* The one line that says what to do, and none behind it that does not. */
+static void open_says(const char *args, int err, const char *line)
+{
+	said[0] = 0;
+	assert_int_equal(fabric_open(&other, args), err);
+	forget(&other);
+	assert_string_equal(said, line);
+}
+
+static void what_is_named_and_not_there(void **state)
+{
+	open_says("pigeon0", -ENODEV, "there is no RDMA device pigeon0 (rdma link shows them)\n");
+	open_says("stub0:2", -ENODEV, "stub0 has no port 2\n");
+	open_says("stub0:1:7", -ENODEV, "port 1 of stub0 has no GID 7\n"); /* zeros */
+	open_says("stub0:1:1024", -ENODEV, "port 1 of stub0 has no GID 1024\n");
+	stub.port_state = IBV_PORT_DOWN;
+	open_says("stub0", -ENETDOWN, "no port of stub0 is active (rdma link shows them)\n");
+	open_says("stub0:1", -ENETDOWN, "port 1 of stub0 is not active\n");
+	open_says("", -ENODEV,
+		  "no RDMA device can be used: no port of an RDMA device is active (rdma link "
+		  "shows them)\n");
+	stub = as_it_is;
+	stub.no_open = 1;
+	open_says("stub0", -EACCES, "stub0 cannot be opened: Permission denied\n");
+}
+
+/* A GID that is no address of the peer's family is not passed over in silence. */
+static void gids_that_reach_nobody(void **state)
+{
+	static const char *const wrong[] = { "stub0:1:1", "stub0:1:2" };
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct gvm_rma_conn *c;
+		char line[64];
+
+		assert_int_equal(fabric_open(&other, wrong[i]), 0);
+		c = conn_new(other.rma);
+		assert_int_equal(verbs_fabric.connect(c->ep, here, server.port), -EHOSTUNREACH);
+		c->ep = NULL;
+		snprintf(line, sizeof(line), "not reached from GID %u of port 1 of stub0", i + 1);
+		assert_non_null(strstr(said, line));
+		fabric_close(&other);
+	}
+	the_next_one_works();
+}
+
 static void what_auto_leaves_alone(void **state)
 {
 	struct rlimit before, little = { 65536, 65536 };
@@ -652,6 +698,7 @@ static void info_says_why_not(void **state)
 	verbs_describe(described, NULL);
 	assert_non_null(strstr(said, "0 stub1: "));
 	assert_null(strstr(said, "cannot be used"));
+	assert_non_null(strstr(said, "registrations of any length"));
 	stub.max_rd_atom = 0;
 	verbs_describe(described, NULL);
 	assert_non_null(strstr(said, "1 cannot be used: it has no RDMA reads"));
@@ -790,6 +837,8 @@ int main(void)
 		ONE(a_flushed_queue),
 		ONE(late_completions),
 		ONE(devices_that_lack_something),
+		ONE(what_is_named_and_not_there),
+		ONE(gids_that_reach_nobody),
 		ONE(what_auto_leaves_alone),
 		ONE(info_says_why_not),
 		ONE(several_devices),

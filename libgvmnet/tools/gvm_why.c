@@ -14,11 +14,22 @@
 static char last[512];
 static enum gvm_log_level last_level;
 
-/* That a name means nothing is the reason for what fails after it; what is logged besides (--log
- * debug) is none. */
+/* What a line says is the reason for all that fails after it: a name that means nothing, or a way
+ * that is there, from another device or address than the one that was asked for. */
+static int no_address(void)
+{
+	return strstr(last, "cannot find the address") != NULL;
+}
+
+static int another_way(void)
+{
+	return strstr(last, "choose with GVM_TRANSPORT=") || strstr(last, "not reached from GID");
+}
+
+/* What is logged besides (--log debug) is no reason. */
 static void keep_line(enum gvm_log_level level, const char *line)
 {
-	if (*last && (level > last_level || strstr(last, "cannot find the address")))
+	if (*last && (level > last_level || no_address() || another_way()))
 		return;
 	snprintf(last, sizeof(last), "%s", line);
 	last_level = level;
@@ -47,7 +58,7 @@ static const char *why_no_entry(void)
 
 const char *gvm_why(int err)
 {
-	if (strstr(last, "cannot find the address"))
+	if (no_address())
 		return "its name has no address: check it, or give an address";
 	switch (err) {
 	case -ETIMEDOUT:
@@ -57,7 +68,9 @@ const char *gvm_why(int err)
 		return "connection refused; is gvm-memsrv running there?";
 	case -EHOSTUNREACH:
 	case -ENETUNREACH:
-		return "there is no way to that address; check it, and this machine's network";
+		return another_way() ? last
+				     : "there is no way to that address; check it, and this "
+				       "machine's network";
 	case -EACCES:
 		return why_no_entry();
 	case -EXDEV:
