@@ -58,7 +58,7 @@ static struct {
     unsigned round;
     unsigned cpus;
     unsigned *held;             /* by CPU index: in which round, see below */
-    GvmPlace *place;            /* where it was found to wait */
+    GvmPlace *place;            /* where its thread was found to wait */
     uint8_t *late;              /* how often it was found not to stop */
     uint8_t *ready;             /* its thread was told to take SIGBUS */
     bool started;               /* all of this is there */
@@ -302,6 +302,25 @@ static void gvm_lost_page(EventNotifier *lost)
     }
 }
 
+/*
+ * Where its thread waits, for all CPUs of that thread: the handler looks at that
+ * of the CPU that it executes.
+ */
+static bool gvm_find_wait(CPUState *cpu)
+{
+    bool waits = gvm_find_place(cpu->thread_id, &stall.place[cpu->cpu_index]);
+    CPUState *other;
+
+    CPU_FOREACH(other) {
+        if (other != cpu && other->thread == cpu->thread &&
+            other->cpu_index < stall.cpus) {
+            gvm_set_place(&stall.place[other->cpu_index],
+                          &stall.place[cpu->cpu_index]);
+        }
+    }
+    return waits;
+}
+
 /* One CPU that does not stop although it is asked to. */
 static void gvm_watch_cpu(CPUState *cpu, unsigned patience)
 {
@@ -312,7 +331,7 @@ static void gvm_watch_cpu(CPUState *cpu, unsigned patience)
             stall.late[cpu->cpu_index]++;
         }
         if (stall.late[cpu->cpu_index] >= patience &&
-            gvm_find_place(cpu->thread_id, &stall.place[cpu->cpu_index])) {
+            gvm_find_wait(cpu)) {
             pthread_kill(cpu->thread->thread, SIGBUS);
         }
         return;
