@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * waits.c: a thread is held where it waits for a lock, as gvm-stall.c holds vCPUs, by a signal that is sent by the owner
- * of the lock. It is held if nobody wakes it; but if the owner unlocks right after, the unlock may wake the very thread
- * that the signal is for, and then that one goes on: held, it would keep the free lock from the others who wait.
+ * waits.c: a thread is held where it waits for a lock, as gvm-stall.c holds vCPUs, by a signal that
+ * is sent by the owner of the lock. It is held if nobody wakes it; but if the owner unlocks right
+ * after, the unlock may wake the very thread that the signal is for, and then that one goes on:
+ * held, it would keep the free lock from the others who wait.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -79,7 +80,8 @@ static pthread_t waiter(int *tid)
 	return thread;
 }
 
-/* True if the lock, once free, came to one of the two. @wake: the owner unlocks right after the signal. */
+/* True if the lock, once free, came to one of the two. @wake: the owner unlocks right after the
+ * signal. */
 static bool trial(bool wake, unsigned *was_held)
 {
 	pthread_t first, second;
