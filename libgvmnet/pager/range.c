@@ -246,7 +246,7 @@ static void call_remove(struct call *call)
 	int err;
 
 	call->op.done = removed;
-	call->op.deadline_ns = 0;
+	call->op.deadline_ns = gvm_now() + RELEASE_NS;
 	err = call->shard->pager->store->remove(view->region, &call->op);
 	if (err)
 		call_done(call, err);

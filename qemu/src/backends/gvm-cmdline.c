@@ -30,7 +30,8 @@ void gvm_cmdline_option(const char *name, const char *value)
     }
 }
 
-void gvm_cmdline_create(const char **memdev_id, uint64_t size)
+void gvm_cmdline_create(const char **memdev_id, const char *mem_path,
+                        uint64_t size)
 {
     Object *obj;
 
@@ -48,6 +49,11 @@ void gvm_cmdline_create(const char **memdev_id, uint64_t size)
         error_report("-giantvm-cluster makes the machine's memory backend, "
                      "so -machine memory-backend=%s cannot name another",
                      *memdev_id);
+        exit(EXIT_FAILURE);
+    }
+    if (mem_path) {
+        error_report("-giantvm-cluster makes the machine's memory backend, "
+                     "which is in no file: leave out -mem-path");
         exit(EXIT_FAILURE);
     }
     obj = object_new(TYPE_MEMORY_BACKEND_GVM);

@@ -60,7 +60,7 @@ static GvmNodeState gvm_tell_all(HostMemoryBackendGvm *gvm, bool again)
         GvmNodeState state = qatomic_read(&gvm->nodes[node->id]);
 
         if (state != gvm->told[node->id] ||
-            (again && state == GVM_NODE_STATE_AWAY)) {
+            (again && state != GVM_NODE_STATE_HERE)) {
             gvm->told[node->id] = state;
             gvm_tell(gvm, node, state);
             worst = MAX(worst, state);
@@ -165,25 +165,34 @@ static void gvm_run_state_changed(void *opaque, bool running, RunState state)
         retry = timer_new_ms(QEMU_CLOCK_REALTIME, gvm_retry_over, NULL);
     }
     if (running && gvm_any_node_missing()) {
+        /* what is lost does not come back in that time */
+        bool lost = gvm_worst_awaited() == GVM_NODE_STATE_LOST;
+
         timer_mod(retry, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
-                             GVM_RETRY_MS);
+                             (lost ? 0 : GVM_RETRY_MS));
         gvm_stall_watch();
     } else {
         timer_del(retry);
     }
 }
 
-void gvm_events_start(HostMemoryBackendGvm *gvm)
+bool gvm_events_start(HostMemoryBackendGvm *gvm, Error **errp)
 {
     static VMChangeStateEntry *entry;
+    int err = event_notifier_init(&gvm->changed, false);
 
+    if (err < 0) {
+        error_setg_errno(errp, -err, "memory-backend-gvm has no descriptor "
+                         "for the state of its memory nodes");
+        return false;
+    }
     gvm->nodes = g_new0(uint8_t, GVM_MAX_NODES);
     gvm->told = g_new0(uint8_t, GVM_MAX_NODES);
-    event_notifier_init(&gvm->changed, false);
     event_notifier_set_handler(&gvm->changed, gvm_events_changed);
     if (!entry) {
         entry = qemu_add_vm_change_state_handler(gvm_run_state_changed, NULL);
     }
+    return true;
 }
 
 void gvm_events_stop(HostMemoryBackendGvm *gvm)

@@ -158,10 +158,12 @@ static void gvm_shared_announce(HostMemoryBackendGvm *gvm)
 {
     uint64_t size = MEMORY_BACKEND(gvm)->size;
     const char *id = object_get_canonical_path_component(OBJECT(gvm));
+    unsigned nodes = gvm_memory_nodes(gvm);
 
-    info_report("%s: mode %s, transport %s; region %s shared as node %u%s, at "
-                "most %" PRIu64 " of %" PRIu64 " MiB local, unreachable=%s",
-                id, GvmMode_str(gvm->mode), gvm_net_transport(gvm->net),
+    info_report("%s: mode %s, transport %s, %u memory node%s; region %s shared "
+                "as node %u%s, at most %" PRIu64 " of %" PRIu64 " MiB local, "
+                "unreachable=%s", id, GvmMode_str(gvm->mode),
+                gvm_net_transport(gvm->net), nodes, nodes == 1 ? "" : "s",
                 gvm->region, gvm->node,
                 gvm_shared_is_first(gvm) ? ", the first" : "",
                 MIN(gvm->local, size) / MiB, size / MiB,

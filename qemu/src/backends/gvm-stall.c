@@ -24,6 +24,11 @@
  * leaves RCU until it goes on, so that whoever waits for readers (device_add
  * that fails) does not wait for the memory node.  What it may have in its
  * hands, the views of its address spaces, is referenced for that long.
+ *
+ * A guest that runs while vCPUs wait is in the main loop's way as well.  If the
+ * main loop does not come round, and has not the BQL, it waits for readers, or
+ * for vCPUs; then the guest stands still, as if it were stopped, until the main
+ * loop has come round.
  */
 
 #include "qemu/osdep.h"
@@ -45,6 +50,8 @@
  */
 #define GVM_LATE_MISSING 2
 #define GVM_LATE         10
+/* How often the main loop is seen not to come round before it is freed. */
+#define GVM_STUCK 5
 
 static struct {
     QemuThread thread;
@@ -58,7 +65,7 @@ static struct {
     unsigned round;
     unsigned cpus;
     unsigned *held;             /* by CPU index: in which round, see below */
-    GvmPlace *place;            /* where it was found to wait */
+    GvmPlace *place;            /* where its thread was found to wait */
     uint8_t *late;              /* how often it was found not to stop */
     uint8_t *ready;             /* its thread was told to take SIGBUS */
     bool started;               /* all of this is there */
@@ -70,6 +77,9 @@ static struct {
     QemuEvent back;             /* one of them has come back */
     GPtrArray *views;           /* referenced while they may be away */
     unsigned changing;          /* views that RCU may still have readers of */
+    bool asked;                 /* the main loop, to show that it comes round */
+    unsigned stuck;             /* how often it was seen that it does not */
+    bool still;                 /* all vCPUs were told to stop for that */
 } stall;
 
 #define GVM_LEAVE 1u
@@ -224,6 +234,18 @@ static void gvm_reference(AddressSpace *as)
     g_ptr_array_add(stall.views, address_space_get_flatview(as));
 }
 
+static bool gvm_all_stopped(void)
+{
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        if (!cpu->stopped) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /*
  * The guest has stopped, so there is nobody but held threads to change what
  * RCU protects in a CPU; and if no view has changed of late, they have those
@@ -233,8 +255,8 @@ static void gvm_let_leave_rcu(void)
 {
     CPUState *cpu;
 
-    if ((stall.round & GVM_LEAVE) || !(stall.stopped || stall.reset) ||
-        qatomic_read(&stall.changing)) {
+    if ((stall.round & GVM_LEAVE) || qatomic_read(&stall.changing) ||
+        !(stall.stopped || stall.reset || stall.still) || !gvm_all_stopped()) {
         return;
     }
     gvm_reference(&address_space_memory);
@@ -302,6 +324,25 @@ static void gvm_lost_page(EventNotifier *lost)
     }
 }
 
+/*
+ * Where its thread waits, for all CPUs of that thread: the handler looks at that
+ * of the CPU that it executes.
+ */
+static bool gvm_find_wait(CPUState *cpu)
+{
+    bool waits = gvm_find_place(cpu->thread_id, &stall.place[cpu->cpu_index]);
+    CPUState *other;
+
+    CPU_FOREACH(other) {
+        if (other != cpu && other->thread == cpu->thread &&
+            other->cpu_index < stall.cpus) {
+            gvm_set_place(&stall.place[other->cpu_index],
+                          &stall.place[cpu->cpu_index]);
+        }
+    }
+    return waits;
+}
+
 /* One CPU that does not stop although it is asked to. */
 static void gvm_watch_cpu(CPUState *cpu, unsigned patience)
 {
@@ -312,7 +353,7 @@ static void gvm_watch_cpu(CPUState *cpu, unsigned patience)
             stall.late[cpu->cpu_index]++;
         }
         if (stall.late[cpu->cpu_index] >= patience &&
-            gvm_find_place(cpu->thread_id, &stall.place[cpu->cpu_index])) {
+            gvm_find_wait(cpu)) {
             pthread_kill(cpu->thread->thread, SIGBUS);
         }
         return;
@@ -360,6 +401,40 @@ static bool gvm_watch_cpus(bool missing)
     return late;
 }
 
+/* In the main loop: it comes round, so the guest need not stand still. */
+static void gvm_came_round(void *opaque)
+{
+    CPUState *cpu;
+
+    stall.asked = false;
+    stall.stuck = 0;
+    if (stall.still && runstate_is_running() && !stall.reset) {
+        gvm_go_on();
+        CPU_FOREACH(cpu) {
+            cpu_resume(cpu);
+        }
+    }
+    stall.still = false;
+}
+
+/* While a node is missing.  The main loop has not the BQL now. */
+static void gvm_watch_main_loop(void)
+{
+    CPUState *cpu;
+
+    if (!stall.asked) {
+        stall.asked = true;
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), gvm_came_round, NULL);
+    } else if (++stall.stuck == GVM_STUCK && runstate_is_running() &&
+               !stall.reset) {
+        stall.still = true;
+        CPU_FOREACH(cpu) {
+            cpu->stop = true;
+            qemu_cpu_kick(cpu);
+        }
+    }
+}
+
 static void *gvm_watch(void *arg)
 {
     for (;;) {
@@ -372,6 +447,9 @@ static void *gvm_watch(void *arg)
         /* before it is looked at: what comes meanwhile is not to be lost */
         qemu_event_reset(&stall.wanted);
         missing = gvm_any_node_missing();
+        if (missing || stall.still) {
+            gvm_watch_main_loop();
+        }
         late = gvm_watch_cpus(missing);
         held = gvm_any_held();
         if (held) {
@@ -381,7 +459,8 @@ static void *gvm_watch(void *arg)
             qemu_system_reset_request(stall.reset);
             stall.reset = SHUTDOWN_CAUSE_NONE;
         }
-        if (missing || late || stall.ends || held || stall.reset) {
+        if (missing || late || stall.ends || held || stall.reset ||
+            stall.still) {
             qemu_event_set(&stall.wanted);
         }
         bql_unlock();
@@ -389,7 +468,7 @@ static void *gvm_watch(void *arg)
     return NULL;
 }
 
-/* Any thread; it neither blocks nor allocates. */
+/* Any thread; it neither blocks nor allocates.  By softmmu/cpus.c, too. */
 void gvm_stall_watch(void)
 {
     if (qatomic_load_acquire(&stall.started)) {

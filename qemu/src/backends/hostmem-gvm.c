@@ -234,12 +234,12 @@ static bool gvm_block_others(HostMemoryBackendGvm *gvm, Error **errp)
     return migrate_add_blocker(&gvm->blocker, errp) == 0;
 }
 
-static unsigned gvm_memory_nodes(const struct gvm_cluster *cluster)
+unsigned gvm_memory_nodes(const HostMemoryBackendGvm *gvm)
 {
     unsigned count = 0;
 
-    for (size_t i = 0; i < gvm_cluster_size(cluster); i++) {
-        count += !!(gvm_cluster_at(cluster, i)->roles & GVM_ROLE_MEMORY);
+    for (size_t i = 0; i < gvm_cluster_size(gvm->cluster); i++) {
+        count += !!(gvm_cluster_at(gvm->cluster, i)->roles & GVM_ROLE_MEMORY);
     }
     return count;
 }
@@ -247,7 +247,7 @@ static unsigned gvm_memory_nodes(const struct gvm_cluster *cluster)
 static void gvm_announce(HostMemoryBackendGvm *gvm)
 {
     HostMemoryBackend *backend = MEMORY_BACKEND(gvm);
-    unsigned nodes = gvm_memory_nodes(gvm->cluster);
+    unsigned nodes = gvm_memory_nodes(gvm);
 
     info_report("%s: mode %s, transport %s, %u memory node%s; region %s, at "
                 "most %" PRIu64 " of %" PRIu64 " MiB local, unreachable=%s",
@@ -276,10 +276,10 @@ static bool gvm_start(HostMemoryBackend *backend, Error **errp)
     g_autofree char *name = NULL;
 
     if (!gvm_refuse(backend, errp) || !gvm_choose_mode(gvm, errp) ||
-        !gvm_fill_in(gvm, errp) || !gvm_block_others(gvm, errp)) {
+        !gvm_fill_in(gvm, errp) || !gvm_block_others(gvm, errp) ||
+        !gvm_events_start(gvm, errp)) {
         return false;
     }
-    gvm_events_start(gvm);
     if (backend->share) {
         return gvm_shared_start(gvm, errp);
     }
@@ -528,9 +528,47 @@ static void gvm_add_numbers(ObjectClass *oc)
         "How long a node is away before unreachable=sigbus or zero counts");
 }
 
+/* -- properties of all memory backends, which act on memory that runs ------ */
+
+static struct {
+    const char *name;
+    ObjectPropertyAccessor *set;
+} gvm_guarded[] = { { "merge" }, { "prealloc" } };
+
+static void gvm_set_guarded(Object *obj, Visitor *v, const char *name,
+                            void *opaque, Error **errp)
+{
+    if (object_dynamic_cast(obj, TYPE_MEMORY_BACKEND_GVM) &&
+        !gvm_may_set(obj, name, errp)) {
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(gvm_guarded); i++) {
+        if (!strcmp(gvm_guarded[i].name, name)) {
+            gvm_guarded[i].set(obj, v, name, opaque, errp);
+        }
+    }
+}
+
+/*
+ * A class cannot have a property of its own in place of its parent's, so it is
+ * the parent's that looks whose it is.
+ */
+static void gvm_guard_properties(ObjectClass *oc)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(gvm_guarded); i++) {
+        ObjectProperty *prop =
+            object_class_property_find(oc, gvm_guarded[i].name);
+
+        gvm_guarded[i].set = prop->set;
+        prop->set = gvm_set_guarded;
+    }
+}
+
 static void gvm_backend_class_init(ObjectClass *oc, void *data)
 {
     MEMORY_BACKEND_CLASS(oc)->alloc = gvm_backend_alloc;
+
+    gvm_guard_properties(oc);
 
     gvm_add_texts(oc);
     gvm_add_numbers(oc);

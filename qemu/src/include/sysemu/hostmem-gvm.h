@@ -10,6 +10,7 @@
 #include "qemu/queue.h"
 #include "qapi/qapi-types-gvm.h"
 #include "sysemu/gvm-compat.h"
+#include "sysemu/gvm-watch.h"
 
 #define TYPE_MEMORY_BACKEND_GVM "memory-backend-gvm"
 OBJECT_DECLARE_SIMPLE_TYPE(HostMemoryBackendGvm, MEMORY_BACKEND_GVM)
@@ -55,9 +56,10 @@ extern struct GvmBackendList gvm_shared_backends;
 
 /* hostmem-gvm.c */
 bool gvm_open_net(HostMemoryBackendGvm *gvm, Error **errp);
+unsigned gvm_memory_nodes(const HostMemoryBackendGvm *gvm);
 
 /* gvm-events.c: what is told of memory nodes. */
-void gvm_events_start(HostMemoryBackendGvm *gvm);
+bool gvm_events_start(HostMemoryBackendGvm *gvm, Error **errp);
 void gvm_events_stop(HostMemoryBackendGvm *gvm);
 /* For the library; by its threads, so it neither blocks nor allocates. */
 void gvm_events_node_state(void *arg, unsigned node, int why);
@@ -69,8 +71,6 @@ void gvm_stall_init(void);
 /* Its memory may meet SIGBUS from now on, or no longer. */
 void gvm_stall_add(HostMemoryBackendGvm *gvm);
 void gvm_stall_remove(HostMemoryBackendGvm *gvm);
-/* A node has gone, or is to be asked again: threads may be waiting for it. */
-void gvm_stall_watch(void);
 /* For softmmu/runstate.c: a machine whose memory is away is reset later. */
 #ifdef CONFIG_GVMNET
 ShutdownCause gvm_reset_when_possible(ShutdownCause cause);
@@ -106,6 +106,7 @@ bool gvm_refuse_vhost_user(Error **errp);
 
 /* gvm-cmdline.c: -giantvm-cluster and its like. */
 void gvm_cmdline_option(const char *name, const char *value);
-void gvm_cmdline_create(const char **memdev_id, uint64_t size);
+void gvm_cmdline_create(const char **memdev_id, const char *mem_path,
+                        uint64_t size);
 
 #endif
