@@ -297,6 +297,7 @@ static int ofi_post(struct gvm_rma_ep *gep, struct gvm_rma_work *work)
 	if (err)
 		return ofi_errno(err);
 	w->addr->refs++;
+	ofi_begin(ofi_of(ep), &w->ctx);
 	return 0;
 }
 
@@ -312,6 +313,7 @@ static void work_done(struct ofi_prov *prov, struct ofi_ctx *ctx, int err)
 	struct gvm_rma_ep *ep = w->work.ep;
 
 	prov->sends -= w->work.kind == GVM_RMA_SEND;
+	ofi_end(prov, ctx);
 	ofi_addr_put(w->addr);
 	gvm_rma_done(&w->work, err);
 	if (err && ep)
@@ -365,7 +367,7 @@ static void take_error(struct ofi_prov *prov)
 		ofi_port_repost((struct ofi_buf *)ctx);
 }
 
-/* libfabric looks for what has come only where there is no completion yet. */
+/* Libfabric looks for what has come each time that it is asked for completions. */
 static ssize_t read_cq(struct ofi_prov *prov, struct fi_cq_msg_entry e[BATCH])
 {
 	struct ofi_gate *gate = prov->ports ? prov->ports->gate : NULL;
@@ -376,11 +378,10 @@ static ssize_t read_cq(struct ofi_prov *prov, struct fi_cq_msg_entry e[BATCH])
 		prov->again = 1;
 	else if (err)
 		prov->spoiled = 1;
-	/* all that was sent has a completion already */
-	if (err && (err == -EAGAIN || !prov->sends || !ofi_shm_sends_at_once(prov)))
+	if (err)
 		return -FI_EAGAIN;
 	n = fi_cq_read(prov->cq, e, BATCH);
-	if (gate && !err)
+	if (gate)
 		ofi_gate_leave(gate);
 	return n;
 }
@@ -644,20 +645,30 @@ static void fabric_close(struct ofi_prov *prov)
 	prov->fabric = NULL;
 }
 
+/* What is under way will not be told to have ended: nobody may look for that any more. Cells have
+ * been copied, or are read by others from memory that stays; who reads copies by itself. */
+static void end_all(struct ofi_prov *prov)
+{
+	struct ofi_ctx *ctx;
+
+	while ((ctx = prov->under_way))
+		if (ctx->kind == OFI_CTX_WORK)
+			work_done(prov, ctx, -EIO);
+		else
+			path_done((struct ofi_buf *)ctx, -EIO);
+}
+
 /* A process has died inside the region of this worker's port, which nobody can use any more: all
  * connections end, and the next ones have a port of their own. */
 static void renew(struct ofi_prov *prov)
 {
-	if (prov->sends && ofi_shm_sends_at_once(prov))
-		return; /* the rest of the completions come first, with the next poll */
 	if (prov->ports) {
 		gvm_log(GVM_LOG_WARN, "transport ofi: a process has died while it had a lock of "
 				      "shared memory of this one: all connections over libfabric's "
 				      "shm end, and are made again");
 		ofi_conns_fail(prov, "a process has died inside libfabric's shm");
 	}
-	if (prov->sends)
-		return;
+	end_all(prov);
 	ofi_ports_stop(prov);
 	ofi_ports_free(prov);
 	fabric_close(prov);

@@ -37,7 +37,8 @@ struct ofi_port;
 
 /* What a completion points to. */
 struct ofi_ctx {
-	struct fi_context2 fi; /* libfabric's, while it is under way */
+	struct fi_context2 fi;       /* libfabric's, while it is under way */
+	struct ofi_ctx *next, *prev; /* work and first cells that are under way */
 	enum { OFI_CTX_RECV, OFI_CTX_PATH, OFI_CTX_WORK } kind;
 };
 
@@ -139,8 +140,9 @@ struct ofi_prov {
 	struct ofi_port *ports;
 	struct rma_table ids;
 	unsigned conns, sends; /* endpoints with a socket; cells under way, first ones too */
-	int spoiled;           /* shm: a process has died inside the port's region */
-	struct ofi_ep *paths;  /* those whose first cell is to be sent */
+	struct ofi_ctx *under_way;
+	int spoiled;          /* shm: a process has died inside the port's region */
+	struct ofi_ep *paths; /* those whose first cell is to be sent */
 	uint8_t machine[16];
 
 	struct gvm_watch clock; /* a timer that ticks while there are waits */
@@ -235,6 +237,26 @@ void ofi_accept(struct ofi_prov *prov, struct gvm_listener *listener, int fd,
 		const struct sockaddr *from);
 /* Send the first cells that have not been. */
 void ofi_paths_try(struct ofi_prov *prov);
+/* Libfabric has it from now on, and no longer. */
+static inline void ofi_begin(struct ofi_prov *prov, struct ofi_ctx *ctx)
+{
+	ctx->prev = NULL;
+	ctx->next = prov->under_way;
+	if (ctx->next)
+		ctx->next->prev = ctx;
+	prov->under_way = ctx;
+}
+
+static inline void ofi_end(struct ofi_prov *prov, struct ofi_ctx *ctx)
+{
+	if (ctx->prev)
+		ctx->prev->next = ctx->next;
+	else
+		prov->under_way = ctx->next;
+	if (ctx->next)
+		ctx->next->prev = ctx->prev;
+}
+
 /* A first cell has been sent, or not. */
 void ofi_path_done(struct ofi_ep *ep, int err);
 /* All that have a port end. */
@@ -257,8 +279,6 @@ struct ofi_shm *ofi_shm_use(const struct ofi_prov *prov, const uint8_t *name, ui
 void ofi_shm_unuse(struct ofi_shm *shm);
 /* The longest cell that is with the other side once it is sent. */
 size_t ofi_shm_cell(const struct fi_info *info);
-/* Are all cells such? */
-int ofi_shm_sends_at_once(const struct ofi_prov *prov);
 /* Is there an endpoint of this name, on this machine? */
 int ofi_shm_exists(const char *name);
 /* port ends. 1: it is used; its endpoint, and what belongs to that, is closed later. */

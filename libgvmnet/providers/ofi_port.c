@@ -333,6 +333,7 @@ int ofi_path_send(struct ofi_ep *ep)
 	    ofi_send(port, ep->addr, buf->at, GVM_CELL_LEN, buf->block->reg.local, &buf->ctx));
 	if (err)
 		return err;
+	ofi_begin(port->prov, &buf->ctx);
 	port->idle = buf->next;
 	buf->ep = ep;
 	buf->addr = ep->addr;
@@ -346,6 +347,7 @@ struct ofi_ep *ofi_path_sent(struct ofi_buf *buf)
 	struct ofi_ep *ep = buf->ep;
 
 	buf->port->prov->sends--;
+	ofi_end(buf->port->prov, &buf->ctx);
 	buf->next = buf->port->idle;
 	buf->port->idle = buf;
 	ofi_addr_put(buf->addr);

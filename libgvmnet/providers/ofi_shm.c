@@ -78,11 +78,6 @@ size_t ofi_shm_cell(const struct fi_info *info)
 	return most > 256 && most < GVM_RMA_CELL ? most : GVM_RMA_CELL;
 }
 
-int ofi_shm_sends_at_once(const struct ofi_prov *prov)
-{
-	return prov->rma.cell && prov->rma.cell <= prov->info->tx_attr->inject_size;
-}
-
 int ofi_shm_exists(const char *name)
 {
 	char path[300];
