@@ -119,11 +119,15 @@ int pager_call_until(struct shard *shard, void (*fn)(struct call *call), const s
 	return err;
 }
 
-static int call_each(struct gvm_pager *pager, struct call *calls, void (*fn)(struct call *call),
-		     struct gvm_range *range, uint64_t a, uint64_t b)
+int pager_call_all(struct gvm_pager *pager, void (*fn)(struct call *call), struct gvm_range *range,
+		   uint64_t a, uint64_t b)
 {
+	struct call on_stack[SHARDS_MAX], *calls = mem_map(sizeof(on_stack));
+	struct call *mapped = calls;
 	int err = 0, r;
 
+	if (!calls)
+		calls = on_stack;
 	memset(calls, 0, sizeof(calls[0]) * pager->shards);
 	for (unsigned i = 0; i < pager->shards; i++) {
 		calls[i].range = range;
@@ -136,30 +140,8 @@ static int call_each(struct gvm_pager *pager, struct call *calls, void (*fn)(str
 		if (r && !err)
 			err = r;
 	}
-	return err;
-}
-
-/* Only where there is no other memory: it is more than the whole stack of some threads. */
-static __attribute__((noinline)) int call_each_from_stack(struct gvm_pager *pager,
-							  void (*fn)(struct call *call),
-							  struct gvm_range *range, uint64_t a,
-							  uint64_t b)
-{
-	struct call calls[SHARDS_MAX];
-
-	return call_each(pager, calls, fn, range, a, b);
-}
-
-int pager_call_all(struct gvm_pager *pager, void (*fn)(struct call *call), struct gvm_range *range,
-		   uint64_t a, uint64_t b)
-{
-	struct call *calls = mem_map(SHARDS_MAX * sizeof(*calls));
-	int err;
-
-	if (!calls)
-		return call_each_from_stack(pager, fn, range, a, b);
-	err = call_each(pager, calls, fn, range, a, b);
-	mem_unmap(calls, SHARDS_MAX * sizeof(*calls));
+	if (mapped)
+		mem_unmap(mapped, sizeof(on_stack));
 	return err;
 }
 

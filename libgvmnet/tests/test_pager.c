@@ -414,36 +414,6 @@ static void streams_find_room(void **state)
 	}
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SMALL_STACK (256 * 1024ul) /* what they keep of a thread and in a frame is large */
-#else
-#define SMALL_STACK (20 * 1024ul)
-#endif
-
-static void *lower_the_budget(void *arg)
-{
-	struct bed *bed = arg;
-
-	assert_int_equal(gvm_pager_set_local(bed->pager, BUDGET), 0);
-	return NULL;
-}
-
-/* A program's thread may have little more stack than there must be, and its calls reach all shards.
- */
-static void a_small_stack_is_enough(void **state)
-{
-	struct bed bed = { 0 };
-	pthread_attr_t attr;
-	pthread_t thread;
-
-	open_bed(&bed, &kinds[5], 4 * BUDGET);
-	pthread_attr_init(&attr);
-	assert_int_equal(pthread_attr_setstacksize(&attr, SMALL_STACK), 0);
-	assert_int_equal(pthread_create(&thread, &attr, lower_the_budget, &bed), 0);
-	pthread_join(thread, NULL);
-	close_bed(&bed);
-}
-
 /* What makes no sense is refused. */
 static void nonsense_is_refused(void **state)
 {
@@ -477,7 +447,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(bookkeeping_is_small),
 		cmocka_unit_test(reading_is_not_writing),
 		cmocka_unit_test(streams_find_room),
-		cmocka_unit_test(a_small_stack_is_enough),
 		cmocka_unit_test(nonsense_is_refused),
 	};
 
