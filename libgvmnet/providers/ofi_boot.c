@@ -31,8 +31,8 @@
 #include <unistd.h>
 
 #define TICK_NS       50000000l
-#define HELLO_NS      5000000000ull
-#define ENDING_NS     200000000ull /* cells that were to come, and the other side is gone */
+#define HELLO_NS      20000000000ull /* both sides may make an endpoint in it, of 70 MiB for tcp */
+#define ENDING_NS     200000000ull   /* cells that were to come, and the other side is gone */
 #define LOG_EVERY_NS  1000000000ull
 #define PATH_TRIES    100u
 #define PATH_PAUSE_NS 5000000ull /* libfabric looks after what is broken each 10 ms */

@@ -378,12 +378,19 @@ static void a_command_does_it(void **state)
 	traffic_meets(&done_by_command);
 }
 
+/* See patience(). */
+#ifdef __SANITIZE_THREAD__
+#define SET_UP_MS "30000"
+#else
+#define SET_UP_MS "5000"
+#endif
+
 static int setup_harm(void **state)
 {
 	setup_none(state);
 	option("GVM_KEEPALIVE_MS", "2000");
-	option("GVM_CONNECT_MS", "5000");
-	option("GVM_HANDSHAKE_MS", "5000");
+	option("GVM_CONNECT_MS", SET_UP_MS);
+	option("GVM_HANDSHAKE_MS", SET_UP_MS);
 	return 0;
 }
 
