@@ -30,6 +30,14 @@ static struct sim_config base(uint64_t seed)
 				    .think_ns = 20000 };
 }
 
+/* One thread: of thread sanitizer nothing is asked but that it runs. */
+#ifdef __SANITIZE_THREAD__
+#define PART 20
+#else
+#define PART 1
+#endif
+#define RUNS (42 / PART)
+
 static double seconds(void)
 {
 	struct timespec t;
@@ -76,7 +84,7 @@ static void all_goes_well(void **state)
 	struct sim_result r;
 	double begun = seconds();
 
-	c.ops = 400000;
+	c.ops = 400000 / PART;
 	must_run(&c, &r);
 	print_message("%llu events, %.2f million a second, %llu faults, mean %llu ns\n",
 		      (unsigned long long)r.events, (double)r.events / 1e6 / (seconds() - begun),
@@ -96,7 +104,7 @@ static void random_runs_keep_the_promises(void **state)
 	struct sim_result r;
 	unsigned runs;
 
-	for (runs = 0; runs < 42 || seconds() < until; runs++, seed++) {
+	for (runs = 0; runs < RUNS || seconds() < until; runs++, seed++) {
 		struct sim_config c = of_seed(seed);
 
 		must_run(&c, &r);
@@ -116,7 +124,7 @@ static void random_runs_keep_the_promises(void **state)
 		      (unsigned long long)dropped, (unsigned long long)twice,
 		      (unsigned long long)partitions, (unsigned long long)deaths,
 		      (unsigned long long)returns);
-	if (runs > 1)
+	if (runs >= 42)
 		assert_true(returns > 10 && twice > 1000);
 }
 
@@ -294,7 +302,7 @@ static void a_million_events_a_second(void **state)
 		c.nodes = sizes[i].nodes;
 		c.homes = (c.nodes + 15) / 16;
 		c.pages = 4 * c.nodes;
-		c.ops = sizes[i].least > 0 ? 100000 : 50 * c.nodes;
+		c.ops = (sizes[i].least > 0 ? 100000 : 50 * c.nodes) / PART;
 		c.jitter_ns = c.evict_percent = 0;
 		for (unsigned k = 0; k < runs; k++) {
 			double begun = cpu_seconds();
@@ -321,7 +329,7 @@ static double work_ns_per_event(enum sim_pattern pattern, uint32_t homes, uint32
 	c.nodes = 10240;
 	c.homes = homes;
 	c.pages = pages;
-	c.ops = 10 * c.nodes;
+	c.ops = 10 * c.nodes / PART;
 	c.evict_percent = 0;
 	begun = cpu_seconds();
 	must_run(&c, &r);
@@ -336,7 +344,8 @@ static void many_that_wait_are_found_at_once(void **state)
 	double one = work_ns_per_event(SIM_READERS, 1, 1);
 
 	print_message("CPU of an event: %.0f ns, when all want one page %.0f ns\n", spread, one);
-	assert_true(one < 2 * spread);
+	if (PART == 1)
+		assert_true(one < 2 * spread);
 }
 
 int main(void)

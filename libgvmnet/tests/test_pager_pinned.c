@@ -10,8 +10,8 @@
 #include <sys/uio.h>
 #include "pager_rig.h"
 
-#define LOCAL   (8 * MIB)
-#define LOCAL_N (LOCAL / PAGE)
+static uint64_t local = 2 * MIB; /* what may be here; each case is a process, with its own */
+#define LOCAL_N (local / PAGE)
 #define PAGES   (4 * LOCAL_N)
 
 /* ---- pinning ------------------------------------------------------------------------------- */
@@ -62,7 +62,7 @@ static const struct kind *const moved[] = { &kinds[0], &kinds[4], &kinds[5] };
 static void open_large(struct bed *bed, const struct kind *kind)
 {
 	gvm_pager_config_init(&bed->config);
-	bed->config.local_bytes = LOCAL;
+	bed->config.local_bytes = local;
 	bed->config.slab_bytes = 256 * 1024;
 	bed->config.prefetch_pages = 0;
 	open_bed(bed, kind, PAGES * PAGE);
@@ -103,18 +103,34 @@ static void count_told(enum gvm_log_level level, const char *line)
 
 /* ---- tests --------------------------------------------------------------------------------- */
 
+/* What the pager's threads take of the CPU for each fault of a walk over what has no place here. */
+static uint64_t ns_of_a_fault(struct bed *bed, uint64_t seed)
+{
+	uint64_t before = cpu_ns(bed), faults = stats_of(bed).faults;
+
+	for (uint64_t p = LOCAL_N; p < PAGES; p++)
+		fill_page(bed->mem, p, seed);
+	faults = stats_of(bed).faults - faults;
+	assert_true(faults >= (PAGES - LOCAL_N) * 2 / 3);
+	return (cpu_ns(bed) - before) / faults;
+}
+
 /* As much as may be here is pinned: the rest goes through what there is beside, and does not crawl.
  */
 static void pinned_pages_are_not_in_the_way(void **state)
 {
 	for (unsigned k = 0; k < sizeof(moved) / sizeof(moved[0]); k++) {
 		struct bed bed = { 0 };
-		uint64_t rest = PAGES - LOCAL_N, before, faults;
+		uint64_t alone, pinned;
 		int ring;
 
+		/* of one thread the price is asked: then there is much that it could look through
+		 */
+		local = moved[k]->threads == 1 && k == 0 ? 8 * MIB : 2 * MIB;
 		told = 0;
 		gvm_log_set(count_told);
 		open_large(&bed, moved[k]);
+		alone = ns_of_a_fault(&bed, 3);
 		ring = pin(bed.mem, LOCAL_N);
 		if (ring < 0) {
 			close_bed(&bed);
@@ -125,17 +141,18 @@ static void pinned_pages_are_not_in_the_way(void **state)
 		for (unsigned i = 0; i < 3; i++)
 			for (uint64_t p = LOCAL_N; p < PAGES; p++)
 				assert_page(bed.mem, p, 3);
-		before = cpu_ns(&bed);
-		faults = stats_of(&bed).faults;
-		for (unsigned i = 0; i < 3; i++)
-			for (uint64_t p = LOCAL_N; p < PAGES; p++)
-				fill_page(bed.mem, p, 3 + i);
-		faults = stats_of(&bed).faults - faults;
-		assert_true(faults >= 2 * rest);
+		pinned = UINT64_MAX;
+		for (unsigned i = 0; i < 3; i++) {
+			uint64_t ns = ns_of_a_fault(&bed, 3 + i);
+
+			if (ns < pinned)
+				pinned = ns;
+		}
 		/* a look through all that is pinned takes several times as long */
-		if (bed.pager->shards == 1 && (cpu_ns(&bed) - before) / faults > 75000)
-			fail_msg("%s: %llu ns a fault", moved[k]->name,
-				 (unsigned long long)((cpu_ns(&bed) - before) / faults));
+		if (bed.pager->shards == 1 && pinned > 3 * alone)
+			fail_msg("%s: a fault takes %llu ns of a CPU, where nothing is pinned %llu",
+				 moved[k]->name, (unsigned long long)pinned,
+				 (unsigned long long)alone);
 		assert_true(aside(&bed) <= LOCAL_N);
 		assert_true(aside(&bed) >= LOCAL_N * 3 / 4);
 		assert_true(stats_of(&bed).local_pages <= LOCAL_N + LOCAL_N / 8 + 64);
@@ -163,7 +180,7 @@ static void locked_pages_are_not_in_the_way(void **state)
 		struct bed bed = { 0 };
 
 		open_large(&bed, &kinds[k]);
-		if (!lock(bed.mem, LOCAL)) {
+		if (!lock(bed.mem, local)) {
 			close_bed(&bed);
 			skip();
 		}
@@ -174,8 +191,8 @@ static void locked_pages_are_not_in_the_way(void **state)
 		assert_true(stats_of(&bed).local_pages <= LOCAL_N + LOCAL_N / 8 + 64);
 		for (uint64_t p = 0; p < LOCAL_N; p++)
 			assert_page(bed.mem, p, 3);
-		unlock(bed.mem, LOCAL);
-		assert_int_equal(gvm_pager_discard(bed.range, 0, LOCAL), 0);
+		unlock(bed.mem, local);
+		assert_int_equal(gvm_pager_discard(bed.range, 0, local), 0);
 		/* but for neighbours that were to leave together with some that were locked */
 		assert_true(aside(&bed) <= RUN_MAX);
 		assert_true(page_zero(bed.mem, 0));
