@@ -11,8 +11,10 @@
 
 #include "qemu/osdep.h"
 #include "qapi/qapi-events-gvm.h"
+#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
+#include "qemu/thread.h"
 #include "sysemu/hostmem-gvm.h"
 #include "trace.h"
 
@@ -20,6 +22,53 @@
 #include <gvmnet/pager.h>
 
 #define GVM_RETRY_MS 1000 /* what "cont" gives a node that is away */
+
+/* -- why something fails --------------------------------------------------- */
+
+/*
+ * The library has its reasons in its log, which is on standard error; who asked
+ * by the monitor does not see that.
+ */
+static QemuSpin gvm_complaint_lock;
+static char gvm_complaint[512]; /* "": none yet */
+
+/* For the library, by any thread: neither blocks for long nor allocates. */
+static void gvm_log_line(enum gvm_log_level level, const char *line)
+{
+    static const char *const levels[] = { "error", "warn", "info", "debug" };
+
+    if (level <= GVM_LOG_WARN) {
+        qemu_spin_lock(&gvm_complaint_lock);
+        pstrcpy(gvm_complaint, sizeof(gvm_complaint), line);
+        qemu_spin_unlock(&gvm_complaint_lock);
+    }
+    fprintf(stderr, "gvmnet: %s: %s\n", levels[level], line);
+}
+
+void gvm_reason_expect(void)
+{
+    qemu_spin_lock(&gvm_complaint_lock);
+    gvm_complaint[0] = '\0';
+    qemu_spin_unlock(&gvm_complaint_lock);
+    gvm_log_set(gvm_log_line);
+}
+
+void gvm_reason(Error **errp, int err, const char *fmt, ...)
+{
+    g_autofree char *what = NULL;
+    char why[sizeof(gvm_complaint)];
+    va_list args;
+
+    va_start(args, fmt);
+    what = g_strdup_vprintf(fmt, args);
+    va_end(args);
+    qemu_spin_lock(&gvm_complaint_lock);
+    pstrcpy(why, sizeof(why), gvm_complaint);
+    qemu_spin_unlock(&gvm_complaint_lock);
+    error_setg(errp, "%s: %s", what, why[0] ? why : strerror(-err));
+}
+
+/* -- nodes ----------------------------------------------------------------- */
 
 void gvm_events_node_state(void *arg, unsigned node, int why)
 {

@@ -123,11 +123,11 @@ static void gvm_shared_cannot(HostMemoryBackendGvm *gvm, int err, Error **errp)
         : err == -EHOSTDOWN ? "a memory node does not answer"
         : err == -EADDRINUSE || err == -EADDRNOTAVAIL
             ? "this node cannot listen at its line of the cluster file"
-            : "see above";
+            : strerror(-err);
 
-    error_setg_errno(errp, -err, "shared region %s of %" PRIu64 " bytes cannot "
-                     "be had as node %u (%s)", gvm->region,
-                     MEMORY_BACKEND(gvm)->size, gvm->node, hint);
+    gvm_reason(errp, err, "shared region %s of %" PRIu64 " bytes cannot be had "
+               "as node %u (%s)", gvm->region, MEMORY_BACKEND(gvm)->size,
+               gvm->node, hint);
 }
 
 static void *gvm_shared_open(HostMemoryBackendGvm *gvm, Error **errp)

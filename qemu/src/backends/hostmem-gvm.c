@@ -149,9 +149,9 @@ bool gvm_open_net(HostMemoryBackendGvm *gvm, Error **errp)
     config.cluster = gvm->cluster;
     err = gvm_net_open(&config, &gvm->net);
     if (err < 0) {
-        error_setg_errno(errp, -err, "memory-backend-gvm cannot talk to "
-                         "memory nodes (cluster=%s, key-file=%s)",
-                         gvm->cluster_file, gvm->key_file ?: "none");
+        gvm_reason(errp, err, "memory-backend-gvm cannot talk to memory nodes "
+                   "(cluster=%s, key-file=%s)", gvm->cluster_file,
+                   gvm->key_file ?: "none");
     }
     return err == 0;
 }
@@ -213,9 +213,8 @@ static bool gvm_attach(HostMemoryBackendGvm *gvm, Error **errp)
                    "that ended less than half a minute ago without saying so",
                    gvm->region);
     } else if (err < 0) {
-        error_setg_errno(errp, -err, "region %s of %" PRIu64 " bytes cannot "
-                         "be had from the memory nodes", gvm->region,
-                         backend->size);
+        gvm_reason(errp, err, "region %s of %" PRIu64 " bytes cannot be had "
+                   "from the memory nodes", gvm->region, backend->size);
     }
     return err == 0;
 }
@@ -275,6 +274,7 @@ static bool gvm_start(HostMemoryBackend *backend, Error **errp)
     HostMemoryBackendGvm *gvm = MEMORY_BACKEND_GVM(backend);
     g_autofree char *name = NULL;
 
+    gvm_reason_expect();
     if (!gvm_refuse(backend, errp) || !gvm_choose_mode(gvm, errp) ||
         !gvm_fill_in(gvm, errp) || !gvm_block_others(gvm, errp) ||
         !gvm_events_start(gvm, errp)) {

@@ -66,6 +66,14 @@ void gvm_events_node_state(void *arg, unsigned node, int why);
 bool gvm_any_node_missing(void);
 GvmNodeState gvm_worst_awaited(void);
 
+/* From now on the library's lines are looked at for why something fails. */
+void gvm_reason_expect(void);
+/*
+ * "what: why" into @errp, where why is the last thing the library complained of
+ * since gvm_reason_expect(), or else the text of errno -@err.
+ */
+void gvm_reason(Error **errp, int err, const char *fmt, ...) G_GNUC_PRINTF(3, 4);
+
 /* gvm-stall.c: vCPUs that wait for a memory node while they are to stop. */
 void gvm_stall_init(void);
 /* Its memory may meet SIGBUS from now on, or no longer. */

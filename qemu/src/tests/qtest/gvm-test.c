@@ -260,7 +260,7 @@ static void test_refused(void)
         { ", \"prefetch\": 257", "from 0 to 256 pages" },
         { ", \"unreachable\": \"panic\"", "panic" },
         { ", \"mode\": \"kernel\"", "use mode=user" },
-        { ", \"transport\": \"pigeon\"", "cannot talk to memory nodes" },
+        { ", \"transport\": \"pigeon\"", "transport pigeon: " },
         { ", \"region\": \"no/name\"", "region no/name" },
         { ", \"speed\": 3", "'speed' is unexpected" },
     };
