@@ -239,6 +239,8 @@ static void pin(pthread_t thread, int cpu, int policy)
 		skip(); /* no right to */
 }
 
+#define LOOK_NS 10000 /* until it is to be asked again, at least */
+
 /* How often it was looked at before the thread had any CPU time. Each time it must be held: from
  * when it was asked, for by now that time may be over. */
 static unsigned times_held(struct storer *s, uint64_t page)
@@ -250,7 +252,7 @@ static unsigned times_held(struct storer *s, uint64_t page)
 
 		if (cpu_ns(s->thread) != s->opened_cpu_ns)
 			break;
-		assert_true(until > now);
+		assert_true(until >= now + LOOK_NS);
 		times++;
 	}
 	return times;
