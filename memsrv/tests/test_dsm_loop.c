@@ -8,6 +8,7 @@
  * seed, which is printed.
  */
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 #include <cmocka.h>
 #include <gvmnet/cluster.h>
@@ -51,15 +53,15 @@ static struct {
 	pthread_t thread;
 } node[NODES];
 static pthread_t ticker;
-static atomic_int stop;
+static int stop; /* an eventfd: the ticker ends */
 
 static void *tick(void *arg)
 {
-	while (!atomic_load(&stop)) {
+	struct pollfd end = { .fd = stop, .events = POLLIN };
+
+	while (poll(&end, 1, 20) == 0)
 		for (unsigned i = 0; i < HOMES; i++)
 			service_tick(home[i].service);
-		usleep(20000);
-	}
 	return NULL;
 }
 
@@ -127,7 +129,8 @@ static int setup(void **state)
 	assert_int_equal(gvm_cluster_parse(map, (size_t)at, "map", &cluster, NULL), 0);
 	for (unsigned i = 0; i < HOMES; i++)
 		open_home(i);
-	atomic_store(&stop, 0);
+	stop = eventfd(0, EFD_CLOEXEC);
+	assert_true(stop >= 0);
 	assert_int_equal(pthread_create(&ticker, NULL, tick, NULL), 0);
 	for (unsigned i = 0; i < NODES; i++) {
 		open_net(FIRST + i, &node[i].net);
@@ -145,8 +148,9 @@ static int teardown(void **state)
 		gvm_dsm_close(node[i].dsm);
 		gvm_net_close(node[i].net);
 	}
-	atomic_store(&stop, 1);
+	assert_int_equal(eventfd_write(stop, 1), 0);
 	pthread_join(ticker, NULL);
+	close(stop);
 	for (unsigned i = 0; i < HOMES; i++) {
 		service_close(home[i].service);
 		store_close(home[i].store);
