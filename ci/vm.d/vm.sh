@@ -16,8 +16,9 @@ unit_test() {
 		pass "$name, $((SECONDS - begun)) s"
 		return
 	fi
-	# the first that failed says most: those after it may have failed for its sake
-	grep -aE -m 9 '^\[ +(ERROR|LINE|FAILED) ' "$name.log" >"$name.short" || cp "$name.log" "$name.short"
+	# the first that failed says most: those after it may have failed for its sake. What a program that
+	# a test started has found says why ("not so").
+	grep -aE -m 9 '^\[ +(ERROR|LINE|FAILED) |: not so: ' "$name.log" >"$name.short" || cp "$name.log" "$name.short"
 	fail "$name (exit status $status after $((SECONDS - begun)) s)" "$name.short"
 }
 

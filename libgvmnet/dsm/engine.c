@@ -142,8 +142,11 @@ static void fault_ended(struct gvm_dsm *dsm, uint64_t page, enum ivy_access acce
 	f->began = 0;
 }
 
+static void copy_stats(struct gvm_dsm *dsm);
+
 /* A page that is lost fails for good: also the copy of an older version, that an upgrade which
- * failed has left. One that failed for want of something can be asked for again. */
+ * failed has left. One that failed for want of something can be asked for again. Who gets a SIGBUS
+ * finds it counted. */
 static void fault_done(void *user, uint64_t page, enum ivy_access access, int status)
 {
 	struct gvm_dsm *dsm = user;
@@ -154,6 +157,7 @@ static void fault_done(void *user, uint64_t page, enum ivy_access access, int st
 				"region %s: page %llu cannot be had: %s", dsm->name,
 				(unsigned long long)page, strerror(-status));
 		dsm_pins_failed(dsm, page, status);
+		copy_stats(dsm);
 	}
 	dsm_memory_end(dsm->memory, page, status);
 }
@@ -240,7 +244,7 @@ static int keep(struct gvm_dsm *dsm, uint16_t from, const struct gvm_hdr *h, con
 	uint64_t until = behind ? 0 : held_until(dsm, h);
 	struct dsm_frame *f;
 
-	if (!behind && until <= gvm_now())
+	if (!behind && !until) /* when to ask again may be over by now, and it is held still */
 		return 0;
 	f = malloc(sizeof(*f) + h->length);
 	if (!f)

@@ -132,7 +132,8 @@ void dsm_memory_end(struct dsm_memory *memory, uint64_t page, int status);
 
 /*
  * Whether the page should be left open for a moment, so that the thread for which it was opened
- * last can use it at least once: 0: no; else when (gvm_now()'s ns) to ask again. It is a wish until
+ * last can use it at least once: 0: no; else when (gvm_now()'s ns) to ask again, and until it has
+ * said no the wish lasts, be that time over when the caller looks at it. It is a wish until
  * that thread has had a CPU since, and for no longer than hold_ns: who passes messages to the
  * engine may keep those back that would close the page, with what the same sender says of the same
  * page after them. Only ever for pages that a thread waited for.

@@ -12,10 +12,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
+#include "each_alone.h"
 #include "fake_region.h"
 
 #define MIB     (1ull << 20)
@@ -215,36 +214,5 @@ static inline void assert_page(const char *mem, uint64_t page, uint64_t seed)
 }
 
 #define EACH_KIND(kind) for (const struct kind *kind = kinds; kind < kinds + KINDS; kind++)
-
-/* ---- each test in a process of its own ------------------------------------------------------ */
-
-/* Whatever one that fails leaves behind, a pager, threads, a store that answers nothing, goes with
- * its process. Returns how many failed. */
-static inline int rig_run_each(const struct CMUnitTest *tests, size_t count, char *self)
-{
-	int failed = 0, status;
-
-	for (size_t i = 0; i < count; i++) {
-		pid_t parent = getpid(), pid = fork();
-
-		if (pid == 0) {
-			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			if (getppid() == parent)
-				execl("/proc/self/exe", self, tests[i].name, (char *)NULL);
-			_exit(127);
-		}
-		if (pid < 0 || waitpid(pid, &status, 0) != pid || status) {
-			fprintf(stderr, "[  FAILED  ] %s: wait status %x\n", tests[i].name,
-				pid < 0 ? ~0u : (unsigned)status);
-			failed++;
-		}
-	}
-	return failed;
-}
-
-/* One test: its name as the argument. */
-#define RUN_TESTS(tests)                                                                           \
-	(argc > 1 ? (cmocka_set_test_filter(argv[1]), cmocka_run_group_tests(tests, NULL, NULL))   \
-		  : rig_run_each(tests, sizeof(tests) / sizeof((tests)[0]), argv[0]))
 
 #endif

@@ -27,6 +27,7 @@ struct stub_id {
 	struct rdma_cm_id id; /* first */
 	struct stub_id *peer; /* the other side's, once it is asked for */
 	struct stub_id *next; /* of those that listen */
+	int asked;            /* for a connection by the other side, and has not accepted it yet */
 	uint32_t qp_num;
 };
 
@@ -56,8 +57,11 @@ struct rdma_event_channel *rdma_create_event_channel(void)
 	return &c->channel;
 }
 
+/* Whoever it told of has been destroyed, and what was left to be told went along. */
 void rdma_destroy_event_channel(struct rdma_event_channel *channel)
 {
+	if (((struct stub_events *)channel)->first)
+		abort();
 	close(channel->fd);
 	free(channel);
 }
@@ -95,10 +99,12 @@ static void tell_all(struct stub_id *id, enum rdma_cm_event_type type, int statu
 	ring_fd(c->channel.fd);
 }
 
+/* Of one that is asked for a connection the kernel says no more until it has accepted, which fails
+ * where the other side is gone (ucma_event_handler()). */
 static void tell(struct stub_id *id, enum rdma_cm_event_type type, int status,
 		 const struct rdma_conn_param *param, struct stub_id *child)
 {
-	if (!(stub.mute >> type & 1))
+	if (!id->asked && !(stub.mute >> type & 1))
 		tell_all(id, type, status, param, child);
 }
 
@@ -151,7 +157,7 @@ static void drop_event(struct stub_event *e)
 	free(e);
 }
 
-/* Those about id are told at another channel, or no more. */
+/* Those about id are told at another channel, or no more. Who asks is of the channel that tells. */
 static void move_events(struct stub_id *id, struct stub_events *to)
 {
 	struct stub_events *c = (struct stub_events *)id->id.channel;
@@ -175,6 +181,7 @@ static void move_events(struct stub_id *id, struct stub_events *to)
 			drop_event(e);
 			continue;
 		}
+		e->event.id->channel = &to->channel;
 		*to->end = e;
 		to->end = &e->next;
 		ring_fd(to->channel.fd);
@@ -361,6 +368,7 @@ int rdma_connect(struct rdma_cm_id *id, struct rdma_conn_param *param)
 		memcpy(&child->id.route.addr.dst_addr, &id->route.addr.dst_addr,
 		       len_of(&id->route.addr.dst_addr));
 		on_device(child);
+		child->asked = 1;
 		child->peer = s;
 		s->peer = child;
 		tell(l, RDMA_CM_EVENT_CONNECT_REQUEST, 0, param, child);
@@ -378,8 +386,10 @@ int rdma_accept(struct rdma_cm_id *id, struct rdma_conn_param *param)
 
 	lock();
 	err = s->peer ? stub_join(param->qp_num, s->peer->qp_num) : -1;
-	if (!err)
+	if (!err) {
+		s->asked = 0;
 		tell(s->peer, RDMA_CM_EVENT_CONNECT_RESPONSE, 0, param, NULL);
+	}
 	unlock();
 	errno = ECONNRESET;
 	return err;

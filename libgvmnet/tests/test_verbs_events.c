@@ -397,6 +397,51 @@ static void a_port_that_cannot_be_handed_on(void **state)
 	the_next_one_works();
 }
 
+/* A connection is asked for, and the server has not looked yet. */
+static struct gvm_rma_conn *asked_for(void)
+{
+	struct gvm_rma_conn *c = dial_at(here, server.port);
+
+	while (conn_of_end(c)->state != VERBS_CONNECT)
+		turn(&client, 0);
+	return c;
+}
+
+/* The request goes with the port to the other worker there, which lives longer. */
+static void a_request_goes_on_with_its_port(void **state)
+{
+	unsigned port = server.port;
+	struct gvm_rma_conn *c;
+
+	assert_int_equal(fabric_open(&other, ""), 0);
+	fabric_listen(&other, port);
+	c = asked_for();
+	fabric_close(&server);
+	until(c->connected);
+	assert_int_equal(c->connected, 1);
+	end(c, 0);
+	until(!verbs_of(other.rma)->conns);
+	fabric_close(&other);
+	assert_int_equal(fabric_open(&server, ""), 0);
+	fabric_listen(&server, port);
+	the_next_one_works();
+}
+
+/* Who has asked is gone before anybody hears of it: the server does not accept, or ends as well. */
+static void who_asks_does_not_wait(void **state)
+{
+	end(asked_for(), 0);
+	settle();
+	assert_int_equal(server.accepted, 0);
+	all_is_over();
+	end(asked_for(), 0);
+	end(asked_for(), 0);
+	fabric_close(&server);
+	assert_int_equal(fabric_open(&server, ""), 0);
+	fabric_listen(&server, 0);
+	the_next_one_works();
+}
+
 /* A port that goes down ends nothing: it may come back before the hardware has given up. */
 static void ports_go_down_and_up(void **state)
 {
@@ -830,6 +875,8 @@ int main(void)
 		ONE(a_server_without_its_device_refuses),
 		ONE(who_listened_does_so_again),
 		ONE(a_port_that_cannot_be_handed_on),
+		ONE(a_request_goes_on_with_its_port),
+		ONE(who_asks_does_not_wait),
 		ONE(ports_go_down_and_up),
 		ONE(a_queue_pair_fails),
 		ONE(a_completion_queue_fails),

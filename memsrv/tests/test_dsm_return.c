@@ -9,6 +9,8 @@
  */
 #include "dsm_members.h"
 
+#include <sys/inotify.h>
+
 #define BYTES (4u << 20)
 
 static int setup_with(const char *fence_ms)
@@ -226,19 +228,41 @@ static int has_file(const char *end, const char *to)
 	return found;
 }
 
+static int watch_folder(void)
+{
+	int fd = inotify_init1(IN_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_true(inotify_add_watch(fd, folder, IN_CREATE | IN_MOVED_TO) >= 0);
+	return fd;
+}
+
+static void await_file(int watch, const char *end)
+{
+	struct pollfd in = { .fd = watch, .events = POLLIN };
+	char events[4096];
+
+	while (!has_file(end, NULL)) {
+		assert_int_equal(poll(&in, 1, 60000), 1);
+		assert_true(read(watch, events, sizeof(events)) > 0);
+	}
+}
+
 /* A node that cannot take a region up keeps what it knows of it, and can do so when that is mended.
  */
 static void what_cannot_be_taken_up_is_kept(void **state)
 {
 	const char *const less[] = { "--state", folder, "--memory", "1M", NULL };
+	int watch;
 
 	m_store(0, slab_of(0), 1);
 	assert_int_equal(m_close(2), 0);
 	home_end(1, SIGKILL);
 	assert_true(has_file(".shared", NULL));
+	watch = watch_folder();
 	home_start_with(1, less);
-	for (unsigned i = 0; i < 500 && !has_file(".shared.aside", NULL); i++)
-		usleep(20000);
+	await_file(watch, ".shared.aside");
+	close(watch);
 	home_end(1, SIGKILL);
 	assert_false(has_file(".shared", NULL));
 	assert_true(has_file(".shared.aside", ".shared"));
