@@ -645,6 +645,8 @@ static void begin(int argc, char **argv)
 {
 	if (argc > 1)
 		over = argv[1];
+	assert_int_equal(gvm_option_set("GVM_CONNECT_MS", "60000"), 0); /* as PATIENCE */
+	assert_int_equal(gvm_option_set("GVM_HANDSHAKE_MS", "60000"), 0);
 	if (!getenv("GVM_LOG"))
 		gvm_log_set_level(GVM_LOG_ERROR);
 }

@@ -124,7 +124,7 @@ static void test_slab_lost(void **state)
 	assert_int_equal(put(lost * SLAB_PAGES, 1, back), -EIO);
 	assert_null(r->slab[lost].memory);
 	/* in a clone it would be zeros */
-	prepare(&clone, 5000 * MS);
+	prepare(&clone, PATIENCE);
 	assert_int_equal(gvm_region_clone(region, "child", 0, &clone.op), 0);
 	UNTIL(clone.done);
 	assert_int_equal(clone.status, -EIO);
@@ -161,7 +161,7 @@ static void other_open(struct other *o)
 	memset(o, 0, sizeof(*o));
 	assert_int_equal(gvm_worker_open(net, &worker_config, &o->worker), 0);
 	assert_int_equal(
-	    gvm_region_open(o->worker, &config, gvm_now() + 5000 * MS, opened_cb, &o->region), 0);
+	    gvm_region_open(o->worker, &config, gvm_now() + PATIENCE, opened_cb, &o->region), 0);
 	UNTIL_OTHER(o, o->opening.called);
 	assert_int_equal(o->opening.status, 0);
 }
@@ -183,7 +183,7 @@ static int other_clones(struct other *o, const char *name)
 {
 	struct result clone;
 
-	prepare(&clone, 5000 * MS);
+	prepare(&clone, PATIENCE);
 	assert_int_equal(gvm_region_clone(o->region, name, 0, &clone.op), 0);
 	UNTIL_OTHER(o, clone.done);
 	return clone.status;

@@ -228,15 +228,15 @@ static void test_the_end_is_told(void **state)
 		put_version(s * SLAB_PAGES, s + 1);
 	for (unsigned i = 0; i < NODES; i++)
 		node[i].leaves = 0;
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(await(&r, gvm_region_leave(region, &r.op)), 0);
 	for (unsigned i = 0; i < NODES; i++)
 		assert_int_equal(node[i].leaves, 1);
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(await(&r, gvm_region_stay(region, &r.op)), 0);
 	for (uint64_t s = 0; s < M_SLABS; s++)
 		expect_version(s * SLAB_PAGES, s + 1);
-	gvm_region_release(region, gvm_now() + 5000 * MS, on_released, &released);
+	gvm_region_release(region, gvm_now() + PATIENCE, on_released, &released);
 	region = NULL;
 	UNTIL(released);
 	for (unsigned i = 0; i < NODES; i++) {

@@ -24,12 +24,12 @@ static void test_clone(void **state)
 	for (uint64_t s = 0; s < 40; s += 2)
 		put_version(s * SLAB_PAGES, s + 1);
 	node[1].refuse_clone = -ENOSPC;
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(wide(&r, gvm_region_clone(region, "child", 0, &r.op)), -ENOSPC);
 	for (unsigned i = 0; i < NODES; i++)
 		assert_null(fake_find(&node[i], gvm_region_id_of("child")));
 	node[1].refuse_clone = 0;
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(wide(&r, gvm_region_clone(region, "child", 0, &r.op)), 0);
 	for (uint64_t s = 0; s < 40; s++)
 		expect_version(s * SLAB_PAGES, s % 2 ? 0 : s + 1);
@@ -61,7 +61,7 @@ static void test_resize(void **state)
 	put_version(3, 9);
 	for (unsigned i = 0; i < NODES; i++)
 		node[i].refuse_open = -ENOSPC;
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(wide(&r, gvm_region_resize(region, 40 * SLAB, &r.op)), -ENOSPC);
 	assert_int_equal(gvm_region_pages(region), SLAB_PAGES);
 	for (unsigned i = 0; i < NODES; i++) {
@@ -71,7 +71,7 @@ static void test_resize(void **state)
 		if (f)
 			assert_int_equal(f->pages, SLAB_PAGES);
 	}
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(wide(&r, gvm_region_resize(region, 40 * SLAB, &r.op)), 0);
 	assert_int_equal(gvm_region_pages(region), 40 * SLAB_PAGES);
 	assert_int_equal(node[0].share + node[1].share + node[2].share, 40);
@@ -80,11 +80,11 @@ static void test_resize(void **state)
 		expect_version(p, 0);
 		put_version(p, p);
 	}
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(wide(&r, gvm_region_resize(region, 20 * SLAB + 2 * PAGE, &r.op)), 0);
 	prepare(&r, GVM_NEVER);
 	assert_int_equal(gvm_region_fetch(region, 20 * SLAB_PAGES + 2, 1, buf, &r.op), -ERANGE);
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(wide(&r, gvm_region_resize(region, 40 * SLAB, &r.op)), 0);
 	for (uint64_t p = SLAB_PAGES; p < 40 * SLAB_PAGES; p++)
 		expect_version(p, (p - SLAB_PAGES) % 3 || p >= 20 * SLAB_PAGES + 2 ? 0 : p);
@@ -134,7 +134,7 @@ static void test_delete_in_part(void **state)
 	kept = fake_find(&node[1], gvm_region_id_of("vm1"));
 	holder = kept->holder;
 	kept->holder = holder + 1;
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(wide(&r, gvm_region_delete(region, &r.op)), -EBUSY);
 	kept->holder = holder;
 	expect_version(here, 6);
@@ -144,7 +144,7 @@ static void test_delete_in_part(void **state)
 	assert_int_equal(await(&r, gvm_region_fetch(region, gone + SLAB_PAGES - 1, 1, buf, &r.op)),
 			 -EIO);
 	assert_int_equal(told_count, 0);
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(wide(&r, gvm_region_delete(region, &r.op)), 0);
 }
 
@@ -186,7 +186,7 @@ static void test_clone_name_is_taken(void **state)
 	(void)state;
 	assert_int_equal(open_region("vm1", 40, GVM_REGION_CREATE), 0);
 	fake_make(&node[1], "child", gvm_region_id_of("child"))->pages = 7;
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(wide(&r, gvm_region_clone(region, "child", 0, &r.op)), -EEXIST);
 	assert_int_equal(pages_at(0, "child"), 0);
 	assert_int_equal(pages_at(1, "child"), 7);
@@ -204,7 +204,7 @@ static void test_resize_is_undone(void **state)
 		put_version(s * SLAB_PAGES, s + 1);
 	uint64_t before[NODES] = { node[0].share, node[1].share, node[2].share };
 	node[1].refuse_resize = -ENOSPC;
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(wide(&r, gvm_region_resize(region, 40 * SLAB, &r.op)), -ENOSPC);
 	assert_int_equal(gvm_region_pages(region), 20 * SLAB_PAGES);
 	for (unsigned i = 0; i < NODES; i++) {

@@ -133,6 +133,20 @@ static void test_stopped(void **state)
 		expect_version(s * SLAB_PAGES, s + 1);
 }
 
+/* Another client, which waits for the region while this one has it. */
+static void another_waits(void)
+{
+	struct gvm_region_config config = { .name = "vm1",
+					    .bytes = (uint64_t)M_SLABS * SLAB,
+					    .slab_bytes = SLAB,
+					    .flags = GVM_REGION_CREATE,
+					    .node_state = node_state };
+
+	client_start("tcp", map, key_file);
+	assert_int_equal(open_within(&config, 5000 * MS), -EBUSY);
+	client_stop();
+}
+
 /* One client at a time; a reader cannot write. */
 static void test_held(void **state)
 {
@@ -147,9 +161,7 @@ static void test_held(void **state)
 	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), 0);
 	put_version(0, 1);
 	first = region;
-	client_start("tcp", map, key_file);
-	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), -EBUSY);
-	client_stop();
+	another_waits();
 	worker = first_worker;
 	net = first_net;
 	cluster = first_cluster;
@@ -185,10 +197,10 @@ static void other(enum manner manner)
 	if (open_region("other", LARGE, GVM_REGION_CREATE | GVM_REGION_EPHEMERAL))
 		_exit(1);
 	put_version(7, 1);
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	if (manner != STAYS && await(&r, gvm_region_leave(region, &r.op)))
 		_exit(2);
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	if (manner == CHANGES_ITS_MIND && await(&r, gvm_region_stay(region, &r.op)))
 		_exit(2);
 	expect_version(7, 1);
@@ -315,7 +327,7 @@ static void test_wide(void **state)
 	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), 0);
 	for (uint64_t p = 0; p < M_PAGES; p += 3)
 		put_version(p, p + 1);
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(done_ok(&r, gvm_region_clone(region, "child", 0, &r.op)), 0);
 	for (uint64_t p = 0; p < M_PAGES; p += 6)
 		put_version(p, 7777);
@@ -332,23 +344,23 @@ static void test_wide(void **state)
 	close_region();
 	region = source;
 	expect_version(1, 0);
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(done_ok(&r, gvm_region_resize(region, 100 * SLAB, &r.op)), 0);
 	put_version(100 * SLAB_PAGES - 1, 9);
 	expect_version(0, 7777);
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(done_ok(&r, gvm_region_resize(region, 2 * SLAB, &r.op)), 0);
 	expect_version(0, 7777);
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(done_ok(&r, gvm_region_resize(region, 100 * SLAB, &r.op)), 0);
 	expect_version(100 * SLAB_PAGES - 1, 0);
 	/* more than the nodes have: refused, and as before */
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(done_ok(&r, gvm_region_resize(region, 100000ull * SLAB, &r.op)), -ENOSPC);
 	expect_version(0, 7777);
 	put_version(99 * SLAB_PAGES, 4);
 	expect_version(99 * SLAB_PAGES, 4);
-	prepare(&r, 5000 * MS);
+	prepare(&r, PATIENCE);
 	assert_int_equal(done_ok(&r, gvm_region_delete(region, &r.op)), 0);
 	gvm_region_close(region);
 	assert_int_equal(open_region("vm1", 0, 0), -ENOENT);
@@ -372,9 +384,7 @@ static void test_resting(void **state)
 	assert_true(stats.rests > 10 && stats.peers_open <= 1);
 	assert_int_equal(stats.disconnects, 0);
 	first = region;
-	client_start("tcp", map, key_file);
-	assert_int_equal(open_region("vm1", M_SLABS, GVM_REGION_CREATE), -EBUSY);
-	client_stop();
+	another_waits();
 	worker = first_worker;
 	net = first_net;
 	cluster = first_cluster;
@@ -397,7 +407,7 @@ static void test_resting_and_closed(void **state)
 	assert_int_equal(open_region("vm1", LARGE, GVM_REGION_CREATE | GVM_REGION_EPHEMERAL), 0);
 	for (uint64_t s = 0; s < 60; s++)
 		put_version(s * SLAB_PAGES, s + 1);
-	gvm_region_release(region, gvm_now() + 5000 * MS, released, &over);
+	gvm_region_release(region, gvm_now() + PATIENCE, released, &over);
 	region = NULL;
 	UNTIL(over);
 	client_stop();
