@@ -43,16 +43,18 @@ static void who_wants_what_is_pinned_waits(void **state)
 {
 	const struct order load = { .op = LOAD, .offset = 8 };
 	const struct order store = { .op = STORE, .offset = 8, .value = 44 };
+	uint64_t faults;
 
 	open_all();
 	m_store(0, 8, 42);
 	assert_int_equal(pin(0, 0, 2 * PAGE, 1, LONG), 0);
+	faults = m_stats(0).faults_write;
 	tell(1, &load);
 	tell(2, &store);
 	assert_true(is_silent(1, 300));
 	assert_true(is_silent(2, 0));
 	m_store(0, 8, 43); /* it has it all the time */
-	assert_int_equal(m_stats(0).faults_write, 2);
+	assert_int_equal(m_stats(0).faults_write, faults);
 	assert_int_equal(unpin(0, 0, 2 * PAGE), 0);
 	assert_true(hear(1).value >= 43);
 	assert_int_equal(hear(2).status, 0);
@@ -205,5 +207,6 @@ int main(void)
 		T(a_hint_brings_pages),
 	};
 
+	setenv("GVM_DSM_FENCE_MS", "30000", 1); /* nobody is lost */
 	return dsm_run(tests);
 }
