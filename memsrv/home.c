@@ -106,22 +106,36 @@ free:
 	return NULL;
 }
 
+/* Whether this is who is making it, and may not have heard the answer to the first request. */
+static int is_made_by(struct home_region *r, uint64_t view)
+{
+	int is;
+
+	pthread_mutex_lock(&r->lock);
+	is = r->maker == view;
+	pthread_mutex_unlock(&r->lock);
+	return is;
+}
+
 /* The region as the store has it, and its engine. */
 static int region_open(struct home *home, struct gvm_peer *peer, const struct gvm_msg *msg,
 		       const struct gvm_region_open *req, struct gvm_region_opened *out,
 		       struct home_region **region)
 {
+	struct gvm_region_open wanted = *req;
 	uint64_t id = msg->region;
 	struct store_shared *sh;
 	struct home_region *r;
 	int err;
 
 	pthread_mutex_lock(&home->lock);
+	r = find_locked(home, id);
+	if (r && is_made_by(r, msg->arg))
+		wanted.flags &= ~GVM_RO_EXCL;
 	err = store_shared_open(home->config.store, gvm_peer_incarnation(peer), gvm_peer_name(peer),
-				id, req, out, &sh);
+				id, &wanted, out, &sh);
 	if (err)
 		goto out;
-	r = find_locked(home, id);
 	if (!r) {
 		r = home_region_make(home, req, id, out, sh);
 		if (!r) {

@@ -319,6 +319,7 @@ static void who_is_making_a_region_and_goes(void **state)
 	const struct gvm_msg close = { .type = GVM_T_REGION_CLOSE,
 				       .region = gvm_region_id_of(NAME),
 				       .arg = 77 };
+	struct answered made;
 
 	rogue_start(ROGUE);
 	to(home_of(0));
@@ -337,6 +338,12 @@ static void who_is_making_a_region_and_goes(void **state)
 	rogue.view--;
 	assert_int_equal(open_as("another", create, 4711, 1000).status, 0);
 	assert_int_equal(open_as("another", GVM_RO_SHARED, 4711, 1000).status, 0);
+	/* the answer may have been lost: for who makes it, it is not there already */
+	assert_int_equal(open_as("third", create | GVM_RO_EXCL, 0, 1000).status, 0);
+	made = open_as("third", create | GVM_RO_EXCL, 0, 1000);
+	assert_int_equal(made.status, 0);
+	assert_int_equal(open_as("third", create, made.generation, 1000).status, 0);
+	assert_int_equal(open_as("third", create | GVM_RO_EXCL, 0, 1000).status, -EEXIST);
 	rogue_end();
 }
 

@@ -207,6 +207,5 @@ int main(void)
 		T(a_hint_brings_pages),
 	};
 
-	setenv("GVM_DSM_FENCE_MS", "30000", 1); /* nobody is lost */
 	return dsm_run(tests);
 }
