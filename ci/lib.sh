@@ -59,10 +59,10 @@ make_scratch() {
 
 # await SECONDS COMMAND...: true as soon as the command is. SECONDS is what it takes on a machine that does nothing else;
 # false after three times as long.
-await() { within $(($1 * 3)) "${@:2}"; }
+await() { await_just $(($1 * 3)) "${@:2}"; }
 
-# within SECONDS COMMAND...: the same, with just these
-within() {
+# await_just SECONDS COMMAND...: the same, with just these
+await_just() {
 	local end=$((${EPOCHREALTIME/./} + $1 * 1000000))
 	shift
 	until "$@"; do
@@ -87,7 +87,7 @@ stop() {
 	if alive "$pid"; then
 		kill -CONT "$pid" 2>/dev/null || true
 		kill -TERM "$pid" 2>/dev/null || true
-		within "${2:-10}" gone "$pid" || kill -KILL "$pid" 2>/dev/null || true
+		await_just "${2:-10}" gone "$pid" || kill -KILL "$pid" 2>/dev/null || true
 	fi
 	wait "$pid" 2>/dev/null || true
 }
