@@ -58,8 +58,12 @@ make_scratch() {
 }
 
 # await SECONDS COMMAND...: true as soon as the command is. SECONDS is what it takes on a machine that does nothing else;
-# false after three times as long.
-await() { await_just $(($1 * 3)) "${@:2}"; }
+# false after three times as long, which it says.
+await() {
+	await_just $(($1 * 3)) "${@:2}" && return
+	say "# waited in vain for $(($1 * 3)) s: ${*:2}" >&2
+	return 1
+}
 
 # await_just SECONDS COMMAND...: the same, with just these
 await_just() {

@@ -32,7 +32,10 @@
 static QemuSpin gvm_complaint_lock;
 static char gvm_complaint[512]; /* "": none yet */
 
-/* For the library, by any thread: neither blocks for long nor allocates. */
+/*
+ * For the library, by any thread: it neither allocates nor waits for a lock of
+ * QEMU's or of standard I/O.
+ */
 static void gvm_log_line(enum gvm_log_level level, const char *line)
 {
     static const char *const levels[] = { "error", "warn", "info", "debug" };
@@ -42,7 +45,7 @@ static void gvm_log_line(enum gvm_log_level level, const char *line)
         pstrcpy(gvm_complaint, sizeof(gvm_complaint), line);
         qemu_spin_unlock(&gvm_complaint_lock);
     }
-    fprintf(stderr, "gvmnet: %s: %s\n", levels[level], line);
+    dprintf(STDERR_FILENO, "gvmnet: %s: %s\n", levels[level], line);
 }
 
 void gvm_reason_expect(void)
