@@ -3,7 +3,8 @@
  * gvm-bench --shared: coherent memory between two processes and a memory node as home, against what
  * it is made of. In turns, round after round: raw TCP, a raw userfaultfd fault, the pager's remote
  * fault, a read of a page that the home has, a read of one that the other process has changed, a
- * write to one of which both have a copy, and one page that both write to all the time.
+ * write to one of which both have a copy, one that nobody owns and one or three others have read,
+ * and one page that both write to all the time.
  */
 #include <errno.h>
 #include <sched.h>
@@ -22,6 +23,7 @@
 #define HOME   1u
 #define MINE   2u
 #define OTHERS 3u
+#define MORE   2u /* processes that only read, with ids from here on */
 
 enum what {
 	TCP,
@@ -32,6 +34,8 @@ enum what {
 	FROM_HOME,
 	FROM_OWNER,
 	UPGRADE,
+	ONE_SHARES,
+	FEW_SHARE,
 	BOTH_WRITE,
 	IN_TURNS,
 	WHATS
@@ -46,12 +50,14 @@ static const char *const names[WHATS] = {
 	[FROM_HOME] = "read miss, the home has it",
 	[FROM_OWNER] = "read miss, the other has it",
 	[UPGRADE] = "write to a page that both read",
+	[ONE_SHARES] = "write to what one other read",
+	[FEW_SHARE] = "write to what three others read",
 	[BOTH_WRITE] = "one page that both write to",
 	[IN_TURNS] = "one page that is changed in turns",
 };
 
-static pid_t home, other_pid;
-static int other; /* the other process takes orders */
+static pid_t home, other_pid, more_pid[MORE];
+static int other, more[MORE]; /* the other processes take orders */
 static char map_path[512], key_path[512];
 static struct gvm_dsm *dsm;
 static char *mem;
@@ -59,7 +65,7 @@ static double p50[WHATS][ROUNDS]; /* µs */
 
 /* ---- both processes ------------------------------------------------------------------------ */
 
-enum order { CHANGE = 'c', BOTH = 'b', TURNS = 't' };
+enum order { CHANGE = 'c', READ = 'r', BOTH = 'b', TURNS = 't' };
 
 static int join(unsigned node)
 {
@@ -94,6 +100,15 @@ static void change_all(void)
 {
 	for (uint32_t i = 0; i < PAGES; i++)
 		bench_fill(word(i), i);
+}
+
+static uint64_t read_all(void)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < PAGES; i++)
+		sum += __atomic_load_n(word(i), __ATOMIC_RELAXED);
+	return sum;
 }
 
 static int give_back(void)
@@ -154,9 +169,9 @@ static int64_t play(double seconds, char game, unsigned mine)
 
 /* ---- the other one ------------------------------------------------------------------------- */
 
-static void obey(const struct bench_opts *opts, int fd)
+static void obey(const struct bench_opts *opts, int fd, unsigned node)
 {
-	int64_t answer = join(OTHERS);
+	int64_t answer = join(node);
 	char order;
 
 	while (bench_write_all(fd, &answer, sizeof(answer)) == 0 &&
@@ -164,43 +179,54 @@ static void obey(const struct bench_opts *opts, int fd)
 		answer = 0;
 		if (order == CHANGE)
 			change_all();
+		else if (order == READ)
+			read_all();
 		else
 			answer = play(opts->seconds, order, 1);
 	}
 	_exit(0);
 }
 
-static int64_t answer_of(void)
+static int64_t answer_of(int fd)
 {
 	int64_t answer;
-	int err = bench_read_all(other, &answer, sizeof(answer));
+	int err = bench_read_all(fd, &answer, sizeof(answer));
 
 	return err ? err : answer;
 }
 
-static int64_t tell(char order)
+static int64_t tell(int fd, char order)
 {
-	int err = bench_write_all(other, &order, 1);
+	int err = bench_write_all(fd, &order, 1);
 
-	return err ? err : answer_of();
+	return err ? err : answer_of(fd);
 }
 
-static int start_other(const struct bench_opts *opts)
+static int start_one(const struct bench_opts *opts, unsigned node, pid_t *pid, int *fd)
 {
 	int fds[2];
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
 		return -errno;
-	other_pid = fork();
-	if (other_pid == 0) {
+	*pid = fork();
+	if (*pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		bench_pin(opts->server_cpu);
 		close(fds[0]);
-		obey(opts, fds[1]);
+		obey(opts, fds[1], node);
 	}
 	close(fds[1]);
-	other = fds[0];
-	return (int)answer_of();
+	*fd = fds[0];
+	return (int)answer_of(*fd);
+}
+
+static int start_others(const struct bench_opts *opts)
+{
+	int err = start_one(opts, OTHERS, &other_pid, &other);
+
+	for (unsigned i = 0; !err && i < MORE; i++)
+		err = start_one(opts, OTHERS + 1 + i, &more_pid[i], &more[i]);
+	return err;
 }
 
 /* ---- what is measured ---------------------------------------------------------------------- */
@@ -265,12 +291,26 @@ static int ping_pong(const struct bench_opts *opts, char game, double *us)
 	if (err)
 		return err;
 	mine = play(opts->seconds, game, 0);
-	theirs = answer_of();
+	theirs = answer_of(other);
 	*word(1) = *(word(1) + 1) = 0; /* for the next time */
 	if (theirs < 0 || mine + theirs == 0)
 		return -EIO;
 	*us = (double)(bench_now() - begin) / 1e3 / (double)(mine + theirs);
 	return 0;
+}
+
+/* Nobody owns a page; this process has it, and so do the other one and so many more. */
+static int write_to_shared(uint64_t *ns, unsigned n, double *us)
+{
+	int err = give_back();
+
+	if (!err)
+		read_all();
+	if (!err)
+		err = (int)tell(other, READ);
+	for (unsigned i = 0; !err && i < n; i++)
+		err = (int)tell(more[i], READ);
+	return err ? err : touch_all(ns, 1, us);
 }
 
 static int one_round(const struct bench_opts *opts, uint64_t *ns, unsigned round)
@@ -286,7 +326,7 @@ static int one_round(const struct bench_opts *opts, uint64_t *ns, unsigned round
 	if (!err)
 		err = ask_contender(&contender_gvm_fault, opts, ns, &p50[PAGER][round]);
 	if (!err)
-		err = (int)tell(CHANGE);
+		err = (int)tell(other, CHANGE);
 	if (!err)
 		err = touch_all(ns, 0, &p50[FROM_OWNER][round]);
 	if (!err)
@@ -295,6 +335,10 @@ static int one_round(const struct bench_opts *opts, uint64_t *ns, unsigned round
 		err = give_back();
 	if (!err)
 		err = touch_all(ns, 0, &p50[FROM_HOME][round]);
+	if (!err)
+		err = write_to_shared(ns, 0, &p50[ONE_SHARES][round]);
+	if (!err)
+		err = write_to_shared(ns, MORE, &p50[FEW_SHARE][round]);
 	if (!err)
 		err = ping_pong(opts, BOTH, &p50[BOTH_WRITE][round]);
 	return err ? err : ping_pong(opts, TURNS, &p50[IN_TURNS][round]);
@@ -402,6 +446,8 @@ static int start_home(const struct bench_opts *opts)
 		"%u 127.0.0.1 %u role=memory\n%u 127.0.0.1 %u role=compute\n"
 		"%u 127.0.0.1 %u role=compute\n",
 		HOME, port, MINE, bench_free_port(), OTHERS, bench_free_port());
+	for (unsigned i = 0; i < MORE; i++)
+		fprintf(f, "%u 127.0.0.1 %u role=compute\n", OTHERS + 1 + i, bench_free_port());
 	fclose(f);
 	home = bench_spawn(opts, opts->server_cpu, argv);
 	fd = bench_connect(port);
@@ -420,7 +466,7 @@ static int start_all(const struct bench_opts *opts, const char **why)
 	if (err)
 		return err;
 	*why = "a process cannot join the region (run as root)";
-	err = start_other(opts); /* before this process has threads */
+	err = start_others(opts); /* before this process has threads */
 	bench_pin(opts->client_cpu);
 	if (!err)
 		err = join(MINE);
@@ -442,6 +488,8 @@ static void stop_all(void)
 	contender_tcp.stop();
 	gvm_dsm_close(dsm);
 	bench_kill(&other_pid);
+	for (unsigned i = 0; i < MORE; i++)
+		bench_kill(&more_pid[i]);
 	bench_kill(&home);
 }
 

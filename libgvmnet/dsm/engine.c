@@ -315,8 +315,12 @@ int dsm_engine_take(struct gvm_dsm *dsm, uint16_t from, const struct gvm_hdr *h,
 
 	dsm_count(&dsm->stats.bytes_received, GVM_WIRE_HDR_LEN + h->length);
 	dsm_count(&dsm->stats.pages_received, gvm_coh_has_page(h));
+	/* who waits for the page, or for an ACK of this node, is there */
 	if (h->type == GVM_COH_FWD_READ || h->type == GVM_COH_FWD_WRITE)
-		dsm_link_needed(dsm, (uint16_t)h->arg); /* who waits for the page is there */
+		dsm_link_needed(dsm, (uint16_t)h->arg);
+	else if (h->flags & GVM_F_ACKS && h->type == GVM_COH_INV &&
+		 gvm_set_count(payload, h->length, dsm->node->nodes) == 1)
+		dsm_link_needed(dsm, gvm_set_first(payload));
 	if (!keep(dsm, from, h, payload))
 		err = deliver(dsm, from, h, payload, reason);
 	dsm_engine_after(dsm);

@@ -391,10 +391,12 @@ int ivy_home_request(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, co
 	return enqueue(ivy, from, h, base_in(h, bytes));
 }
 
-static int writer_done(struct ivy *ivy, struct ivy_txn *t, const struct gvm_hdr *h)
+static int writer_done(struct ivy *ivy, uint16_t from, struct ivy_txn *t, const struct gvm_hdr *h)
 {
 	struct ivy_entry *e = ivy_dir_find(ivy, h->page);
 
+	if (h->status == GVM_ST_OK && ivy_write_has_said(ivy, t, from, h->arg))
+		return 0;
 	if (t->phase != TXN_GRANT || (h->status == GVM_ST_OK && h->arg != t->version))
 		return ivy_refuse(ivy);
 	if (h->status == GVM_ST_OK)
@@ -424,7 +426,7 @@ int ivy_home_done(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const
 	struct ivy_waiter *queued = ivy_waiter_queued(ivy, t, from);
 
 	if (served && served->request == h->xid && served->write)
-		return writer_done(ivy, t, h);
+		return writer_done(ivy, from, t, h);
 	if (served && served->request != h->xid)
 		served = NULL;
 	if (queued && (queued->request != h->xid || queued->write))
@@ -482,6 +484,8 @@ int ivy_home_wb(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const v
 
 	if (t && t->phase == TXN_GRANT && t->served.first->node == from && h->arg == t->version)
 		ivy_write_finish(ivy, t, e); /* it had it, so it was done */
+	else if (t && ivy_write_has_said(ivy, t, from, h->arg))
+		return 0; /* likewise; it comes again when it is the owner here */
 	if (e && e->owner == from) {
 		if (h->arg != entry_version(e))
 			return ivy_refuse(ivy);

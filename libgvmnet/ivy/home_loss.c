@@ -265,21 +265,11 @@ static void owner_died(struct ivy_txn *t, struct ivy_entry *e)
 static void served_died(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e,
 			struct ivy_waiter *w)
 {
-	uint16_t supplier = t->supplier;
-
 	ivy_waiter_del(ivy, t, w);
 	if (t->phase == TXN_READ && !t->served.first)
 		t->phase = TXN_IDLE;
-	if (t->phase != TXN_GRANT)
-		return;
-	/* It may have written, and nobody else has that; unless it cannot have had the page. */
-	t->phase = TXN_IDLE;
-	if (supplier == NOBODY) {
-		ivy_home_lose(ivy, t, e);
-		return;
-	}
-	t->version = 0;
-	ivy_recall_start(ivy, t, e, supplier, 1);
+	if (t->phase == TXN_GRANT) /* with an early GRANT, when all others have been told */
+		ivy_write_lost(ivy, t, e);
 }
 
 static void txn_peer_dead(struct ivy *ivy, struct ivy_txn *t, uint16_t peer)

@@ -27,13 +27,60 @@ static void grant(struct ivy *ivy, struct ivy_txn *t, const struct ivy_entry *e)
 		.type = GVM_COH_GRANT, .page = t->link.key, .xid = w->request, .arg = t->version
 	};
 
-	if (t->supplier == NOBODY && !t->same) {
+	if (t->supplier == NOBODY && !t->same && !t->sent) {
 		ivy_say_page(ivy, w->node, &h,
 			     ivy->config.env->store_read(ivy->config.user, h.page), w->base);
 		return;
 	}
-	h.flags = t->supplier != NOBODY ? GVM_F_WAIT : GVM_F_SAME;
+	h.flags = t->supplier == NOBODY && t->same ? GVM_F_SAME : GVM_F_WAIT;
 	ivy_post(ivy, w->node, &h, NULL);
+}
+
+/*
+ * All that have a copy have been told to acknowledge to the writer, too: so it need not wait until
+ * this home says that they have. The page goes with that, if nobody else sends it.
+ */
+static void grant_early(struct ivy *ivy, struct ivy_txn *t, const struct ivy_entry *e)
+{
+	const struct ivy_waiter *w = t->served.first;
+	struct gvm_hdr h = {
+		.type = GVM_COH_GRANT, .page = t->link.key, .xid = w->request, .arg = t->version
+	};
+	struct gvm_hdr data = {
+		.type = GVM_COH_DATA, .page = h.page, .xid = h.xid, .arg = entry_version(e)
+	};
+	int here = t->supplier == NOBODY && !t->same;
+
+	if (here)
+		ivy_say_page(ivy, w->node, &data,
+			     ivy->config.env->store_read(ivy->config.user, h.page), w->base);
+	h.flags = GVM_F_ACKS | (t->supplier == NOBODY && t->same ? GVM_F_SAME : GVM_F_WAIT);
+	h.length = (uint32_t)gvm_set_encode(t->fan->set, t->fan->ids, t->fan->n);
+	t->early = ivy_post(ivy, w->node, &h, t->fan->set) == 0;
+	t->sent = t->early && here;
+}
+
+/* It is worth that: a few others are told, another node than this one waits for it, and somebody
+ * else is told than this home, which is asked nothing over the wire. */
+static int may_grant_early(const struct ivy *ivy, const struct ivy_txn *t)
+{
+	const struct ivy_fan *fan = t->fan;
+	uint16_t writer = t->served.first->node;
+
+	return fan->n <= FAN_OUT && (fan->n > 1 || fan->ids[0] != ivy->config.self) &&
+	       writer != ivy->config.self && !ivy_peer_down(ivy, writer);
+}
+
+static void tell_sharers(struct ivy *ivy, struct ivy_txn *t, const struct ivy_entry *e)
+{
+	struct ivy_fan *fan = t->fan;
+
+	fan->version = t->version;
+	if (may_grant_early(ivy, t))
+		fan->writer = t->served.first->node;
+	ivy_fan_start(ivy, fan, ivy_new_round(ivy), 0);
+	if (fan->writer != NOBODY && ivy_fan_is_flat(fan))
+		grant_early(ivy, t, e);
 }
 
 /* A fan for all sharers but the writer; *fan NULL: there are none. */
@@ -75,12 +122,11 @@ int ivy_write_start(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 	t->supplier = e->owner == w->node ? NOBODY : e->owner;
 	t->version = ivy_draw(ivy);
 	t->tries = 0;
+	t->early = t->sent = t->done = 0;
 	t->due = ivy->now + ivy->config.round_ns;
 	forward(ivy, t);
-	if (t->fan) {
-		t->fan->version = t->version;
-		ivy_fan_start(ivy, t->fan, ivy_new_round(ivy), 0);
-	}
+	if (t->fan)
+		tell_sharers(ivy, t, e);
 	ivy_write_step(ivy, t, e);
 	return 0;
 }
@@ -92,6 +138,7 @@ static int tell_left(struct ivy *ivy, struct ivy_txn *t)
 	uint32_t n = ivy_fan_left(fan), i;
 
 	fan->n = 0;
+	fan->writer = NOBODY;
 	for (i = 0; i < n; i++)
 		if (!ivy_peer_gone(ivy, fan->left[i]))
 			fan->ids[fan->n++] = fan->left[i];
@@ -108,7 +155,9 @@ static void all_told(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 	uint16_t supplier = t->supplier;
 
 	ivy_sharers_clear(ivy, e);
-	if (t->served.first && !(e->bits & DIR_STALE)) {
+	if (t->served.first && t->done) {
+		ivy_write_finish(ivy, t, e);
+	} else if (t->served.first && !(e->bits & DIR_STALE)) {
 		t->phase = TXN_GRANT;
 		t->due = ivy_backoff(ivy, 0);
 		grant(ivy, t, e);
@@ -117,6 +166,8 @@ static void all_told(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 
 		ivy_txn_requeue(t);
 		ivy_recall_start(ivy, t, e, writer, 0);
+	} else if (t->early && !IVY_BUG(EARLY_DEATH)) {
+		ivy_write_lost(ivy, t, e);
 	} else { /* the writer died: the page is with whom it was, or here */
 		t->phase = TXN_IDLE;
 		t->supplier = NOBODY;
@@ -141,6 +192,7 @@ void ivy_write_step(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 
 void ivy_write_again(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 {
+	t->sent = 0;
 	if (t->served.first->has != entry_version(e) && e->owner != t->served.first->node)
 		t->same = 0;
 	if (e->bits & DIR_STALE) {
@@ -167,6 +219,28 @@ void ivy_write_finish(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 	ivy_waiter_del(ivy, t, w);
 	t->supplier = NOBODY;
 	t->phase = TXN_IDLE;
+}
+
+void ivy_write_lost(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
+{
+	uint16_t supplier = t->supplier;
+
+	t->phase = TXN_IDLE;
+	t->version = 0;
+	if (supplier == NOBODY)
+		ivy_home_lose(ivy, t, e);
+	else
+		ivy_recall_start(ivy, t, e, supplier, 1);
+}
+
+int ivy_write_has_said(struct ivy *ivy, struct ivy_txn *t, uint16_t from, uint64_t version)
+{
+	const struct ivy_waiter *w = t->phase == TXN_INV && t->early ? t->served.first : NULL;
+
+	if (!w || w->node != from || version != t->version)
+		return 0;
+	t->done = 1;
+	return 1;
 }
 
 void ivy_write_abandon(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)

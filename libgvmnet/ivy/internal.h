@@ -50,6 +50,11 @@ enum ivy_bug {
 	IVY_BUG_NO_FREEZE,   /* a node takes answers of before while it reports */
 	IVY_BUG_NOT_ALL,     /* a home that comes back does not wait for all reports */
 	IVY_BUG_FORGET,      /* a page of which nobody reports is as if never written */
+	IVY_BUG_ONE_SHORT,   /* a writer goes on before the last ACK has come to it */
+	IVY_BUG_ANY_ACK,     /* a writer takes an ACK of an earlier turn for one of this */
+	IVY_BUG_ACK_FIRST,   /* a sharer acknowledges to the writer before it unmaps */
+	IVY_BUG_EARLY_DEATH, /* a writer that died, granted early, is taken not to have written */
+	IVY_BUG_EARLY_KEPT,  /* a request that is renewed keeps what the one before was granted */
 	IVY_BUG_COUNT
 };
 extern enum ivy_bug ivy_test_bug;
@@ -173,6 +178,7 @@ struct ivy_fan {
 	uint32_t n, children, open; /* open: children that have not settled */
 	uint16_t *ids, *left;       /* to be told; could not be told */
 	uint8_t *set;               /* room for the payload of a message about any of them */
+	uint16_t writer;            /* who is to have ACKs, too, or NOBODY */
 	struct ivy_child child[];
 };
 
@@ -203,6 +209,8 @@ void ivy_fan_repeat(struct ivy *ivy, struct ivy_fan *fan, uint16_t peer);
 /* An ACK with its set. 0, or -EPROTO: it is not owed. */
 int ivy_fan_ack(struct ivy *ivy, struct ivy_fan *fan, uint16_t from, const struct gvm_hdr *h,
 		const void *set);
+/* All have been told, each by this node itself, and none has answered yet. */
+int ivy_fan_is_flat(const struct ivy_fan *fan);
 
 int ivy_tree_inv(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *set);
 int ivy_tree_ack(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *set);
@@ -222,6 +230,7 @@ enum page_state { PAGE_NONE, PAGE_SHARED, PAGE_OWNED, PAGE_EXCL, PAGE_EVICT, PAG
 #define WANT_MORE 8u  /* a program wants WRITE too, after READ */
 #define HURRIED   16u /* asked for again because some peer came back, since the last time-out */
 #define IN_FULL   32u /* a delta came that was of no use */
+#define HAS_EARLY 64u /* granted, when all of its tally have acknowledged */
 
 /* A page at a node. In the list of open pages while something has to come. */
 struct ivy_page {
@@ -229,7 +238,7 @@ struct ivy_page {
 	struct ivy_page *next, *prev;
 	uint64_t version; /* of the content */
 	uint64_t request; /* id of what is wanted */
-	uint64_t granted; /* version to be, with HAS_GRANT */
+	uint64_t granted; /* version to be, with HAS_GRANT or HAS_EARLY */
 	uint64_t side;    /* id of the write-back, or of the request that it was given to */
 	uint64_t due;
 	uint64_t since; /* what is wanted was asked for; or, with PIN_REFUSED, the last pin ended */
@@ -238,6 +247,18 @@ struct ivy_page {
 	uint8_t open : 1;
 	uint8_t at_home : 1; /* the home had what this was before it was written here */
 	uint8_t pin;         /* PIN_* */
+};
+
+/*
+ * Who has acknowledged to a writer, and who has to: both can come first. Of each node the last one
+ * counts, of so many nodes; where there is no room for one, the home has it, too.
+ */
+struct ivy_tally {
+	struct ivy_link link; /* by page */
+	uint32_t owed, acks;
+	uint16_t owe[FAN_OUT]; /* with HAS_EARLY: those that have to */
+	uint16_t from[FAN_OUT];
+	uint64_t version[FAN_OUT]; /* of the writer, that they have acknowledged */
 };
 
 #define PIN_WRITE   1u /* one of the pins is for writing */
@@ -258,9 +279,15 @@ void ivy_page_keep_old(struct ivy *ivy, const struct ivy_page *p);
 void ivy_page_settle(struct ivy *ivy, struct ivy_page *p);
 /* The open request takes another id, and is made again. */
 void ivy_page_renew(struct ivy *ivy, struct ivy_page *p);
+/* What has come for the open request is of no use any more. */
+void ivy_page_forget(struct ivy_page *p);
 int ivy_node_data(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
 int ivy_node_grant(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
 int ivy_node_nak(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
+/* What is known of that, for the page; NULL: nothing. */
+const struct ivy_tally *ivy_tally_find(const struct ivy *ivy, uint64_t page);
+/* An ACK to a writer. */
+int ivy_node_told(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h);
 /* As ivy_fault() and ivy_evict(). */
 int ivy_node_fault(struct ivy *ivy, uint64_t page, enum ivy_access access);
 int ivy_node_evict(struct ivy *ivy, uint64_t page);
@@ -379,6 +406,10 @@ struct ivy_txn {
 	uint16_t candidate; /* of a RECALL */
 	uint16_t charged;   /* whose share it is a part of, beside those of who waits; or NOBODY */
 	uint8_t phase, same, tries, strict;
+	/* The writer may go on when all sharers have acknowledged to it; it has the page with that,
+	 * unless it asks again; it has said DONE. Others are not served before all have been told
+	 * here, too. */
+	uint8_t early, sent, done;
 };
 
 struct ivy_txn *ivy_txn_find(const struct ivy *ivy, uint64_t page);
@@ -416,6 +447,12 @@ int ivy_write_start(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
 void ivy_write_again(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
 /* The writer has completed. */
 void ivy_write_finish(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
+/* The writer has completed, if this version says so, by an early GRANT, and not all have been told
+ * yet as far as this home knows. 1: it is noted. */
+int ivy_write_has_said(struct ivy *ivy, struct ivy_txn *t, uint16_t from, uint64_t version);
+/* The writer has died, granted, and no longer is served: it may have written, and nobody else has
+ * that; unless it cannot have had the page. */
+void ivy_write_lost(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
 /* The writer, granted, says that it has nothing. */
 void ivy_write_abandon(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
 /* The invalidation may be over: look, and go on. */
@@ -512,6 +549,7 @@ struct ivy {
 	struct ivy_page *open;
 	struct ivy_table relays;
 	uint32_t relay_ids; /* that their sets have together */
+	struct ivy_table tallies;
 	/* both */
 	struct ivy_table old;
 	struct ivy_old *old_first, *old_last; /* the oldest, the newest */

@@ -126,6 +126,7 @@ struct ivy_stats {
 	uint64_t faults_read, faults_write, faults_failed;
 	uint64_t repeated;      /* requests that were asked for again */
 	uint64_t invalidated;   /* copies given up to INV */
+	uint64_t early;         /* writes that went on before the home knew that they may */
 	uint64_t lost;          /* pages of this home that nobody has */
 	uint64_t no_memory;     /* a limit or the allocator said no */
 	uint64_t over_share;    /* requests refused for max_share: these are in no_memory, too */

@@ -91,6 +91,81 @@ static void page_free(struct ivy *ivy, struct ivy_page *p)
 	ivy_release(ivy, p, sizeof(*p));
 }
 
+/* ---- who has acknowledged to a writer ------------------------------------------------------- */
+
+static struct ivy_tally *tally_find(const struct ivy *ivy, const struct ivy_page *p)
+{
+	return (struct ivy_tally *)ivy_table_find(&ivy->tallies, p->link.key);
+}
+
+const struct ivy_tally *ivy_tally_find(const struct ivy *ivy, uint64_t page)
+{
+	return (struct ivy_tally *)ivy_table_find(&ivy->tallies, page);
+}
+
+static struct ivy_tally *tally_get(struct ivy *ivy, const struct ivy_page *p)
+{
+	struct ivy_tally *t = tally_find(ivy, p);
+
+	if (t)
+		return t;
+	t = ivy_alloc(ivy, sizeof(*t));
+	if (!t)
+		return NULL;
+	memset(t, 0, sizeof(*t));
+	t->link.key = p->link.key;
+	if (ivy_table_add(ivy, &ivy->tallies, &t->link) == 0)
+		return t;
+	ivy_release(ivy, t, sizeof(*t));
+	return NULL;
+}
+
+static void tally_drop(struct ivy *ivy, const struct ivy_page *p)
+{
+	struct ivy_tally *t = ivy->tallies.count ? tally_find(ivy, p) : NULL;
+
+	if (!t)
+		return;
+	ivy_table_del(&ivy->tallies, &t->link);
+	ivy_release(ivy, t, sizeof(*t));
+}
+
+static void tally_ack(struct ivy_tally *t, uint16_t from, uint64_t version)
+{
+	uint32_t i;
+
+	for (i = 0; i < t->acks && t->from[i] != from; i++)
+		;
+	if (i == FAN_OUT)
+		return;
+	t->acks += i == t->acks;
+	t->from[i] = from;
+	t->version[i] = version;
+}
+
+static int has_acked(const struct ivy_tally *t, uint16_t node, uint64_t version)
+{
+	uint32_t i;
+
+	for (i = 0; i < t->acks; i++)
+		if (t->from[i] == node && (t->version[i] == version || IVY_BUG(ANY_ACK)))
+			return 1;
+	return 0;
+}
+
+/* Granted, and all that had a copy have said that they have it no more. */
+static int is_told(const struct ivy *ivy, const struct ivy_page *p)
+{
+	const struct ivy_tally *t = p->flags & HAS_EARLY ? tally_find(ivy, p) : NULL;
+	uint32_t i, left = 0;
+
+	if (!t)
+		return 0;
+	for (i = 0; i < t->owed; i++)
+		left += !has_acked(t, t->owe[i], p->granted);
+	return left <= (IVY_BUG(ONE_SHORT) ? 1u : 0u);
+}
+
 /* ---- requests ------------------------------------------------------------------------------ */
 
 /* The digest of a content that the page may be sent as a delta against. A copy of it that is here
@@ -122,11 +197,18 @@ static void ask(struct ivy *ivy, struct ivy_page *p)
 	ivy_say_base(ivy, ivy_home_of(ivy, h.page), &h, base_of(ivy, p));
 }
 
+void ivy_page_forget(struct ivy_page *p)
+{
+	p->flags &= WANT_MORE | (IVY_BUG(EARLY_KEPT) ? HAS_EARLY : 0u);
+}
+
 void ivy_page_renew(struct ivy *ivy, struct ivy_page *p)
 {
 	if (!IVY_BUG(NO_RENEW))
 		p->request = ivy->config.env->nonce(ivy->config.user);
-	p->flags &= WANT_MORE;
+	ivy_page_forget(p);
+	if (!IVY_BUG(EARLY_KEPT))
+		tally_drop(ivy, p);
 	ask(ivy, p);
 }
 
@@ -181,6 +263,7 @@ static void end_fault(struct ivy *ivy, struct ivy_page *p, int status)
 	p->want = status == 0 && more ? IVY_WRITE : IVY_NONE;
 	p->request = 0;
 	p->flags = 0;
+	tally_drop(ivy, p);
 	if (!p->want)
 		p->pin &= (uint8_t)~GAVE_UP;
 	p->since = ivy->now;
@@ -306,10 +389,11 @@ static void complete_write(struct ivy *ivy, struct ivy_page *p)
 {
 	uint64_t request = p->request;
 
-	if (!(p->flags & HAS_DATA) || !(p->flags & HAS_GRANT))
+	if (!(p->flags & HAS_DATA) || (!(p->flags & HAS_GRANT) && !is_told(ivy, p)))
 		return;
 	if (p->state == PAGE_OWNED) /* it was written here before */
 		p->at_home = 0;
+	ivy->stats.early += !(p->flags & HAS_GRANT);
 	ivy_page_keep_old(ivy, p); /* before it is another one */
 	p->state = PAGE_EXCL;
 	p->version = p->granted;
@@ -331,6 +415,41 @@ int ivy_node_data(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const
 	return 0;
 }
 
+/* Granted, when all of the set have acknowledged to this node. Whatever it lacks for that, GRANT
+ * itself follows, when the home knows that they have. */
+static int take_early(struct ivy *ivy, struct ivy_page *p, const struct gvm_hdr *h, const void *set)
+{
+	int n = gvm_set_count(set, h->length, ivy->config.nodes);
+	struct ivy_tally *t;
+
+	if (n < 1 || (unsigned)n > GVM_COH_ACKS_MAX ||
+	    gvm_set_has(set, h->length, ivy->config.self))
+		return ivy_refuse(ivy);
+	t = (unsigned)n <= FAN_OUT ? tally_get(ivy, p) : NULL;
+	if (!t || (p->flags & HAS_GRANT))
+		return 0;
+	t->owed = (uint32_t)n;
+	gvm_set_decode(set, h->length, t->owe);
+	p->flags |= HAS_EARLY;
+	p->granted = h->arg;
+	return 0;
+}
+
+int ivy_node_told(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h)
+{
+	struct ivy_page *p = ivy_page_find(ivy, h->page);
+	struct ivy_tally *t;
+
+	if (!p || p->want != IVY_WRITE || !(p->flags & ASKED) || (p->flags & HAS_GRANT))
+		return ivy_late(ivy);
+	t = tally_get(ivy, p);
+	if (!t)
+		return 0;
+	tally_ack(t, from, h->arg);
+	complete_write(ivy, p);
+	return 0;
+}
+
 int ivy_node_grant(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes)
 {
 	struct ivy_page *p = open_request(ivy, h);
@@ -339,10 +458,15 @@ int ivy_node_grant(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, cons
 		return ivy_late(ivy);
 	if (p->want != IVY_WRITE)
 		return ivy_refuse(ivy);
+	if (h->flags & GVM_F_ACKS) {
+		if (take_early(ivy, p, h, bytes) != 0)
+			return -EPROTO;
+	} else {
+		p->flags |= HAS_GRANT;
+		p->granted = h->arg;
+	}
 	if (!(h->flags & GVM_F_WAIT))
 		take_data(ivy, p, from, h, bytes);
-	p->flags |= HAS_GRANT;
-	p->granted = h->arg;
 	complete_write(ivy, p);
 	return 0;
 }
@@ -507,7 +631,10 @@ void ivy_node_fini(struct ivy *ivy)
 {
 	struct ivy_link *link;
 
-	while ((link = ivy_table_any(&ivy->pages)))
+	while ((link = ivy_table_any(&ivy->pages))) {
+		tally_drop(ivy, (struct ivy_page *)link);
 		page_free(ivy, (struct ivy_page *)link);
+	}
+	ivy_table_fini(ivy, &ivy->tallies);
 	ivy_table_fini(ivy, &ivy->pages);
 }

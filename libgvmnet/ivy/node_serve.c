@@ -46,7 +46,7 @@ static void give_back(struct ivy *ivy, struct ivy_page *p, uint64_t id)
 	if (send_back(ivy, p, id) != 0)
 		return; /* the home asks again */
 	if (!IVY_BUG(NO_RENEW))
-		p->flags &= WANT_MORE; /* not ASKED: renewed below */
+		ivy_page_forget(p); /* not ASKED: renewed below */
 	give(ivy, p, id);
 }
 

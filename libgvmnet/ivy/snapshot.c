@@ -22,8 +22,28 @@ static void put_page(const struct sink *s, const struct ivy_page *p)
 		   (uint64_t)p->pins << 32 | (uint64_t)p->at_home << 48);
 	put(s, p->version);
 	put(s, p->want ? p->request : 0);
-	put(s, p->flags & HAS_GRANT ? p->granted : 0);
+	put(s, p->flags & (HAS_GRANT | HAS_EARLY) ? p->granted : 0);
 	put(s, p->state == PAGE_EVICT || p->state == PAGE_GIVEN ? p->side : 0);
+}
+
+/* Who has acknowledged to a writer is in no order that matters. */
+static void put_tally(const struct ivy *ivy, const struct sink *s, const struct ivy_page *p)
+{
+	const struct ivy_tally *t = ivy_tally_find(ivy, p->link.key);
+	uint16_t node;
+	uint32_t i;
+
+	if (!t)
+		return;
+	put(s, t->acks);
+	for (node = 0; node < ivy->config.nodes; node++)
+		for (i = 0; i < t->acks; i++)
+			if (t->from[i] == node) {
+				put(s, node);
+				put(s, t->version[i]);
+			}
+	for (i = 0; i < t->owed && (p->flags & HAS_EARLY); i++)
+		put(s, t->owe[i]);
 }
 
 static void put_entry(const struct ivy *ivy, const struct sink *s, const struct ivy_entry *e)
@@ -54,6 +74,7 @@ static void put_fan(const struct sink *s, const struct ivy_fan *fan)
 
 	put(s, fan->round);
 	put(s, fan->version);
+	put(s, fan->writer);
 	for (i = 0; i < fan->n; i++)
 		put(s, fan->ids[i]);
 	for (i = 0; i < fan->children; i++) {
@@ -68,7 +89,8 @@ static void put_fan(const struct sink *s, const struct ivy_fan *fan)
 static void put_txn(const struct sink *s, const struct ivy_txn *t)
 {
 	put(s, t->phase | (uint64_t)t->supplier << 8 | (uint64_t)t->candidate << 24 |
-		   (uint64_t)t->same << 40 | (uint64_t)t->strict << 41);
+		   (uint64_t)t->same << 40 | (uint64_t)t->strict << 41 | (uint64_t)t->early << 42 |
+		   (uint64_t)t->sent << 43 | (uint64_t)t->done << 44);
 	put(s, t->version);
 	put(s, t->phase == TXN_RECALL ? t->round : 0);
 	put_waiters(s, t->queue.first);
@@ -148,6 +170,8 @@ void ivy_snapshot(const struct ivy *ivy, void (*put_word)(void *to, uint64_t wor
 			    (uint64_t)(t != NULL) << 42);
 		if (p)
 			put_page(&s, p);
+		if (p)
+			put_tally(ivy, &s, p);
 		if (e)
 			put_entry(ivy, &s, e);
 		if (t)

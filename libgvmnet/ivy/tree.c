@@ -35,6 +35,7 @@ struct ivy_fan *ivy_fan_make(struct ivy *ivy, uint64_t page, uint32_t n, int dir
 	memset(fan, 0, sizeof(*fan));
 	fan->page = page;
 	fan->room = fan->n = n;
+	fan->writer = NOBODY;
 	fan->child_room = child_room;
 	fan->ids = (uint16_t *)(fan->child + child_room);
 	fan->left = fan->ids + n;
@@ -54,7 +55,13 @@ static void tell(struct ivy *ivy, struct ivy_fan *fan, struct ivy_child *c)
 		.type = GVM_COH_INV, .page = fan->page, .xid = fan->round, .arg = fan->version
 	};
 
-	h.length = (uint32_t)gvm_set_encode(fan->set, fan->ids + c->first + 1, c->count - 1u);
+	if (fan->writer != NOBODY) { /* then nobody has others to tell */
+		h.flags = GVM_F_ACKS;
+		h.length = (uint32_t)gvm_set_encode(fan->set, &fan->writer, 1);
+	} else {
+		h.length =
+		    (uint32_t)gvm_set_encode(fan->set, fan->ids + c->first + 1, c->count - 1u);
+	}
 	c->state = ivy_post(ivy, c->node, &h, fan->set) == 0 ? CHILD_PENDING : CHILD_UNSENT;
 }
 
@@ -140,6 +147,16 @@ void ivy_fan_start(struct ivy *ivy, struct ivy_fan *fan, uint64_t round, int dir
 		if (c->state == CHILD_UNSENT && !direct)
 			leave(fan, c);
 	}
+}
+
+int ivy_fan_is_flat(const struct ivy_fan *fan)
+{
+	uint32_t i;
+
+	for (i = 0; i < fan->children; i++)
+		if (fan->child[i].state != CHILD_PENDING || fan->child[i].count != 1)
+			return 0;
+	return 1;
 }
 
 static struct ivy_child *child_of(struct ivy_fan *fan, uint16_t node)
@@ -345,6 +362,30 @@ static int is_declined(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h,
 	       ivy_pin_refuses_inv(ivy, from, h);
 }
 
+/* A home's INV of which the writer is to hear, too: it waits for that, so it hears first. */
+static void obey_writer(struct ivy *ivy, const struct gvm_hdr *h, uint16_t writer)
+{
+	if (!IVY_BUG(ACK_FIRST))
+		ivy_node_invalidate(ivy, h->page, h->arg);
+	ivy_say(ivy, writer, GVM_COH_ACK, h->page, 0, h->arg);
+	if (!IVY_BUG(ACK_FIRST))
+		ivy_say(ivy, ivy_home_of(ivy, h->page), GVM_COH_ACK, h->page, h->xid, 0);
+}
+
+/* Its set is the writer, if it is well formed: one that the home tells this node of. */
+static int inv_for_writer(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *set)
+{
+	uint16_t writer =
+	    gvm_set_count(set, h->length, ivy->config.nodes) == 1 ? gvm_set_first(set) : NOBODY;
+
+	if (from != ivy_home_of(ivy, h->page) || writer == NOBODY || writer == ivy->config.self ||
+	    !ivy_node_may_invalidate(ivy, h->page, h->arg))
+		return ivy_refuse(ivy);
+	if (!ivy_pin_refuses_inv(ivy, from, h)) /* else the home tells this one again, in time */
+		obey_writer(ivy, h, writer);
+	return 0;
+}
+
 /* Tell those of the set, then drop what is here; the answer may have to wait for theirs. */
 static void obey(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *set,
 		 uint32_t n)
@@ -373,6 +414,8 @@ int ivy_tree_inv(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const 
 
 	if (ivy_report_past(ivy, h->page, h->arg))
 		return ivy_late(ivy);
+	if (h->flags & GVM_F_ACKS)
+		return inv_for_writer(ivy, from, h, set);
 	if (!has_place(ivy, from, h, set, n) ||
 	    (home && !ivy_node_may_invalidate(ivy, h->page, h->arg)))
 		return ivy_refuse(ivy);
@@ -393,6 +436,8 @@ int ivy_tree_ack(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const 
 	struct ivy_relay *r;
 	int status;
 
+	if (h->arg)
+		return ivy_node_told(ivy, from, h);
 	if (t && t->fan && t->fan->round == h->xid) {
 		status = ivy_fan_ack(ivy, t->fan, from, h, set);
 		if (status == 0) {

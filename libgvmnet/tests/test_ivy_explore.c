@@ -412,6 +412,135 @@ static const struct scenario scenarios[] = {
 	  .pins = 2,
 	  .old = 1,
 	  .limit = 1000000 },
+	{ .name = "few sharers",
+	  .nodes = 4,
+	  .pages = 1,
+	  .shared = 6,
+	  .reads = { 0, 1, 0, 0 },
+	  .writes = { 0, 0, 1, 1 },
+	  .evicts = 1,
+	  .limit = 300000 },
+	{ .name = "few sharers, the home is one",
+	  .nodes = 3,
+	  .pages = 1,
+	  .shared = 3,
+	  .reads = { 1, 1, 0 },
+	  .writes = { 0, 1, 2 },
+	  .evicts = 1,
+	  .stores = 1,
+	  .limit = 300000 },
+	{ .name = "few sharers, and an owner",
+	  .nodes = 4,
+	  .pages = 1,
+	  .reads = { 0, 0, 1, 0 },
+	  .writes = { 0, 1, 0, 2 },
+	  .limit = 300000 },
+	{ .name = "few sharers, broken connections",
+	  .nodes = 4,
+	  .pages = 1,
+	  .shared = 6,
+	  .writes = { 0, 0, 1, 1 },
+	  .resets = 2,
+	  .limit = 300000 },
+	{ .name = "few sharers, a broken connection and a time-out too soon",
+	  .nodes = 3,
+	  .pages = 1,
+	  .shared = 2,
+	  .reads = { 0, 1, 0 },
+	  .writes = { 0, 1, 1 },
+	  .evicts = 1,
+	  .resets = 1,
+	  .early_ticks = 1,
+	  .limit = 300000 },
+	{ .name = "few sharers, a broken connection and a death",
+	  .nodes = 4,
+	  .pages = 1,
+	  .shared = 6,
+	  .reads = { 0, 1, 0, 0 },
+	  .writes = { 0, 0, 0, 1 },
+	  .stores = 1,
+	  .resets = 1,
+	  .crashes = 1,
+	  .crash_mask = 14,
+	  .limit = 1000000 },
+	{ .name = "few sharers, and an owner that dies",
+	  .nodes = 4,
+	  .pages = 1,
+	  .reads = { 0, 0, 2, 0 },
+	  .writes = { 0, 1, 0, 1 },
+	  .crashes = 1,
+	  .crash_mask = 2,
+	  .limit = 300000 },
+	{ .name = "few sharers, a broken connection, and two that die",
+	  .nodes = 4,
+	  .pages = 1,
+	  .reads = { 0, 0, 1, 0 },
+	  .writes = { 0, 1, 0, 1 },
+	  .resets = 1,
+	  .crashes = 2,
+	  .crash_mask = 14,
+	  .limit = 1000000 },
+	{ .name = "few sharers, and a node buried alive",
+	  .nodes = 4,
+	  .pages = 1,
+	  .shared = 6,
+	  .reads = { 0, 1, 0, 0 },
+	  .writes = { 0, 0, 1, 1 },
+	  .burials = 1,
+	  .limit = 300000 },
+	{ .name = "few sharers, and messages that come twice",
+	  .nodes = 4,
+	  .pages = 1,
+	  .shared = 6,
+	  .reads = { 0, 1, 0, 0 },
+	  .writes = { 0, 0, 0, 2 },
+	  .twice = 2,
+	  .limit = 300000 },
+	{ .name = "few sharers, and pins",
+	  .nodes = 4,
+	  .pages = 1,
+	  .shared = 6,
+	  .writes = { 0, 0, 1, 1 },
+	  .evicts = 1,
+	  .early_ticks = 1,
+	  .pins = 2,
+	  .limit = 300000 },
+	{ .name = "few sharers, and the home comes back",
+	  .nodes = 4,
+	  .pages = 1,
+	  .shared = 6,
+	  .reads = { 0, 1, 0, 0 },
+	  .writes = { 0, 0, 1, 1 },
+	  .evicts = 1,
+	  .crashes = 1,
+	  .restarts = 1,
+	  .crash_mask = 1,
+	  .rebuild = 1,
+	  .limit = 1000000 },
+	{ .name = "few sharers, an owner, deltas, and the home comes back",
+	  .nodes = 4,
+	  .pages = 1,
+	  .reads = { 0, 0, 1, 0 },
+	  .writes = { 0, 1, 0, 1 },
+	  .stores = 1,
+	  .resets = 1,
+	  .crashes = 1,
+	  .restarts = 1,
+	  .crash_mask = 1,
+	  .rebuild = 1,
+	  .old = 2,
+	  .limit = 1000000 },
+	{ .name = "few sharers, the home comes back, and a node dies",
+	  .nodes = 4,
+	  .pages = 1,
+	  .shared = 6,
+	  .writes = { 0, 0, 0, 1 },
+	  .reads = { 0, 1, 0, 0 },
+	  .crashes = 2,
+	  .restarts = 1,
+	  .crash_mask = 11,
+	  .rebuild = 1,
+	  .limit = 1000000 },
 	{ .name = "two pages, two homes, one comes back",
 	  .nodes = 3,
 	  .pages = 2,
@@ -478,7 +607,7 @@ struct level {
 };
 static struct level stack[DEPTH_MAX];
 static struct {
-	uint64_t states, steps, fair;
+	uint64_t states, steps, fair, early;
 	int depth, cut;
 } found;
 
@@ -546,6 +675,26 @@ static void enter(int depth, uint64_t hash, unsigned fair)
 	}
 }
 
+/* Writes so far that went on by what the sharers said. */
+static uint64_t early_so_far(void)
+{
+	uint64_t sum = 0;
+	int i;
+
+	for (i = 0; i < scenario.nodes; i++)
+		sum += W.node[i].ivy ? W.node[i].ivy->stats.early : 0;
+	return sum;
+}
+
+static void step(const struct action *a)
+{
+	uint64_t before = early_so_far();
+
+	world_do(a);
+	found.steps++;
+	found.early += early_so_far() > before;
+}
+
 /* 0: all states are as they must be; else violation says what is not. */
 static int explore(const struct scenario *s, unsigned limit, unsigned fair)
 {
@@ -567,8 +716,7 @@ static int explore(const struct scenario *s, unsigned limit, unsigned fair)
 			continue;
 		}
 		restore(l);
-		world_do(&l->actions[l->next++]);
-		found.steps++;
+		step(&l->actions[l->next++]);
 		if (violation[0] && !ivy_test_bug)
 			show_path(depth);
 		if (violation[0])
@@ -628,7 +776,7 @@ static struct scenario widened(const struct scenario *s)
 
 static void every_order_is_right(void **state)
 {
-	uint64_t total = 0;
+	uint64_t total = 0, early = 0;
 	size_t i;
 
 	ivy_test_bug = IVY_BUG_NONE;
@@ -641,13 +789,17 @@ static void every_order_is_right(void **state)
 		if (explore(&s, s.limit, fair_of()) != 0)
 			fail_msg("%s: %s", s.name, violation);
 		print_message(
-		    "%s: %llu states%s, %llu steps, depth %d, %llu to their end, %.1f s\n", s.name,
-		    (unsigned long long)found.states, found.cut ? " (not all)" : "",
-		    (unsigned long long)found.steps, found.depth, (unsigned long long)found.fair,
-		    seconds() - begun);
+		    "%s: %llu states%s, %llu steps (%llu of early writes), depth %d, %llu to their "
+		    "end, %.1f s\n",
+		    s.name, (unsigned long long)found.states, found.cut ? " (not all)" : "",
+		    (unsigned long long)found.steps, (unsigned long long)found.early, found.depth,
+		    (unsigned long long)found.fair, seconds() - begun);
 		total += found.states;
+		early += found.early;
 	}
-	print_message("%llu states in all\n", (unsigned long long)total);
+	print_message("%llu states in all, %llu steps of early writes\n", (unsigned long long)total,
+		      (unsigned long long)early);
+	assert_true(only || early > 1000);
 }
 
 __attribute__((unused)) static void faults_that_are_put_in_are_found(void **state)

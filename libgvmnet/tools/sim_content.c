@@ -43,8 +43,9 @@ int sim_content_of(struct sim *s, uint64_t page, const void *bytes, uint64_t *co
 
 static int carries_page(const struct gvm_hdr *h)
 {
-	return h->length && (h->type == GVM_COH_DATA || h->type == GVM_COH_GRANT ||
-			     h->type == GVM_COH_BACK || h->type == GVM_COH_WB);
+	return h->length && !(h->flags & GVM_F_ACKS) &&
+	       (h->type == GVM_COH_DATA || h->type == GVM_COH_GRANT || h->type == GVM_COH_BACK ||
+		h->type == GVM_COH_WB);
 }
 
 /* A base is said for the sake of deltas only. */

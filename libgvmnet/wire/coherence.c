@@ -44,7 +44,7 @@ static const struct {
 	[GVM_COH_WB_OK - GVM_COH_FIRST] = { "WB_OK", 0 },
 	[GVM_COH_DROP - GVM_COH_FIRST] = { "DROP", HAS_VERSION },
 	[GVM_COH_INV - GVM_COH_FIRST] = { "INV", HAS_SET | HAS_VERSION },
-	[GVM_COH_ACK - GVM_COH_FIRST] = { "ACK", HAS_SET },
+	[GVM_COH_ACK - GVM_COH_FIRST] = { "ACK", HAS_SET | HAS_VERSION },
 	[GVM_COH_READY - GVM_COH_FIRST] = { "READY", 0 },
 };
 
@@ -52,6 +52,27 @@ const char *gvm_coh_name(unsigned type)
 {
 	return type >= GVM_COH_FIRST && type <= GVM_COH_LAST ? types[type - GVM_COH_FIRST].name
 							     : "unknown";
+}
+
+/* With the flag ACKS: a set of few in a GRANT, of one in an INV. What it names is checked where the
+ * payload is looked at. */
+static int acks_ok(const struct gvm_hdr *h)
+{
+	unsigned others = h->flags & ~GVM_F_ACKS, most = 1;
+
+	if (h->type == GVM_COH_GRANT && (others == GVM_F_SAME || others == GVM_F_WAIT))
+		most = GVM_COH_ACKS_MAX;
+	else if (h->type != GVM_COH_INV || others)
+		return 0;
+	return h->length > SET_HEAD && h->length <= SET_HEAD + 2 * most;
+}
+
+/* An ACK: with a round, and perhaps a set, for who told it; with a version, for the writer. */
+static int set_ok(const struct gvm_hdr *h)
+{
+	if (h->type == GVM_COH_ACK && h->arg && (h->length || h->xid))
+		return 0;
+	return h->flags == 0 && h->length <= GVM_SET_MAX;
 }
 
 /* A page, a delta that is shorter, or just one of the flags that stand for it. */
@@ -71,7 +92,7 @@ static int version_ok(const struct gvm_hdr *h, unsigned has)
 {
 	if (h->arg != GVM_COH_ANY_VERSION || (has & HAS_HELD))
 		return 1;
-	return (has & HAS_SET) && h->length == 0;
+	return h->type == GVM_COH_INV && h->length == 0;
 }
 
 static int arg_ok(const struct gvm_hdr *h, unsigned has)
@@ -110,12 +131,14 @@ int gvm_coh_check(const struct gvm_hdr *h, uint32_t page_size)
 	has = types[h->type - GVM_COH_FIRST].has;
 	if (!arg_ok(h, has) || !status_ok(h, has))
 		return -GVM_EPROTO;
-	if ((has & HAS_PAGE) && h->status == GVM_ST_OK)
+	if (h->flags & GVM_F_ACKS)
+		ok = acks_ok(h);
+	else if ((has & HAS_PAGE) && h->status == GVM_ST_OK)
 		ok = page_ok(h, has, page_size);
 	else if (has & HAS_HELD)
 		ok = report_ok(h);
 	else if (has & HAS_SET)
-		ok = h->flags == 0 && h->length <= GVM_SET_MAX;
+		ok = set_ok(h);
 	else if (has & HAS_BASE)
 		ok = h->flags == 0 && (h->length == 0 || h->length == GVM_COH_BASE_LEN);
 	else

@@ -39,10 +39,15 @@ enum gvm_coh_type {
 #define GVM_F_SAME  0x0004u /* the receiver has this content already */
 #define GVM_F_WAIT  0x0008u /* the owner sends the content */
 #define GVM_F_DELTA 0x0010u /* the payload is not the page but what has changed: wire/delta.h */
+/* INV: the set is the writer, who is to have an ACK, too. GRANT, beside SAME or WAIT: only when all
+ * of the set have sent theirs. */
+#define GVM_F_ACKS 0x0020u
 
 #define GVM_COH_BASE_LEN 8u /* the payload of a request: digest of a content that it still has */
 
 #define GVM_COH_FWD_SAME (1ull << 16) /* in arg of FWD_WRITE */
+
+#define GVM_COH_ACKS_MAX 16u /* nodes in the set of a GRANT */
 /* In arg of INV without a set, from the home only: drop a copy of any version. No version is this.
  */
 #define GVM_COH_ANY_VERSION (~0ull)

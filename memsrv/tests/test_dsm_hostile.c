@@ -208,6 +208,8 @@ static const struct gvm_hdr misplaced_at_home[] = {
 	{ .type = GVM_COH_INV, .length = 5 },
 	{ .type = GVM_COH_INV, .arg = 1 }, /* to be passed on by the home, or obeyed */
 	{ .type = GVM_COH_INV, .arg = GVM_COH_ANY_VERSION },
+	{ .type = GVM_COH_INV, .arg = 1, .flags = GVM_F_ACKS, .length = 6 },
+	{ .type = GVM_COH_GRANT, .arg = 1, .flags = GVM_F_ACKS | GVM_F_WAIT, .length = 6 },
 	{ .type = GVM_COH_WB, .flags = GVM_F_DELTA, .length = 20 }, /* a run of nothing */
 	{ .type = GVM_COH_REPORT, .xid = GVM_REPORT_LAST },
 	{ .type = GVM_COH_REPORT, .xid = GVM_REPORT_RESUME },
@@ -233,6 +235,8 @@ static const struct gvm_hdr misplaced_at_node[] = {
 	{ .type = GVM_COH_DATA, .flags = GVM_F_DELTA, .length = 20 },
 	{ .type = GVM_COH_INV, .length = 5 },
 	{ .type = GVM_COH_INV, .arg = GVM_COH_ANY_VERSION }, /* only the home says that */
+	{ .type = GVM_COH_INV, .arg = 1, .flags = GVM_F_ACKS, .length = 6 }, /* nor this */
+	{ .type = GVM_COH_GRANT, .arg = 1, .flags = GVM_F_ACKS | GVM_F_WAIT, .length = 6 },
 	{ .type = GVM_COH_REPORT, .xid = GVM_REPORT_LAST },
 	{ .type = GVM_COH_REPORT, .xid = GVM_REPORT_RESUME },
 };
