@@ -114,7 +114,11 @@ bool gvm_refuse_vhost_user(Error **errp);
 
 /* gvm-cmdline.c: -giantvm-cluster and its like. */
 void gvm_cmdline_option(const char *name, const char *value);
+#ifdef CONFIG_GVMNET
 void gvm_cmdline_create(const char **memdev_id, const char *mem_path,
                         uint64_t size);
+#else
+#define gvm_cmdline_create(memdev_id, mem_path, size) ((void)0)
+#endif
 
 #endif
