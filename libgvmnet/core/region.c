@@ -273,6 +273,11 @@ static void explain(const struct region_node *node, int status)
 			"its end, or choose another name",
 			region->name, peer);
 		return;
+	case -EACCES:
+		gvm_log(GVM_LOG_ERROR,
+			"region %s: %s does not let this side in: have both the same key?",
+			region->name, peer);
+		return;
 	case -EXDEV:
 		gvm_log(
 		    GVM_LOG_ERROR,

@@ -13,8 +13,6 @@
 #include <unistd.h>
 #include "internal.h"
 
-/* as the options say: a node that is away at the start is an error, not a stall */
-#define OPEN_DEADLINE 0
 /* most that a node is waited for that is to let go of a region */
 #define RELEASE_NS 1000000000ull
 #define REGISTER   (UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP)
@@ -57,7 +55,8 @@ static void region_opened(void *arg, struct gvm_region *region, int status)
 	call_done(call, status);
 }
 
-/* flags: GVM_REGION_* */
+/* flags: GVM_REGION_*. A node that is away at the start is an error, not a stall. b: until when it
+ * is waited for, 0: as the options say. */
 static void open_region(struct call *call, struct view *view, uint32_t flags)
 {
 	struct gvm_range *range = call->range;
@@ -74,7 +73,7 @@ static void open_region(struct call *call, struct view *view, uint32_t flags)
 	int err;
 
 	view->drain = call;
-	err = shard->pager->store->open(shard->worker, &config, OPEN_DEADLINE, region_opened,
+	err = shard->pager->store->open(shard->worker, &config, call->b, region_opened,
 					&view->region);
 	if (err) {
 		view->drain = NULL;
@@ -84,7 +83,7 @@ static void open_region(struct call *call, struct view *view, uint32_t flags)
 	gvm_worker_flush(shard->worker);
 }
 
-/* a: GVM_REGION_* flags */
+/* a: GVM_REGION_* flags; b: deadline, or 0 */
 static void call_open(struct call *call)
 {
 	struct gvm_range *range = call->range;
@@ -450,10 +449,11 @@ static int open_views(struct gvm_range *range, uint32_t flags)
 {
 	struct gvm_pager *pager = range->pager;
 	uint32_t later = flags & ~(GVM_REGION_CREATE | GVM_REGION_EXCL);
+	uint64_t ms = pager->config.attach_ms, until = ms ? gvm_now() + ms * 1000000 : 0;
 	int err;
 
 	for (unsigned i = 0; i < pager->shards; i++) {
-		struct call call = { .range = range, .a = i == 0 ? flags : later };
+		struct call call = { .range = range, .a = i == 0 ? flags : later, .b = until };
 
 		err = pager_call(&pager->shard[i], call_open, &call);
 		if (err) {

@@ -37,6 +37,7 @@ static struct {
 	_Atomic bool stall;       /* nothing completes */
 	_Atomic bool lost;        /* fetches and puts fail with -EIO */
 	_Atomic bool full;        /* puts fail with -ENOSPC */
+	_Atomic bool mute;        /* who opens a region is not answered */
 	_Atomic unsigned refused; /* puts that did */
 	_Atomic uint64_t away_since;
 	_Atomic unsigned nodes;        /* slabs lie on nodes 0 to nodes - 1 in turn; 0: on one */
@@ -118,7 +119,7 @@ static void fake_reset(void)
 	for (int i = 0; i < FAKE_REGIONS; i++)
 		if (fake.data[i].exists)
 			fake_drop(&fake.data[i]);
-	fake.stall = fake.lost = fake.full = false;
+	fake.stall = fake.lost = fake.full = fake.mute = false;
 	fake.latency_ns = fake.away_since = 0;
 	fake.nodes = fake.node_step = 0;
 	for (unsigned i = 0; i < 3; i++) {
@@ -358,6 +359,8 @@ static int fake_open(struct gvm_worker *worker, const struct gvm_region_config *
 		r->open_status = -ENOENT;
 	else if (!d)
 		d = fake_make(config->name, config->bytes, config->slab_bytes, config->flags);
+	if (r->open_status == 0 && fake.mute)
+		r->open_status = -ETIMEDOUT;
 	if (r->open_status == 0)
 		d->views++;
 	r->worker = worker;
@@ -370,7 +373,7 @@ static int fake_open(struct gvm_worker *worker, const struct gvm_region_config *
 	r->opened = opened;
 	r->arg = config->arg;
 	r->node_state = config->node_state;
-	gvm_timer_set(worker, &r->timer, 0);
+	gvm_timer_set(worker, &r->timer, fake.mute ? deadline_ns : 0);
 	*out = r;
 	return 0;
 }

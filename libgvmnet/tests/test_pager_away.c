@@ -397,6 +397,30 @@ static void an_absent_node_is_forgotten_with_who_said_so(void **state)
 	close_bed(&bed);
 }
 
+/* Who attaches says how long it may take, if nodes do not answer; then nothing is left of it. */
+static void an_attach_waits_as_long_as_it_may(void **state)
+{
+	struct gvm_range *range;
+	struct bed bed = { 0 };
+	uint64_t begun;
+
+	gvm_pager_config_init(&bed.config);
+	bed.config.local_bytes = LOCAL;
+	bed.config.attach_ms = 300;
+	open_bed(&bed, &kinds[0], MIB);
+	fake.mute = true;
+	begun = gvm_now();
+	assert_int_equal(
+	    gvm_pager_attach(bed.pager, "mute", NULL, MIB, -1, 0, GVM_ATTACH_ANON, &range),
+	    -ETIMEDOUT);
+	assert_in_range(gvm_now() - begun, 300000000, PATIENCE_S * 1000000000ull);
+	fake.mute = false;
+	assert_int_equal(
+	    gvm_pager_attach(bed.pager, "there", NULL, MIB, -1, 0, GVM_ATTACH_ANON, &range), 0);
+	assert_int_equal(gvm_pager_detach(range), 0);
+	close_bed(&bed);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -407,6 +431,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(two_that_stop_at_once_take_not_all_places),
 		cmocka_unit_test(an_absent_node_is_forgotten_with_who_said_so),
 		cmocka_unit_test(nodes_have_queues_of_their_own),
+		cmocka_unit_test(an_attach_waits_as_long_as_it_may),
 	};
 
 	return RUN_TESTS(tests);

@@ -34,6 +34,7 @@ struct gvm_pager_config {
 	unsigned threads;     /* 0: GVM_PAGER_THREADS */
 	enum gvm_unreachable unreachable;
 	unsigned unreachable_ms;
+	unsigned attach_ms;      /* most that an attach waits for nodes; 0: GVM_OP_TIMEOUT_MS */
 	unsigned prefetch_pages; /* most pages fetched ahead; 0: none */
 	uint32_t slab_bytes;     /* of new regions; 0: GVM_SLAB_BYTES */
 	void *arg;
@@ -61,7 +62,8 @@ void gvm_pager_close(struct gvm_pager *pager);
  *   memfd = -1 with GVM_ATTACH_ANON: private anonymous memory, contents discarded.
  *   base = NULL with GVM_ATTACH_ANON: the pager maps it (MAP_NORESERVE) and gvm_range_base says
  * where. base and bytes are multiples of 4,096. On success contents are the region's (zeros if
- * new). -EBUSY, -ENOENT, -ENOSPC, ...: see gvm_region_open.
+ * new). -EBUSY, -ENOENT, -ENOSPC, ...: see gvm_region_open; -ETIMEDOUT and the like: a node did not
+ * answer within attach_ms.
  */
 int gvm_pager_attach(struct gvm_pager *pager, const char *name, void *base, uint64_t bytes,
 		     int memfd, uint64_t offset, unsigned flags, struct gvm_range **range);

@@ -56,6 +56,7 @@ extern struct GvmBackendList gvm_shared_backends;
 
 /* hostmem-gvm.c */
 bool gvm_open_net(HostMemoryBackendGvm *gvm, Error **errp);
+unsigned gvm_patience_ms(void);
 unsigned gvm_memory_nodes(const HostMemoryBackendGvm *gvm);
 
 /* gvm-events.c: what is told of memory nodes. */
@@ -66,8 +67,13 @@ void gvm_events_node_state(void *arg, unsigned node, int why);
 bool gvm_any_node_missing(void);
 GvmNodeState gvm_worst_awaited(void);
 
-/* From now on the library's lines are looked at for why something fails. */
-void gvm_reason_expect(void);
+/*
+ * From now on, until gvm_reason_over(), the library's lines are looked at for
+ * why something fails that this thread asks for: those that it writes itself,
+ * and those of @region (NULL: none), which is about to be opened.
+ */
+void gvm_reason_expect(const char *region);
+void gvm_reason_over(void);
 /*
  * "what: why" into @errp, where why is the last thing the library complained of
  * since gvm_reason_expect(), or else the text of errno -@err.
@@ -114,7 +120,11 @@ bool gvm_refuse_vhost_user(Error **errp);
 
 /* gvm-cmdline.c: -giantvm-cluster and its like. */
 void gvm_cmdline_option(const char *name, const char *value);
+#ifdef CONFIG_GVMNET
 void gvm_cmdline_create(const char **memdev_id, const char *mem_path,
                         uint64_t size);
+#else
+#define gvm_cmdline_create(memdev_id, mem_path, size) ((void)0)
+#endif
 
 #endif

@@ -186,6 +186,20 @@ void gvm_stall_remove(HostMemoryBackendGvm *gvm)
     gvm_home_remove(gvm->base);
 }
 
+/*
+ * QEMU itself has met lost memory.  It cannot be an error of the device that
+ * asked: most have a pointer to the memory by then, and nobody to return to.
+ */
+static void gvm_last_words(void)
+{
+    static const char words[] = "qemu: memory of the guest is lost, and QEMU "
+                                "itself (not a vCPU) needs it: QEMU ends\n";
+
+    if (write(STDERR_FILENO, words, sizeof(words) - 1) < 0) {
+        return; /* it ends all the same */
+    }
+}
+
 static void gvm_sigbus(int n, siginfo_t *info, void *context)
 {
     CPUState *cpu = current_cpu;
@@ -197,10 +211,13 @@ static void gvm_sigbus(int n, siginfo_t *info, void *context)
         }
         return;
     }
-    if (gvm_home_of(info->si_addr) == GVM_HOLDS && gvm_may_hold(cpu)) {
-        event_notifier_set(&stall.lost);
-        gvm_hold(cpu);
-        return;
+    if (gvm_home_of(info->si_addr) == GVM_HOLDS) {
+        if (gvm_may_hold(cpu)) {
+            event_notifier_set(&stall.lost);
+            gvm_hold(cpu);
+            return;
+        }
+        gvm_last_words();
     }
     stall.before.sa_sigaction(n, info, context);
 }
@@ -287,13 +304,18 @@ static void gvm_go_on(void)
 
 /* -- the watch ------------------------------------------------------------- */
 
-static void gvm_take_sigbus(CPUState *cpu, run_on_cpu_data data)
+static void gvm_unblock_sigbus(void)
 {
     sigset_t set;
 
     sigemptyset(&set);
     sigaddset(&set, SIGBUS);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
+static void gvm_take_sigbus(CPUState *cpu, run_on_cpu_data data)
+{
+    gvm_unblock_sigbus();
 }
 
 /*
@@ -587,6 +609,10 @@ void gvm_stall_init(void)
     qemu_register_shutdown_notifier(&gvm_shutdown_notifier);
     memory_listener_register(&gvm_listener, &address_space_memory);
     sigaction(SIGBUS, &action, &stall.before);
+    if (tcg_enabled()) {
+        /* the main thread's last words; with KVM it reads SIGBUS by signalfd */
+        gvm_unblock_sigbus();
+    }
     qatomic_store_release(&stall.started, true);
     qemu_thread_create(&stall.thread, "gvm-watch", gvm_watch, NULL,
                        QEMU_THREAD_DETACHED);

@@ -138,13 +138,16 @@ static void *gvm_shared_open(HostMemoryBackendGvm *gvm, Error **errp)
         .flags = GVM_DSM_CREATE | GVM_DSM_EPHEMERAL,
         .bytes = size,
         .local_bytes = gvm->local < size ? gvm->local : 0,
+        .open_ms = gvm_patience_ms(),
         .taken = tcg_enabled() ? gvm_tcg_taken : NULL,
         .node_state = gvm_events_node_state,
         .arg = gvm,
     };
     void *mem = NULL;
-    int err = gvm_dsm_open(gvm->net, &config, &gvm->dsm);
+    int err;
 
+    gvm_reason_expect(gvm->region);
+    err = gvm_dsm_open(gvm->net, &config, &gvm->dsm);
     if (err == 0) {
         err = gvm_dsm_map(gvm->dsm, &mem);
     }

@@ -21,11 +21,15 @@ static struct {
     { "giantvm-unreachable", "unreachable" },
 };
 
+/* @name may have the value in it: NAME=VALUE. */
 void gvm_cmdline_option(const char *name, const char *value)
 {
+    size_t len = strcspn(name, "=");
+
     for (size_t i = 0; i < ARRAY_SIZE(giantvm); i++) {
-        if (!strcmp(giantvm[i].option, name)) {
-            giantvm[i].value = value;
+        if (strlen(giantvm[i].option) == len &&
+            !strncmp(giantvm[i].option, name, len)) {
+            giantvm[i].value = name[len] ? name + len + 1 : value;
         }
     }
 }

@@ -16,6 +16,7 @@
 #include "qemu/main-loop.h"
 #include "qemu/thread.h"
 #include "sysemu/hostmem-gvm.h"
+#include "gvm-complaint.h"
 #include "trace.h"
 
 #include <gvmnet/cluster.h>
@@ -26,13 +27,6 @@
 /* -- why something fails --------------------------------------------------- */
 
 /*
- * The library has its reasons in its log, which is on standard error; who asked
- * by the monitor does not see that.
- */
-static QemuSpin gvm_complaint_lock;
-static char gvm_complaint[512]; /* "": none yet */
-
-/*
  * For the library, by any thread: it neither allocates nor waits for a lock of
  * QEMU's or of standard I/O.
  */
@@ -41,33 +35,49 @@ static void gvm_log_line(enum gvm_log_level level, const char *line)
     static const char *const levels[] = { "error", "warn", "info", "debug" };
 
     if (level <= GVM_LOG_WARN) {
-        qemu_spin_lock(&gvm_complaint_lock);
-        pstrcpy(gvm_complaint, sizeof(gvm_complaint), line);
-        qemu_spin_unlock(&gvm_complaint_lock);
+        gvm_complaint_note(line);
     }
     dprintf(STDERR_FILENO, "gvmnet: %s: %s\n", levels[level], line);
 }
 
-void gvm_reason_expect(void)
+static bool gvm_name_is_known(const char *region)
 {
-    qemu_spin_lock(&gvm_complaint_lock);
-    gvm_complaint[0] = '\0';
-    qemu_spin_unlock(&gvm_complaint_lock);
+    HostMemoryBackendGvm *gvm;
+
+    QLIST_FOREACH(gvm, &gvm_backends, next) {
+        if (!strcmp(gvm->region, region)) {
+            return true;
+        }
+    }
+    QLIST_FOREACH(gvm, &gvm_shared_backends, next) {
+        if (!strcmp(gvm->region, region)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void gvm_reason_expect(const char *region)
+{
+    gvm_complaint_expect(region && !gvm_name_is_known(region) ? region : NULL);
     gvm_log_set(gvm_log_line);
+}
+
+void gvm_reason_over(void)
+{
+    gvm_complaint_over();
 }
 
 void gvm_reason(Error **errp, int err, const char *fmt, ...)
 {
     g_autofree char *what = NULL;
-    char why[sizeof(gvm_complaint)];
+    char why[GVM_COMPLAINT_MAX];
     va_list args;
 
     va_start(args, fmt);
     what = g_strdup_vprintf(fmt, args);
     va_end(args);
-    qemu_spin_lock(&gvm_complaint_lock);
-    pstrcpy(why, sizeof(why), gvm_complaint);
-    qemu_spin_unlock(&gvm_complaint_lock);
+    gvm_complaint_get(why);
     error_setg(errp, "%s: %s", what, why[0] ? why : strerror(-err));
 }
 

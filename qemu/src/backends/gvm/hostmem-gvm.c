@@ -31,6 +31,7 @@
 #define GVM_LOCAL_MIN MiB
 #define GVM_LOCAL_MAX (256 * TiB)
 #define GVM_AHEAD_MAX 256
+#define GVM_PLUG_MS   3000 /* most that object-add waits for memory nodes */
 
 struct GvmBackendList gvm_backends = QLIST_HEAD_INITIALIZER(gvm_backends);
 
@@ -50,7 +51,7 @@ static char *gvm_text(char *property, const char *env)
 static bool gvm_fill_in(HostMemoryBackendGvm *gvm, Error **errp)
 {
     if (gvm_options_check() < 0) {
-        error_setg(errp, "a GVM_ variable of the environment has no legal "
+        gvm_reason(errp, -EINVAL, "a variable of the environment has no legal "
                    "value");
         return false;
     }
@@ -156,6 +157,18 @@ bool gvm_open_net(HostMemoryBackendGvm *gvm, Error **errp)
     return err == 0;
 }
 
+/*
+ * How long memory nodes that do not answer are waited for; 0: as long as the
+ * library does.  Who plugs memory into a machine that is there holds it up
+ * meanwhile, and may ask again.
+ */
+unsigned gvm_patience_ms(void)
+{
+    return phase_check(PHASE_MACHINE_READY)
+               ? MIN(gvm_option_number("GVM_OP_TIMEOUT_MS"), GVM_PLUG_MS)
+               : 0;
+}
+
 static bool gvm_open_pager(HostMemoryBackendGvm *gvm, Error **errp)
 {
     struct gvm_pager_config config;
@@ -173,6 +186,7 @@ static bool gvm_open_pager(HostMemoryBackendGvm *gvm, Error **errp)
                          : gvm->unreachable == GVM_AWAY_ZERO
                              ? GVM_UNREACHABLE_ZERO
                              : GVM_UNREACHABLE_STALL;
+    config.attach_ms = gvm_patience_ms();
     config.arg = gvm;
     config.node_state = gvm_events_node_state;
     err = gvm_pager_open(gvm->net, &config, &gvm->pager);
@@ -206,6 +220,7 @@ static bool gvm_attach(HostMemoryBackendGvm *gvm, Error **errp)
     qemu_madvise(base, backend->size, QEMU_MADV_NOHUGEPAGE);
     qemu_madvise(base, backend->size, QEMU_MADV_DONTFORK);
     gvm_name_region(gvm);
+    gvm_reason_expect(gvm->region);
     err = gvm_pager_attach(gvm->pager, gvm->region, base, backend->size, -1, 0,
                            GVM_ATTACH_ANON, &gvm->range);
     if (err == -EBUSY || err == -EEXIST) {
@@ -274,7 +289,7 @@ static bool gvm_start(HostMemoryBackend *backend, Error **errp)
     HostMemoryBackendGvm *gvm = MEMORY_BACKEND_GVM(backend);
     g_autofree char *name = NULL;
 
-    gvm_reason_expect();
+    gvm_reason_expect(NULL);
     if (!gvm_refuse(backend, errp) || !gvm_choose_mode(gvm, errp) ||
         !gvm_fill_in(gvm, errp) || !gvm_block_others(gvm, errp) ||
         !gvm_events_start(gvm, errp)) {
@@ -308,7 +323,10 @@ static bool gvm_start(HostMemoryBackend *backend, Error **errp)
 static GvmAllocResult gvm_backend_alloc(HostMemoryBackend *backend,
                                         Error **errp)
 {
-    return gvm_alloc_result(gvm_start(backend, errp));
+    bool done = gvm_start(backend, errp);
+
+    gvm_reason_over();
+    return gvm_alloc_result(done);
 }
 
 /* Undoes whatever gvm_backend_alloc() has come to. */
