@@ -200,8 +200,9 @@ int ivy_rebuild_reported(const struct ivy *ivy, uint16_t node);
  * for too long is to be treated like one that is not heard of: fenced, then ivy_peer_dead(). */
 int ivy_rebuild_owes(const struct ivy *ivy, uint16_t node);
 /*
- * Before ivy_rebuild_end(): the only node whose report contradicts those of two others or more,
- * which is to be treated likewise, and then this asked again; or GVM_WIRE_NODE_NONE.
+ * Before ivy_rebuild_end(): the only node whose report, as far as it has come, contradicts those of
+ * two others or more, which is to be treated likewise, and then this asked again; or
+ * GVM_WIRE_NODE_NONE.
  */
 uint16_t ivy_rebuild_liar(struct ivy *ivy);
 /* 1 from ivy_rebuild_begin() until the home serves. */

@@ -717,6 +717,29 @@ static void who_contradicts_all_others_does_not_win(void **state)
 	}
 }
 
+/* Also not if it never comes to the end of its report; nor is the home held up by it twice. */
+static void who_contradicts_others_is_named_before_its_report_ends(void **state)
+{
+	const struct gvm_held lies[] = {
+		{ .page = 0, .state = GVM_HELD_EXCL, .version = HIGH },
+		{ .page = 2, .state = GVM_HELD_EXCL, .version = HIGH },
+	};
+	struct ivy *ivy = collecting();
+
+	assert_int_equal(report(ivy, 4, GVM_REPORT_MORE, lies, 2), 0);
+	assert_int_equal(report_one(ivy, 1, 0, GVM_HELD_OWNED, LOW + 1), 0);
+	assert_int_equal(ivy_rebuild_liar(ivy), GVM_WIRE_NODE_NONE);
+	assert_int_equal(report_one(ivy, 2, 2, GVM_HELD_EXCL, LOW + 2), 0);
+	assert_int_equal(ivy_rebuild_liar(ivy), 4);
+	assert_true(ivy_rebuild_owes(ivy, 4));
+	ivy_peer_dead(ivy, 4);
+	assert_int_equal(ivy_rebuild_liar(ivy), GVM_WIRE_NODE_NONE);
+	ivy_rebuild_end(ivy);
+	assert_int_equal(view_of(ivy, 0).owner, 1);
+	assert_int_equal(view_of(ivy, 2).owner, 2);
+	end(ivy);
+}
+
 /* Of two that contradict each other nobody knows who is right: that page is lost, and only that. */
 static void what_two_contradict_is_lost(void **state)
 {
@@ -817,6 +840,7 @@ int main(void)
 		cmocka_unit_test(what_is_no_version_is_refused),
 		cmocka_unit_test(versions_that_cannot_be_are_refused),
 		cmocka_unit_test(who_contradicts_all_others_does_not_win),
+		cmocka_unit_test(who_contradicts_others_is_named_before_its_report_ends),
 		cmocka_unit_test(what_two_contradict_is_lost),
 		cmocka_unit_test(claims_of_one_are_bounded),
 		cmocka_unit_test(what_could_not_be_noted_is_not_forgotten),

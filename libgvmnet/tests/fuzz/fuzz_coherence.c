@@ -171,6 +171,17 @@ static size_t message(struct ivy *ivy, const uint8_t *e, const uint8_t *payload,
 	return h.length;
 }
 
+/* Whoever is named is not named again once it is dead: a home is not held up for ever. */
+static void bury_liars(struct ivy *ivy)
+{
+	uint16_t liar;
+
+	while ((liar = ivy_rebuild_liar(ivy)) != GVM_WIRE_NODE_NONE) {
+		ivy_peer_dead(ivy, liar);
+		check(ivy_rebuild_liar(ivy) != liar);
+	}
+}
+
 static size_t event(struct ivy *ivy, const uint8_t *e, const uint8_t *payload, size_t len,
 		    uint64_t *now)
 {
@@ -198,8 +209,7 @@ static size_t event(struct ivy *ivy, const uint8_t *e, const uint8_t *payload, s
 		return 0;
 	case 6:
 		if (e[1] == ANEW) {
-			check(ivy_rebuild_liar(ivy) == GVM_WIRE_NODE_NONE ||
-			      ivy_rebuild_reported(ivy, ivy_rebuild_liar(ivy)));
+			bury_liars(ivy);
 			ivy_rebuild_end(ivy);
 			return 0;
 		}
