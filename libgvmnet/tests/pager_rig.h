@@ -213,11 +213,16 @@ static inline void assert_page(const char *mem, uint64_t page, uint64_t seed)
 			 *(unsigned long long *)(mem + page * PAGE));
 }
 
-/* Thread sanitizer is for what threads do with each other, which is the same on any kernel. */
+/* With a sanitizer each kind is tried once: with the one for threads those that are about what
+ * threads do with each other, with the other one the rest. */
 static inline bool is_tried(const struct kind *kind)
 {
-#ifdef __SANITIZE_THREAD__
-	return kind == kinds || kind->threads > 1 || (kind->quirks & QUIRK_SLOW_HELPER);
+	bool threads = kind->threads > 1 || (kind->quirks & QUIRK_SLOW_HELPER);
+
+#if defined(__SANITIZE_THREAD__)
+	return kind == kinds || threads;
+#elif defined(__SANITIZE_ADDRESS__)
+	return kind == kinds || !threads;
 #else
 	return true;
 #endif
