@@ -213,16 +213,19 @@ static inline void assert_page(const char *mem, uint64_t page, uint64_t seed)
 			 *(unsigned long long *)(mem + page * PAGE));
 }
 
+static inline bool is_of_threads(const struct kind *kind)
+{
+	return kind->threads > 1 || (kind->quirks & QUIRK_SLOW_HELPER);
+}
+
 /* With a sanitizer each kind is tried once: with the one for threads those that are about what
  * threads do with each other, with the other one the rest. */
 static inline bool is_tried(const struct kind *kind)
 {
-	bool threads = kind->threads > 1 || (kind->quirks & QUIRK_SLOW_HELPER);
-
 #if defined(__SANITIZE_THREAD__)
-	return kind == kinds || threads;
+	return kind == kinds || is_of_threads(kind);
 #elif defined(__SANITIZE_ADDRESS__)
-	return kind == kinds || !threads;
+	return kind == kinds || !is_of_threads(kind);
 #else
 	return true;
 #endif
