@@ -213,19 +213,11 @@ static inline void assert_page(const char *mem, uint64_t page, uint64_t seed)
 			 *(unsigned long long *)(mem + page * PAGE));
 }
 
-static inline bool is_of_threads(const struct kind *kind)
-{
-	return kind->threads > 1 || (kind->quirks & QUIRK_SLOW_HELPER);
-}
-
-/* With a sanitizer each kind is tried once: with the one for threads those that are about what
- * threads do with each other, with the other one the rest. */
+/* Thread sanitizer is for what threads do with each other, which is the same on any kernel. */
 static inline bool is_tried(const struct kind *kind)
 {
-#if defined(__SANITIZE_THREAD__)
-	return kind == kinds || is_of_threads(kind);
-#elif defined(__SANITIZE_ADDRESS__)
-	return kind == kinds || !is_of_threads(kind);
+#ifdef __SANITIZE_THREAD__
+	return kind == kinds || kind->threads > 1 || (kind->quirks & QUIRK_SLOW_HELPER);
 #else
 	return true;
 #endif
