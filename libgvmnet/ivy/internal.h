@@ -284,8 +284,8 @@ void ivy_page_forget(struct ivy_page *p);
 int ivy_node_data(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
 int ivy_node_grant(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
 int ivy_node_nak(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, const void *bytes);
-/* What is known of that, for the page; NULL: nothing. */
-const struct ivy_tally *ivy_tally_find(const struct ivy *ivy, uint64_t page);
+/* Of a page that is wanted for writing; NULL: nobody has acknowledged or has to. */
+struct ivy_tally *ivy_tally_find(const struct ivy *ivy, const struct ivy_page *p);
 /* An ACK to a writer. */
 int ivy_node_told(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h);
 /* As ivy_fault() and ivy_evict(). */

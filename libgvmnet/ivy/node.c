@@ -93,19 +93,14 @@ static void page_free(struct ivy *ivy, struct ivy_page *p)
 
 /* ---- who has acknowledged to a writer ------------------------------------------------------- */
 
-static struct ivy_tally *tally_find(const struct ivy *ivy, const struct ivy_page *p)
+struct ivy_tally *ivy_tally_find(const struct ivy *ivy, const struct ivy_page *p)
 {
 	return (struct ivy_tally *)ivy_table_find(&ivy->tallies, p->link.key);
 }
 
-const struct ivy_tally *ivy_tally_find(const struct ivy *ivy, uint64_t page)
-{
-	return (struct ivy_tally *)ivy_table_find(&ivy->tallies, page);
-}
-
 static struct ivy_tally *tally_get(struct ivy *ivy, const struct ivy_page *p)
 {
-	struct ivy_tally *t = tally_find(ivy, p);
+	struct ivy_tally *t = ivy_tally_find(ivy, p);
 
 	if (t)
 		return t;
@@ -122,7 +117,7 @@ static struct ivy_tally *tally_get(struct ivy *ivy, const struct ivy_page *p)
 
 static void tally_drop(struct ivy *ivy, const struct ivy_page *p)
 {
-	struct ivy_tally *t = ivy->tallies.count ? tally_find(ivy, p) : NULL;
+	struct ivy_tally *t = ivy->tallies.count ? ivy_tally_find(ivy, p) : NULL;
 
 	if (!t)
 		return;
@@ -156,7 +151,7 @@ static int has_acked(const struct ivy_tally *t, uint16_t node, uint64_t version)
 /* Granted, and all that had a copy have said that they have it no more. */
 static int is_told(const struct ivy *ivy, const struct ivy_page *p)
 {
-	const struct ivy_tally *t = p->flags & HAS_EARLY ? tally_find(ivy, p) : NULL;
+	const struct ivy_tally *t = p->flags & HAS_EARLY ? ivy_tally_find(ivy, p) : NULL;
 	uint32_t i, left = 0;
 
 	if (!t)

@@ -29,7 +29,7 @@ static void put_page(const struct sink *s, const struct ivy_page *p)
 /* Who has acknowledged to a writer is in no order that matters. */
 static void put_tally(const struct ivy *ivy, const struct sink *s, const struct ivy_page *p)
 {
-	const struct ivy_tally *t = ivy_tally_find(ivy, p->link.key);
+	const struct ivy_tally *t = ivy_tally_find(ivy, p);
 	uint16_t node;
 	uint32_t i;
 
@@ -168,10 +168,10 @@ void ivy_snapshot(const struct ivy *ivy, void (*put_word)(void *to, uint64_t wor
 		t = ivy_txn_find(ivy, page);
 		put(&s, page | (uint64_t)(p != NULL) << 40 | (uint64_t)(e != NULL) << 41 |
 			    (uint64_t)(t != NULL) << 42);
-		if (p)
+		if (p) {
 			put_page(&s, p);
-		if (p)
 			put_tally(ivy, &s, p);
+		}
 		if (e)
 			put_entry(ivy, &s, e);
 		if (t)
