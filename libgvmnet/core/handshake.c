@@ -27,8 +27,10 @@
 #define LABEL_LEN 13u
 static const char client_label[] = "gvmnet client";
 static const char server_label[] = "gvmnet server";
+static const char fabric_label[] = "gvmnet fabric"; /* what providers prove before a handshake */
 _Static_assert(sizeof(client_label) == LABEL_LEN + 1, "labels have one length");
 _Static_assert(sizeof(server_label) == LABEL_LEN + 1, "labels have one length");
+_Static_assert(sizeof(fabric_label) == LABEL_LEN + 1, "labels have one length");
 
 /* ---- what is said -------------------------------------------------------------------------- */
 
@@ -86,22 +88,52 @@ static void describe_self(struct gvm_hs *hs, struct gvm_hello *m, uint16_t to_no
 
 /* ---- the proof ----------------------------------------------------------------------------- */
 
-static int make_mac(const struct gvm_hs *hs, const char *label, uint8_t mac[GVM_WIRE_MAC_LEN])
+/* Of text, which begins with a label. Zeros without a key. */
+static int mac_of(const struct gvm_net *net, const uint8_t *text, size_t text_len,
+		  uint8_t mac[GVM_WIRE_MAC_LEN])
 {
-	uint8_t text[LABEL_LEN + 2 * GVM_HELLO_LEN];
 	unsigned len = 0;
 
 	memset(mac, 0, GVM_WIRE_MAC_LEN);
-	if (!hs->net->key)
+	if (!net->key)
 		return 0;
-	memcpy(text, label, LABEL_LEN);
-	memcpy(text + LABEL_LEN, hs->hello, GVM_HELLO_LEN);
-	memcpy(text + LABEL_LEN + GVM_HELLO_LEN, hs->challenge, GVM_HELLO_LEN);
-	if (!HMAC(EVP_sha256(), hs->net->key, (int)hs->net->key_len, text, sizeof(text), mac,
-		  &len) ||
+	if (!HMAC(EVP_sha256(), net->key, (int)net->key_len, text, text_len, mac, &len) ||
 	    len != GVM_WIRE_MAC_LEN)
 		return -EIO;
 	return 0;
+}
+
+static int make_mac(const struct gvm_hs *hs, const char *label, uint8_t mac[GVM_WIRE_MAC_LEN])
+{
+	uint8_t text[LABEL_LEN + 2 * GVM_HELLO_LEN];
+
+	memcpy(text, label, LABEL_LEN);
+	memcpy(text + LABEL_LEN, hs->hello, GVM_HELLO_LEN);
+	memcpy(text + LABEL_LEN + GVM_HELLO_LEN, hs->challenge, GVM_HELLO_LEN);
+	return mac_of(hs->net, text, sizeof(text), mac);
+}
+
+int gvm_net_prove(const struct gvm_net *net, const void *text, size_t len,
+		  uint8_t mac[GVM_WIRE_MAC_LEN])
+{
+	uint8_t labelled[LABEL_LEN + GVM_PROOF_TEXT_MAX];
+
+	if (len > GVM_PROOF_TEXT_MAX)
+		return -EIO;
+	memcpy(labelled, fabric_label, LABEL_LEN);
+	memcpy(labelled + LABEL_LEN, text, len);
+	return mac_of(net, labelled, LABEL_LEN + len, mac);
+}
+
+int gvm_net_proven(const struct gvm_net *net, const void *text, size_t len,
+		   const uint8_t theirs[GVM_WIRE_MAC_LEN])
+{
+	uint8_t mac[GVM_WIRE_MAC_LEN];
+	int err = gvm_net_prove(net, text, len, mac);
+
+	if (err)
+		return err;
+	return CRYPTO_memcmp(mac, theirs, sizeof(mac)) == 0 ? 0 : -EACCES;
 }
 
 static int say_mac(struct gvm_hs *hs, uint8_t type, const char *label, struct gvm_hs_out *out)
@@ -124,9 +156,7 @@ static int check_mac(struct gvm_hs *hs, const char *label, const void *theirs,
 	if (err)
 		return end(out, err, "libcrypto cannot compute HMAC-SHA-256 here");
 	if (CRYPTO_memcmp(mac, theirs, sizeof(mac)) != 0)
-		return gvm_hs_refuse(out, GVM_ST_AUTH,
-				     "the keys of the two sides are not the same "
-				     "(compare the key files)");
+		return gvm_hs_refuse(out, GVM_ST_AUTH, GVM_KEYS_DIFFER);
 	return 0;
 }
 
@@ -138,10 +168,7 @@ static int check_key_use(const struct gvm_hs *hs, struct gvm_hs_out *out)
 
 	if (theirs == (hs->net->key != NULL))
 		return 0;
-	/* both sides log these words, so neither is "this side" in them */
-	return gvm_hs_refuse(out, GVM_ST_AUTH,
-			     "only one of the two sides has a key: both need the same one "
-			     "(GVM_KEY_FILE, --key-file)");
+	return gvm_hs_refuse(out, GVM_ST_AUTH, GVM_KEY_OF_ONE);
 }
 
 static int check_versions(const struct gvm_hs *hs, struct gvm_hs_out *out)

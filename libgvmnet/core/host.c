@@ -57,6 +57,28 @@ static void host_wake(struct gvm_host *host)
 	gvm_worker_wake(host->worker);
 }
 
+static int host_has_key(struct gvm_host *host)
+{
+	return host->worker->net->key != NULL;
+}
+
+static int host_prove(struct gvm_host *host, const void *text, size_t len,
+		      uint8_t mac[GVM_WIRE_MAC_LEN])
+{
+	return gvm_net_prove(host->worker->net, text, len, mac);
+}
+
+static int host_proven(struct gvm_host *host, const void *text, size_t len,
+		       const uint8_t mac[GVM_WIRE_MAC_LEN])
+{
+	struct gvm_worker *worker = host->worker;
+	int err = gvm_net_proven(worker->net, text, len, mac);
+
+	if (err == -EACCES)
+		gvm_count(&worker->stats.handshake_refused, 1);
+	return err;
+}
+
 static struct gvm_net_stats *host_stats(struct gvm_host *host)
 {
 	return &host->worker->stats;
@@ -80,5 +102,8 @@ const struct gvm_host_ops gvm_core_host_ops = {
 	.mem_release = gvm_mem_release,
 	.mem_hold_local = gvm_mem_hold_local,
 	.wake = host_wake,
+	.has_key = host_has_key,
+	.prove = host_prove,
+	.proven = host_proven,
 	.stats = host_stats,
 };

@@ -453,7 +453,7 @@ static void set_nap(struct ofi_prov *prov)
 	int busy = gvm_now() - prov->busy_at < BUSY_NS;
 	struct itimerspec when = { .it_value.tv_nsec = busy ? NAP_BUSY_NS : NAP_IDLE_NS };
 
-	if (prov->conns || prov->again)
+	if ((prov->conns && prov->ports) || prov->again)
 		timerfd_settime(prov->nap.fd, 0, &when, NULL);
 }
 

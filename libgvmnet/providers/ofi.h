@@ -87,11 +87,22 @@ struct ofi_port {
 enum ofi_state {
 	OFI_DIALLING,
 	OFI_HELLO, /* waits for what the other side says first */
+	OFI_PROOF, /* for its proof of the key; libfabric hears of it after that */
+	OFI_NAME,  /* for its name */
 	OFI_PATH,  /* the first cell is to come through */
 	OFI_OPEN,
 	OFI_ENDING, /* the other side has said how many cells come */
 	OFI_ENDED
 };
+
+/* All that both sides have said before libfabric is used, in order: what they prove. A frame that is
+ * being received is at its end. */
+struct ofi_talk {
+	uint32_t len;
+	int key_of_one; /* so the proofs cannot be the same */
+	uint8_t said[2 * (GVM_OFI_HELLO_LEN + GVM_OFI_PROOF_LEN + GVM_OFI_NAME_LEN)];
+};
+_Static_assert(sizeof(((struct ofi_talk *)0)->said) <= GVM_PROOF_TEXT_MAX, "it can be proven");
 
 struct ofi_ep {
 	struct gvm_rma_ep ep; /* first */
@@ -111,8 +122,10 @@ struct ofi_ep {
 	unsigned path_tries;
 	int ends_early;   /* its end was heard of before its first cell */
 	uint64_t path_at; /* not before */
-	uint8_t rx[GVM_OFI_HELLO_LEN];
-	uint32_t rx_len;
+	struct ofi_talk *talk; /* until PATH */
+	int told;              /* why it is refused: that is to arrive */
+	uint8_t rx[GVM_OFI_END_LEN];
+	uint32_t rx_len; /* of a frame that has not come in whole */
 	struct gvm_dial dial;
 };
 

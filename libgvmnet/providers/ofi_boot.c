@@ -1,14 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Connections over libfabric's endpoints, which have none: the two sides meet at the port of the
- * cluster file, over TCP, and say by what name libfabric reaches them (wire.h, gvm_ofi_hello). The
- * TCP connection stays for as long as the connection does: it says that a process has died or
- * ended, which libfabric does not; and each connection has ids of its own, so that a cell of an
- * earlier one is known.
+ * cluster file, over TCP, prove to each other that they have the cluster's key, and then say by
+ * what name libfabric reaches them (wire.h, gvm_ofi_hello and after). The TCP connection stays for
+ * as long as the connection does: it says that a process has died or ended, which libfabric does
+ * not; and each connection has ids of its own, so that a cell of an earlier one is known.
  *
- *     DIALLING --> HELLO --> PATH --> OPEN ---> ENDING ---> ENDED
- *        TCP         |                  |  orderly end of     disconnect()
- *               accepted ones           |  the other side
+ *     DIALLING --> HELLO --> PROOF --> NAME --> PATH --> OPEN ---> ENDING ---> ENDED
+ *        TCP         |                                     |  orderly end of     disconnect()
+ *               accepted ones                              |  the other side
+ *
+ * In each of HELLO, PROOF and NAME the connecting side speaks first and the other one answers, with
+ * a frame of the same kind. A proof, and that at a name's end, is over all that was said before it,
+ * which has a nonce of each side's. Neither side calls libfabric for the other one before it has
+ * its proof: it is not written for strangers (docs/rdma.md). This is besides core's handshake,
+ * which needs a connection, and so libfabric.
  *
  * In PATH the connecting side sends an empty first cell, which goes no further: a new connection
  * must not fail because of what an earlier one has left behind in libfabric, so it is sent again
@@ -220,6 +226,12 @@ static void say_end(struct ofi_ep *ep)
 		;
 }
 
+static void talk_free(struct ofi_ep *ep)
+{
+	free(ep->talk);
+	ep->talk = NULL;
+}
+
 static void reset_at_close(struct ofi_ep *ep)
 {
 	struct linger now = { .l_onoff = 1, .l_linger = 0 };
@@ -233,14 +245,15 @@ void ofi_disconnect(struct gvm_rma_ep *gep, int orderly)
 	struct ofi_prov *prov = ofi_of(ep);
 
 	assert(ep->state != OFI_ENDED);
-	if (ep->state == OFI_HELLO || ep->state == OFI_PATH)
+	if (ep->state == OFI_NAME || ep->state == OFI_PATH)
 		tell_of_descriptors(ep);
 	gvm_dial_stop(&ep->dial);
 	if (ep->watch.fd >= 0 && orderly)
 		say_end(ep);
-	else if (ep->watch.fd >= 0)
+	else if (ep->watch.fd >= 0 && !ep->told)
 		reset_at_close(ep);
 	close_socket(ep);
+	talk_free(ep);
 	wait_remove(ep);
 	path_remove(ep);
 	ep->state = OFI_ENDED;
@@ -290,7 +303,132 @@ void ofi_unaccept_all(struct ofi_prov *prov, const struct gvm_listener *listener
 	}
 }
 
+/* ---- what is said before libfabric is used ------------------------------------------------- */
+
+static int talk_new(struct ofi_ep *ep)
+{
+	ep->talk = calloc(1, sizeof(*ep->talk));
+	return ep->talk ? 0 : -ENOMEM;
+}
+
+/* Where the next frame begins, said or heard. */
+static uint8_t *talk_end(const struct ofi_ep *ep)
+{
+	return ep->talk->said + ep->talk->len;
+}
+
+/* A frame that has been laid out at talk_end(). */
+static int say(struct ofi_ep *ep, uint32_t len)
+{
+	const uint8_t *frame = talk_end(ep);
+
+	ep->talk->len += len;
+	/* it is one of the first of a connection, which always fit */
+	return send(ep->watch.fd, frame, len, MSG_NOSIGNAL) == (ssize_t)len ? 0 : -ECONNRESET;
+}
+
+/* The last bytes of the frame of this length at talk_end() are the proof. */
+static int add_proof(const struct ofi_ep *ep, uint32_t len)
+{
+	const struct gvm_rma *rma = ep->ep.rma;
+	uint32_t text = ep->talk->len + len - GVM_WIRE_MAC_LEN;
+
+	return rma->up->prove(rma->host, ep->talk->said, text, ep->talk->said + text);
+}
+
+static int check_proof(const struct ofi_ep *ep, uint32_t len)
+{
+	const struct gvm_rma *rma = ep->ep.rma;
+	uint32_t text = ep->talk->len + len - GVM_WIRE_MAC_LEN;
+
+	return rma->up->proven(rma->host, ep->talk->said, text, ep->talk->said + text);
+}
+
+static void refuse(const struct ofi_ep *ep, const char *why)
+{
+	if (may_log(ofi_of(ep)))
+		gvm_log(GVM_LOG_WARN, "%s: refused: %s", ep->ep.ep.name, why);
+}
+
+static int is_keyed(const struct ofi_ep *ep)
+{
+	return ep->ep.rma->up->has_key(ep->ep.rma->host);
+}
+
 /* ---- hello --------------------------------------------------------------------------------- */
+
+static int say_hello(struct ofi_ep *ep)
+{
+	const struct ofi_prov *prov = ofi_of(ep);
+	struct gvm_ofi_hello hello = { .magic = GVM_OFI_HELLO_MAGIC };
+
+	hello.features = is_keyed(ep) ? GVM_FEAT_KEY : 0;
+	if (getrandom(hello.nonce, sizeof(hello.nonce), 0) != sizeof(hello.nonce))
+		return -EIO;
+	snprintf(hello.provider, sizeof(hello.provider), "%s", prov->info->fabric_attr->prov_name);
+	memcpy(hello.machine, prov->machine, sizeof(hello.machine));
+	gvm_ofi_hello_encode(talk_end(ep), &hello);
+	return say(ep, GVM_OFI_HELLO_LEN);
+}
+
+static int say_proof(struct ofi_ep *ep, unsigned status)
+{
+	struct gvm_ofi_proof proof = { .magic = GVM_OFI_PROOF_MAGIC, .status = status };
+	int err = 0;
+
+	gvm_ofi_proof_encode(talk_end(ep), &proof);
+	if (!status)
+		err = add_proof(ep, GVM_OFI_PROOF_LEN);
+	return err ? err : say(ep, GVM_OFI_PROOF_LEN);
+}
+
+/* Can the two reach each other? If not, another transport may (-EPROTONOSUPPORT would be final). */
+static int agree(const struct ofi_ep *ep, const struct gvm_ofi_hello *hello)
+{
+	struct ofi_prov *prov = ofi_of(ep);
+	const char *ours = prov->info->fabric_attr->prov_name;
+
+	ep->talk->key_of_one = !(hello->features & GVM_FEAT_KEY) != !is_keyed(ep);
+	if (strcmp(hello->provider, ours) != 0) {
+		if (may_log(prov))
+			gvm_log(GVM_LOG_WARN,
+				"%s has libfabric's provider %.40s, and this side %.40s",
+				ep->ep.ep.name, hello->provider, ours);
+		return -EHOSTUNREACH;
+	}
+	if (memcmp(hello->machine, prov->machine, sizeof(hello->machine)) == 0)
+		return 0;
+	if (may_log(prov))
+		gvm_log(GVM_LOG_WARN,
+			"%s is another machine, and libfabric's provider %.40s reaches none",
+			ep->ep.ep.name, ours);
+	return -EHOSTUNREACH;
+}
+
+/* Who is refused is told by whom: a side of an earlier version reads as many bytes, too. */
+static int hello_took(struct ofi_ep *ep)
+{
+	struct gvm_ofi_hello hello;
+	int bad = gvm_ofi_hello_decode(talk_end(ep), GVM_OFI_HELLO_LEN, &hello), err = 0;
+
+	ep->talk->len += GVM_OFI_HELLO_LEN;
+	if (ep->listener)
+		err = say_hello(ep);
+	if (bad && may_log(ofi_of(ep)))
+		gvm_log(GVM_LOG_WARN,
+			"%s is refused: the other side is no gvmnet node of this version",
+			ep->ep.ep.name);
+	if (!err)
+		err = bad ? -EPROTO : agree(ep, &hello);
+	if (err) {
+		ep->told = 1;
+		return err;
+	}
+	ep->state = OFI_PROOF;
+	return ep->listener ? 0 : say_proof(ep, 0);
+}
+
+/* ---- proof and name ------------------------------------------------------------------------ */
 
 static int draw_id(struct ofi_ep *ep)
 {
@@ -308,7 +446,8 @@ static int draw_id(struct ofi_ep *ep)
 	return -ENOMEM;
 }
 
-/* A place in libfabric for the connection, as its socket's local address has it. */
+/* A place in libfabric for the connection, as its socket's local address has it. Not before the
+ * other side has proven the key: it may be the endpoint's first. */
 static int take_port(struct ofi_ep *ep)
 {
 	struct sockaddr_storage local;
@@ -316,6 +455,7 @@ static int take_port(struct ofi_ep *ep)
 	struct ofi_port *port;
 	int err;
 
+	assert(ep->state == OFI_NAME);
 	if (getsockname(ep->watch.fd, (struct sockaddr *)&local, &len))
 		return -errno;
 	err = ofi_port_get(ofi_of(ep), (const struct sockaddr *)&local, &port);
@@ -326,46 +466,44 @@ static int take_port(struct ofi_ep *ep)
 	return err ? err : draw_id(ep);
 }
 
-static int say_hello(struct ofi_ep *ep)
+static int say_name(struct ofi_ep *ep)
 {
-	const struct ofi_prov *prov = ofi_of(ep);
-	struct gvm_ofi_hello hello = { .magic = GVM_OFI_HELLO_MAGIC, .id = ep->node.key };
-	uint8_t buf[GVM_OFI_HELLO_LEN];
+	struct gvm_ofi_name name = { .magic = GVM_OFI_NAME_MAGIC };
+	int err = take_port(ep);
 
-	snprintf(hello.provider, sizeof(hello.provider), "%s", prov->info->fabric_attr->prov_name);
-	memcpy(hello.machine, prov->machine, sizeof(hello.machine));
-	hello.name_len = ep->port->name_len;
-	memcpy(hello.name, ep->port->name, ep->port->name_len);
-	gvm_ofi_hello_encode(buf, &hello);
-	/* the first bytes of a connection always fit */
-	return send(ep->watch.fd, buf, sizeof(buf), MSG_NOSIGNAL) == sizeof(buf) ? 0 : -ECONNRESET;
+	if (err)
+		return err;
+	name.id = ep->node.key;
+	name.name_len = ep->port->name_len;
+	memcpy(name.name, ep->port->name, ep->port->name_len);
+	gvm_ofi_name_encode(talk_end(ep), &name);
+	err = add_proof(ep, GVM_OFI_NAME_LEN);
+	return err ? err : say(ep, GVM_OFI_NAME_LEN);
 }
 
-/* Can the two reach each other? If not, another transport may (-EPROTONOSUPPORT would be final). */
-static int agree(const struct ofi_ep *ep, const struct gvm_ofi_hello *hello)
+static int proof_took(struct ofi_ep *ep)
 {
-	struct ofi_prov *prov = ofi_of(ep);
-	const char *ours = prov->info->fabric_attr->prov_name;
+	struct gvm_ofi_proof proof;
+	int err = gvm_ofi_proof_decode(talk_end(ep), GVM_OFI_PROOF_LEN, &proof) ? -EPROTO : 0;
 
-	if (strcmp(hello->provider, ours) != 0) {
-		if (may_log(prov))
-			gvm_log(GVM_LOG_WARN,
-				"%s has libfabric's provider %.40s, and this side %.40s",
-				ep->ep.ep.name, hello->provider, ours);
-		return -EHOSTUNREACH;
+	if (!err)
+		err = proof.status ? -EACCES : check_proof(ep, GVM_OFI_PROOF_LEN);
+	ep->talk->len += GVM_OFI_PROOF_LEN;
+	if (err == -EACCES) {
+		refuse(ep, ep->talk->key_of_one ? GVM_KEY_OF_ONE : GVM_KEYS_DIFFER);
+		ep->told = ep->listener && !say_proof(ep, GVM_ST_AUTH);
 	}
-	if (memcmp(hello->machine, prov->machine, sizeof(hello->machine)) == 0)
-		return 0;
-	if (may_log(prov))
-		gvm_log(GVM_LOG_WARN,
-			"%s is another machine, and libfabric's provider %.40s reaches none",
-			ep->ep.ep.name, ours);
-	return -EHOSTUNREACH;
+	if (!err && ep->listener)
+		err = say_proof(ep, 0);
+	if (err)
+		return err;
+	ep->state = OFI_NAME;
+	return ep->listener ? 0 : say_name(ep);
 }
 
-static int take_addr(struct ofi_ep *ep, const struct gvm_ofi_hello *hello)
+static int take_addr(struct ofi_ep *ep, const struct gvm_ofi_name *name)
 {
-	int err = ofi_addr_get(ep->port, hello->name, hello->name_len, &ep->addr);
+	int err = ofi_addr_get(ep->port, name->name, name->name_len, &ep->addr);
 
 	if (err && may_log(ofi_of(ep)))
 		gvm_log(GVM_LOG_WARN, "%s is refused: %s", ep->ep.ep.name,
@@ -374,50 +512,37 @@ static int take_addr(struct ofi_ep *ep, const struct gvm_ofi_hello *hello)
 	return err;
 }
 
-static int hello_took(struct ofi_ep *ep)
+static int name_took(struct ofi_ep *ep)
 {
-	struct gvm_ofi_hello hello;
-	int err = 0;
+	struct gvm_ofi_name name;
+	int err = gvm_ofi_name_decode(talk_end(ep), GVM_OFI_NAME_LEN, &name) ? -EPROTO : 0;
 
-	if (gvm_ofi_hello_decode(ep->rx, ep->rx_len, &hello)) {
-		if (may_log(ofi_of(ep)))
-			gvm_log(GVM_LOG_WARN,
-				"%s is refused: the other side is no gvmnet node of this version",
-				ep->ep.ep.name);
-		return -EPROTO;
+	if (!err)
+		err = check_proof(ep, GVM_OFI_NAME_LEN);
+	ep->talk->len += GVM_OFI_NAME_LEN;
+	if (err == -EACCES) {
+		refuse(ep, "what it gives for its address has been changed on the way");
+		err = -EPROTO; /* its key is the right one, so it may well be tried again */
 	}
-	ep->rx_len = 0;
-	/* who is refused is told by whom */
-	if (ep->listener)
-		err = take_port(ep);
 	if (!err && ep->listener)
-		err = say_hello(ep);
+		err = say_name(ep);
 	if (!err)
-		err = agree(ep, &hello);
-	if (!err)
-		err = take_addr(ep, &hello);
-	ep->to = hello.id;
-	return err;
-}
-
-static void hello_done(struct ofi_ep *ep)
-{
-	int err = hello_took(ep);
-
-	if (err) {
-		fail(ep, err, "");
-		return;
-	}
+		err = take_addr(ep, &name);
+	if (err)
+		return err;
+	ep->to = name.id;
 	ep->state = OFI_PATH;
+	talk_free(ep);
 	if (!ep->listener)
 		path_add(ep);
+	return 0;
 }
 
 static void end_done(struct ofi_ep *ep)
 {
 	struct gvm_ofi_end end;
 
-	if (gvm_ofi_end_decode(ep->rx, ep->rx_len, &end)) {
+	if (gvm_ofi_end_decode(ep->rx, GVM_OFI_END_LEN, &end)) {
 		fail(ep, -EPROTO, "this is not the gvmnet protocol");
 		return;
 	}
@@ -435,34 +560,62 @@ static void end_done(struct ofi_ep *ep)
 
 /* ---- the TCP connection -------------------------------------------------------------------- */
 
+static const struct {
+	uint32_t len;
+	int (*took)(struct ofi_ep *ep); /* a frame that begins at talk_end() */
+} frames[] = {
+	[OFI_HELLO] = { GVM_OFI_HELLO_LEN, hello_took },
+	[OFI_PROOF] = { GVM_OFI_PROOF_LEN, proof_took },
+	[OFI_NAME] = { GVM_OFI_NAME_LEN, name_took },
+};
+
 /* Somebody who speaks another protocol need not be waited for. */
-static int is_strange(const struct ofi_ep *ep)
+static int is_strange(const uint8_t *frame, uint32_t len)
 {
 	static const uint8_t magic[] = { 0x11, 0x47, 0x56, 0x4d, 0x4f, 0x46, 0x49 };
-	size_t n = ep->rx_len < sizeof(magic) ? ep->rx_len : sizeof(magic);
 
-	return memcmp(ep->rx, magic, n) != 0;
+	return memcmp(frame, magic, len < sizeof(magic) ? len : sizeof(magic)) != 0;
+}
+
+/* An earlier version closes the connection without a word. */
+static void hung_up(struct ofi_ep *ep)
+{
+	if (ep->state == OFI_HELLO && !ep->listener && !ep->rx_len && may_log(ofi_of(ep)))
+		gvm_log(GVM_LOG_WARN,
+			"%s has closed the connection without an answer: no gvmnet node over "
+			"libfabric, or one of another version",
+			ep->ep.ep.name);
+	fail(ep, -ECONNRESET, "the other side has gone");
 }
 
 static void boot_read(struct ofi_ep *ep)
 {
-	uint32_t want = ep->state == OFI_HELLO ? GVM_OFI_HELLO_LEN : GVM_OFI_END_LEN;
-	ssize_t got = recv(ep->watch.fd, ep->rx + ep->rx_len, want - ep->rx_len, 0);
+	uint8_t *frame = ep->talk ? talk_end(ep) : ep->rx;
+	uint32_t want = ep->talk ? frames[ep->state].len : GVM_OFI_END_LEN;
+	ssize_t got = recv(ep->watch.fd, frame + ep->rx_len, want - ep->rx_len, 0);
+	int err = 0;
 
 	if (got < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (got <= 0) {
 		ep->ep.has_let_go = got == 0 || errno == ECONNRESET;
-		fail(ep, -ECONNRESET, "the other side has gone");
+		hung_up(ep);
 		return;
 	}
 	ep->rx_len += (uint32_t)got;
-	if (is_strange(ep))
+	if (is_strange(frame, ep->rx_len)) {
 		fail(ep, -EPROTO, "this is not the gvmnet protocol");
-	else if (ep->rx_len == want && ep->state == OFI_HELLO)
-		hello_done(ep);
-	else if (ep->rx_len == want)
+		return;
+	}
+	if (ep->rx_len < want)
+		return;
+	ep->rx_len = 0;
+	if (ep->talk)
+		err = frames[ep->state].took(ep);
+	else
 		end_done(ep);
+	if (err)
+		fail(ep, err, "");
 }
 
 static int dialled(struct ofi_ep *ep)
@@ -470,8 +623,6 @@ static int dialled(struct ofi_ep *ep)
 	struct ofi_prov *prov = ofi_of(ep);
 	int err = prov->rma.up->rewatch(prov->rma.host, &ep->watch, EVENTS);
 
-	if (!err)
-		err = take_port(ep);
 	if (!err)
 		err = say_hello(ep);
 	ep->state = OFI_HELLO;
@@ -499,10 +650,17 @@ int ofi_connect(struct gvm_rma_ep *gep, const char *host, unsigned port)
 {
 	struct ofi_ep *ep = (struct ofi_ep *)gep;
 
+	int err = talk_new(ep);
+
+	if (err)
+		return err;
 	ep->state = OFI_DIALLING;
 	ep->watch.ready = boot_ready;
 	ep->dial = (struct gvm_dial){ .ep = &gep->ep, .watch = &ep->watch, .events = EPOLLOUT };
-	return gvm_dial_start(&ofi_of(ep)->dialler, &ep->dial, host, port);
+	err = gvm_dial_start(&ofi_of(ep)->dialler, &ep->dial, host, port);
+	if (err)
+		talk_free(ep);
+	return err;
 }
 
 static void boot_ready(struct gvm_watch *watch, uint32_t events)
@@ -530,7 +688,7 @@ void ofi_accept(struct ofi_prov *prov, struct gvm_listener *listener, int fd,
 	ep->state = OFI_HELLO;
 	ep->watch.fd = fd;
 	ep->watch.ready = boot_ready;
-	if (prov->rma.up->watch(prov->rma.host, &ep->watch, EVENTS)) {
+	if (talk_new(ep) || prov->rma.up->watch(prov->rma.host, &ep->watch, EVENTS)) {
 		close(fd);
 		ep->watch.fd = -1;
 		gvm_rma_unaccept(&ep->ep);

@@ -115,9 +115,9 @@ void ofi_port_repost(struct ofi_buf *buf)
 
 /* ---- names of endpoints -------------------------------------------------------------------- */
 /*
- * They come from who has proven nothing yet, and libfabric believes all that is in one: of an
- * unknown family it takes no note of the length, and its table is spoiled for those that come
- * after.
+ * They come from who has the cluster's key, which may mean none, and libfabric believes all that is
+ * in one: of an unknown family it takes no note of the length, and its table is spoiled for those
+ * that come after.
  */
 
 static int is_inet(const uint8_t *name, uint32_t len)

@@ -43,6 +43,14 @@ struct gvm_host;
 #define GVM_PROVIDER_AUTO "auto" /* args of one that GVM_TRANSPORT=auto has chosen */
 #define GVM_HELLO_MAX 512u /* bytes of payload of a message before allow() */
 
+#define GVM_PROOF_TEXT_MAX 2048u
+
+/* Why a proof of the key is refused: the same words wherever it is looked at. Both sides log them,
+ * so neither is "this side" in them. */
+#define GVM_KEYS_DIFFER "the keys of the two sides are not the same (compare the key files)"
+#define GVM_KEY_OF_ONE                                                                             \
+	"only one of the two sides has a key: both need the same one (GVM_KEY_FILE, --key-file)"
+
 /* Kinds of operations, in gvm_op.kind. */
 enum gvm_op_kind { GVM_OP_IDLE = 0, GVM_OP_CALL, GVM_OP_FETCH, GVM_OP_PUT };
 
@@ -122,6 +130,23 @@ struct gvm_host_ops {
 	int (*mem_hold_local)(struct gvm_mem *mem, struct gvm_mem_user *user);
 	/* End the worker's sleep. From any thread. */
 	void (*wake)(struct gvm_host *host);
+
+	/*
+	 * The cluster's key, for a provider whose hardware or library is to do nothing for a side
+	 * that has not proven it: core's handshake comes only when there is a connection. The proof
+	 * of a text that both sides know, with nonces of both in it, is of no use as a proof of
+	 * core's, and the other way round. Without a key it is zeros and proves nothing.
+	 * len: at most GVM_PROOF_TEXT_MAX.
+	 */
+	int (*has_key)(struct gvm_host *host);
+	/* -EIO: libcrypto cannot. */
+	int (*prove)(struct gvm_host *host, const void *text, size_t len,
+		     uint8_t mac[GVM_WIRE_MAC_LEN]);
+	/* Has the other side made mac of this text with the same key? 0, -EACCES (counted as a
+	 * refused handshake), -EIO. */
+	int (*proven)(struct gvm_host *host, const void *text, size_t len,
+		      const uint8_t mac[GVM_WIRE_MAC_LEN]);
+
 	/* Counters that the provider adds to. */
 	struct gvm_net_stats *(*stats)(struct gvm_host *host);
 };

@@ -161,8 +161,16 @@ static void fields_are_where_they_are_drawn(void **state)
 		    F(returned), F(provider));
 #undef F
 #define F(member) FIELD(ofi_hello, gvm_ofi_hello_encode, member)
-	CHECK_TABLE("### Before libfabric (320 bytes)", GVM_OFI_HELLO_LEN, F(magic), F(id),
-		    F(provider), F(machine), F(name_len), F(name));
+	CHECK_TABLE("### Before libfabric: hello (320 bytes)", GVM_OFI_HELLO_LEN, F(magic),
+		    F(features), F(nonce), F(provider), F(machine));
+#undef F
+#define F(member) FIELD(ofi_proof, gvm_ofi_proof_encode, member)
+	CHECK_TABLE("### Before libfabric: proof (48 bytes)", GVM_OFI_PROOF_LEN, F(magic),
+		    F(status), F(mac));
+#undef F
+#define F(member) FIELD(ofi_name, gvm_ofi_name_encode, member)
+	CHECK_TABLE("### Before libfabric: name (296 bytes)", GVM_OFI_NAME_LEN, F(magic), F(id),
+		    F(name_len), F(name), F(mac));
 #undef F
 #define F(member) FIELD(ofi_end, gvm_ofi_end_encode, member)
 	CHECK_TABLE("### The end over libfabric (16 bytes)", GVM_OFI_END_LEN, F(magic), F(cells));

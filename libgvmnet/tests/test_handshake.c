@@ -202,6 +202,46 @@ static void listener_must_prove_too(void **state)
 	close_side(pair.b);
 }
 
+/* What providers prove before there is a connection: the same key and the same text, and nothing
+ * that the handshake takes for a proof of its own. */
+static void what_providers_prove(void **state)
+{
+	struct gvm_net *a = open_side(KEY_A, NULL, GVM_NODE_NONE);
+	struct gvm_net *b = open_side(KEY_B, NULL, GVM_NODE_NONE);
+	struct gvm_net *none = open_side(NULL, NULL, GVM_NODE_NONE);
+	struct pair pair = new_pair(a, a);
+	uint8_t text[GVM_PROOF_TEXT_MAX] = { 1 }, mac[GVM_WIRE_MAC_LEN], zeros[sizeof(mac)] = { 0 };
+	struct gvm_hs_out out;
+	struct gvm_hs hs;
+
+	assert_int_equal(gvm_net_prove(a, text, sizeof(text), mac), 0);
+	assert_int_equal(gvm_net_proven(a, text, sizeof(text), mac), 0);
+	assert_int_equal(gvm_net_proven(a, text, sizeof(text) - 1, mac), -EACCES);
+	assert_int_equal(gvm_net_proven(b, text, sizeof(text), mac), -EACCES);
+	assert_int_equal(gvm_net_proven(none, text, sizeof(text), mac), -EACCES);
+	assert_int_equal(gvm_net_proven(a, text, sizeof(text), zeros), -EACCES);
+	assert_int_equal(gvm_net_proven(none, text, sizeof(text), zeros), 0);
+	text[0] ^= 1;
+	assert_int_equal(gvm_net_proven(a, text, sizeof(text), mac), -EACCES);
+	assert_int_equal(gvm_net_prove(a, text, sizeof(text) + 1, mac), -EIO);
+	/* of the two hellos of a handshake */
+	shake(&pair, GVM_NODE_NONE);
+	assert_through(&pair);
+	gvm_hs_init(&hs, a, 0, GVM_NODE_NONE, 1, 1);
+	gvm_hs_begin(&hs, &out);
+	memcpy(text, hs.hello, GVM_HELLO_LEN);
+	memcpy(text + GVM_HELLO_LEN, pair.said[1].body, GVM_HELLO_LEN);
+	assert_int_equal(deliver(&hs, &pair.said[1], &out), 0);
+	assert_int_equal(gvm_net_proven(a, text, 2 * GVM_HELLO_LEN, out.body), -EACCES);
+	assert_int_equal(gvm_net_prove(a, text, 2 * GVM_HELLO_LEN, out.body), 0);
+	out.type = GVM_T_READY;
+	pair.said[3] = out;
+	assert_int_equal(deliver(&hs, &pair.said[3], &out), -EACCES);
+	close_side(a);
+	close_side(b);
+	close_side(none);
+}
+
 /* The whole of an earlier conversation, played again to the same listener. */
 static void replay_is_refused(void **state)
 {
@@ -518,6 +558,7 @@ int main(void)
 		cmocka_unit_test(other_key_is_refused),
 		cmocka_unit_test(listener_must_prove_too),
 		cmocka_unit_test(replay_is_refused),
+		cmocka_unit_test(what_providers_prove),
 		cmocka_unit_test(every_bit_counts),
 		cmocka_unit_test(cut_frames),
 		cmocka_unit_test(frames_out_of_turn),

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The ofi provider over libfabric's tcp and shm: all that every provider promises, and strangers at
- * its port.
+ * The ofi provider over libfabric's tcp and shm: all that every provider promises, and what is its
+ * own. Strangers at its port are test_ofi_trust's.
  */
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -25,108 +24,6 @@ static int ofi_open_prov(struct gvm_host *host, const struct gvm_host_ops *ops, 
 static const struct gvm_provider_ops ofi = {
 	.name = "ofi", .what = "libfabric", .probe = ofi_probe, .open = ofi_open_prov, GVM_RMA_OPS
 };
-
-/* Say n bytes to the server; what it answers until it closes goes to answer. Returns how much. */
-static size_t stranger(const void *bytes, size_t n, uint8_t *answer, size_t room)
-{
-	struct sockaddr_in sa = { .sin_family = AF_INET,
-				  .sin_port = htons((uint16_t)server.port),
-				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	uint64_t begun = host_now(NULL);
-	ssize_t got = -1;
-	size_t all = 0;
-
-	assert_int_equal(connect(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
-	assert_int_equal(send(fd, bytes, n, MSG_NOSIGNAL), n);
-	while (got) {
-		step(5);
-		got = recv(fd, answer + all, room - all, MSG_DONTWAIT);
-		if (got < 0 && errno != EAGAIN)
-			break;
-		all += got > 0 ? (size_t)got : 0;
-		assert_true(host_now(NULL) - begun < PATIENCE_NS / 5);
-	}
-	close(fd);
-	return all;
-}
-
-/* Each is closed at once, and no other connection notices. */
-static void strangers(void **state)
-{
-	struct gvm_ofi_hello hello = { .magic = GVM_OFI_HELLO_MAGIC,
-				       .id = 1,
-				       .provider = "another",
-				       .name_len = 200,
-				       .name = "x" };
-	uint8_t bytes[GVM_OFI_HELLO_LEN], answer[2 * GVM_OFI_HELLO_LEN], buf[64];
-	struct gvm_ofi_hello back;
-	struct conn c;
-
-	offer(1, 4096, GVM_ACCESS_FETCH, 0);
-	dial(&c);
-	assert_int_equal(stranger("\xA7", 1, answer, sizeof(answer)), 0);
-	assert_int_equal(stranger("GET / HTTP/1.1", 14, answer, sizeof(answer)), 0);
-	/* one with another provider is told which this is */
-	gvm_ofi_hello_encode(bytes, &hello);
-	assert_int_equal(stranger(bytes, sizeof(bytes), answer, sizeof(answer)), sizeof(bytes));
-	assert_int_equal(gvm_ofi_hello_decode(answer, sizeof(bytes), &back), 0);
-	/* a name that is none of the provider's */
-	memcpy(hello.provider, back.provider, sizeof(hello.provider));
-	memcpy(hello.machine, back.machine, sizeof(hello.machine));
-	gvm_ofi_hello_encode(bytes, &hello);
-	assert_int_equal(stranger(bytes, sizeof(bytes), answer, sizeof(answer)), sizeof(bytes));
-	hello.name_len = 241;
-	gvm_ofi_hello_encode(bytes, &hello);
-	assert_int_equal(stranger(bytes, sizeof(bytes), answer, sizeof(answer)), 0);
-	assert_int_equal(server.accepted, 1);
-	assert_int_equal(do_op(&c, GVM_OP_FETCH, 1, 0, buf, 64), 0);
-	client.ops->shut(c.ep, -ECANCELED);
-}
-
-/* Say hello by this name; it is refused, after an answer with the server's own hello, in back. */
-static void stranger_named(struct gvm_ofi_hello *hello, struct gvm_ofi_hello *back)
-{
-	uint8_t bytes[GVM_OFI_HELLO_LEN], answer[2 * GVM_OFI_HELLO_LEN];
-
-	gvm_ofi_hello_encode(bytes, hello);
-	assert_int_equal(stranger(bytes, sizeof(bytes), answer, sizeof(answer)), sizeof(bytes));
-	assert_int_equal(gvm_ofi_hello_decode(answer, sizeof(bytes), back), 0);
-}
-
-/* Names that libfabric would believe are refused before it sees them; and it works as before. */
-static void names_that_are_none(void **state)
-{
-	static const char *const bad[] = { "fi_shm://1", "fi_shm://99999999:0:0", "fi_shm://../x",
-					   "fi_shm://",  "fi_ns://1:0:0",         "" };
-	struct gvm_ofi_hello hello = {
-		.magic = GVM_OFI_HELLO_MAGIC, .id = 1, .provider = "another", .name_len = 16
-	};
-	int is_shm = strcmp(node_args, "shm") == 0;
-	struct gvm_ofi_hello back;
-	struct conn c;
-
-	stranger_named(&hello, &back); /* of another provider */
-	memcpy(hello.provider, back.provider, sizeof(hello.provider));
-	memcpy(hello.machine, back.machine, sizeof(hello.machine));
-	for (unsigned i = 0; is_shm && i < sizeof(bad) / sizeof(bad[0]); i++) {
-		memset(hello.name, 0, sizeof(hello.name));
-		strcpy((char *)hello.name, bad[i]);
-		hello.name_len = i ? (uint32_t)strlen(bad[i]) + 1 : 10; /* without its end */
-		stranger_named(&hello, &back);
-	}
-	for (unsigned i = 0; !is_shm && i < 4; i++) {
-		memcpy(hello.name, back.name, sizeof(hello.name));
-		hello.name_len = back.name_len;
-		hello.name[i < 2 ? i : 2] ^= i < 2 ? 0x55 : back.name[2]; /* family, port */
-		hello.name[3] = i < 2 ? hello.name[3] : 0;
-		hello.name_len -= i == 3;
-		stranger_named(&hello, &back);
-	}
-	offer(1, 4096, GVM_ACCESS_FETCH, 0);
-	dial(&c);
-	client.ops->shut(c.ep, -ECANCELED);
-}
 
 /* Not an error for good: what comes after ofi in GVM_TRANSPORT is to be tried. */
 static void another_provider(void **state)
@@ -565,11 +462,9 @@ int main(int argc, char **argv)
 		CASE(many_endpoints, &ofi),
 		PROVIDER_CASES(&ofi),
 		CASE(two_threads, &ofi),
-		CASE(strangers, &ofi),
 		CASE(a_stopped_client_loses_its_reach, &ofi),
 		CASE(again_and_again, &ofi),
 		CASE(no_listener_left, &ofi),
-		CASE(names_that_are_none, &ofi),
 		CASE(another_provider, &ofi),
 		CASE(nobody_writes_past_core, &ofi),
 		CASE(a_reader_is_waited_for, &ofi),

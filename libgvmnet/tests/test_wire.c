@@ -280,6 +280,8 @@ ADAPT(hello)
 ADAPT(mapped)
 ADAPT(cell)
 ADAPT(ofi_hello)
+ADAPT(ofi_proof)
+ADAPT(ofi_name)
 ADAPT(ofi_end)
 ADAPT(region_open)
 ADAPT(region_opened)
@@ -314,11 +316,22 @@ static const struct gvm_cell cell = { .flags = GVM_CELL_RECALL,
 				      .provider = 0x2122232425262728 };
 static const struct gvm_ofi_hello ofi_hello = {
 	.magic = GVM_OFI_HELLO_MAGIC,
-	.id = 0xa1a2a3a4a5a6a7a8,
+	.features = 0xa1a2a3a4,
+	.nonce = { 0xb1, [31] = 0xb2 },
 	.provider = "tcp;ofi_rxm",
 	.machine = { 1, 2, [15] = 9 },
+};
+static const struct gvm_ofi_proof ofi_proof = {
+	.magic = GVM_OFI_PROOF_MAGIC,
+	.status = GVM_ST_AUTH,
+	.mac = { 0xb1, [31] = 0xb2 },
+};
+static const struct gvm_ofi_name ofi_name = {
+	.magic = GVM_OFI_NAME_MAGIC,
+	.id = 0xa1a2a3a4a5a6a7a8,
 	.name_len = 240,
 	.name = { 0xb1, [239] = 0xb2 },
+	.mac = { 0xc1, [31] = 0xc2 },
 };
 static const struct gvm_ofi_end ofi_end = { GVM_OFI_END_MAGIC, 0xc1c2 };
 static const struct gvm_region_open region_open = {
@@ -378,12 +391,20 @@ static const struct body bodies[] = {
 					    "00 00 00 01 00 00 00 00 03 00 00 00 00 00 00 00 " },
 	{ BODY(cell, GVM_CELL_LEN), .golden = "a8 01 10 01 03 02 00 00 28 27 26 25 24 23 22 21 " },
 	{ BODY(ofi_hello, GVM_OFI_HELLO_LEN),
-	  .golden = "11 47 56 4d 4f 46 49 33 a8 a7 a6 a5 a4 a3 a2 a1 " /* magic, id */
+	  .golden = "11 47 56 4d 4f 46 49 34 a4 a3 a2 a1 00 00 00 00 "          /* features */
+		    "b1 00 00 00 00 00 00 00 " Z8 Z8 "00 00 00 00 00 00 00 b2 " /* nonce */
 		    "74 63 70 3b 6f 66 69 5f 72 78 6d 00 00 00 00 00 " Z8 Z8 Z8
 		    "01 02 00 00 00 00 00 00 00 00 00 00 00 00 00 09 " /* machine */
+	  Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 },
+	{ BODY(ofi_proof, GVM_OFI_PROOF_LEN),
+	  .golden = "11 47 56 4d 4f 46 49 50 02 00 00 00 00 00 00 00 " /* status */
+		    "b1 00 00 00 00 00 00 00 " Z8 Z8 "00 00 00 00 00 00 00 b2 " },
+	{ BODY(ofi_name, GVM_OFI_NAME_LEN),
+	  .golden = "11 47 56 4d 4f 46 49 4e a8 a7 a6 a5 a4 a3 a2 a1 " /* id */
 		    "f0 00 00 00 00 00 00 00 "                         /* name_len */
 		    "b1 00 00 00 00 00 00 00 " Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 /* name */
-			Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 "00 00 00 00 00 00 00 b2 " },
+			Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 Z8 "00 00 00 00 00 00 00 b2 "
+		    "c1 00 00 00 00 00 00 00 " Z8 Z8 "00 00 00 00 00 00 00 c2 " },
 	{ BODY(ofi_end, GVM_OFI_END_LEN),
 	  .golden = "11 47 56 4d 4f 46 49 32 c2 c1 00 00 00 00 00 00 " },
 	{ BODY(region_open, GVM_REGION_OPEN_LEN),
@@ -516,6 +537,7 @@ static void corrupted_bodies(void **state)
 static void body_rules(void **state)
 {
 	struct gvm_region_open as_it_is = region_open, back;
+	struct gvm_ofi_hello hello_back;
 	uint8_t buf[512];
 
 	assert_int_equal(TAKES(hello, magic, GVM_HELLO_MAGIC + 1), -GVM_EPROTO);
@@ -563,9 +585,18 @@ static void body_rules(void **state)
 	assert_int_equal(TAKES(mapped, base, UINT64_MAX - 0xffffff), -GVM_EPROTO);
 	assert_int_equal(TAKES(mapped, access, 0), -GVM_EPROTO);
 	assert_int_equal(TAKES(mapped, access, 4), -GVM_EPROTO);
-	assert_int_equal(TAKES(ofi_hello, id, 0), -GVM_EPROTO);
-	assert_int_equal(TAKES(ofi_hello, name_len, 0), -GVM_EPROTO);
-	assert_int_equal(TAKES(ofi_hello, name_len, 241), -GVM_EPROTO);
+	assert_int_equal(TAKES(ofi_hello, magic, 0x3349464f4d564711ull), -GVM_EPROTO);
+	gvm_ofi_hello_encode(buf, &ofi_hello);
+	buf[GVM_OFI_HELLO_LEN - 1] = 1; /* zeros */
+	assert_int_equal(ofi_hello_dec(buf, GVM_OFI_HELLO_LEN, &hello_back), -GVM_EPROTO);
+	assert_int_equal(TAKES(ofi_proof, magic, GVM_OFI_HELLO_MAGIC), -GVM_EPROTO);
+	assert_int_equal(TAKES(ofi_proof, status, 0), 0);
+	assert_int_equal(TAKES(ofi_proof, status, GVM_ST_PROTO), -GVM_EPROTO);
+	assert_int_equal(TAKES(ofi_name, magic, GVM_OFI_PROOF_MAGIC), -GVM_EPROTO);
+	assert_int_equal(TAKES(ofi_name, id, 0), -GVM_EPROTO);
+	assert_int_equal(TAKES(ofi_name, name_len, 0), -GVM_EPROTO);
+	assert_int_equal(TAKES(ofi_name, name_len, 239), -GVM_EPROTO); /* not zero-padded */
+	assert_int_equal(TAKES(ofi_name, name_len, 241), -GVM_EPROTO);
 	assert_int_equal(TAKES(ofi_hello, provider[39], 'x'), -GVM_EPROTO);
 	assert_int_equal(TAKES(ofi_hello, provider[0], '\033'), -GVM_EPROTO);
 	assert_int_equal(TAKES(ofi_hello, provider[0], 0), -GVM_EPROTO);

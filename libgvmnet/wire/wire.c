@@ -461,25 +461,25 @@ int gvm_cell_decode(const uint8_t *buf, size_t len, struct gvm_cell *m)
 
 enum ofi_hello_at {
 	OFI_MAGIC = 0,
-	OFI_ID = OFI_MAGIC + 8,
-	OFI_PROVIDER = OFI_ID + 8,
+	OFI_FEATURES = OFI_MAGIC + 8,
+	OFI_ZERO = OFI_FEATURES + 4,
+	OFI_NONCE = OFI_ZERO + 4,
+	OFI_PROVIDER = OFI_NONCE + 32,
 	OFI_MACHINE = OFI_PROVIDER + 40,
-	OFI_NAME_LEN = OFI_MACHINE + 16,
-	OFI_ZERO = OFI_NAME_LEN + 4,
-	OFI_NAME = OFI_ZERO + 4,
-	OFI_END = OFI_NAME + 240
+	OFI_ZEROS = OFI_MACHINE + 16,
+	OFI_END = OFI_ZEROS + 216
 };
-_Static_assert(OFI_END == GVM_OFI_HELLO_LEN, "length of libfabric's bootstrap");
+_Static_assert(OFI_END == GVM_OFI_HELLO_LEN, "length of libfabric's hello");
 
 size_t gvm_ofi_hello_encode(uint8_t *buf, const struct gvm_ofi_hello *m)
 {
 	put64(buf + OFI_MAGIC, m->magic);
-	put64(buf + OFI_ID, m->id);
+	put32(buf + OFI_FEATURES, m->features);
+	put32(buf + OFI_ZERO, 0);
+	memcpy(buf + OFI_NONCE, m->nonce, sizeof(m->nonce));
 	memcpy(buf + OFI_PROVIDER, m->provider, sizeof(m->provider));
 	memcpy(buf + OFI_MACHINE, m->machine, sizeof(m->machine));
-	put32(buf + OFI_NAME_LEN, m->name_len);
-	put32(buf + OFI_ZERO, 0);
-	memcpy(buf + OFI_NAME, m->name, sizeof(m->name));
+	memset(buf + OFI_ZEROS, 0, OFI_END - OFI_ZEROS);
 	return OFI_END;
 }
 
@@ -497,21 +497,94 @@ static int provider_ok(const char name[40])
 	return n == 40;
 }
 
+static int zeros_ok(const uint8_t *buf, size_t len)
+{
+	while (len && !buf[len - 1])
+		len--;
+	return len == 0;
+}
+
 int gvm_ofi_hello_decode(const uint8_t *buf, size_t len, struct gvm_ofi_hello *m)
 {
 	struct gvm_ofi_hello got;
 
-	if (len != OFI_END || get32(buf + OFI_ZERO) != 0)
+	if (len != OFI_END || get32(buf + OFI_ZERO) != 0 ||
+	    !zeros_ok(buf + OFI_ZEROS, OFI_END - OFI_ZEROS))
 		return -GVM_EPROTO;
 	got.magic = get64(buf + OFI_MAGIC);
-	got.id = get64(buf + OFI_ID);
+	got.features = get32(buf + OFI_FEATURES);
+	got.reserved = 0;
+	memcpy(got.nonce, buf + OFI_NONCE, sizeof(got.nonce));
 	memcpy(got.provider, buf + OFI_PROVIDER, sizeof(got.provider));
 	memcpy(got.machine, buf + OFI_MACHINE, sizeof(got.machine));
+	if (got.magic != GVM_OFI_HELLO_MAGIC || !provider_ok(got.provider))
+		return -GVM_EPROTO;
+	*m = got;
+	return 0;
+}
+
+size_t gvm_ofi_proof_encode(uint8_t *buf, const struct gvm_ofi_proof *m)
+{
+	put64(buf, m->magic);
+	put32(buf + 8, m->status);
+	put32(buf + 12, 0);
+	memcpy(buf + 16, m->mac, sizeof(m->mac));
+	return GVM_OFI_PROOF_LEN;
+}
+
+int gvm_ofi_proof_decode(const uint8_t *buf, size_t len, struct gvm_ofi_proof *m)
+{
+	struct gvm_ofi_proof got;
+
+	if (len != GVM_OFI_PROOF_LEN || get32(buf + 12) != 0)
+		return -GVM_EPROTO;
+	got.magic = get64(buf);
+	got.status = get32(buf + 8);
+	got.reserved = 0;
+	memcpy(got.mac, buf + 16, sizeof(got.mac));
+	if (got.magic != GVM_OFI_PROOF_MAGIC || (got.status && got.status != GVM_ST_AUTH))
+		return -GVM_EPROTO;
+	*m = got;
+	return 0;
+}
+
+enum ofi_name_at {
+	OFI_NAME_MAGIC = 0,
+	OFI_NAME_ID = OFI_NAME_MAGIC + 8,
+	OFI_NAME_LEN = OFI_NAME_ID + 8,
+	OFI_NAME_ZERO = OFI_NAME_LEN + 4,
+	OFI_NAME_NAME = OFI_NAME_ZERO + 4,
+	OFI_NAME_MAC = OFI_NAME_NAME + 240,
+	OFI_NAME_END = OFI_NAME_MAC + GVM_WIRE_MAC_LEN
+};
+_Static_assert(OFI_NAME_END == GVM_OFI_NAME_LEN, "length of libfabric's name");
+
+size_t gvm_ofi_name_encode(uint8_t *buf, const struct gvm_ofi_name *m)
+{
+	put64(buf + OFI_NAME_MAGIC, m->magic);
+	put64(buf + OFI_NAME_ID, m->id);
+	put32(buf + OFI_NAME_LEN, m->name_len);
+	put32(buf + OFI_NAME_ZERO, 0);
+	memcpy(buf + OFI_NAME_NAME, m->name, sizeof(m->name));
+	memcpy(buf + OFI_NAME_MAC, m->mac, sizeof(m->mac));
+	return OFI_NAME_END;
+}
+
+int gvm_ofi_name_decode(const uint8_t *buf, size_t len, struct gvm_ofi_name *m)
+{
+	struct gvm_ofi_name got;
+
+	if (len != OFI_NAME_END || get32(buf + OFI_NAME_ZERO) != 0)
+		return -GVM_EPROTO;
+	got.magic = get64(buf + OFI_NAME_MAGIC);
+	got.id = get64(buf + OFI_NAME_ID);
 	got.name_len = get32(buf + OFI_NAME_LEN);
 	got.reserved = 0;
-	memcpy(got.name, buf + OFI_NAME, sizeof(got.name));
-	if (got.magic != GVM_OFI_HELLO_MAGIC || got.id == 0 || got.name_len == 0 ||
-	    got.name_len > sizeof(got.name) || !provider_ok(got.provider))
+	memcpy(got.name, buf + OFI_NAME_NAME, sizeof(got.name));
+	memcpy(got.mac, buf + OFI_NAME_MAC, sizeof(got.mac));
+	if (got.magic != GVM_OFI_NAME_MAGIC || got.id == 0 || got.name_len == 0 ||
+	    got.name_len > sizeof(got.name) ||
+	    !zeros_ok(got.name + got.name_len, sizeof(got.name) - got.name_len))
 		return -GVM_EPROTO;
 	*m = got;
 	return 0;

@@ -190,22 +190,41 @@ struct gvm_cell {
 #define GVM_CELL_RECALL 1u /* the receiver of this one is to give up what it does not need */
 
 /*
- * What two nodes tell each other over a TCP connection of their own before they use libfabric: 320
- * bytes in each direction, the connecting side first. Later, in either direction, at an orderly
- * end: 16 bytes.
+ * What two nodes tell each other over a TCP connection of their own before they use libfabric: each
+ * of these once in each direction, the connecting side first. A proof and a name end with a proof of
+ * the key over all that was said on the connection before it. Later, in either direction, at an
+ * orderly end: 16 bytes.
  */
 struct gvm_ofi_hello {
-	uint64_t magic; /* GVM_OFI_HELLO_MAGIC */
-	uint64_t id;    /* what cells to the sender have in provider; not 0, and drawn at random */
+	uint64_t magic;    /* GVM_OFI_HELLO_MAGIC */
+	uint32_t features; /* GVM_FEAT_KEY; others are ignored */
+	uint32_t reserved;
+	uint8_t nonce[32]; /* fresh random bytes */
 	char provider[40]; /* libfabric's name of it, zero-padded */
 	uint8_t
-	    machine[16];   /* of a provider that reaches its own machine only: which; else zeros */
+	    machine[16]; /* of a provider that reaches its own machine only: which; else zeros */
+};
+/* 216 zeros are its end: a side of an earlier version reads as much before it sees which it is. */
+#define GVM_OFI_HELLO_LEN   320u
+#define GVM_OFI_HELLO_MAGIC 0x3449464f4d564711ULL
+struct gvm_ofi_proof {
+	uint64_t magic;  /* GVM_OFI_PROOF_MAGIC */
+	uint32_t status; /* 0, or GVM_ST_AUTH: the receiver's proof is refused */
+	uint32_t reserved;
+	uint8_t mac[32];
+};
+#define GVM_OFI_PROOF_LEN   48u
+#define GVM_OFI_PROOF_MAGIC 0x5049464f4d564711ULL
+struct gvm_ofi_name {
+	uint64_t magic;    /* GVM_OFI_NAME_MAGIC */
+	uint64_t id;       /* what cells to the sender have in provider; not 0, and drawn at random */
 	uint32_t name_len; /* 1 to 240 */
 	uint32_t reserved;
 	uint8_t name[240]; /* the sender's address, as the provider has it; zero-padded */
+	uint8_t mac[32];
 };
-#define GVM_OFI_HELLO_LEN   320u
-#define GVM_OFI_HELLO_MAGIC 0x3349464f4d564711ULL
+#define GVM_OFI_NAME_LEN   296u
+#define GVM_OFI_NAME_MAGIC 0x4e49464f4d564711ULL
 struct gvm_ofi_end {
 	uint64_t magic; /* GVM_OFI_END_MAGIC */
 	uint64_t cells; /* that the sender has sent: wait for them */
@@ -322,6 +341,10 @@ size_t gvm_cell_encode(uint8_t *buf, const struct gvm_cell *m);
 int gvm_cell_decode(const uint8_t *buf, size_t len, struct gvm_cell *m);
 size_t gvm_ofi_hello_encode(uint8_t *buf, const struct gvm_ofi_hello *m);
 int gvm_ofi_hello_decode(const uint8_t *buf, size_t len, struct gvm_ofi_hello *m);
+size_t gvm_ofi_proof_encode(uint8_t *buf, const struct gvm_ofi_proof *m);
+int gvm_ofi_proof_decode(const uint8_t *buf, size_t len, struct gvm_ofi_proof *m);
+size_t gvm_ofi_name_encode(uint8_t *buf, const struct gvm_ofi_name *m);
+int gvm_ofi_name_decode(const uint8_t *buf, size_t len, struct gvm_ofi_name *m);
 size_t gvm_ofi_end_encode(uint8_t *buf, const struct gvm_ofi_end *m);
 int gvm_ofi_end_decode(const uint8_t *buf, size_t len, struct gvm_ofi_end *m);
 size_t gvm_region_open_encode(uint8_t *buf, const struct gvm_region_open *m);
