@@ -6,7 +6,7 @@
  *
  * It runs as the workload of the demo's guest (built static, it needs nothing but a kernel) and on
  * the host under "gvm run" in the end-to-end tests. One thread per -t, each with its own part of
- * the memory.
+ * the memory. With -p N only the first N of the six things are done: 2 fills and verifies in order.
  *
  * Each line on standard output begins with "memwork: ". The last is
  *   memwork: result OK pages=N errors=0 checksum=HEX ns=N      (exit status 0), or
@@ -45,6 +45,7 @@ static const char *const phase_names[PHASES] = {
 static uint64_t seed = 1;
 static uint64_t pages_total;
 static unsigned threads = 1;
+static unsigned phases = PHASES;
 static uint64_t pages_done; /* of the phase, over all threads */
 static pthread_barrier_t barrier;
 static pthread_mutex_t print_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -143,8 +144,8 @@ static void progress(enum phase phase, uint64_t round)
 	if (done % step != 0 && done != pages_total)
 		return;
 	pthread_mutex_lock(&print_lock);
-	printf("memwork: round %" PRIu64 " phase %d of %d, %s: %" PRIu64 " of %" PRIu64 " MiB\n",
-	       round + 1, phase + 1, PHASES, phase_names[phase], done * PAGE >> 20,
+	printf("memwork: round %" PRIu64 " phase %d of %u, %s: %" PRIu64 " of %" PRIu64 " MiB\n",
+	       round + 1, phase + 1, phases, phase_names[phase], done * PAGE >> 20,
 	       pages_total * PAGE >> 20);
 	fflush(stdout);
 	pthread_mutex_unlock(&print_lock);
@@ -205,7 +206,7 @@ static void *run_part(void *arg)
 {
 	struct part *part = arg;
 
-	for (enum phase phase = FILL; phase < PHASES; phase++) {
+	for (enum phase phase = FILL; phase < phases; phase++) {
 		if (pthread_barrier_wait(&barrier) == PTHREAD_BARRIER_SERIAL_THREAD)
 			__atomic_store_n(&pages_done, 0, __ATOMIC_RELAXED);
 		pthread_barrier_wait(&barrier);
@@ -256,8 +257,8 @@ static uint64_t *map_memory(const char *file, uint64_t bytes)
 
 static void usage(void)
 {
-	fprintf(stderr,
-		"usage: memwork [-m MIB] [-s SEED] [-r ROUNDS] [-t THREADS] [-f MEMFD-NAME]\n");
+	fprintf(stderr, "usage: memwork [-m MIB] [-s SEED] [-r ROUNDS] [-p PHASES] [-t THREADS] "
+			"[-f MEMFD-NAME]\n");
 	exit(2);
 }
 
@@ -269,7 +270,7 @@ int main(int argc, char **argv)
 	uint64_t *memory;
 	int c;
 
-	while ((c = getopt(argc, argv, "m:s:r:t:f:")) != -1) {
+	while ((c = getopt(argc, argv, "m:s:r:p:t:f:")) != -1) {
 		switch (c) {
 		case 'm':
 			mib = number(optarg, 1, 1u << 30);
@@ -279,6 +280,9 @@ int main(int argc, char **argv)
 			break;
 		case 'r':
 			rounds = number(optarg, 1, UINT32_MAX);
+			break;
+		case 'p':
+			phases = (unsigned)number(optarg, 1, PHASES);
 			break;
 		case 't':
 			threads = (unsigned)number(optarg, 1, THREADS_MAX);
