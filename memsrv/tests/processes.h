@@ -26,16 +26,18 @@
 
 static char folder[] = FOLDER, key_file[64], program[4096]; /* gvm-memsrv */
 
+/* One that nobody else is given while this process lives: the socket keeps it, and who listens there,
+ * as nodes do with SO_REUSEADDR, is not in its way. */
 static inline unsigned free_port(void)
 {
 	struct sockaddr_in at = { .sin_family = AF_INET,
 				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	socklen_t len = sizeof(at);
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
 
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)), 0);
 	assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
 	assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
-	close(fd);
 	return ntohs(at.sin_port);
 }
 
