@@ -162,9 +162,9 @@ int gvm_hs_step(struct gvm_hs *hs, const struct gvm_hdr *hdr, const void *payloa
 int gvm_hs_refuse(struct gvm_hs_out *out, unsigned status, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 /* As prove and proven of gvm_host_ops. */
-int gvm_net_prove(const struct gvm_net *net, const void *text, size_t len,
+int gvm_key_prove(const struct gvm_net *net, const void *text, size_t len,
 		  uint8_t mac[GVM_WIRE_MAC_LEN]);
-int gvm_net_proven(const struct gvm_net *net, const void *text, size_t len,
+int gvm_key_proven(const struct gvm_net *net, const void *text, size_t len,
 		   const uint8_t mac[GVM_WIRE_MAC_LEN]);
 /* Copy len bytes of text from the network to a string that is safe to log. */
 void gvm_sanitise(char *to, size_t room, const void *text, size_t len);

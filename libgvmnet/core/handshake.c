@@ -113,7 +113,7 @@ static int make_mac(const struct gvm_hs *hs, const char *label, uint8_t mac[GVM_
 	return mac_of(hs->net, text, sizeof(text), mac);
 }
 
-int gvm_net_prove(const struct gvm_net *net, const void *text, size_t len,
+int gvm_key_prove(const struct gvm_net *net, const void *text, size_t len,
 		  uint8_t mac[GVM_WIRE_MAC_LEN])
 {
 	uint8_t labelled[LABEL_LEN + GVM_PROOF_TEXT_MAX];
@@ -125,11 +125,11 @@ int gvm_net_prove(const struct gvm_net *net, const void *text, size_t len,
 	return mac_of(net, labelled, LABEL_LEN + len, mac);
 }
 
-int gvm_net_proven(const struct gvm_net *net, const void *text, size_t len,
+int gvm_key_proven(const struct gvm_net *net, const void *text, size_t len,
 		   const uint8_t theirs[GVM_WIRE_MAC_LEN])
 {
 	uint8_t mac[GVM_WIRE_MAC_LEN];
-	int err = gvm_net_prove(net, text, len, mac);
+	int err = gvm_key_prove(net, text, len, mac);
 
 	if (err)
 		return err;

@@ -65,14 +65,14 @@ static int host_has_key(struct gvm_host *host)
 static int host_prove(struct gvm_host *host, const void *text, size_t len,
 		      uint8_t mac[GVM_WIRE_MAC_LEN])
 {
-	return gvm_net_prove(host->worker->net, text, len, mac);
+	return gvm_key_prove(host->worker->net, text, len, mac);
 }
 
 static int host_proven(struct gvm_host *host, const void *text, size_t len,
 		       const uint8_t mac[GVM_WIRE_MAC_LEN])
 {
 	struct gvm_worker *worker = host->worker;
-	int err = gvm_net_proven(worker->net, text, len, mac);
+	int err = gvm_key_proven(worker->net, text, len, mac);
 
 	if (err == -EACCES)
 		gvm_count(&worker->stats.handshake_refused, 1);

@@ -214,16 +214,16 @@ static void what_providers_prove(void **state)
 	struct gvm_hs_out out;
 	struct gvm_hs hs;
 
-	assert_int_equal(gvm_net_prove(a, text, sizeof(text), mac), 0);
-	assert_int_equal(gvm_net_proven(a, text, sizeof(text), mac), 0);
-	assert_int_equal(gvm_net_proven(a, text, sizeof(text) - 1, mac), -EACCES);
-	assert_int_equal(gvm_net_proven(b, text, sizeof(text), mac), -EACCES);
-	assert_int_equal(gvm_net_proven(none, text, sizeof(text), mac), -EACCES);
-	assert_int_equal(gvm_net_proven(a, text, sizeof(text), zeros), -EACCES);
-	assert_int_equal(gvm_net_proven(none, text, sizeof(text), zeros), 0);
+	assert_int_equal(gvm_key_prove(a, text, sizeof(text), mac), 0);
+	assert_int_equal(gvm_key_proven(a, text, sizeof(text), mac), 0);
+	assert_int_equal(gvm_key_proven(a, text, sizeof(text) - 1, mac), -EACCES);
+	assert_int_equal(gvm_key_proven(b, text, sizeof(text), mac), -EACCES);
+	assert_int_equal(gvm_key_proven(none, text, sizeof(text), mac), -EACCES);
+	assert_int_equal(gvm_key_proven(a, text, sizeof(text), zeros), -EACCES);
+	assert_int_equal(gvm_key_proven(none, text, sizeof(text), zeros), 0);
 	text[0] ^= 1;
-	assert_int_equal(gvm_net_proven(a, text, sizeof(text), mac), -EACCES);
-	assert_int_equal(gvm_net_prove(a, text, sizeof(text) + 1, mac), -EIO);
+	assert_int_equal(gvm_key_proven(a, text, sizeof(text), mac), -EACCES);
+	assert_int_equal(gvm_key_prove(a, text, sizeof(text) + 1, mac), -EIO);
 	/* of the two hellos of a handshake */
 	shake(&pair, GVM_NODE_NONE);
 	assert_through(&pair);
@@ -232,8 +232,8 @@ static void what_providers_prove(void **state)
 	memcpy(text, hs.hello, GVM_HELLO_LEN);
 	memcpy(text + GVM_HELLO_LEN, pair.said[1].body, GVM_HELLO_LEN);
 	assert_int_equal(deliver(&hs, &pair.said[1], &out), 0);
-	assert_int_equal(gvm_net_proven(a, text, 2 * GVM_HELLO_LEN, out.body), -EACCES);
-	assert_int_equal(gvm_net_prove(a, text, 2 * GVM_HELLO_LEN, out.body), 0);
+	assert_int_equal(gvm_key_proven(a, text, 2 * GVM_HELLO_LEN, out.body), -EACCES);
+	assert_int_equal(gvm_key_prove(a, text, 2 * GVM_HELLO_LEN, out.body), 0);
 	out.type = GVM_T_READY;
 	pair.said[3] = out;
 	assert_int_equal(deliver(&hs, &pair.said[3], &out), -EACCES);
