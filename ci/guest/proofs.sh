@@ -4,6 +4,9 @@
 # proofs.sh: what is to be true of a guest whose memory is on memory nodes, for ci/test.d and ci/soak.d. Sourced
 # after machine.sh. Each function is a few checks of a machine that takes orders.
 
+# How much of its work memwork does where a proof only has to fill memory and read it: all of it, or 2 for ci/test.
+work_phases=6
+
 # A disk of the machine's, past this machine's page cache: disk ID MIB HOW, words in $words
 words=()
 disk() {
@@ -84,7 +87,7 @@ hot_plug_proof() {
 		"{\"qom-type\": \"memory-backend-gvm\", \"id\": \"more\", \"size\": $(mib "$2"), \"local\": $(mib $(($2 / 4))), \"cluster\": \"$conf\", \"key-file\": \"$key\"}"
 	check "and a DIMM of it" answer "$machine" device_add '{"driver": "pc-dimm", "id": "dimm", "memdev": "more"}'
 	check "the guest has it" await 20 memory_is_at_least "$machine" $((before + $2 - 8))
-	check "work that needs it finds every page right" obeys "$machine" 120 "memwork -m $3 -s 4 -p 2"
+	check "work that needs it finds every page right" obeys "$machine" 120 "memwork -m $3 -s 4 -p $work_phases"
 	check "some of it is on the memory node" above "$machine" more '"write-back".written' 0
 	check "the guest is asked to give the DIMM back" answer "$machine" device_del '{"id": "dimm"}'
 	check "it does" await 30 happened "$machine" DEVICE_DELETED
@@ -96,7 +99,7 @@ hot_plug_proof() {
 # Pages that the guest gives up cost nothing, here or at the node. balloon_proof MACHINE SIZE-MIB BACKEND
 balloon_proof() {
 	local machine=$1 size=$2 small=$(($2 / 2))
-	check "memory is filled" obeys "$machine" 120 "memwork -m $((size * 6 / 10)) -s 5 -p 2"
+	check "memory is filled" obeys "$machine" 120 "memwork -m $((size * 6 / 10)) -s 5 -p $work_phases"
 	check "the balloon is blown up" answer "$machine" balloon "{\"value\": $(mib "$small")}"
 	ballooned() {
 		local found
@@ -110,14 +113,14 @@ balloon_proof() {
 	check "the balloon goes" answer "$machine" balloon "{\"value\": $(mib "$size")}"
 	full() { [ "$(value "$machine" query-balloon .actual)" -ge "$(mib "$size")" ]; }
 	check "the guest has its memory back" await 60 full
-	check "and can use it" obeys "$machine" 120 "memwork -m $((size * 6 / 10)) -s 6 -p 2"
+	check "and can use it" obeys "$machine" 120 "memwork -m $((size * 6 / 10)) -s 6 -p $work_phases"
 }
 
 # Free pages that the guest reports by itself. reporting_proof MACHINE MIB BACKEND
 reporting_proof() {
-	check "memory is filled and freed" obeys "$1" 120 "memwork -m $2 -s 7 -p 2"
+	check "memory is filled and freed" obeys "$1" 120 "memwork -m $2 -s 7 -p $work_phases"
 	check "free pages that are reported go from the memory node" await 30 below "$1" "$3" stored "$(mib $(($2 * 7 / 10)))"
-	check "work afterwards finds every page right" obeys "$1" 120 "memwork -m $2 -s 8 -p 2"
+	check "work afterwards finds every page right" obeys "$1" 120 "memwork -m $2 -s 8 -p $work_phases"
 }
 
 # What would need all memory at once is refused, with a sentence. refusal_proof MACHINE
@@ -162,7 +165,7 @@ larger_proof() {
 	machine_via=(bash -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$group")
 	check "a guest of $1 MiB boots where QEMU may use $2 MiB" boot_machine large
 	machine_via=()
-	check "it fills and verifies $4 MiB" obeys large 240 "memwork -m $4 -s 9 -p 2"
+	check "it fills and verifies $4 MiB" obeys large 240 "memwork -m $4 -s 9 -p $work_phases"
 	say "# at most $(($(peak_of) >> 20)) MiB of $2 were in use"
 	check "nothing was killed for it" end_machine large
 	await 5 rmdir "$group" || true

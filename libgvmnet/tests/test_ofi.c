@@ -10,20 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "providers/ofi.h" /* first: cmocka's fail() is a macro */
+#include "ofi_itself.h" /* first: cmocka's fail() is a macro */
 #include "provider_cases.h"
-
-static const struct gvm_provider_ops ofi;
-
-static int ofi_open_prov(struct gvm_host *host, const struct gvm_host_ops *ops, const char *args,
-			 struct gvm_prov **prov)
-{
-	return gvm_rma_open(&ofi_fabric, &ofi, host, ops, args, prov);
-}
-
-static const struct gvm_provider_ops ofi = {
-	.name = "ofi", .what = "libfabric", .probe = ofi_probe, .open = ofi_open_prov, GVM_RMA_OPS
-};
 
 /* Not an error for good: what comes after ofi in GVM_TRANSPORT is to be tried. */
 static void another_provider(void **state)

@@ -8,20 +8,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "providers/ofi.h" /* first: cmocka's fail() is a macro */
+#include "ofi_itself.h" /* first: cmocka's fail() is a macro */
 #include "provider_rig.h"
-
-static const struct gvm_provider_ops ofi;
-
-static int ofi_open_prov(struct gvm_host *host, const struct gvm_host_ops *ops, const char *args,
-			 struct gvm_prov **prov)
-{
-	return gvm_rma_open(&ofi_fabric, &ofi, host, ops, args, prov);
-}
-
-static const struct gvm_provider_ops ofi = {
-	.name = "ofi", .what = "libfabric", .probe = ofi_probe, .open = ofi_open_prov, GVM_RMA_OPS
-};
 
 static struct ofi_prov *prov_of(struct gvm_host *node)
 {
