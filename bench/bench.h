@@ -53,6 +53,8 @@ void bench_pin(int cpu);
 /* Start a program (argv[0] searched in PATH) pinned to cpu; output to scratch/NAME.log. */
 pid_t bench_spawn(const struct bench_opts *opts, int cpu, char *const argv[]);
 void bench_kill(pid_t *pid);
+/* A port of 127.0.0.1, or 0. A socket keeps it until this process ends, so that nobody else is given
+ * it; who listens there with SO_REUSEADDR, as servers do, is not in its way. */
 unsigned bench_free_port(void);
 /* Connected blocking TCP socket to 127.0.0.1:port with no delay; tries for up to 5 s. */
 int bench_connect(unsigned port);
