@@ -148,6 +148,9 @@ struct gvm_hs_out {
 	char why[GVM_REFUSED_MAX + 1]; /* sentence for the log, printable, when refused */
 };
 
+/* Before libcrypto is used for anything: that it outlives exit(). Any thread, as often as one
+ * likes. */
+void gvm_crypto_init(void);
 void gvm_hs_init(struct gvm_hs *hs, const struct gvm_net *net, int accepting, unsigned to_node,
 		 uint16_t credits, uint16_t max_fetch);
 /* The connecting side's first frame. */

@@ -413,6 +413,7 @@ int gvm_net_open(const struct gvm_net_config *config, struct gvm_net **out)
 
 	if (err)
 		return err;
+	gvm_crypto_init();
 	net = aligned_alloc(_Alignof(struct gvm_net), sizeof(*net));
 	if (!net)
 		return -ENOMEM;

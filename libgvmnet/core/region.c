@@ -9,6 +9,7 @@
  * Used by the thread of the region's worker only.
  */
 #include "core/region_internal.h"
+#include "core/core.h"
 #include <errno.h>
 #include <openssl/sha.h>
 #include <stdlib.h>
@@ -30,6 +31,7 @@ uint64_t gvm_region_id_of(const char *name)
 	int len = snprintf(text, sizeof text, "gvmnet region %s", name);
 	uint64_t id = 0;
 
+	gvm_crypto_init();
 	SHA256((const unsigned char *)text, len < (int)sizeof text ? (size_t)len : sizeof text - 1,
 	       digest);
 	for (unsigned i = 0; i < 8; i++)

@@ -6,12 +6,14 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/crypto.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "core/core.h"
 
@@ -146,6 +148,51 @@ static void assert_refused(const struct pair *pair, int err, const char *word)
 	assert_int_equal(pair->from_result, err);
 	assert_int_equal(pair->to_result, err);
 	assert_non_null(strstr(pair->why, word));
+}
+
+/* ---- a program that ends ------------------------------------------------------------------- */
+
+static struct pair of_exit;
+
+/* Runs after whatever was registered with atexit() later: libcrypto's own end is among that. */
+static void shake_at_exit(void)
+{
+	shake(&of_exit, GVM_NODE_NONE);
+	_exit(of_exit.from_result == 1 && of_exit.to_result == 1 ? 3 : 4);
+}
+
+/* The exit status of a program that is in a handshake when all else has ended. The first tests of
+ * all: in this process nobody has used libcrypto yet. */
+static int shakes_at_exit(int program_uses_libcrypto)
+{
+	int status;
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		atexit(shake_at_exit);
+		if (program_uses_libcrypto)
+			OPENSSL_init_crypto(OPENSSL_INIT_ADD_ALL_DIGESTS, NULL);
+		of_exit = new_pair(open_side(KEY_A, NULL, GVM_NODE_NONE),
+				   open_side(KEY_A, NULL, GVM_NODE_NONE));
+		shake(&of_exit, GVM_NODE_NONE);
+		if (of_exit.from_result != 1)
+			_exit(5);
+		exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+static void keys_are_proven_at_exit(void **state)
+{
+	assert_int_equal(shakes_at_exit(0), 3);
+}
+
+static void unless_libcrypto_has_ended(void **state)
+{
+	assert_int_equal(shakes_at_exit(1), 4);
 }
 
 /* ---- who gets through ---------------------------------------------------------------------- */
@@ -554,6 +601,8 @@ static int remove_folder(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(keys_are_proven_at_exit),
+		cmocka_unit_test(unless_libcrypto_has_ended),
 		cmocka_unit_test(same_key_or_none),
 		cmocka_unit_test(other_key_is_refused),
 		cmocka_unit_test(listener_must_prove_too),
