@@ -131,11 +131,17 @@ static GvmNodeState gvm_tell_all(HostMemoryBackendGvm *gvm, bool again)
     return worst;
 }
 
+/* Memory that is plugged nowhere is no guest's, and no affair of the machine. */
+static bool gvm_in_use(HostMemoryBackendGvm *gvm)
+{
+    return host_memory_backend_is_mapped(MEMORY_BACKEND(gvm));
+}
+
 /* A guest that has lost memory must not go on; another one may be continued. */
 static void gvm_stop_guest(HostMemoryBackendGvm *gvm, GvmNodeState why)
 {
     if (gvm->unreachable != GVM_AWAY_STOP || why == GVM_NODE_STATE_HERE ||
-        !runstate_is_running()) {
+        !gvm_in_use(gvm) || !runstate_is_running()) {
         return;
     }
     qemu_system_vmstop_request_prepare();
@@ -197,14 +203,32 @@ GvmNodeState gvm_worst_awaited(void)
     HostMemoryBackendGvm *gvm;
 
     QLIST_FOREACH(gvm, &gvm_backends, next) {
-        if (gvm->unreachable != GVM_AWAY_ZERO) {
+        if (gvm->unreachable != GVM_AWAY_ZERO && gvm_in_use(gvm)) {
             worst = MAX(worst, gvm_worst_node(gvm));
         }
     }
     QLIST_FOREACH(gvm, &gvm_shared_backends, next) {
-        worst = MAX(worst, gvm_worst_node(gvm));
+        if (gvm_in_use(gvm)) {
+            worst = MAX(worst, gvm_worst_node(gvm));
+        }
     }
     return worst;
+}
+
+/* The machine's memory has changed: what has just come to be in it may be away
+ * already, and management has been told. */
+void gvm_events_plugged(void)
+{
+    HostMemoryBackendGvm *gvm;
+
+    QLIST_FOREACH(gvm, &gvm_backends, next) {
+        bool before = gvm->in_use;
+
+        gvm->in_use = gvm_in_use(gvm);
+        if (gvm->in_use && !before) {
+            gvm_stop_guest(gvm, gvm_worst_node(gvm));
+        }
+    }
 }
 
 /* The guest was continued, and had its time: is the node back? */

@@ -58,7 +58,7 @@ bool gvm_shared_refuse(HostMemoryBackendGvm *gvm, Error **errp)
 /* -- start ----------------------------------------------------------------- */
 
 /* A node has one line in the cluster file, so all of this QEMU's regions go by
- * one net. */
+ * one net: with one key and transport. */
 static HostMemoryBackendGvm *gvm_shared_neighbour(HostMemoryBackendGvm *gvm)
 {
     HostMemoryBackendGvm *other;
@@ -80,6 +80,13 @@ static bool gvm_shared_open_net(HostMemoryBackendGvm *gvm, Error **errp)
 
     if (!other) {
         return gvm_open_net(gvm, errp);
+    }
+    if (g_strcmp0(other->key_file, gvm->key_file) ||
+        g_strcmp0(other->transport, gvm->transport)) {
+        error_setg(errp, "memory-backend-gvm: node %u talks to others with the "
+                   "key-file and transport of its first shared memory: give "
+                   "the same", gvm->node);
+        return false;
     }
     err = gvm_cluster_load(gvm->cluster_file, &gvm->cluster, &why);
     if (err < 0) {

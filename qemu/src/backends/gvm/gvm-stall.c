@@ -239,6 +239,7 @@ static void gvm_views_change(MemoryListener *listener)
 {
     qatomic_inc(&stall.changing);
     call_rcu(g_new0(GvmChange, 1), gvm_change_over, rcu);
+    gvm_events_plugged();
 }
 
 static MemoryListener gvm_listener = {

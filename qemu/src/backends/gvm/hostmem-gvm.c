@@ -31,6 +31,9 @@
 #define GVM_LOCAL_MIN MiB
 #define GVM_LOCAL_MAX (256 * TiB)
 #define GVM_AHEAD_MAX 256
+#define GVM_NAME_MAX  63u /* as gvmnet/region.h has it */
+#define GVM_NAME_CHARS                                                         \
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 #define GVM_PLUG_MS   3000 /* most that object-add waits for memory nodes */
 
 struct GvmBackendList gvm_backends = QLIST_HEAD_INITIALIZER(gvm_backends);
@@ -74,12 +77,23 @@ static bool gvm_fill_in(HostMemoryBackendGvm *gvm, Error **errp)
     return true;
 }
 
+static bool gvm_name_is_legal(const char *name)
+{
+    size_t len = name ? strlen(name) : 1;
+
+    return len >= 1 && len <= GVM_NAME_MAX &&
+           (!name || strspn(name, GVM_NAME_CHARS) == len);
+}
+
 /* What does not go with memory whose pages come and go. */
 static bool gvm_refuse(HostMemoryBackend *backend, Error **errp)
 {
     if (!backend->size || backend->size % GVM_PAGE_SIZE) {
         error_setg(errp, "size of memory-backend-gvm must be a multiple of "
                    "%u bytes, and not 0", GVM_PAGE_SIZE);
+    } else if (!gvm_name_is_legal(MEMORY_BACKEND_GVM(backend)->region)) {
+        error_setg(errp, "region of memory-backend-gvm is a name of 1 to %u of "
+                   "A-Z a-z 0-9 . _ -", GVM_NAME_MAX);
     } else if (backend->prealloc) {
         error_setg(errp, "memory-backend-gvm cannot be preallocated: pages "
                    "that are not in use are not to be here (leave out "
@@ -169,13 +183,19 @@ unsigned gvm_patience_ms(void)
                : 0;
 }
 
+/* For the pager: more than all of it is all of it. */
+static uint64_t gvm_budget(HostMemoryBackendGvm *gvm, uint64_t local)
+{
+    return MAX(MIN(local, MEMORY_BACKEND(gvm)->size), GVM_LOCAL_MIN);
+}
+
 static bool gvm_open_pager(HostMemoryBackendGvm *gvm, Error **errp)
 {
     struct gvm_pager_config config;
     int err;
 
     gvm_pager_config_init(&config);
-    config.local_bytes = gvm->local;
+    config.local_bytes = gvm_budget(gvm, gvm->local);
     config.prefetch_pages = gvm->prefetch;
     if (gvm->unreachable_ms) {
         config.unreachable_ms = gvm->unreachable_ms;
@@ -438,6 +458,7 @@ static void gvm_set_local(Object *obj, Visitor *v, const char *name,
 {
     HostMemoryBackendGvm *gvm = MEMORY_BACKEND_GVM(obj);
     uint64_t value;
+    int err = 0;
 
     if (!visit_type_size(v, name, &value, errp) ||
         (gvm->dsm && !gvm_may_set(obj, name, errp))) {
@@ -448,7 +469,14 @@ static void gvm_set_local(Object *obj, Visitor *v, const char *name,
         return;
     }
     if (gvm->range) {
-        gvm_pager_set_local(gvm->pager, value);
+        err = gvm_pager_set_local(gvm->pager, gvm_budget(gvm, value));
+    }
+    if (err < 0) {
+        error_setg_errno(errp, -err, "local stays at %" PRIu64 " bytes",
+                         gvm->local);
+        return;
+    }
+    if (gvm->range) {
         trace_gvm_backend_local(gvm_id(gvm), value);
     }
     gvm->local = value;

@@ -47,6 +47,7 @@ struct HostMemoryBackendGvm {
     EventNotifier changed;      /* the library has changed nodes[] */
     uint8_t *nodes;             /* GvmNodeState by id: it writes that */
     uint8_t *told;              /* what management was told of it */
+    bool in_use;                /* it was some machine's when that last changed */
     QLIST_ENTRY(HostMemoryBackendGvm) next;
 };
 
@@ -66,6 +67,7 @@ void gvm_events_stop(HostMemoryBackendGvm *gvm);
 void gvm_events_node_state(void *arg, unsigned node, int why);
 bool gvm_any_node_missing(void);
 GvmNodeState gvm_worst_awaited(void);
+void gvm_events_plugged(void);
 
 /*
  * From now on, until gvm_reason_over(), the library's lines are looked at for

@@ -261,7 +261,8 @@ static void test_refused(void)
         { ", \"unreachable\": \"panic\"", "panic" },
         { ", \"mode\": \"kernel\"", "use mode=user" },
         { ", \"transport\": \"pigeon\"", "transport pigeon: " },
-        { ", \"region\": \"no/name\"", "region no/name" },
+        { ", \"region\": \"no/name\"", "a name of 1 to 63 of" },
+        { ", \"region\": \"\"", "a name of 1 to 63 of" },
         { ", \"speed\": 3", "'speed' is unexpected" },
     };
     QTestState *qts = start_bare();
@@ -291,6 +292,11 @@ static void test_changed(void)
     succeeds(add(qts, ""));
     succeeds(set(qts, "/objects/m", "local", 3 * MiB));
     succeeds(set(qts, "/objects/m", "prefetch", 0));
+    /* more than there is, and more than a pager can count, is all of it */
+    succeeds(qtest_qmp(qts, "{ 'execute': 'qom-set', 'arguments': { "
+                       "'path': '/objects/m', 'property': 'local', "
+                       "'value': %" PRId64 " } }", (int64_t)(256 * TiB)));
+    succeeds(set(qts, "/objects/m", "local", 3 * MiB));
     fails(set(qts, "/objects/m", "local", 4096), "local must be from 1M");
     fails(set(qts, "/objects/m", "prefetch", 257), "from 0 to 256 pages");
     fails(set(qts, "/objects/m", "node", 1), "cannot be changed while it runs");
@@ -305,6 +311,8 @@ static void test_changed(void)
     g_assert_cmpint(qdict_get_int(qdict_get_qdict(said, "prefetch"), "limit"),
                     ==, 0);
     qobject_unref(said);
+    succeeds(del(qts, "m"));
+    succeeds(add(qts, ", \"local\": 281474976710656"));
     qtest_quit(qts);
 }
 
@@ -480,6 +488,34 @@ static void test_reset_never(void)
     qtest_quit(qts);
 }
 
+/*
+ * Memory that is plugged nowhere does not stop a machine when its node is away
+ * or has lost it, nor keep it from being reset; when it is plugged it does.
+ */
+static void test_spare(void)
+{
+    QTestState *qts = qtest_init("-machine pc -m 32,slots=1,maxmem=64M "
+                                 "-nodefaults");
+
+    succeeds(add(qts, ", \"unreachable\": \"stop\""));
+    node_kill();
+    forget("image");
+    qtest_qmp_eventwait(qts, "GVM_NODE_LOST");
+    succeeds(qtest_qmp(qts, "{ 'execute': 'system_reset' }"));
+    qtest_qmp_eventwait(qts, "RESET");
+    status_is(qts, "running");
+    node_start();
+    qtest_qmp_eventwait(qts, "GVM_NODE_LOST"); /* for good */
+    succeeds(qtest_qmp(qts, "{ 'execute': 'system_reset' }"));
+    qtest_qmp_eventwait(qts, "RESET");
+    status_is(qts, "running");
+    succeeds(qtest_qmp(qts, "{ 'execute': 'device_add', 'arguments': { "
+                       "'driver': 'pc-dimm', 'memdev': 'm' } }"));
+    qtest_qmp_eventwait(qts, "STOP");
+    status_is(qts, "internal-error");
+    qtest_quit(qts);
+}
+
 int main(int argc, char **argv)
 {
     int ret;
@@ -499,6 +535,7 @@ int main(int argc, char **argv)
     qtest_add_data_func("/gvm/reset/later", NULL, test_reset_later);
     qtest_add_data_func("/gvm/reset/later-stopped", "", test_reset_later);
     qtest_add_func("/gvm/reset/never", test_reset_never);
+    qtest_add_func("/gvm/spare", test_spare);
     ret = g_test_run();
     nodes_end();
     return ret;
