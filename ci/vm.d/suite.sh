@@ -37,3 +37,28 @@ suite() {
 		grep -aE -m 1 -B 12 -A 4 '^\[ +(ERROR|LINE) ' "$pair_log.client" | cut -c1-200
 	fi | sed 's/^\(# \)*/#   /' || true
 }
+
+# harmed TRANSPORT DESCRIPTION COMMAND: traffic of all kinds goes on while machine 1 runs COMMAND
+harmed() {
+	suite_what="while $2" suite_harm=$3
+	suite conformance_harm 300 "$1"
+	suite_what='' suite_harm=
+}
+
+# suite_lossy NAME...: these, over the verbs provider, while both machines lose packets
+suite_lossy() {
+	local name
+	must "$dev: a slow cable that loses packets" slow_link delay 1ms loss 1%
+	meet
+	suite_what="over a slow cable that loses packets" suite_words=(GVM_CONFORMANCE_CABLE=bad)
+	for name in "$@"; do
+		suite "$name" 300 verbs
+	done
+	suite_what='' suite_words=()
+	tc -s qdisc show dev eth0 >"$VM_SHARED/netem.$dev.$VM_INDEX"
+	plain_link
+	meet
+	in_machine 0 || return 0
+	cat "$VM_SHARED/netem.$dev".? >netem.log
+	check_line "$dev: packets were lost" netem.log 'dropped [1-9]'
+}
