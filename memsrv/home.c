@@ -31,6 +31,7 @@ static void add_up(struct home_stats *sum, struct home_region *r)
 	sum->frames_refused += st.refused;
 	sum->frames_late += st.late + st.stale;
 	sum->pages_lost += st.lost;
+	sum->pages_reclaimed += st.reclaimed;
 	sum->directory_bytes += st.directory_bytes;
 }
 
@@ -640,6 +641,8 @@ const struct gvm_counter *home_counters(size_t *count)
 			"Members of shared regions that did not take what they were sent."),
 		COUNTER(pages_lost, "pages", 0,
 			"Pages of shared regions that nobody has any more."),
+		COUNTER(pages_reclaimed, "pages", 0,
+			"Pages of shared regions taken back to make room in the directory."),
 		COUNTER(
 		    no_room, "requests", 0,
 		    "Requests for pages of shared regions that were refused for want of memory."),

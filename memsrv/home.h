@@ -64,7 +64,7 @@ void home_tick(struct home *home);
 struct home_stats {
 	uint64_t shared_regions, shared_members, directory_bytes; /* gauges */
 	uint64_t frames_sent, frames_received, frames_refused, frames_late;
-	uint64_t buried, overrun, pages_lost, no_room;
+	uint64_t buried, overrun, pages_lost, pages_reclaimed, no_room;
 };
 void home_stats(struct home *home, struct home_stats *stats);
 const struct gvm_counter *home_counters(size_t *count);

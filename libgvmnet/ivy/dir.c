@@ -53,6 +53,13 @@ struct ivy_entry *ivy_dir_walk(const struct ivy *ivy, uint32_t *at)
 	return NULL;
 }
 
+struct ivy_entry *ivy_dir_at(const struct ivy *ivy, uint32_t at)
+{
+	struct ivy_entry *e = entry_at(&ivy->dir, at);
+
+	return in_use(e) ? e : NULL;
+}
+
 /* Twice as large an index; if there is no memory, longer chains do. */
 static void grow_index(struct ivy *ivy)
 {

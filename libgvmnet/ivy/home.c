@@ -324,7 +324,7 @@ static void again(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e, struc
 		ivy_write_again(ivy, t, e);
 }
 
-static int enqueue(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, uint64_t base)
+static void enqueue(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, uint64_t base)
 {
 	struct ivy_txn *t = ivy_txn_get(ivy, h->page, NOBODY);
 	struct ivy_waiter *w = t ? waiter_make(ivy, from, h, base) : NULL;
@@ -334,7 +334,6 @@ static int enqueue(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, uint
 	else
 		nak(ivy, from, h->page, h->xid, GVM_ST_LIMIT);
 	ivy_home_advance(ivy, h->page);
-	return 0;
 }
 
 /* The node was the owner, and has been asked for its page. */
@@ -367,6 +366,7 @@ int ivy_home_request(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, co
 	struct ivy_waiter *w = ivy_waiter_served(ivy, t, from);
 
 	if (!e) {
+		ivy_room_make(ivy);
 		nak(ivy, from, h->page, h->xid, GVM_ST_LIMIT);
 		return 0;
 	}
@@ -388,7 +388,9 @@ int ivy_home_request(struct ivy *ivy, uint16_t from, const struct gvm_hdr *h, co
 	}
 	if (e->owner == from && h->type == GVM_COH_READ && !is_giving(t, from))
 		return ivy_refuse(ivy);
-	return enqueue(ivy, from, h, base_in(h, bytes));
+	enqueue(ivy, from, h, base_in(h, bytes));
+	ivy_room_keep(ivy);
+	return 0;
 }
 
 static int writer_done(struct ivy *ivy, uint16_t from, struct ivy_txn *t, const struct gvm_hdr *h)

@@ -104,6 +104,24 @@ static int plan(struct ivy *ivy, const struct ivy_txn *t, const struct ivy_entry
 	return 0;
 }
 
+void ivy_write_nobody(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
+{
+	uint32_t n = ivy_sharers_count(e);
+
+	t->fan = ivy_fan_make(ivy, t->link.key, n, 1);
+	if (!t->fan)
+		return; /* another time */
+	ivy_sharers_list(e, t->fan->ids);
+	t->phase = TXN_INV;
+	t->same = t->early = t->sent = t->done = 0;
+	t->supplier = NOBODY;
+	t->version = t->fan->version = ivy_draw(ivy);
+	t->tries = 0;
+	t->due = ivy->now + ivy->config.round_ns;
+	ivy_fan_start(ivy, t->fan, ivy_new_round(ivy), 0);
+	ivy_write_step(ivy, t, e);
+}
+
 int ivy_write_start(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 {
 	struct ivy_waiter *w = t->queue.first;
@@ -168,7 +186,8 @@ static void all_told(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e)
 		ivy_recall_start(ivy, t, e, writer, 0);
 	} else if (t->early && !IVY_BUG(EARLY_DEATH)) {
 		ivy_write_lost(ivy, t, e);
-	} else { /* the writer died: the page is with whom it was, or here */
+	} else { /* the writer died, or there was none: the page is with whom it was, or here */
+		ivy_txn_charge(ivy, t, NOBODY);
 		t->phase = TXN_IDLE;
 		t->supplier = NOBODY;
 		if (supplier != NOBODY)

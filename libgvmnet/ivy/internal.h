@@ -8,6 +8,7 @@
  *     pin.c       pages that are not to be taken from this node for a while
  *     home.c      a page at its home: who is served and who waits
  *     home_write.c  a writer, from its turn to its DONE
+ *     home_room.c  pages that are taken back because the directory is full
  *     node_report.c  what a node tells a home that has been started anew
  *     home_rebuild.c  the directory, built of that
  *     home_loss.c   content that is to be got back; peers that die
@@ -55,6 +56,7 @@ enum ivy_bug {
 	IVY_BUG_ACK_FIRST,   /* a sharer acknowledges to the writer before it unmaps */
 	IVY_BUG_EARLY_DEATH, /* a writer that died, granted early, is taken not to have written */
 	IVY_BUG_EARLY_KEPT,  /* a request that is renewed keeps what the one before was granted */
+	IVY_BUG_ROOM_EARLY,  /* a page is forgotten before its sharers have dropped it */
 	IVY_BUG_COUNT
 };
 extern enum ivy_bug ivy_test_bug;
@@ -125,6 +127,8 @@ struct ivy_entry *ivy_dir_get(struct ivy *ivy, uint64_t page);
 void ivy_dir_del(struct ivy *ivy, struct ivy_entry *entry);
 /* All entries: from 0 until NULL; *at is the next to ask for. */
 struct ivy_entry *ivy_dir_walk(const struct ivy *ivy, uint32_t *at);
+/* The one in this place, below dir.used; NULL: it is free. */
+struct ivy_entry *ivy_dir_at(const struct ivy *ivy, uint32_t at);
 void ivy_dir_fini(struct ivy *ivy);
 
 static inline uint64_t entry_version(const struct ivy_entry *e)
@@ -189,7 +193,8 @@ struct ivy_relay {
 	uint16_t parent;
 };
 
-/* Room for n ids, and for as many children if direct, else for those of a tree; ids are the caller's to set. */
+/* Room for n ids, and for as many children if direct, else for those of a tree; ids are the
+ * caller's to set. */
 struct ivy_fan *ivy_fan_make(struct ivy *ivy, uint64_t page, uint32_t n, int direct);
 void ivy_fan_free(struct ivy *ivy, struct ivy_fan *fan);
 /* Cut the ids in runs and tell the first of each. direct: each by itself, as this node always is;
@@ -458,6 +463,14 @@ void ivy_write_abandon(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
 /* The invalidation may be over: look, and go on. */
 void ivy_write_step(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
 
+/* As if a writer had died: all sharers are told, and then nobody has a copy. There is no owner. */
+void ivy_write_nobody(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
+
+/* home_room.c. There is no room for an entry, or no memory: take a page back. */
+void ivy_room_make(struct ivy *ivy);
+/* The same if there will soon be none. */
+void ivy_room_keep(struct ivy *ivy);
+
 /* home_loss.c. The page is lost: all that wait are refused. */
 void ivy_home_lose(struct ivy *ivy, struct ivy_txn *t, struct ivy_entry *e);
 /* Fetch the content from candidate, or (NOBODY) from any sharer. strict: not if it has given it to
@@ -559,6 +572,7 @@ struct ivy {
 	struct ivy_dir dir;
 	struct ivy_table txns, waiters;
 	struct ivy_txn *txn_list;
+	uint32_t room_at; /* in the directory: where to look for a page to take back */
 	uint32_t *shares; /* by node, then its own: see max_share; NULL: there is no bound */
 	/* homes that have been started anew; this one, if it has */
 	struct ivy_table reborn;

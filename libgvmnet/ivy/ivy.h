@@ -90,22 +90,22 @@ struct ivy_config {
 	const struct ivy_env *env; /* must outlive the engine */
 	void *user;
 	uint64_t region;
-	uint64_t pages;     /* of the region; below 2^40 */
-	uint32_t page_size; /* bytes, 1 to IVY_PAGE_MAX */
-	uint32_t epoch;     /* of the cluster map; other epochs' messages are refused */
-	uint16_t self;      /* this node */
-	uint16_t nodes;     /* ids are below this; at most GVM_WIRE_NODE_MAX */
-	uint32_t
-	    max_entries;   /* of the directory: pages in use elsewhere that this node is home of */
-	uint32_t max_txns; /* pages that this node is home of and somebody waits for */
+	uint64_t pages;       /* of the region; below 2^40 */
+	uint32_t page_size;   /* bytes, 1 to IVY_PAGE_MAX */
+	uint32_t epoch;       /* of the cluster map; other epochs' messages are refused */
+	uint16_t self;        /* this node */
+	uint16_t nodes;       /* ids are below this; at most GVM_WIRE_NODE_MAX */
+	uint32_t max_entries; /* of the directory: pages in use elsewhere that this node is home of;
+				 near it those that nobody waits for are taken back */
+	uint32_t max_txns;    /* pages that this node is home of and somebody waits for */
 	uint32_t max_waiters; /* requests that are served or wait here */
 	/* Of these, that one node may have: who says no DONE is told to be patient, and leaves
 	 * room to others. So many pages the home fetches by itself at a time. 0: no bound. */
 	uint32_t max_share;
-	uint32_t max_pages;   /* pages that this node has a copy of or wants */
-	uint32_t max_relays;  /* invalidations that this node passes on at a time */
-	uint64_t retry_ns;    /* after which an open request is asked for again, doubling; not 0 */
-	uint64_t round_ns;    /* after which a home gives up on an invalidation's tree; not 0 */
+	uint32_t max_pages;  /* pages that this node has a copy of or wants */
+	uint32_t max_relays; /* invalidations that this node passes on at a time */
+	uint64_t retry_ns;   /* after which an open request is asked for again, doubling; not 0 */
+	uint64_t round_ns;   /* after which a home gives up on an invalidation's tree; not 0 */
 	/*
 	 * Contents that are kept though they are not the newest, of all pages together: what a
 	 * page was before it was written here, and copies that were given up, so that who asks
@@ -128,6 +128,7 @@ struct ivy_stats {
 	uint64_t invalidated;   /* copies given up to INV */
 	uint64_t early;         /* writes that went on before the home knew that they may */
 	uint64_t lost;          /* pages of this home that nobody has */
+	uint64_t reclaimed;     /* pages that were taken back to make room in the directory */
 	uint64_t no_memory;     /* a limit or the allocator said no */
 	uint64_t over_share;    /* requests refused for max_share: these are in no_memory, too */
 	uint64_t deltas;        /* pages that were sent as what has changed of them */

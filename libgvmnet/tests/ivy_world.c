@@ -231,7 +231,7 @@ static void node_start(struct world_node *n)
 		.epoch = 1,
 		.self = (uint16_t)n->id,
 		.nodes = (uint16_t)scenario.nodes,
-		.max_entries = 16,
+		.max_entries = scenario.entries ? scenario.entries : 16,
 		.max_txns = 16,
 		.max_waiters = 64,
 		.max_pages = 16,

@@ -37,9 +37,10 @@ struct scenario {
 	int shared;     /* nodes that have a copy of page 0 when it begins */
 	int mute;       /* nodes that do not report, or (mute_later) do not note what followed */
 	int mute_later;
-	int pins;       /* times that a node pins a page, for what it may do with it */
-	unsigned old;   /* contents that each node keeps, for deltas */
-	unsigned limit; /* states, 0: all */
+	unsigned entries; /* of a directory, 0: as many as may be needed */
+	int pins;         /* times that a node pins a page, for what it may do with it */
+	unsigned old;     /* contents that each node keeps, for deltas */
+	unsigned limit;   /* states, 0: all */
 };
 
 enum link_state { LINK_UP, LINK_LOST, LINK_DEAD };

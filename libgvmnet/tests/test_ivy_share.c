@@ -2,7 +2,8 @@
 /*
  * Shows that a member which asks and never says DONE, or writes back what nobody can make sense of
  * and does not answer, fills no more than its share of what a home can have under way: all others
- * are served as ever, it itself is told to be patient, and has its share again when it goes on.
+ * are served as ever, it itself is told to be patient, and has its share again when it goes on. And
+ * that who has had as many pages as a home has entries keeps nobody out.
  */
 #include "ivy_alone.h"
 
@@ -96,6 +97,113 @@ static void who_waits_everywhere_has_its_share(void **state)
 	assert_int_equal(stats_of(ivy).waiters, 2 * SHARE);
 	is_refused(ivy, ROGUE, SHARE);
 	is_served(ivy, OTHER + 1, SHARE);
+	end(ivy);
+}
+
+/* ---- room in the directory ----------------------------------------------------------------- */
+
+#define ROOM  160u /* entries */
+#define TURNS (20 * ROOM)
+
+static struct gvm_hdr given; /* the last DATA or GRANT */
+static struct {
+	struct gvm_hdr h;
+	uint16_t to;
+} told[ROOM]; /* what is to be answered */
+static unsigned tells;
+static uint64_t version[TURNS];
+
+static void note(uint16_t to, const struct gvm_hdr *h, const void *payload)
+{
+	if (h->type == GVM_COH_DATA || h->type == GVM_COH_GRANT)
+		given = *h;
+	if (h->type != GVM_COH_INV && h->type != GVM_COH_RECALL)
+		return;
+	assert_true(tells < ROOM);
+	told[tells].h = *h;
+	told[tells++].to = to;
+}
+
+static struct ivy *home_with_little_room(void)
+{
+	struct ivy_config c = config_of(0);
+	struct ivy *ivy;
+
+	c.max_entries = ROOM;
+	assert_int_equal(ivy_new(&c, &ivy), 0);
+	seen.on_send = note;
+	tells = 0;
+	return ivy;
+}
+
+static void all_answer(struct ivy *ivy)
+{
+	while (tells > 0) {
+		const struct gvm_hdr h = told[--tells].h;
+		struct gvm_hdr back = message(GVM_COH_BACK, h.page, h.xid, version[h.page / 2]);
+
+		back.flags = GVM_F_ZERO;
+		if (h.type == GVM_COH_INV)
+			assert_int_equal(say(ivy, told[tells].to, GVM_COH_ACK, h.page, h.xid, 0),
+					 0);
+		else
+			assert_int_equal(ivy_receive(ivy, told[tells].to, &back, NULL), 0);
+	}
+}
+
+/* 1: it is. Each third one is written. */
+static int is_let_in(struct ivy *ivy, uint16_t node, uint32_t i)
+{
+	unsigned type = i % 3 ? GVM_COH_READ : GVM_COH_WRITE;
+
+	given.page = ~0ull;
+	assert_int_equal(say(ivy, node, type, page_of(i), i + 1, 0), 0);
+	if (given.page != page_of(i))
+		return 0;
+	version[i] = given.arg;
+	assert_int_equal(say(ivy, node, GVM_COH_DONE, page_of(i), i + 1, given.arg), 0);
+	return 1;
+}
+
+/* Who has had all that there is room for keeps nobody out, and need not wait himself. */
+static void who_reads_everything_keeps_nobody_out(void **state)
+{
+	struct ivy *ivy = home_with_little_room();
+	uint32_t i;
+
+	for (i = 0; i < TURNS; i++) {
+		assert_true(is_let_in(ivy, i % 16 == 15 ? OTHER : ROGUE, i));
+		assert_true(stats_of(ivy).entries <= ROOM);
+		all_answer(ivy);
+	}
+	assert_int_equal(seen.of_type[GVM_COH_NAK], 0);
+	assert_true(stats_of(ivy).reclaimed >= TURNS - ROOM);
+	end(ivy);
+}
+
+/* As long as it does not answer there is no room; when it does, or dies, there is. */
+static void who_does_not_answer_does(void **state)
+{
+	struct ivy *ivy = home_with_little_room();
+	uint32_t i;
+
+	for (i = 0; is_let_in(ivy, ROGUE, i); i++)
+		;
+	assert_int_equal(i, ROOM);
+	assert_false(is_let_in(ivy, OTHER, 1000));
+	assert_int_equal(seen.sent.type, GVM_COH_NAK);
+	assert_int_equal(seen.sent.status, GVM_ST_LIMIT);
+	all_answer(ivy);
+	assert_true(is_let_in(ivy, OTHER, 1000));
+
+	for (i = ROOM; is_let_in(ivy, ROGUE, i); i++)
+		;
+	assert_false(is_let_in(ivy, OTHER, 1001));
+	ivy_peer_dead(ivy, ROGUE);
+	tells = 0;
+	for (i = 1; i < 400 && !is_let_in(ivy, OTHER, 1000 + i); i++)
+		all_answer(ivy);
+	assert_true(i < 400);
 	end(ivy);
 }
 
@@ -279,6 +387,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(who_says_no_done_has_its_share),
 		cmocka_unit_test(who_waits_everywhere_has_its_share),
+		cmocka_unit_test(who_reads_everything_keeps_nobody_out),
+		cmocka_unit_test(who_does_not_answer_does),
 		cmocka_unit_test(who_writes_back_riddles_has_its_share),
 		cmocka_unit_test(shares_are_given_back),
 		cmocka_unit_test(without_shares_one_fills_the_home),

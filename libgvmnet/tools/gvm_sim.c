@@ -23,7 +23,7 @@ static const uint32_t sweep[] = { 16, 64, 256, 1024, 4096, GVM_WIRE_NODE_MAX };
 struct asked {
 	double nodes, homes, pages, accesses, seed, writes, evict;
 	double latency_us, jitter_us, think_us, slow;
-	double loss, breaks_ms, partitions, partition_ms, crashes, returns, twice, changed;
+	double entries, loss, breaks_ms, partitions, partition_ms, crashes, returns, twice, changed;
 	enum sim_pattern pattern;
 	int json, sweep;
 };
@@ -48,6 +48,8 @@ static const struct {
 	  "of accesses after which the page is evicted (default 0)" },
 	{ NUMBER("--changed", changed), 1, SIM_CHANGED_MAX, 1, "BYTES",
 	  "of 4 KiB that a write changes: pages go as deltas (default: whole)" },
+	{ NUMBER("--entries", entries), 1, 1 << 24, 1, "N",
+	  "of a home's directory: beyond that pages are taken back (default: 16 Mi)" },
 	{ NUMBER("--latency", latency_us), 0.001, 1e6, 0, "US", "of a message (default 5)" },
 	{ NUMBER("--jitter", jitter_us), 0, 1e6, 0, "US",
 	  "so much more at most, at random (default 0)" },
@@ -209,6 +211,7 @@ static struct sim_config configure(const struct asked *a, uint32_t nodes)
 		.slow_nodes = (uint32_t)or_else(a->slow, 0),
 		.chaos_ns = ns(or_else(a->breaks_ms, 0), 1e6),
 		.loss = (uint32_t)or_else(a->loss, 0),
+		.entries = (uint32_t)or_else(a->entries, 0),
 		.partitions = (uint32_t)or_else(a->partitions, 0),
 		.partition_ns = ns(or_else(a->partition_ms, 2), 1e6),
 		.crashes = (uint32_t)or_else(a->crashes, 0),

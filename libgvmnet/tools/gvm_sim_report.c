@@ -196,6 +196,7 @@ static json_t *as_json(const struct sim_done *d)
 	put(o, "bytes_whole", r->bytes_whole);
 	put(o, "directory_entries", r->entries);
 	put(o, "directory_bytes", r->directory_bytes);
+	put(o, "reclaimed", r->reclaimed);
 	put(o, "node_accesses_least", r->node_least);
 	put(o, "node_accesses_most", r->node_most);
 	json_object_set_new(o, "jain", json_real(r->fairness));

@@ -567,7 +567,7 @@ void sim_node_start(struct sim *s, struct sim_node *n)
 		.epoch = 1,
 		.self = n->id,
 		.nodes = (uint16_t)s->c.nodes,
-		.max_entries = 1u << 24,
+		.max_entries = s->c.entries ? s->c.entries : 1u << 24,
 		.max_txns = 1u << 20,
 		.max_waiters = 1u << 20,
 		.max_pages = 1u << 24,
@@ -708,6 +708,7 @@ static void sum_up_engine(struct sim *s, const struct sim_node *n)
 	s->r->repeated += stats.repeated;
 	s->r->lost += stats.lost;
 	s->r->entries += stats.entries;
+	s->r->reclaimed += stats.reclaimed;
 	s->r->directory_bytes += stats.directory_bytes;
 }
 

@@ -46,6 +46,7 @@ struct sim_config {
 	/* Bytes of 4 KiB, in one place, that a write changes, 1 to SIM_CHANGED_MAX: pages are sent
 	 * as deltas where their base is there. 0: whole, always. */
 	uint32_t changed;
+	uint32_t entries; /* of a home's directory, beyond which pages are taken back; 0: any */
 };
 
 #define SIM_CHANGED_MAX 3052u /* above that a delta is not worth it */
@@ -71,7 +72,7 @@ struct sim_result {
 	struct sim_latency latency[2];      /* of faults: to read, to write */
 	uint64_t last_fault_ns;             /* SIM_BROADCAST: of the write */
 	uint64_t last_messages, last_bytes; /* and what it took */
-	uint64_t entries, directory_bytes;
+	uint64_t entries, directory_bytes, reclaimed;
 	uint64_t node_least, node_most; /* accesses of the node with the least, the most */
 	double
 	    fairness; /* Jain's index of them: 1 if all have had the same, 1/nodes if one had all */
