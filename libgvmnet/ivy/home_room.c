@@ -47,7 +47,7 @@ void ivy_room_make(struct ivy *ivy)
 		return;
 	page = entry_page(e);
 	ivy->stats.reclaimed++;
-	if (IVY_BUG(ROOM_EARLY)) {
+	if (e->owner == NOBODY && IVY_BUG(ROOM_EARLY)) {
 		ivy_sharers_clear(ivy, e);
 	} else if (e->owner == NOBODY) {
 		ivy_write_nobody(ivy, t, e);
