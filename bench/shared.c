@@ -362,17 +362,15 @@ static double sorted_median(double *v, unsigned n)
 /* Of what it consists, in the same round; 0: it is a part itself. */
 static double parts_of(enum what what, unsigned round)
 {
-	double miss = p50[FROM_OWNER][round];
-
 	switch (what) {
 	case FROM_HOME:
 		return p50[TCP][round] + p50[UFFD][round];
 	case FROM_OWNER:
 		return p50[HOPS][round];
 	case BOTH_WRITE:
-		return miss;
-	case IN_TURNS:
-		return miss + p50[UPGRADE][round];
+		return p50[HOPS][round];
+	case IN_TURNS: /* two faults, of which one moves the page */
+		return 2 * p50[HOPS][round];
 	default:
 		return 0;
 	}
@@ -408,10 +406,9 @@ static void print_table(unsigned rounds)
 		print_row(i, rounds);
 	printf(
 	    "\nParts of a miss: a raw fault and raw TCP, with a third process if there is one.\n"
-	    "The last two: µs from one transfer, or turn, to the next. A transfer is one miss "
-	    "with the\n"
-	    "page from the other; a turn is that and a write to what both read (two faults, one "
-	    "page).\n"
+	    "The last two: µs from one transfer, or turn, to the next. Parts of a transfer are a "
+	    "raw fault\n"
+	    "with a third process; of a turn, in which there are two faults, two of these.\n"
 	    "Ratios are of figures of the same round: median of %u rounds [smallest to largest].\n",
 	    rounds);
 }
