@@ -45,6 +45,11 @@ struct gvm_host;
 
 #define GVM_PROOF_TEXT_MAX 2048u
 
+/* Accepted connections of a worker that have not proven themselves: one more, and the oldest of
+ * them gives way. Core counts those that it has been told of; a provider that asks for a proof
+ * before that counts its own. Each has GVM_HANDSHAKE_MS. */
+#define GVM_HANDSHAKES_MAX 1024u
+
 /* Why a proof of the key is refused: the same words wherever it is looked at. Both sides log them,
  * so neither is "this side" in them. */
 #define GVM_KEYS_DIFFER "the keys of the two sides are not the same (compare the key files)"
