@@ -27,7 +27,7 @@
 
 #define NS_PER_MS         1000000ULL
 #define NS_PER_S          1000000000ULL
-#define CONNECTIONS_MIN   64u   /* of GVM_CONNECTIONS=auto */
+#define CONNECTIONS_MIN   64u /* of GVM_CONNECTIONS=auto */
 #define CONNECTIONS_MAX   4096u
 #define ALARM_MIN_NS      (200 * 1000ULL) /* a nearer end of a sleep is given to the sleep itself */
 #define PEEKS_PER_POLL    4u

@@ -171,8 +171,11 @@ struct ofi_prov {
 	struct rma_table ids;
 	unsigned conns, sends; /* endpoints with a socket; cells under way, first ones too */
 	struct ofi_ctx *under_way;
-	int spoiled;          /* shm: a process has died inside the port's region */
-	struct ofi_ep *paths; /* those whose first cell is to be sent */
+	int spoiled;           /* shm: a process has died inside the port's region */
+	struct ofi_ep *paths;  /* those whose first cell is to be sent */
+	struct ofi_ep *trying; /* the rest of those that were in paths, in ofi_paths_try() */
+	int unposted;          /* receive buffers are to be posted that could not be */
+	uint64_t renew_at;     /* without cq: not before */
 	uint8_t machine[16];
 
 	struct gvm_watch clock; /* a timer that ticks while there are waits */
@@ -251,6 +254,8 @@ void ofi_ports_free(struct ofi_prov *prov);
 int ofi_receives(struct gvm_rma_ep *ep, unsigned n);
 /* A receive buffer has been served. */
 void ofi_port_repost(struct ofi_buf *buf);
+/* Post those that could not be. */
+void ofi_ports_post(struct ofi_prov *prov);
 /* Send the first cell. -EAGAIN: not yet. */
 int ofi_path_send(struct ofi_ep *ep);
 /* It has been, or could not be; buf is given back. NULL: of one that has ended. */

@@ -139,27 +139,34 @@ static void path_add(struct ofi_ep *ep)
 	prov->again = 1;
 }
 
-static void path_remove(struct ofi_ep *ep)
+static void path_unlink(struct ofi_ep **at, const struct ofi_ep *ep)
 {
-	struct ofi_ep **at = &ofi_of(ep)->paths;
-
-	if (ep->path)
-		ep->path->ep = NULL;
-	ep->path = NULL;
 	while (*at && *at != ep)
 		at = &(*at)->path_next;
 	if (*at)
 		*at = ep->path_next;
 }
 
+static void path_remove(struct ofi_ep *ep)
+{
+	struct ofi_prov *prov = ofi_of(ep);
+
+	if (ep->path)
+		ep->path->ep = NULL;
+	ep->path = NULL;
+	path_unlink(&prov->paths, ep);
+	path_unlink(&prov->trying, ep);
+}
+
 void ofi_paths_try(struct ofi_prov *prov)
 {
-	struct ofi_ep *list = prov->paths, *ep;
+	struct ofi_ep *ep;
 	int err;
 
+	prov->trying = prov->paths;
 	prov->paths = NULL;
-	while ((ep = list)) {
-		list = ep->path_next;
+	while ((ep = prov->trying)) {
+		prov->trying = ep->path_next;
 		err = ep->path_tries && gvm_now() < ep->path_at ? -EAGAIN : ofi_path_send(ep);
 		if (err == -EAGAIN)
 			path_add(ep);
