@@ -621,11 +621,9 @@ static int is_strange(const uint8_t *frame, uint32_t len)
 /* An earlier version closes the connection without a word. */
 static void hung_up(struct ofi_ep *ep)
 {
-	if (ep->state == OFI_HELLO && !ep->listener && !ep->rx_len && may_log(ofi_of(ep)))
-		gvm_log(GVM_LOG_WARN,
-			"%s has closed the connection without an answer: no gvmnet node over "
-			"libfabric, or one of another version",
-			ep->ep.ep.name);
+	if (ep->state == OFI_HELLO && !ep->listener && !ep->rx_len)
+		ep->ep.ep.why = "closed without an answer: no gvmnet node over libfabric, or one "
+				"of another version";
 	fail(ep, -ECONNRESET, "the other side has gone");
 }
 

@@ -41,7 +41,7 @@ struct gvm_listener;
 struct gvm_host;
 
 #define GVM_PROVIDER_AUTO "auto" /* args of one that GVM_TRANSPORT=auto has chosen */
-#define GVM_HELLO_MAX 512u /* bytes of payload of a message before allow() */
+#define GVM_HELLO_MAX     512u   /* bytes of payload of a message before allow() */
 
 #define GVM_PROOF_TEXT_MAX 2048u
 
@@ -68,6 +68,7 @@ struct gvm_ep {
 	    owner; /* incarnation that the peer gave in the handshake; set by core before allow() */
 	uint64_t last_heard; /* when bytes last arrived, worker's clock: liveness reads it */
 	char name[64];       /* the other side, for the log: "10.0.0.3:9999" */
+	const char *why;     /* connected(err): what err does not say, static; NULL: nothing more */
 };
 
 /* Offered or local memory that a provider's hardware reaches by itself, from mem_hold() or

@@ -117,6 +117,7 @@ static inline void host_connected(struct gvm_ep *ep, int status)
 
 	assert(!c->connected);
 	c->connected = status ? status : 1;
+	c->reason = ep->why;
 	if (!status && c->node->shut_connected)
 		c->node->ops->shut(ep, -ECANCELED);
 	if (status || c->node->shut_connected)
