@@ -114,7 +114,7 @@ static const char *provider_name(const struct gvm_peer *peer)
 	return peer->worker->providers[peer->provider].ops->name;
 }
 
-static void fall_back(struct gvm_peer *peer, int why)
+static void fall_back(struct gvm_peer *peer, int why, const char *reason)
 {
 	struct gvm_worker *worker = peer->worker;
 	const char *failed = provider_name(peer);
@@ -123,7 +123,8 @@ static void fall_back(struct gvm_peer *peer, int why)
 	peer->provider = (uint8_t)((peer->provider + 1u) % worker->provider_count);
 	if (peer->fell_why != why)
 		gvm_log_limited(&worker->limit, GVM_LOG_WARN, "%s: not over %s (%s), trying %s",
-				peer->name, failed, strerror(-why), provider_name(peer));
+				peer->name, failed, reason ? reason : strerror(-why),
+				provider_name(peer));
 	peer->fell_why = why;
 	peer->fell_at = gvm_worker_clock(worker);
 	peer->wanted = 1;
@@ -174,6 +175,7 @@ static void connection_ended(struct gvm_peer *peer, int why, int ops_why)
 {
 	struct gvm_worker *worker = peer->worker;
 	int was_ready = peer->state == GVM_PEER_READY;
+	const char *reason = peer->reason;
 
 	if (was_ready)
 		gvm_count(why ? &worker->stats.disconnects : &worker->stats.rests, 1);
@@ -181,7 +183,7 @@ static void connection_ended(struct gvm_peer *peer, int why, int ops_why)
 	reset_connection(peer);
 	peer->reason = NULL;
 	if (falls_back(peer, why)) {
-		fall_back(peer, why);
+		fall_back(peer, why, reason);
 		return;
 	}
 	peer->why = why;
@@ -264,7 +266,7 @@ static void log_connect_failure(struct gvm_peer *peer, int why)
 	if (falls_back(peer, why))
 		return;
 	if (peer->why != why || peer->failures == 0)
-		peer_warn(peer, "cannot connect: ", strerror(-why));
+		peer_warn(peer, "cannot connect: ", peer->reason ? peer->reason : strerror(-why));
 }
 
 /* A connection that this side makes ends each time as the last one did, before it was of use:
@@ -348,6 +350,7 @@ void peer_connected(struct gvm_ep *ep, int status)
 
 	if (status) {
 		peer->ep = NULL;
+		peer->reason = ep->why;
 		log_connect_failure(peer, status);
 		connection_ended(peer, status, status);
 		return;

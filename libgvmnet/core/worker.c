@@ -27,8 +27,7 @@
 
 #define NS_PER_MS         1000000ULL
 #define NS_PER_S          1000000000ULL
-#define MAX_HANDSHAKES    1024u /* accepted connections that have not proven themselves */
-#define CONNECTIONS_MIN   64u   /* of GVM_CONNECTIONS=auto */
+#define CONNECTIONS_MIN   64u /* of GVM_CONNECTIONS=auto */
 #define CONNECTIONS_MAX   4096u
 #define ALARM_MIN_NS      (200 * 1000ULL) /* a nearer end of a sleep is given to the sleep itself */
 #define PEEKS_PER_POLL    4u
@@ -626,7 +625,7 @@ static void read_options(struct gvm_options_read *opt)
 	opt->spin_ns = gvm_option_number("GVM_SPIN_US") * 1000;
 	opt->window = option_count("GVM_OP_WINDOW", 4096);
 	opt->max_conns = option_count("GVM_MAX_CONNS", UINT32_MAX);
-	opt->max_handshakes = MAX_HANDSHAKES;
+	opt->max_handshakes = GVM_HANDSHAKES_MAX;
 	opt->connections = connections();
 	opt->connect_ns = option_ms("GVM_CONNECT_MS");
 	opt->backoff_min_ns = option_ms("GVM_BACKOFF_MIN_MS");

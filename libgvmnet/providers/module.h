@@ -10,7 +10,7 @@
 
 /* Of provider.h and this file: raised with each change of either. A module is used only by the
  * library that it was built with. */
-#define GVM_MODULE_ABI    6u
+#define GVM_MODULE_ABI    7u
 #define GVM_MODULE_SYMBOL "gvm_provider_module"
 
 /* What a module may call of the library besides gvm_host_ops. */

@@ -29,6 +29,7 @@
 #define NAP_BUSY_NS 50000l
 #define NAP_IDLE_NS 1000000l
 #define BUSY_NS     10000000ull
+#define RENEW_NS    100000000l   /* between tries to open libfabric again */
 #define STOP_NS     100000000ull /* for cells that are to leave before the end */
 #define KEY_TRIES   16
 
@@ -67,6 +68,11 @@ struct fi_info *ofi_hints(const char *provider)
 	hints->caps = FI_MSG | FI_RMA;
 	hints->mode = FI_CONTEXT | FI_CONTEXT2;
 	hints->domain_attr->threading = FI_THREAD_DOMAIN;
+	/* Either will do: a worker asks for completions as manual progress wants it, and asks
+	 * fi_trywait() before it sleeps. To ask for automatic progress would have a provider make
+	 * threads for it, to ask for manual would take from one what it has anyway. */
+	hints->domain_attr->control_progress = FI_PROGRESS_UNSPEC;
+	hints->domain_attr->data_progress = FI_PROGRESS_UNSPEC;
 	/* shm takes the right to virtual addresses for one to reach memory past its registration,
 	 * and past the end of that. */
 	hints->domain_attr->mr_mode =
@@ -409,6 +415,7 @@ static ssize_t take_some(struct ofi_prov *prov)
 }
 
 static void renew(struct ofi_prov *prov);
+static void renew_again(struct ofi_prov *prov);
 
 int ofi_poll(struct gvm_rma *rma)
 {
@@ -416,9 +423,11 @@ int ofi_poll(struct gvm_rma *rma)
 	ssize_t n = 0, got;
 
 	if (!prov->cq) {
-		renew(prov);
+		renew_again(prov);
 		return 0;
 	}
+	if (prov->unposted)
+		ofi_ports_post(prov);
 	if (prov->paths)
 		ofi_paths_try(prov);
 	do {
@@ -453,14 +462,16 @@ static void set_nap(struct ofi_prov *prov)
 	int busy = gvm_now() - prov->busy_at < BUSY_NS;
 	struct itimerspec when = { .it_value.tv_nsec = busy ? NAP_BUSY_NS : NAP_IDLE_NS };
 
-	if ((prov->conns && prov->ports) || prov->again)
+	if (!prov->cq)
+		when.it_value.tv_nsec = RENEW_NS;
+	if (!prov->cq || (prov->conns && prov->ports) || prov->again)
 		timerfd_settime(prov->nap.fd, 0, &when, NULL);
 }
 
 static int ofi_arm(struct gvm_rma *rma)
 {
 	struct ofi_prov *prov = ofi_prov(rma);
-	struct fid *fids[] = { &prov->cq->fid };
+	struct fid *fids[] = { prov->cq ? &prov->cq->fid : NULL };
 
 	/* libfabric does not tell when there is room, or a path to another endpoint */
 	if (prov->again || prov->cq_watch.fd < 0)
@@ -662,6 +673,8 @@ static void end_all(struct ofi_prov *prov)
  * connections end, and the next ones have a port of their own. */
 static void renew(struct ofi_prov *prov)
 {
+	int err;
+
 	if (prov->ports) {
 		gvm_log(GVM_LOG_WARN, "transport ofi: a process has died while it had a lock of "
 				      "shared memory of this one: all connections over libfabric's "
@@ -672,9 +685,27 @@ static void renew(struct ofi_prov *prov)
 	ofi_ports_stop(prov);
 	ofi_ports_free(prov);
 	fabric_close(prov);
-	prov->spoiled = fabric_open(prov) != 0;
-	if (prov->spoiled)
-		fabric_close(prov);
+	err = fabric_open(prov);
+	prov->spoiled = err != 0;
+	if (!err)
+		return;
+	fabric_close(prov);
+	if (!prov->renew_at)
+		gvm_log(GVM_LOG_WARN,
+			"transport ofi: libfabric's %.40s cannot be opened again (%s); it is tried "
+			"until it can",
+			prov->info->fabric_attr->prov_name, strerror(-err));
+	prov->renew_at = gvm_now() + RENEW_NS;
+}
+
+/* It could not be opened: ofi_arm() has it tried again. */
+static void renew_again(struct ofi_prov *prov)
+{
+	if (gvm_now() < prov->renew_at)
+		return;
+	renew(prov);
+	if (prov->cq)
+		prov->renew_at = 0;
 }
 
 static void device_close(struct ofi_prov *prov)

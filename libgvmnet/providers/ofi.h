@@ -95,8 +95,24 @@ enum ofi_state {
 	OFI_ENDED
 };
 
-/* All that both sides have said before libfabric is used, in order: what they prove. A frame that is
- * being received is at its end. */
+/* What is not waited for for ever. Whoever waits for the same has the same time, so those who wait
+ * are in the order in which their time is over. */
+enum ofi_wait {
+	OFI_WAIT_PROOF, /* accepted ones, for what shows that they have the key */
+	OFI_WAIT_OPEN,  /* accepted ones that have it, for the rest */
+	OFI_WAIT_END,   /* for cells that were to come */
+	OFI_WAITS
+};
+
+struct ofi_queue {
+	struct ofi_ep *first, *last; /* the oldest first */
+	unsigned count;
+	unsigned most; /* then the oldest gives way; 0: as many as there are */
+	uint64_t ns;
+};
+
+/* All that both sides have said before libfabric is used, in order: what they prove. A frame that
+ * is being received is at its end. */
 struct ofi_talk {
 	uint32_t len;
 	int key_of_one; /* so the proofs cannot be the same */
@@ -115,13 +131,14 @@ struct ofi_ep {
 	struct gvm_listener *listener; /* of an accepted one that is not open */
 	uint64_t to;                   /* what cells to the other side carry */
 	uint64_t sent, received, last; /* cells; last: how many will have been received */
-	uint64_t until;                /* of those in prov->waits */
+	struct ofi_queue *wait;        /* NULL: it waits for ever, or for nothing */
+	uint64_t until;                /* of those that do not wait for ever */
 	struct ofi_ep *wait_next, *wait_prev;
 	struct ofi_ep *path_next; /* in prov->paths */
 	struct ofi_buf *path;     /* the first cell, under way */
 	unsigned path_tries;
-	int ends_early;   /* its end was heard of before its first cell */
-	uint64_t path_at; /* not before */
+	int ends_early;        /* its end was heard of before its first cell */
+	uint64_t path_at;      /* not before */
 	struct ofi_talk *talk; /* until PATH */
 	int told;              /* why it is refused: that is to arrive */
 	uint8_t rx[GVM_OFI_END_LEN];
@@ -154,12 +171,16 @@ struct ofi_prov {
 	struct rma_table ids;
 	unsigned conns, sends; /* endpoints with a socket; cells under way, first ones too */
 	struct ofi_ctx *under_way;
-	int spoiled;          /* shm: a process has died inside the port's region */
-	struct ofi_ep *paths; /* those whose first cell is to be sent */
+	int spoiled;           /* shm: a process has died inside the port's region */
+	struct ofi_ep *paths;  /* those whose first cell is to be sent */
+	struct ofi_ep *trying; /* the rest of those that were in paths, in ofi_paths_try() */
+	int unposted;          /* receive buffers are to be posted that could not be */
+	uint64_t renew_at;     /* without cq: not before */
 	uint8_t machine[16];
 
 	struct gvm_watch clock; /* a timer that ticks while there are waits */
-	struct ofi_ep *waits;   /* those that do not wait for ever */
+	struct ofi_queue waits[OFI_WAITS];
+	int late; /* the last tick came late */
 	struct gvm_acceptors acceptors;
 	uint64_t log_at; /* not before: who is refused does not fill the log */
 	struct gvm_dialler dialler;
@@ -233,6 +254,8 @@ void ofi_ports_free(struct ofi_prov *prov);
 int ofi_receives(struct gvm_rma_ep *ep, unsigned n);
 /* A receive buffer has been served. */
 void ofi_port_repost(struct ofi_buf *buf);
+/* Post those that could not be. */
+void ofi_ports_post(struct ofi_prov *prov);
 /* Send the first cell. -EAGAIN: not yet. */
 int ofi_path_send(struct ofi_ep *ep);
 /* It has been, or could not be; buf is given back. NULL: of one that has ended. */

@@ -21,7 +21,11 @@
  * when that is found to be broken. It also shows that the other side is where it says that it is,
  * before core hears of it.
  *
- * Who connects and says nothing is closed after some seconds.
+ * Strangers cost little. Who connects has GVM_HANDSHAKE_MS for its proof, as core's handshake gives
+ * it, and no more than GVM_HANDSHAKES_MAX of a worker are in that time: the oldest gives way. Who
+ * has the key has longer for what follows, as libfabric takes its time for it. Where there is no
+ * key anybody comes that far: so those are bounded as well, on their own, where strangers without
+ * it do not get in the way of members.
  */
 #include "providers/ofi.h"
 
@@ -37,8 +41,9 @@
 #include <unistd.h>
 
 #define TICK_NS       50000000l
-#define HELLO_NS      20000000000ull /* both sides may make an endpoint in it, of 70 MiB for tcp */
-#define ENDING_NS     200000000ull   /* cells that were to come, and the other side is gone */
+#define OPEN_NS       20000000000ull /* both sides may make an endpoint in it, of 70 MiB for tcp */
+#define LATE_TICKS    4
+#define ENDING_NS     200000000ull /* cells that were to come, and the other side is gone */
 #define LOG_EVERY_NS  1000000000ull
 #define PATH_TRIES    100u
 #define PATH_PAUSE_NS 5000000ull /* libfabric looks after what is broken each 10 ms */
@@ -56,44 +61,72 @@ static void tick(struct ofi_prov *prov)
 	timerfd_settime(prov->clock.fd, 0, &each, NULL);
 }
 
-static void wait_add(struct ofi_ep *ep, uint64_t ns)
+static int nobody_waits(const struct ofi_prov *prov)
 {
-	struct ofi_prov *prov = ofi_of(ep);
-
-	ep->until = ofi_now(prov) + ns;
-	ep->wait_prev = NULL;
-	ep->wait_next = prov->waits;
-	if (ep->wait_next)
-		ep->wait_next->wait_prev = ep;
-	else
-		tick(prov);
-	prov->waits = ep;
+	for (unsigned i = 0; i < OFI_WAITS; i++)
+		if (prov->waits[i].first)
+			return 0;
+	return 1;
 }
 
 static void wait_remove(struct ofi_ep *ep)
 {
-	struct ofi_prov *prov = ofi_of(ep);
+	struct ofi_queue *q = ep->wait;
 
-	if (!ep->until)
+	if (!q)
 		return;
-	ep->until = 0;
 	if (ep->wait_prev)
 		ep->wait_prev->wait_next = ep->wait_next;
 	else
-		prov->waits = ep->wait_next;
+		q->first = ep->wait_next;
 	if (ep->wait_next)
 		ep->wait_next->wait_prev = ep->wait_prev;
+	else
+		q->last = ep->wait_prev;
+	q->count--;
+	ep->wait = NULL;
+}
+
+static void fail(struct ofi_ep *ep, int err, const char *reason);
+static int may_log(struct ofi_prov *prov);
+
+static void give_up(struct ofi_ep *ep, const char *why)
+{
+	if (ep->wait != &ofi_of(ep)->waits[OFI_WAIT_END] && may_log(ofi_of(ep)))
+		gvm_log(GVM_LOG_WARN, "%s: %s", ep->ep.ep.name, why);
+	wait_remove(ep);
+	fail(ep, -ECONNRESET, "the other side has gone");
+}
+
+static void wait_for(struct ofi_ep *ep, enum ofi_wait what)
+{
+	struct ofi_prov *prov = ofi_of(ep);
+	struct ofi_queue *q = &prov->waits[what];
+
+	wait_remove(ep);
+	if (nobody_waits(prov))
+		tick(prov);
+	ep->wait = q;
+	ep->until = ofi_now(prov) + q->ns;
+	ep->wait_next = NULL;
+	ep->wait_prev = q->last;
+	if (q->last)
+		q->last->wait_next = ep;
+	else
+		q->first = ep;
+	q->last = ep;
+	if (++q->count > q->most && q->most)
+		give_up(q->first,
+			"too many connections are in their handshake; the oldest is ended");
 }
 
 /* ---- the first cell ------------------------------------------------------------------------ */
-
-static void fail(struct ofi_ep *ep, int err, const char *reason);
 
 /* The other side has ended it, in good order. */
 static void begin_ending(struct ofi_ep *ep)
 {
 	ep->state = OFI_ENDING;
-	wait_add(ep, ENDING_NS);
+	wait_for(ep, OFI_WAIT_END);
 	ofi_check_ending(ep);
 }
 
@@ -106,27 +139,34 @@ static void path_add(struct ofi_ep *ep)
 	prov->again = 1;
 }
 
-static void path_remove(struct ofi_ep *ep)
+static void path_unlink(struct ofi_ep **at, const struct ofi_ep *ep)
 {
-	struct ofi_ep **at = &ofi_of(ep)->paths;
-
-	if (ep->path)
-		ep->path->ep = NULL;
-	ep->path = NULL;
 	while (*at && *at != ep)
 		at = &(*at)->path_next;
 	if (*at)
 		*at = ep->path_next;
 }
 
+static void path_remove(struct ofi_ep *ep)
+{
+	struct ofi_prov *prov = ofi_of(ep);
+
+	if (ep->path)
+		ep->path->ep = NULL;
+	ep->path = NULL;
+	path_unlink(&prov->paths, ep);
+	path_unlink(&prov->trying, ep);
+}
+
 void ofi_paths_try(struct ofi_prov *prov)
 {
-	struct ofi_ep *list = prov->paths, *ep;
+	struct ofi_ep *ep;
 	int err;
 
+	prov->trying = prov->paths;
 	prov->paths = NULL;
-	while ((ep = list)) {
-		list = ep->path_next;
+	while ((ep = prov->trying)) {
+		prov->trying = ep->path_next;
 		err = ep->path_tries && gvm_now() < ep->path_at ? -EAGAIN : ofi_path_send(ep);
 		if (err == -EAGAIN)
 			path_add(ep);
@@ -294,13 +334,12 @@ void ofi_conns_fail(struct ofi_prov *prov, const char *reason)
 
 void ofi_unaccept_all(struct ofi_prov *prov, const struct gvm_listener *listener)
 {
-	struct ofi_ep *ep = prov->waits, *next;
-
-	for (; ep; ep = next) {
-		next = ep->wait_next;
-		if (ep->listener == listener)
-			gvm_rma_unaccept(&ep->ep);
-	}
+	for (unsigned i = 0; i < OFI_WAITS; i++)
+		for (struct ofi_ep *ep = prov->waits[i].first, *next; ep; ep = next) {
+			next = ep->wait_next;
+			if (ep->listener == listener)
+				gvm_rma_unaccept(&ep->ep);
+		}
 }
 
 /* ---- what is said before libfabric is used ------------------------------------------------- */
@@ -498,7 +537,10 @@ static int proof_took(struct ofi_ep *ep)
 	if (err)
 		return err;
 	ep->state = OFI_NAME;
-	return ep->listener ? 0 : say_name(ep);
+	if (!ep->listener)
+		return say_name(ep);
+	wait_for(ep, OFI_WAIT_OPEN);
+	return 0;
 }
 
 static int take_addr(struct ofi_ep *ep, const struct gvm_ofi_name *name)
@@ -554,8 +596,7 @@ static void end_done(struct ofi_ep *ep)
 		return;
 	}
 	ep->ends_early = 1;
-	wait_remove(ep);
-	wait_add(ep, ENDING_NS);
+	wait_for(ep, OFI_WAIT_END);
 }
 
 /* ---- the TCP connection -------------------------------------------------------------------- */
@@ -580,11 +621,9 @@ static int is_strange(const uint8_t *frame, uint32_t len)
 /* An earlier version closes the connection without a word. */
 static void hung_up(struct ofi_ep *ep)
 {
-	if (ep->state == OFI_HELLO && !ep->listener && !ep->rx_len && may_log(ofi_of(ep)))
-		gvm_log(GVM_LOG_WARN,
-			"%s has closed the connection without an answer: no gvmnet node over "
-			"libfabric, or one of another version",
-			ep->ep.ep.name);
+	if (ep->state == OFI_HELLO && !ep->listener && !ep->rx_len)
+		ep->ep.ep.why = "closed without an answer: no gvmnet node over libfabric, or one "
+				"of another version";
 	fail(ep, -ECONNRESET, "the other side has gone");
 }
 
@@ -695,7 +734,7 @@ void ofi_accept(struct ofi_prov *prov, struct gvm_listener *listener, int fd,
 		return;
 	}
 	prov->conns++;
-	wait_add(ep, HELLO_NS);
+	wait_for(ep, OFI_WAIT_PROOF);
 }
 
 /* ---- the clock ----------------------------------------------------------------------------- */
@@ -705,23 +744,31 @@ static void clock_ticks(struct gvm_watch *watch, uint32_t events)
 	struct ofi_prov *prov = container_of(watch, struct ofi_prov, clock);
 	const struct itimerspec never = { 0 };
 	uint64_t now = ofi_now(prov), times;
-	struct ofi_ep *ep, *next;
+	struct ofi_ep *ep;
 
 	if (read(watch->fd, &times, sizeof(times)) != sizeof(times))
 		return;
-	for (ep = prov->waits; ep; ep = next) {
-		next = ep->wait_next;
-		if (ep->until <= now)
-			fail(ep, -ECONNRESET, "the other side has gone");
-	}
-	if (!prov->waits)
+	/* this worker was held up: what they have said may not have been read */
+	prov->late = times > LATE_TICKS && !prov->late;
+	if (prov->late)
+		return;
+	for (unsigned i = 0; i < OFI_WAITS; i++)
+		while ((ep = prov->waits[i].first) && ep->until <= now)
+			give_up(ep, "did not finish the handshake in time; connection ended");
+	if (nobody_waits(prov))
 		timerfd_settime(prov->clock.fd, 0, &never, NULL);
 }
 
 int ofi_boot_open(struct ofi_prov *prov)
 {
+	uint64_t handshake_ns = gvm_option_number("GVM_HANDSHAKE_MS") * 1000000;
 	int err;
 
+	prov->waits[OFI_WAIT_PROOF] =
+	    (struct ofi_queue){ .most = GVM_HANDSHAKES_MAX, .ns = handshake_ns };
+	prov->waits[OFI_WAIT_OPEN] =
+	    (struct ofi_queue){ .most = GVM_HANDSHAKES_MAX, .ns = OPEN_NS };
+	prov->waits[OFI_WAIT_END] = (struct ofi_queue){ .ns = ENDING_NS };
 	prov->dialler = (struct gvm_dialler){ .host = prov->rma.host,
 					      .up = prov->rma.up,
 					      .failed = dial_failed };

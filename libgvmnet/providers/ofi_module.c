@@ -33,6 +33,13 @@ static void describe_verbs(struct fi_info *info,
 	line(arg, 1, text);
 }
 
+static const char *progress_of(const struct fi_info *info)
+{
+	return info->domain_attr->data_progress == FI_PROGRESS_AUTO
+		   ? "progress is automatic: data moves without the worker"
+		   : "progress is manual: data moves while the worker looks for it";
+}
+
 /* Each provider once, with what it reaches the network by, and what is to be known of it. */
 static void describe(void (*line)(void *arg, unsigned depth, const char *text), void *arg)
 {
@@ -47,6 +54,7 @@ static void describe(void (*line)(void *arg, unsigned depth, const char *text), 
 		snprintf(text, sizeof(text), "%.60s (%.60s)", i->fabric_attr->prov_name,
 			 i->domain_attr->name);
 		line(arg, 0, text);
+		line(arg, 1, progress_of(i));
 		if (ofi_is_verbs(i))
 			describe_verbs(i, line, arg);
 		if (ofi_is_network(i))

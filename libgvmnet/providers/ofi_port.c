@@ -87,6 +87,15 @@ static int post_more(struct ofi_port *port)
 	return 0;
 }
 
+/* If none is posted, none is served that would come with another try. */
+static void post_or_later(struct ofi_port *port)
+{
+	if (!post_more(port))
+		return;
+	port->prov->unposted = 1;
+	port->prov->again = 1;
+}
+
 int ofi_receives(struct gvm_rma_ep *gep, unsigned n)
 {
 	struct ofi_ep *ep = (struct ofi_ep *)gep;
@@ -110,7 +119,15 @@ void ofi_port_repost(struct ofi_buf *buf)
 	port->posted--;
 	buf->next = port->idle;
 	port->idle = buf;
-	post_more(port); /* where its connection has fewer by now, it stays idle */
+	post_or_later(port); /* where its connection has fewer by now, it stays idle */
+}
+
+void ofi_ports_post(struct ofi_prov *prov)
+{
+	prov->unposted = 0;
+	for (struct ofi_port *port = prov->ports; port; port = port->next)
+		if (port->ep)
+			post_or_later(port);
 }
 
 /* ---- names of endpoints -------------------------------------------------------------------- */
@@ -453,8 +470,10 @@ static int port_open_free(struct ofi_port *port, struct fi_info *info)
 	int err = port_open(port, info);
 
 	for (unsigned i = 0; i < PORT_TRIES && err == -EADDRINUSE; i++) {
-		fi_close(&port->ep->fid);
-		fi_close(&port->av->fid);
+		if (port->ep)
+			fi_close(&port->ep->fid);
+		if (port->av)
+			fi_close(&port->av->fid);
 		port->ep = NULL;
 		port->av = NULL;
 		err = port_open(port, info);

@@ -41,9 +41,14 @@ struct gvm_listener;
 struct gvm_host;
 
 #define GVM_PROVIDER_AUTO "auto" /* args of one that GVM_TRANSPORT=auto has chosen */
-#define GVM_HELLO_MAX 512u /* bytes of payload of a message before allow() */
+#define GVM_HELLO_MAX     512u   /* bytes of payload of a message before allow() */
 
 #define GVM_PROOF_TEXT_MAX 2048u
+
+/* Accepted connections of a worker that have not proven themselves: one more, and the oldest of
+ * them gives way. Core counts those that it has been told of; a provider that asks for a proof
+ * before that counts its own. Each has GVM_HANDSHAKE_MS. */
+#define GVM_HANDSHAKES_MAX 1024u
 
 /* Why a proof of the key is refused: the same words wherever it is looked at. Both sides log them,
  * so neither is "this side" in them. */
@@ -63,6 +68,7 @@ struct gvm_ep {
 	    owner; /* incarnation that the peer gave in the handshake; set by core before allow() */
 	uint64_t last_heard; /* when bytes last arrived, worker's clock: liveness reads it */
 	char name[64];       /* the other side, for the log: "10.0.0.3:9999" */
+	const char *why;     /* connected(err): what err does not say, static; NULL: nothing more */
 };
 
 /* Offered or local memory that a provider's hardware reaches by itself, from mem_hold() or

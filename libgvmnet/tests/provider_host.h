@@ -40,6 +40,7 @@ struct conn {
 	uint64_t next_arg; /* of the next message, when ordered */
 	int ordered;
 	int (*on_message)(struct conn *conn, const struct gvm_hdr *hdr, const void *payload);
+	void (*on_connected)(struct conn *conn);
 };
 
 struct gvm_host {
@@ -116,10 +117,13 @@ static inline void host_connected(struct gvm_ep *ep, int status)
 
 	assert(!c->connected);
 	c->connected = status ? status : 1;
+	c->reason = ep->why;
 	if (!status && c->node->shut_connected)
 		c->node->ops->shut(ep, -ECANCELED);
 	if (status || c->node->shut_connected)
 		c->ep = NULL;
+	if (c->on_connected)
+		c->on_connected(c);
 }
 
 static inline int host_message(struct gvm_ep *ep, const struct gvm_hdr *hdr, const void *payload)
