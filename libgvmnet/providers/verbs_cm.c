@@ -372,7 +372,7 @@ static int accept_on(struct verbs_conn *conn, const struct verbs_request *reques
 	return rdma_accept(conn->id, &param) ? -errno : 0;
 }
 
-static void refuse(struct rdma_cm_id *id)
+void verbs_refuse(struct rdma_cm_id *id)
 {
 	rdma_reject(id, NULL, 0);
 	rdma_destroy_id(id);
@@ -388,18 +388,16 @@ void verbs_answer(struct verbs *v, const struct verbs_request *request)
 
 	if (v->reused)
 		verbs_drain(v);
-	ep = v->gone || v->half_open >= VERBS_HALF_OPEN || !verbs_is_mine(v, id)
-		 ? NULL
-		 : gvm_rma_accept(&v->rma);
+	ep = v->gone || !verbs_is_mine(v, id) ? NULL : gvm_rma_accept(&v->rma);
 	if (!ep) {
-		refuse(id);
+		verbs_refuse(id);
 		return;
 	}
 	gvm_addr_print(rdma_get_peer_addr(id), ep->ep.name, sizeof(ep->ep.name));
 	conn = verbs_conn_new(v, verbs_ep_of(ep), VERBS_ROUTE);
 	if (!conn) {
 		gvm_rma_unaccept(ep);
-		refuse(id);
+		verbs_refuse(id);
 		return;
 	}
 	conn->id = id;
@@ -416,6 +414,7 @@ void verbs_answer(struct verbs *v, const struct verbs_request *request)
 		return;
 	}
 	verbs_enter(conn, VERBS_ACCEPT);
+	verbs_unproven(conn);
 }
 
 static void on_established(struct verbs_conn *conn, const struct rdma_cm_event *event)

@@ -128,6 +128,7 @@ void verbs_allow(struct gvm_rma_ep *ep)
 	struct verbs_conn *conn = verbs_ep_of(ep)->conn;
 	int err;
 
+	verbs_proven(conn);
 	if (!conn->ready || conn->failed)
 		return;
 	err = verbs_negative(ibv_modify_qp(conn->qp, &attr, IBV_QP_STATE | IBV_QP_ACCESS_FLAGS));

@@ -28,6 +28,7 @@ struct stub_device stub = { .devices = 1,
 			    .max_rd_atom = 16,
 			    .port_state = IBV_PORT_ACTIVE,
 			    .pin_max = SIZE_MAX };
+struct stub_use stub_use;
 
 int stub_lock;
 
@@ -47,6 +48,7 @@ struct stub_cq {
 	struct ibv_cq cq; /* first */
 	struct ibv_wc *wc;
 	unsigned head, tail, room; /* a power of two */
+	unsigned asked;
 	int armed, fired;
 	struct stub_cq *next; /* of those that have fired */
 };
@@ -424,6 +426,7 @@ struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *at, size_t len, int access)
 				  .lkey = key,
 				  .rkey = key };
 	mrs[key] = mr;
+	stub_use.pinned += pins ? len : 0;
 	unlock();
 	return &mr->mr;
 }
@@ -438,6 +441,8 @@ int ibv_dereg_mr(struct ibv_mr *mr)
 {
 	lock();
 	mrs[mr->lkey] = NULL;
+	if (!(((struct stub_mr *)mr)->access & IBV_ACCESS_ON_DEMAND))
+		stub_use.pinned -= mr->length;
 	unlock();
 	free(mr);
 	return 0;
@@ -490,6 +495,11 @@ struct ibv_cq *ibv_create_cq(struct ibv_context *context, int entries, void *use
 	cq->cq.channel = channel;
 	cq->cq.cq_context = user;
 	cq->cq.cqe = (int)cq->room;
+	cq->asked = (unsigned)entries;
+	lock();
+	stub_use.cqs++;
+	stub_use.cq_entries += cq->asked;
+	unlock();
 	return &cq->cq;
 }
 
@@ -503,6 +513,8 @@ int ibv_destroy_cq(struct ibv_cq *cq)
 		at = &(*at)->next;
 	if (at && *at)
 		*at = s->next;
+	stub_use.cqs--;
+	stub_use.cq_entries -= s->asked;
 	unlock();
 	free(s->wc);
 	free(s);
@@ -604,11 +616,19 @@ struct ibv_srq *ibv_create_srq(struct ibv_pd *pd, struct ibv_srq_init_attr *init
 	srq->srq.context = pd->context;
 	srq->srq.pd = pd;
 	srq->srq.srq_context = init->srq_context;
+	lock();
+	stub_use.srqs++;
+	stub_use.srq_entries += srq->max;
+	unlock();
 	return &srq->srq;
 }
 
 int ibv_destroy_srq(struct ibv_srq *srq)
 {
+	lock();
+	stub_use.srqs--;
+	stub_use.srq_entries -= ((struct stub_srq *)srq)->max;
+	unlock();
 	free(((struct stub_srq *)srq)->recvs.recv);
 	free(srq);
 	return 0;
@@ -633,6 +653,7 @@ struct ibv_qp *ibv_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
 		number = ++next_qp % QP_MAX;
 	while (!number || qps[number]);
 	qps[number] = qp;
+	stub_use.qps++;
 	unlock();
 	qp->qp.context = pd->context;
 	qp->qp.pd = pd;
@@ -720,6 +741,7 @@ int ibv_destroy_qp(struct ibv_qp *qp)
 	if (s->peer)
 		s->peer->peer = NULL;
 	qps[qp->qp_num] = NULL;
+	stub_use.qps--;
 	while ((w = s->waits)) {
 		s->waits = w->next;
 		free(w);

@@ -35,6 +35,14 @@ struct stub_device {
 };
 extern STUB_API struct stub_device stub;
 
+/* What all have of it now. */
+struct stub_use {
+	unsigned qps, srqs, cqs;
+	uint64_t cq_entries, srq_entries; /* as they were asked for */
+	uint64_t pinned;                  /* bytes of registrations */
+};
+extern STUB_API struct stub_use stub_use;
+
 /* An event of the device; element is the caller's to fill in. */
 STUB_API void stub_async(struct ibv_context *context, struct ibv_async_event event);
 /* The device fails, for all that have it open. */

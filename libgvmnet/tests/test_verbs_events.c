@@ -128,7 +128,8 @@ static void all_is_over(void)
 	for (struct gvm_host *h = &client; h; h = h == &client ? &server : NULL) {
 		const struct verbs *v = verbs_of(h->rma);
 
-		assert_int_equal(v->half_open + v->connecting + v->lingering, 0);
+		assert_int_equal(v->unproven_count + v->asking_count + v->connecting + v->lingering,
+				 0);
 		assert_null(v->waiting);
 		assert_int_equal(v->copy_count, VERBS_COPIES);
 		for (const struct verbs_lane *lane = v->lanes; lane; lane = lane->next)
