@@ -168,6 +168,7 @@ struct verbs_conn {
 	uint8_t nudges;           /* that there have been */
 	int error;                /* found while posting, told by poll() */
 	struct verbs_proof proof; /* the peer's (iWARP) */
+	uint8_t mtu;              /* the most that the sides have agreed on, enum ibv_mtu; 0: any */
 
 	/* the send queue: [tail, head) is in it or gathered for it */
 	uint16_t head, tail;
@@ -210,6 +211,7 @@ struct verbs_request {
 	struct rdma_cm_id *id;
 	struct gvm_listener *listener;
 	struct verbs_proof proof;
+	uint8_t mtu;
 	uint8_t reads_in, reads_out;
 };
 
@@ -412,6 +414,9 @@ void verbs_free_receives(struct verbs_conn *conn);
 int verbs_qp_make(struct verbs_conn *conn);
 /* To where it receives and sends. reads_*: RDMA reads under way, 0: as rdma_cm has it. */
 int verbs_qp_ready(struct verbs_conn *conn, unsigned reads_in, unsigned reads_out);
+/* The shorter of two, and the one that GVM_VERBS_MTU has; enum ibv_mtu, 0: any. */
+uint8_t verbs_mtu_least(uint8_t a, uint8_t b);
+uint8_t verbs_mtu_own(void);
 /* Destroy it, if there is one: the hardware touches nothing of it any more. */
 void verbs_qp_end(struct verbs_conn *conn);
 
@@ -438,16 +443,19 @@ void verbs_conn_fail(struct verbs_conn *conn, int why, const char *reason);
 /* What both sides say of themselves as they connect; checked in front of everything else. */
 struct verbs_hello {
 	uint8_t magic[4]; /* "GVMR" */
-	uint8_t version;  /* 3 */
+	uint8_t version;  /* 4 */
 	uint8_t cells;    /* GVM_RMA_CELLS */
 	uint8_t cell[2];  /* GVM_RMA_CELL, little-endian */
 	/* verbs_proof of who sends this, little-endian; elsewhere than on iWARP nothing */
 	uint8_t proof_key[4];
 	uint8_t proof_at[8];
+	/* enum ibv_mtu, 0: any. The connecting side's wish, and what the other makes of it: both
+	 * must have the same, as a packet of another length breaks a queue pair. */
+	uint8_t mtu;
 };
-void verbs_hello_make(const struct verbs *v, struct verbs_hello *hello);
-/* Is it one, and what it says of its sender's proof. */
-int verbs_hello_check(const void *data, size_t len, struct verbs_proof *proof);
+void verbs_hello_make(const struct verbs *v, uint8_t mtu, struct verbs_hello *hello);
+/* Is it one, and what it says of its sender's proof and packets. */
+int verbs_hello_check(const void *data, size_t len, struct verbs_proof *proof, uint8_t *mtu);
 
 /* ---- verbs_listen.c ------------------------------------------------------------------------ */
 

@@ -98,7 +98,8 @@ void verbs_asked(struct verbs *v, struct verbs_port *port, struct rdma_cm_id *id
 	static struct gvm_log_limit strange;
 	struct member *m;
 
-	if (verbs_hello_check(param->private_data, param->private_data_len, &request.proof)) {
+	if (verbs_hello_check(param->private_data, param->private_data_len, &request.proof,
+			      &request.mtu)) {
 		gvm_log_limited(&strange, GVM_LOG_WARN,
 				"%s: a connection is refused: the other side is no gvmnet node of "
 				"this version",

@@ -26,6 +26,7 @@ struct stub_device stub = { .devices = 1,
 			    .max_cqe = 1 << 22,
 			    .max_srq_wr = 1 << 15,
 			    .max_rd_atom = 16,
+			    .path_mtu = IBV_MTU_4096,
 			    .port_state = IBV_PORT_ACTIVE,
 			    .pin_max = SIZE_MAX };
 struct stub_use stub_use;
@@ -92,6 +93,7 @@ struct stub_qp {
 	struct stub_waits *waits, **waits_end;
 	int broken;
 	int access; /* what of it the other side's requests may use */
+	int mtu;
 };
 
 static struct stub_mr *mrs[MR_MAX]; /* by key; NULL: none */
@@ -721,6 +723,17 @@ static void forget_events(struct ibv_qp *qp)
 	c->end = at;
 }
 
+/* What was noted second is the last. */
+static void swap_last(void)
+{
+	int mtu = stub.mtu[0], sl = stub.sl[0];
+
+	stub.mtu[0] = stub.mtu[1];
+	stub.sl[0] = stub.sl[1];
+	stub.mtu[1] = mtu;
+	stub.sl[1] = sl;
+}
+
 int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
 {
 	lock();
@@ -728,6 +741,11 @@ int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
 		break_qp((struct stub_qp *)qp);
 	if (mask & IBV_QP_ACCESS_FLAGS)
 		((struct stub_qp *)qp)->access = (int)attr->qp_access_flags;
+	if (mask & IBV_QP_PATH_MTU) {
+		((struct stub_qp *)qp)->mtu = stub.mtu[1] = (int)attr->path_mtu;
+		stub.sl[1] = attr->ah_attr.sl;
+		swap_last();
+	}
 	unlock();
 	return 0;
 }
@@ -855,6 +873,8 @@ static enum ibv_wc_status carry_out(struct stub_qp *qp, const struct ibv_send_wr
 	}
 	if (!to || to->broken)
 		return IBV_WC_RETRY_EXC_ERR;
+	if (to->mtu != qp->mtu)
+		return IBV_WC_REM_INV_REQ_ERR; /* as packets have another length than is expected */
 	if (!(wr->send_flags & IBV_SEND_INLINE) &&
 	    !may(qp->qp.pd, sge->lkey, sge->addr, sge->length, read ? IBV_ACCESS_LOCAL_WRITE : 0))
 		return IBV_WC_LOC_PROT_ERR;

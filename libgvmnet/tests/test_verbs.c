@@ -419,7 +419,7 @@ static void strangers_are_refused(void **state)
 		pd = ibv_alloc_pd(id->verbs);
 		init.send_cq = init.recv_cq = ibv_create_cq(id->verbs, 4, NULL, NULL, 0);
 		assert_int_equal(rdma_create_qp(id, pd, &init), 0);
-		verbs_hello_make(verbs_of(client.rma), &hello);
+		verbs_hello_make(verbs_of(client.rma), 0, &hello);
 		hello.version += 1;
 		assert_int_equal(rdma_connect(id, i ? &param : NULL), 0);
 		gvm_log_set(drop_line);

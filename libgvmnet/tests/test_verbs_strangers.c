@@ -55,7 +55,7 @@ static void stranger_asks(void)
 					 .qp_num = s.qp->qp_num };
 	struct rdma_cm_id **id = &s.id[s.asked++];
 
-	verbs_hello_make(v, &hello);
+	verbs_hello_make(v, 0, &hello);
 	inet_pton(AF_INET, here, &to.sin_addr);
 	assert_int_equal(rdma_create_id(s.events, id, NULL, RDMA_PS_TCP), 0);
 	assert_int_equal(rdma_resolve_addr(*id, NULL, (struct sockaddr *)&to, 1000), 0);
@@ -75,6 +75,7 @@ static void strangers_ask(unsigned n)
 static int setup_strangers(void **state)
 {
 	struct ibv_qp_init_attr init = { .qp_type = IBV_QPT_RC };
+	struct ibv_qp_attr way = { .qp_state = IBV_QPS_RTR, .path_mtu = IBV_MTU_4096 };
 	struct verbs *v;
 
 	as_it_was = stub;
@@ -89,6 +90,7 @@ static int setup_strangers(void **state)
 	init.send_cq = init.recv_cq = s.cq;
 	s.qp = ibv_create_qp(v->pd, &init);
 	assert_true(s.events && s.cq && s.qp);
+	assert_int_equal(ibv_modify_qp(s.qp, &way, IBV_QP_STATE | IBV_QP_PATH_MTU), 0);
 	before = stub_use;
 	return 0;
 }
