@@ -56,6 +56,15 @@ static const struct gvm_option table[] = {
 	  NULL, 0, 0 },
 	NUMBER("GVM_VERBS_TCLASS", NULL, "count", "0", 0, 255,
 	       "Traffic class (TOS) of the verbs provider's connections; 0: as the system has it."),
+	CHOICE(
+	    "GVM_VERBS_MTU", NULL, "0", "0|256|512|1024|2048|4096",
+	    "Most bytes of a packet of the verbs provider's connections, on whichever side it is "
+	    "set; 0: as many as their path takes."),
+	{ "GVM_VERBS_SL", NULL, "count", "auto",
+	  "Service level of what the verbs provider sends, on RoCE the VLAN priority (0 to 7); "
+	  "auto: "
+	  "as the system has it.",
+	  "auto", 0, 15 },
 	{ "GVM_VERBS_ODP", NULL, "bool", "1",
 	  "Let devices that can reach memory that is not pinned (on-demand paging).", NULL, 0, 1 },
 	CHOICE("GVM_LOG", "--log", "warn", "error|warn|info|debug",

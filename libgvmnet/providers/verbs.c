@@ -501,6 +501,8 @@ static __attribute__((noinline)) int serve_noted(struct verbs *v)
 		n += take_async(v);
 	if (due(&v->tick_watch))
 		tick(v);
+	if (due(&v->prove_watch))
+		verbs_prove_late(v);
 	if (due(&v->return_watch) | due(&v->uevent_watch))
 		verbs_look(v);
 	if (v->lost)
@@ -525,6 +527,8 @@ static int poll_all(struct gvm_rma *rma)
 		n += serve_noted(v);
 	if (__atomic_load_n(&v->inbox_due, __ATOMIC_ACQUIRE))
 		n += verbs_take_inbox(v);
+	if (v->asking)
+		verbs_admit(v);
 	if (v->waiting)
 		verbs_connect_waiting(v);
 	verbs_ring(rma); /* the buffers of the cells that were served */
@@ -539,8 +543,8 @@ static int arm(struct gvm_rma *rma)
 	if ((v->waiting && v->connecting < VERBS_CONNECTING) || v->early_count || v->late ||
 	    v->stash_count || v->completion_watch.due || v->event_watch.due ||
 	    v->resolver_watch.due || v->async_watch.due || v->tick_watch.due ||
-	    v->return_watch.due || v->uevent_watch.due ||
-	    __atomic_load_n(&v->inbox_due, __ATOMIC_ACQUIRE))
+	    v->return_watch.due || v->uevent_watch.due || v->prove_watch.due ||
+	    (v->asking && verbs_may_admit(v)) || __atomic_load_n(&v->inbox_due, __ATOMIC_ACQUIRE))
 		return 1;
 	for (struct verbs_lane *lane = v->lanes; lane; lane = lane->next) {
 		if (!lane->armed && !ibv_req_notify_cq(lane->cq, 0)) {
@@ -592,6 +596,8 @@ static int open_lasting(struct verbs *v)
 		err = gvm_resolver_open(&v->resolver, &fd);
 	if (!err)
 		err = verbs_watch(v, &v->resolver_watch, fd);
+	if (!err)
+		err = verbs_prove_open(v);
 	return err ? err : verbs_return_open(v);
 }
 
@@ -692,6 +698,7 @@ static void close_all(struct gvm_rma *rma)
 	struct verbs *v = verbs_of(rma);
 
 	verbs_return_close(v);
+	verbs_prove_close(v);
 	verbs_unwatch(v, &v->event_watch);
 	verbs_unwatch(v, &v->resolver_watch);
 	if (v->resolver)
@@ -712,8 +719,8 @@ static int open_all(struct gvm_rma *rma, const char *args)
 
 	v->completion_watch.watch.fd = v->event_watch.watch.fd = -1;
 	v->async_watch.watch.fd = v->resolver_watch.watch.fd = v->tick_watch.watch.fd = -1;
-	v->return_watch.watch.fd = v->uevent_watch.watch.fd = -1;
-	v->tick_fd = v->return_fd = v->uevent_fd = -1;
+	v->return_watch.watch.fd = v->uevent_watch.watch.fd = v->prove_watch.watch.fd = -1;
+	v->tick_fd = v->return_fd = v->uevent_fd = v->prove_fd = -1;
 	v->news_end = &v->news;
 	err = verbs_device_open(v, args); /* which says why not */
 	if (err)

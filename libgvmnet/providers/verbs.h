@@ -9,6 +9,7 @@
  *   verbs_recv.c    receive buffers, shared receive queues
  *   verbs_cm.c      connecting: each event of rdma_cm in each state
  *   verbs_listen.c  listening, with the workers of the process at one port
+ *   verbs_prove.c   those who have asked for a connection and not yet proven the cluster's key
  *   verbs_info.c    which devices there are and what they are, for probe and gvm info
  *   verbs_return.c  a device that goes away, and comes back
  *   verbs_module.c  the table and the module's door
@@ -53,7 +54,9 @@
 #define VERBS_BATCH     32u
 #define VERBS_PROOF     4096u /* the page of verbs_proof: others read from its beginning */
 #define VERBS_SINK      64u   /* where in it is read to */
-#define VERBS_HALF_OPEN 4096u /* accepted, not yet established */
+#define VERBS_UNPROVEN  256u  /* accepted, and the other side has not proven the key */
+#define VERBS_ASKING    1024u /* asked for by others, while there are so many: no queue pair yet */
+#define VERBS_GRACE_MS  50u   /* that an unproven one has while others wait for its place */
 #define VERBS_CONNECTING                                                                           \
 	64u /* asked for, not yet answered: more would lose datagrams of the manager */
 #define VERBS_BUFS       126u /* receive buffers that are registered together: half a MiB */
@@ -151,17 +154,21 @@ struct verbs_conn {
 	struct verbs_lane *lane;
 	struct verbs_conn *next, *prev; /* of v->conns */
 	struct verbs_conn *ring_next, *late_next, *wait_next;
+	struct verbs_conn *unproven_next, *unproven_prev;
+	uint64_t asked; /* when it was accepted, while it is unproven */
 	uint32_t slot, generation;
 	uint64_t tag; /* slot and generation, as its requests are named by */
 	uint8_t state;
 	uint8_t failed; /* nothing goes any more */
 	uint8_t in_ring, in_late;
+	uint8_t unproven;         /* of v->unproven: it was asked for by who has no proof yet */
 	uint8_t ready, drained;   /* its queue pair may receive; has taken its last buffer */
 	uint8_t flush;            /* writes are gathered that need a proof (iWARP) */
 	uint8_t silent;           /* ticks until it is nudged, as nothing has come (siw) */
 	uint8_t nudges;           /* that there have been */
 	int error;                /* found while posting, told by poll() */
 	struct verbs_proof proof; /* the peer's (iWARP) */
+	uint8_t mtu;              /* the most that the sides have agreed on, enum ibv_mtu; 0: any */
 
 	/* the send queue: [tail, head) is in it or gathered for it */
 	uint16_t head, tail;
@@ -197,12 +204,14 @@ struct verbs_early {
 	struct verbs_conn *conn;
 };
 
-/* A connection that was asked for at a port, on its way to the worker that shall have it. */
+/* A connection that was asked for at a port, on its way to the worker that shall have it, or
+ * waiting there. */
 struct verbs_request {
 	struct verbs_request *next;
 	struct rdma_cm_id *id;
 	struct gvm_listener *listener;
 	struct verbs_proof proof;
+	uint8_t mtu;
 	uint8_t reads_in, reads_out;
 };
 
@@ -234,8 +243,9 @@ struct verbs {
 	struct verbs_watch completion_watch, event_watch, async_watch, resolver_watch;
 	struct verbs_watch tick_watch;                 /* siw */
 	struct verbs_watch return_watch, uevent_watch; /* verbs_return.c */
+	struct verbs_watch prove_watch;                /* verbs_prove.c */
 	int noted;                                     /* one of them is due */
-	int tick_fd, return_fd, uevent_fd;
+	int tick_fd, return_fd, uevent_fd, prove_fd;
 	unsigned return_ms; /* until the next look */
 
 	struct verbs_lane *lanes;
@@ -249,7 +259,13 @@ struct verbs {
 	struct rma_table qps;   /* struct verbs_conn */
 	int reused; /* the number of one that was destroyed may come again, with completions left */
 	struct verbs_conn *conns;
-	unsigned lingering, half_open, connecting;
+	unsigned lingering, connecting;
+	struct verbs_conn *unproven, *unproven_end; /* oldest first */
+	unsigned unproven_count;
+	struct verbs_request *asking, **asking_end; /* for whom there is no place, oldest first */
+	unsigned asking_count;
+	uint64_t prove_ns;                        /* that each has */
+	uint64_t prove_at;                        /* when the timer fires next; 0: not at all */
 	struct verbs_conn *waiting, *waiting_end; /* in ROUTE, until fewer are CONNECTING */
 
 	struct verbs_conn **slots; /* by number; NULL: free */
@@ -398,14 +414,19 @@ void verbs_free_receives(struct verbs_conn *conn);
 int verbs_qp_make(struct verbs_conn *conn);
 /* To where it receives and sends. reads_*: RDMA reads under way, 0: as rdma_cm has it. */
 int verbs_qp_ready(struct verbs_conn *conn, unsigned reads_in, unsigned reads_out);
+/* The shorter of two, and the one that GVM_VERBS_MTU has; enum ibv_mtu, 0: any. */
+uint8_t verbs_mtu_least(uint8_t a, uint8_t b);
+uint8_t verbs_mtu_own(void);
 /* Destroy it, if there is one: the hardware touches nothing of it any more. */
 void verbs_qp_end(struct verbs_conn *conn);
 
 /* ---- verbs_cm.c ---------------------------------------------------------------------------- */
 
 int verbs_connect(struct gvm_rma_ep *ep, const char *host, unsigned port);
-/* A connection that was asked for at a port that this worker listens at. */
+/* A connection that was asked for at a port that this worker listens at, and there is a place for
+ * it: accept or refuse it. */
 void verbs_answer(struct verbs *v, const struct verbs_request *request);
+void verbs_refuse(struct rdma_cm_id *id);
 /* Those that wait for their turn to connect, as far as it has come. */
 void verbs_connect_waiting(struct verbs *v);
 /* Forget that it waits. */
@@ -422,16 +443,19 @@ void verbs_conn_fail(struct verbs_conn *conn, int why, const char *reason);
 /* What both sides say of themselves as they connect; checked in front of everything else. */
 struct verbs_hello {
 	uint8_t magic[4]; /* "GVMR" */
-	uint8_t version;  /* 3 */
+	uint8_t version;  /* 4 */
 	uint8_t cells;    /* GVM_RMA_CELLS */
 	uint8_t cell[2];  /* GVM_RMA_CELL, little-endian */
 	/* verbs_proof of who sends this, little-endian; elsewhere than on iWARP nothing */
 	uint8_t proof_key[4];
 	uint8_t proof_at[8];
+	/* enum ibv_mtu, 0: any. The connecting side's wish, and what the other makes of it: both
+	 * must have the same, as a packet of another length breaks a queue pair. */
+	uint8_t mtu;
 };
-void verbs_hello_make(const struct verbs *v, struct verbs_hello *hello);
-/* Is it one, and what it says of its sender's proof. */
-int verbs_hello_check(const void *data, size_t len, struct verbs_proof *proof);
+void verbs_hello_make(const struct verbs *v, uint8_t mtu, struct verbs_hello *hello);
+/* Is it one, and what it says of its sender's proof and packets. */
+int verbs_hello_check(const void *data, size_t len, struct verbs_proof *proof, uint8_t *mtu);
 
 /* ---- verbs_listen.c ------------------------------------------------------------------------ */
 
@@ -448,6 +472,25 @@ int verbs_take_inbox(struct verbs *v);
 void verbs_ports_leave(struct verbs *v);
 /* It is there: listen again. An error: it is to be tried again. */
 int verbs_ports_return(struct verbs *v);
+
+/* ---- verbs_prove.c ------------------------------------------------------------------------- */
+
+int verbs_prove_open(struct verbs *v);
+void verbs_prove_close(struct verbs *v);
+/* A connection that was asked for: answer it now, or when there is a place. */
+void verbs_consider(struct verbs *v, const struct verbs_request *request);
+/* Those that wait at this listener are refused; NULL: all. */
+void verbs_refuse_asking(struct verbs *v, const struct gvm_listener *listener);
+/* It was accepted, and is unproven from now on. */
+void verbs_unproven(struct verbs_conn *conn);
+/* It is proven, or no more. */
+void verbs_proven(struct verbs_conn *conn);
+/* Answer whom there is a place for. */
+void verbs_admit(struct verbs *v);
+/* There is somebody whom admit() would answer. */
+int verbs_may_admit(struct verbs *v);
+/* The timer has fired: end those that have had their time. */
+void verbs_prove_late(struct verbs *v);
 
 /* ---- verbs_info.c -------------------------------------------------------------------------- */
 

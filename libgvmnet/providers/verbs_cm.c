@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HELLO_VERSION 3u
+#define HELLO_VERSION 4u
 
 /* ---- hello --------------------------------------------------------------------------------- */
 
@@ -26,9 +26,10 @@ static const struct verbs_hello plain = { .magic = { 'G', 'V', 'M', 'R' },
 					  .cells = GVM_RMA_CELLS,
 					  .cell = { GVM_RMA_CELL & 0xFF, GVM_RMA_CELL >> 8 } };
 
-void verbs_hello_make(const struct verbs *v, struct verbs_hello *hello)
+void verbs_hello_make(const struct verbs *v, uint8_t mtu, struct verbs_hello *hello)
 {
 	*hello = plain;
+	hello->mtu = mtu;
 	if (!v->proof)
 		return;
 	for (unsigned i = 0; i < sizeof(hello->proof_key); i++)
@@ -37,13 +38,15 @@ void verbs_hello_make(const struct verbs *v, struct verbs_hello *hello)
 		hello->proof_at[i] = (uint8_t)((uintptr_t)v->proof >> 8 * i);
 }
 
-int verbs_hello_check(const void *data, size_t len, struct verbs_proof *proof)
+int verbs_hello_check(const void *data, size_t len, struct verbs_proof *proof, uint8_t *mtu)
 {
 	const struct verbs_hello *hello = data;
 
 	if (!data || len < sizeof(*hello) ||
-	    memcmp(hello, &plain, offsetof(struct verbs_hello, proof_key)))
+	    memcmp(hello, &plain, offsetof(struct verbs_hello, proof_key)) ||
+	    hello->mtu > IBV_MTU_4096)
 		return -EPROTO;
+	*mtu = hello->mtu;
 	*proof = (struct verbs_proof){ 0 };
 	for (unsigned i = 0; i < sizeof(hello->proof_key); i++)
 		proof->key |= (uint32_t)hello->proof_key[i] << 8 * i;
@@ -55,8 +58,13 @@ int verbs_hello_check(const void *data, size_t len, struct verbs_proof *proof)
 /* What the other side said as it accepted. */
 static int hear_hello(struct verbs_conn *conn, const struct rdma_cm_event *event)
 {
-	return verbs_hello_check(event->param.conn.private_data, event->param.conn.private_data_len,
-				 &conn->proof);
+	uint8_t theirs;
+	int err = verbs_hello_check(event->param.conn.private_data,
+				    event->param.conn.private_data_len, &conn->proof, &theirs);
+
+	if (!err)
+		conn->mtu = verbs_mtu_least(conn->mtu, theirs);
+	return err;
 }
 
 /* ---- ends ---------------------------------------------------------------------------------- */
@@ -247,7 +255,8 @@ static void ask(struct verbs_conn *conn)
 		attempt_failed(conn, err);
 		return;
 	}
-	verbs_hello_make(v, &hello);
+	conn->mtu = verbs_mtu_own();
+	verbs_hello_make(v, conn->mtu, &hello);
 	param = parameters(conn, &hello);
 	param.responder_resources = least(VERBS_READS, v->attr.max_qp_rd_atom);
 	param.initiator_depth = least(VERBS_READS, v->attr.max_qp_init_rd_atom);
@@ -360,11 +369,12 @@ static int accept_on(struct verbs_conn *conn, const struct verbs_request *reques
 	unsigned out = least(request->reads_out, v->attr.max_qp_init_rd_atom);
 	int err = verbs_qp_make(conn);
 
+	conn->mtu = verbs_mtu_least(verbs_mtu_own(), request->mtu);
 	if (!err)
 		err = verbs_qp_ready(conn, in, out);
 	if (err)
 		return err;
-	verbs_hello_make(v, &hello);
+	verbs_hello_make(v, conn->mtu, &hello);
 	conn->proof = request->proof;
 	param = parameters(conn, &hello);
 	param.responder_resources = (uint8_t)in;
@@ -372,7 +382,7 @@ static int accept_on(struct verbs_conn *conn, const struct verbs_request *reques
 	return rdma_accept(conn->id, &param) ? -errno : 0;
 }
 
-static void refuse(struct rdma_cm_id *id)
+void verbs_refuse(struct rdma_cm_id *id)
 {
 	rdma_reject(id, NULL, 0);
 	rdma_destroy_id(id);
@@ -388,18 +398,16 @@ void verbs_answer(struct verbs *v, const struct verbs_request *request)
 
 	if (v->reused)
 		verbs_drain(v);
-	ep = v->gone || v->half_open >= VERBS_HALF_OPEN || !verbs_is_mine(v, id)
-		 ? NULL
-		 : gvm_rma_accept(&v->rma);
+	ep = v->gone || !verbs_is_mine(v, id) ? NULL : gvm_rma_accept(&v->rma);
 	if (!ep) {
-		refuse(id);
+		verbs_refuse(id);
 		return;
 	}
 	gvm_addr_print(rdma_get_peer_addr(id), ep->ep.name, sizeof(ep->ep.name));
 	conn = verbs_conn_new(v, verbs_ep_of(ep), VERBS_ROUTE);
 	if (!conn) {
 		gvm_rma_unaccept(ep);
-		refuse(id);
+		verbs_refuse(id);
 		return;
 	}
 	conn->id = id;
@@ -416,6 +424,7 @@ void verbs_answer(struct verbs *v, const struct verbs_request *request)
 		return;
 	}
 	verbs_enter(conn, VERBS_ACCEPT);
+	verbs_unproven(conn);
 }
 
 static void on_established(struct verbs_conn *conn, const struct rdma_cm_event *event)

@@ -52,12 +52,6 @@ static struct verbs_port *ports;
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
-static void refuse(struct rdma_cm_id *id)
-{
-	rdma_reject(id, NULL, 0);
-	rdma_destroy_id(id);
-}
-
 /* The next one whose device it has come by; it goes to the end of the line. */
 static struct member *next_member(struct verbs_port *port, const struct rdma_cm_id *id)
 {
@@ -104,24 +98,25 @@ void verbs_asked(struct verbs *v, struct verbs_port *port, struct rdma_cm_id *id
 	static struct gvm_log_limit strange;
 	struct member *m;
 
-	if (verbs_hello_check(param->private_data, param->private_data_len, &request.proof)) {
+	if (verbs_hello_check(param->private_data, param->private_data_len, &request.proof,
+			      &request.mtu)) {
 		gvm_log_limited(&strange, GVM_LOG_WARN,
 				"%s: a connection is refused: the other side is no gvmnet node of "
 				"this version",
 				v->device);
-		refuse(id);
+		verbs_refuse(id);
 		return;
 	}
 	pthread_mutex_lock(&lock);
 	m = next_member(port, id);
 	request.listener = m ? m->listener : NULL;
 	if (!m || (m->v != v && hand_over(m->v, &request))) {
-		refuse(id);
+		verbs_refuse(id);
 		m = NULL;
 	}
 	pthread_mutex_unlock(&lock);
 	if (m && m->v == v)
-		verbs_answer(v, &request);
+		verbs_consider(v, &request);
 }
 
 static int listens_at(const struct verbs *v, const struct verbs_port *p)
@@ -156,7 +151,7 @@ int verbs_take_inbox(struct verbs *v)
 	pthread_mutex_unlock(&lock);
 	while ((r = list)) {
 		list = r->next;
-		verbs_answer(v, r);
+		verbs_consider(v, r);
 		free(r);
 		n++;
 	}
@@ -448,9 +443,10 @@ void verbs_unlisten(struct gvm_rma *rma, struct gvm_listener *listener)
 	pthread_mutex_unlock(&lock);
 	while ((r = mine)) {
 		mine = r->next;
-		refuse(r->id);
+		verbs_refuse(r->id);
 		free(r);
 	}
+	verbs_refuse_asking(v, listener);
 	fail_half_open(v, listener);
 	listener->fabric = NULL;
 	free(vl);

@@ -125,11 +125,9 @@ void verbs_enter(struct verbs_conn *conn, enum verbs_state state)
 	struct verbs *v = conn->v;
 
 	v->connecting -= conn->state == VERBS_CONNECT;
-	v->half_open -= conn->state == VERBS_ACCEPT;
 	v->lingering -= conn->state == VERBS_LINGER;
 	conn->state = (uint8_t)state;
 	v->connecting += conn->state == VERBS_CONNECT;
-	v->half_open += conn->state == VERBS_ACCEPT;
 	v->lingering += conn->state == VERBS_LINGER;
 }
 
@@ -174,6 +172,7 @@ static void unlink_conn(struct verbs_conn *conn)
 		conn->next->prev = conn->prev;
 	v->slots[conn->slot] = NULL;
 	verbs_unwait(conn);
+	verbs_proven(conn);
 	verbs_enter(conn, VERBS_LOOKUP);
 }
 

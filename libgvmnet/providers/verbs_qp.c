@@ -3,6 +3,7 @@
 #include "providers/verbs.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 /*
  * siw's library takes the key 0x90000 of a mapping, which the kernel gives like any other, for none
@@ -68,6 +69,33 @@ static int create(struct verbs_conn *conn)
  * but on iWARP, where one nudges the other before that (tick()), from the beginning. */
 #define REMOTE_ACCESS (IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE)
 
+uint8_t verbs_mtu_least(uint8_t a, uint8_t b)
+{
+	return a && (!b || a < b) ? a : b;
+}
+
+uint8_t verbs_mtu_own(void)
+{
+	unsigned long bytes = strtoul(gvm_option_text("GVM_VERBS_MTU"), NULL, 10);
+	uint8_t mtu = 0;
+
+	for (; bytes >= 256; bytes /= 2)
+		mtu++;
+	return mtu;
+}
+
+/* What rdma_cm has found for the way, but for what the sides have agreed on and the options have.
+ */
+static void choose_way(const struct verbs_conn *conn, struct ibv_qp_attr *attr, int mask)
+{
+	uint64_t sl = gvm_option_number("GVM_VERBS_SL");
+
+	if (mask & IBV_QP_PATH_MTU)
+		attr->path_mtu = (enum ibv_mtu)verbs_mtu_least((uint8_t)attr->path_mtu, conn->mtu);
+	if ((mask & IBV_QP_AV) && sl != GVM_OPTION_AUTO)
+		attr->ah_attr.sl = (uint8_t)sl;
+}
+
 static int modify(struct verbs_conn *conn, enum ibv_qp_state state, unsigned reads)
 {
 	struct ibv_qp_attr attr = { .qp_state = state };
@@ -79,6 +107,7 @@ static int modify(struct verbs_conn *conn, enum ibv_qp_state state, unsigned rea
 		attr.qp_access_flags = conn->v->iwarp ? REMOTE_ACCESS : IBV_ACCESS_LOCAL_WRITE;
 		mask |= IBV_QP_ACCESS_FLAGS;
 	} else if (state == IBV_QPS_RTR) {
+		choose_way(conn, &attr, mask);
 		attr.min_rnr_timer = VERBS_RNR_TIMER;
 		if (reads)
 			attr.max_dest_rd_atomic = (uint8_t)reads;
@@ -128,6 +157,7 @@ void verbs_allow(struct gvm_rma_ep *ep)
 	struct verbs_conn *conn = verbs_ep_of(ep)->conn;
 	int err;
 
+	verbs_proven(conn);
 	if (!conn->ready || conn->failed)
 		return;
 	err = verbs_negative(ibv_modify_qp(conn->qp, &attr, IBV_QP_STATE | IBV_QP_ACCESS_FLAGS));

@@ -67,6 +67,7 @@ void verbs_leave(struct verbs *v)
 {
 	v->missing = 1;
 	verbs_take_inbox(v); /* which are refused */
+	verbs_refuse_asking(v, NULL);
 	verbs_ports_leave(v);
 	gvm_rma_lost(&v->rma);
 	verbs_unmake(v);

@@ -446,6 +446,11 @@ void rdma_destroy_qp(struct rdma_cm_id *id)
 int rdma_init_qp_attr(struct rdma_cm_id *id, struct ibv_qp_attr *attr, int *mask)
 {
 	*mask = IBV_QP_STATE;
+	if (attr->qp_state != IBV_QPS_RTR)
+		return 0;
+	*mask |= IBV_QP_PATH_MTU | IBV_QP_AV;
+	attr->path_mtu = (enum ibv_mtu)stub.path_mtu;
+	attr->ah_attr.sl = (uint8_t)stub.path_sl;
 	return 0;
 }
 

@@ -26,8 +26,10 @@ struct stub_device stub = { .devices = 1,
 			    .max_cqe = 1 << 22,
 			    .max_srq_wr = 1 << 15,
 			    .max_rd_atom = 16,
+			    .path_mtu = IBV_MTU_4096,
 			    .port_state = IBV_PORT_ACTIVE,
 			    .pin_max = SIZE_MAX };
+struct stub_use stub_use;
 
 int stub_lock;
 
@@ -47,6 +49,7 @@ struct stub_cq {
 	struct ibv_cq cq; /* first */
 	struct ibv_wc *wc;
 	unsigned head, tail, room; /* a power of two */
+	unsigned asked;
 	int armed, fired;
 	struct stub_cq *next; /* of those that have fired */
 };
@@ -90,6 +93,7 @@ struct stub_qp {
 	struct stub_waits *waits, **waits_end;
 	int broken;
 	int access; /* what of it the other side's requests may use */
+	int mtu;
 };
 
 static struct stub_mr *mrs[MR_MAX]; /* by key; NULL: none */
@@ -424,6 +428,7 @@ struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *at, size_t len, int access)
 				  .lkey = key,
 				  .rkey = key };
 	mrs[key] = mr;
+	stub_use.pinned += pins ? len : 0;
 	unlock();
 	return &mr->mr;
 }
@@ -438,6 +443,8 @@ int ibv_dereg_mr(struct ibv_mr *mr)
 {
 	lock();
 	mrs[mr->lkey] = NULL;
+	if (!(((struct stub_mr *)mr)->access & IBV_ACCESS_ON_DEMAND))
+		stub_use.pinned -= mr->length;
 	unlock();
 	free(mr);
 	return 0;
@@ -490,6 +497,11 @@ struct ibv_cq *ibv_create_cq(struct ibv_context *context, int entries, void *use
 	cq->cq.channel = channel;
 	cq->cq.cq_context = user;
 	cq->cq.cqe = (int)cq->room;
+	cq->asked = (unsigned)entries;
+	lock();
+	stub_use.cqs++;
+	stub_use.cq_entries += cq->asked;
+	unlock();
 	return &cq->cq;
 }
 
@@ -503,6 +515,8 @@ int ibv_destroy_cq(struct ibv_cq *cq)
 		at = &(*at)->next;
 	if (at && *at)
 		*at = s->next;
+	stub_use.cqs--;
+	stub_use.cq_entries -= s->asked;
 	unlock();
 	free(s->wc);
 	free(s);
@@ -604,11 +618,19 @@ struct ibv_srq *ibv_create_srq(struct ibv_pd *pd, struct ibv_srq_init_attr *init
 	srq->srq.context = pd->context;
 	srq->srq.pd = pd;
 	srq->srq.srq_context = init->srq_context;
+	lock();
+	stub_use.srqs++;
+	stub_use.srq_entries += srq->max;
+	unlock();
 	return &srq->srq;
 }
 
 int ibv_destroy_srq(struct ibv_srq *srq)
 {
+	lock();
+	stub_use.srqs--;
+	stub_use.srq_entries -= ((struct stub_srq *)srq)->max;
+	unlock();
 	free(((struct stub_srq *)srq)->recvs.recv);
 	free(srq);
 	return 0;
@@ -633,6 +655,7 @@ struct ibv_qp *ibv_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr *init)
 		number = ++next_qp % QP_MAX;
 	while (!number || qps[number]);
 	qps[number] = qp;
+	stub_use.qps++;
 	unlock();
 	qp->qp.context = pd->context;
 	qp->qp.pd = pd;
@@ -700,6 +723,17 @@ static void forget_events(struct ibv_qp *qp)
 	c->end = at;
 }
 
+/* What was noted second is the last. */
+static void swap_last(void)
+{
+	int mtu = stub.mtu[0], sl = stub.sl[0];
+
+	stub.mtu[0] = stub.mtu[1];
+	stub.sl[0] = stub.sl[1];
+	stub.mtu[1] = mtu;
+	stub.sl[1] = sl;
+}
+
 int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
 {
 	lock();
@@ -707,6 +741,11 @@ int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
 		break_qp((struct stub_qp *)qp);
 	if (mask & IBV_QP_ACCESS_FLAGS)
 		((struct stub_qp *)qp)->access = (int)attr->qp_access_flags;
+	if (mask & IBV_QP_PATH_MTU) {
+		((struct stub_qp *)qp)->mtu = stub.mtu[1] = (int)attr->path_mtu;
+		stub.sl[1] = attr->ah_attr.sl;
+		swap_last();
+	}
 	unlock();
 	return 0;
 }
@@ -720,6 +759,7 @@ int ibv_destroy_qp(struct ibv_qp *qp)
 	if (s->peer)
 		s->peer->peer = NULL;
 	qps[qp->qp_num] = NULL;
+	stub_use.qps--;
 	while ((w = s->waits)) {
 		s->waits = w->next;
 		free(w);
@@ -833,6 +873,8 @@ static enum ibv_wc_status carry_out(struct stub_qp *qp, const struct ibv_send_wr
 	}
 	if (!to || to->broken)
 		return IBV_WC_RETRY_EXC_ERR;
+	if (to->mtu != qp->mtu)
+		return IBV_WC_REM_INV_REQ_ERR; /* as packets have another length than is expected */
 	if (!(wr->send_flags & IBV_SEND_INLINE) &&
 	    !may(qp->qp.pd, sge->lkey, sge->addr, sge->length, read ? IBV_ACCESS_LOCAL_WRITE : 0))
 		return IBV_WC_LOC_PROT_ERR;

@@ -17,9 +17,11 @@ struct stub_device {
 	int way;       /* the device that rdma_cm finds each address to belong to */
 	int transport; /* IBV_TRANSPORT_* */
 	int max_qp_wr, max_cqe, max_rd_atom;
-	int max_srq_wr;                   /* 0: no shared receive queues */
-	int on_demand;                    /* 1: it has on-demand paging; 2: says so, and refuses */
-	int tos, tos_set;                 /* the last traffic class, and how often one was set */
+	int max_srq_wr;        /* 0: no shared receive queues */
+	int on_demand;         /* 1: it has on-demand paging; 2: says so, and refuses */
+	int tos, tos_set;      /* the last traffic class, and how often one was set */
+	int path_mtu, path_sl; /* what rdma_cm finds for a way; enum ibv_mtu */
+	int mtu[2], sl[2];     /* what the last two queue pairs were given, the last first */
 	uint64_t regs_on_demand, advised; /* registrations; bytes that it was told of */
 	int no_srq;                       /* they are said to be there, but none can be made */
 	int no_last;    /* nothing is said of a queue pair that has taken its last buffer */
@@ -34,6 +36,14 @@ struct stub_device {
 	int fail;                /* the next send, read or write ends with this IBV_WC_* */
 };
 extern STUB_API struct stub_device stub;
+
+/* What all have of it now. */
+struct stub_use {
+	unsigned qps, srqs, cqs;
+	uint64_t cq_entries, srq_entries; /* as they were asked for */
+	uint64_t pinned;                  /* bytes of registrations */
+};
+extern STUB_API struct stub_use stub_use;
 
 /* An event of the device; element is the caller's to fill in. */
 STUB_API void stub_async(struct ibv_context *context, struct ibv_async_event event);

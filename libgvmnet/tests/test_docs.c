@@ -315,10 +315,25 @@ static uint64_t number(const char *row, int n)
 /* What verbs.h, which not every machine can compile, has of it: test_verbs holds it to these. */
 #define VERBS_SENDS_KIB  128u /* of soft-RoCE, for the 288 requests of a send queue */
 #define VERBS_COPIES_KIB 256u
+#define VERBS_ENTRIES    305u /* of a completion queue, for a connection */
+#define VERBS_ENTRY      64u  /* bytes, also of a shared receive queue */
 
 static uint64_t kib(uint64_t bytes)
 {
 	return (bytes + 1023) >> 10;
+}
+
+/* Completion queues and shared receive queues are made for 32 connections, 64, and so forth, up to
+ * 2,048 at a time (test_verbs_shared holds verbs.c to it). */
+static uint64_t shared_queues_kib(uint64_t peers)
+{
+	uint64_t room = 0, lanes = 0;
+
+	for (uint64_t next = 32; room < peers; next = next < 2048 ? 2 * next : 2048) {
+		room += next;
+		lanes++;
+	}
+	return kib((room * (VERBS_ENTRIES + GVM_RMA_FIRST) + lanes * GVM_RMA_LEND) * VERBS_ENTRY);
 }
 
 static void pinned_memory_is_what_it_is(void **state)
@@ -331,16 +346,18 @@ static void pinned_memory_is_what_it_is(void **state)
 		uint64_t recvs = kib(peers[n] * GVM_RMA_FIRST * GVM_RMA_CELL);
 		uint64_t lent = kib(GVM_RMA_LEND * GVM_RMA_CELL);
 		uint64_t sends = kib(GVM_RMA_SEND_CELLS * GVM_RMA_CELL);
+		uint64_t queues = shared_queues_kib(peers[n]);
 
 		assert_int_equal(number(row, 0), peers[n]);
 		assert_int_equal(number(row, 1), recvs);
 		assert_int_equal(number(row, 2), lent);
 		assert_int_equal(number(row, 3), peers[n] * VERBS_SENDS_KIB);
-		assert_int_equal(number(row, 4), sends);
-		assert_int_equal(number(row, 5), VERBS_COPIES_KIB);
-		assert_int_equal(number(row, 6), recvs + lent + peers[n] * VERBS_SENDS_KIB + sends +
-						     VERBS_COPIES_KIB);
-		assert_int_equal(number(row, 7), GVM_RMA_BOUNCE_MAX >> 10);
+		assert_int_equal(number(row, 4), queues);
+		assert_int_equal(number(row, 5), sends);
+		assert_int_equal(number(row, 6), VERBS_COPIES_KIB);
+		assert_int_equal(number(row, 7), recvs + lent + peers[n] * VERBS_SENDS_KIB +
+						     queues + sends + VERBS_COPIES_KIB);
+		assert_int_equal(number(row, 8), GVM_RMA_BOUNCE_MAX >> 10);
 	}
 	assert_int_equal(n, 3);
 	assert_int_equal(GVM_RMA_BASE, 2);
@@ -349,6 +366,7 @@ static void pinned_memory_is_what_it_is(void **state)
 	assert_int_equal(GVM_RMA_CELL, GVM_RMA_CELL_HDR + GVM_WIRE_HDR_LEN + GVM_WIRE_PAGE);
 	assert_int_equal(GVM_RMA_SHARES, 16384);
 	assert_int_equal(GVM_RMA_WORKS + 32, 288);
+	assert_int_equal(288 + GVM_RMA_RECVS, VERBS_ENTRIES);
 }
 
 int main(void)

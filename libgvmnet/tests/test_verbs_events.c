@@ -37,6 +37,7 @@ static const struct stub_device as_it_is = { .devices = 1,
 					     .max_cqe = 1 << 22,
 					     .max_srq_wr = 1 << 15,
 					     .max_rd_atom = 16,
+					     .path_mtu = IBV_MTU_4096,
 					     .port_state = IBV_PORT_ACTIVE,
 					     .pin_max = SIZE_MAX };
 
@@ -128,7 +129,8 @@ static void all_is_over(void)
 	for (struct gvm_host *h = &client; h; h = h == &client ? &server : NULL) {
 		const struct verbs *v = verbs_of(h->rma);
 
-		assert_int_equal(v->half_open + v->connecting + v->lingering, 0);
+		assert_int_equal(v->unproven_count + v->asking_count + v->connecting + v->lingering,
+				 0);
 		assert_null(v->waiting);
 		assert_int_equal(v->copy_count, VERBS_COPIES);
 		for (const struct verbs_lane *lane = v->lanes; lane; lane = lane->next)
@@ -829,6 +831,77 @@ static void the_traffic_class_is_set(void **state)
 	verbs_fabric.unlisten(other.rma, &other.listener);
 }
 
+static void way_is(int mtu, int sl, int server_sl)
+{
+	struct gvm_rma_conn *c = dialled();
+
+	assert_int_equal(stub.mtu[0], mtu); /* the connecting side comes last */
+	assert_int_equal(stub.mtu[1], mtu);
+	assert_int_equal(stub.sl[0], sl);
+	assert_int_equal(stub.sl[1], server_sl);
+	offer(c, RW);
+	assert_int_equal(do_job(c, GVM_RMA_READ, 0, 0, 4096), 0);
+	verbs_fabric.dereg(server.rma, &remote);
+	end(c, 0);
+	all_is_over();
+}
+
+/* The options are the process's, so each side's are set when it is its turn. */
+static struct gvm_rma_conn *asked_with(const char *mtu)
+{
+	struct gvm_rma_conn *c;
+
+	assert_int_equal(gvm_option_set("GVM_VERBS_MTU", mtu), 0);
+	c = asked_for();
+	assert_int_equal(gvm_option_set("GVM_VERBS_MTU", "0"), 0);
+	return c;
+}
+
+static void packets_and_service_level(void **state)
+{
+	static const struct {
+		const char *option;
+		int mtu;
+	} sizes[] = { { "256", IBV_MTU_256 },
+		      { "512", IBV_MTU_512 },
+		      { "1024", IBV_MTU_1024 },
+		      { "2048", IBV_MTU_2048 } };
+	struct gvm_rma_conn *c;
+
+	stub.path_mtu = IBV_MTU_2048;
+	stub.path_sl = 3;
+	way_is(IBV_MTU_2048, 3, 3);
+	for (unsigned i = 0; i < 4; i++) {
+		assert_int_equal(gvm_option_set("GVM_VERBS_MTU", sizes[i].option), 0);
+		way_is(sizes[i].mtu, 3, 3);
+	}
+	/* never more than the path takes */
+	assert_int_equal(gvm_option_set("GVM_VERBS_MTU", "4096"), 0);
+	way_is(IBV_MTU_2048, 3, 3);
+	assert_int_equal(gvm_option_set("GVM_VERBS_MTU", "0"), 0);
+	assert_int_equal(gvm_option_set("GVM_VERBS_SL", "0"), 0);
+	way_is(IBV_MTU_2048, 0, 0);
+	assert_int_equal(gvm_option_set("GVM_VERBS_SL", "15"), 0);
+	way_is(IBV_MTU_2048, 15, 15);
+	assert_int_equal(gvm_option_set("GVM_VERBS_SL", "auto"), 0);
+	/* either side alone has the packets of both made shorter */
+	c = asked_with("512");
+	until(c->connected == 1);
+	assert_int_equal(stub.mtu[0], IBV_MTU_512);
+	assert_int_equal(stub.mtu[1], IBV_MTU_512);
+	end(c, 0);
+	all_is_over();
+	c = asked_for();
+	assert_int_equal(gvm_option_set("GVM_VERBS_MTU", "256"), 0);
+	until(verbs_of(server.rma)->conns);
+	assert_int_equal(gvm_option_set("GVM_VERBS_MTU", "0"), 0);
+	until(c->connected == 1);
+	assert_int_equal(stub.mtu[0], IBV_MTU_256);
+	assert_int_equal(stub.mtu[1], IBV_MTU_256);
+	end(c, 0);
+	all_is_over();
+}
+
 /* What peers reach is not pinned where the device can do without; what is read into is. */
 static void memory_on_demand(void **state)
 {
@@ -891,6 +964,7 @@ int main(void)
 		ONE(several_devices),
 		ONE(memory_that_cannot_be_pinned),
 		ONE(the_traffic_class_is_set),
+		ONE(packets_and_service_level),
 		ONE(memory_on_demand),
 	};
 

@@ -95,6 +95,25 @@ static void connections_share_a_queue(void **state)
 	all_are_there();
 }
 
+/* As docs/rdma.md has it, Pinned memory, with which test_docs reckons: both sides' queues are made
+ * for 32 connections, 64 more, 128 more. */
+static void queues_are_as_long_as_it_says(void **state)
+{
+	struct gvm_rma_conn *c[100];
+
+	for (unsigned i = 0; i < 100; i++)
+		c[i] = dialled();
+	assert_int_equal(stub_use.qps, 200);
+	assert_int_equal(stub_use.cqs, 6);
+	assert_int_equal(stub_use.cq_entries, 2 * (32 + 64 + 128) * 305);
+	assert_int_equal(stub_use.srqs, 6);
+	assert_int_equal(stub_use.srq_entries, 2 * ((32 + 64 + 128) * 3 + 3 * 126));
+	for (unsigned i = 0; i < 100; i++)
+		end(c[i], 0);
+	until(!verbs_of(server.rma)->conns);
+	assert_int_equal(stub_use.qps, 0);
+}
+
 /* Ends with cells that nobody has looked at, of this connection and of others. */
 static void no_buffer_is_lost(void **state)
 {
@@ -257,6 +276,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		SHARED(connections_share_a_queue),
+		SHARED(queues_are_as_long_as_it_says),
 		SHARED(no_buffer_is_lost),
 		SHARED(what_is_put_aside_stays_in_order),
 		SHARED(a_device_that_says_nothing),

@@ -35,8 +35,8 @@ struct gvm_host {
 	struct gvm_listener listener;
 	unsigned port;
 	int epfd, wake_fd;
-	int refuse; /* gvm_rma_accept() says no */
-	int shut;   /* end it in accepted() */
+	int refuse;   /* gvm_rma_accept() says no */
+	int shut;     /* end it in accepted() */
 	int unproven; /* accepted connections are not allowed anything */
 	unsigned accepted, unaccepted, broken;
 	struct gvm_rma_ep *last; /* that was accepted */
@@ -85,9 +85,11 @@ static void host_wake(struct gvm_host *host)
 	assert_int_equal(write(host->wake_fd, &one, sizeof(one)), sizeof(one));
 }
 
+static uint64_t stopped_at; /* 0: the workers' clock goes */
+
 static uint64_t host_now(struct gvm_host *host)
 {
-	return gvm_now();
+	return stopped_at ? stopped_at : gvm_now();
 }
 
 static const struct gvm_host_ops up = {
@@ -238,9 +240,10 @@ void gvm_rma_accepted(struct gvm_listener *listener, struct gvm_rma_ep *ep)
 	host->last = ep;
 	ep->conn->connected = 1;
 	ep->conn->echo = 1;
-	if (!host->unproven)
+	if (!host->unproven) {
 		verbs_fabric.allow(ep);
-	assert_int_equal(verbs_fabric.receives(ep, GVM_RMA_RECVS), 0);
+		assert_int_equal(verbs_fabric.receives(ep, GVM_RMA_RECVS), 0);
+	}
 	if (host->shut)
 		end(ep->conn, 0);
 }
@@ -265,7 +268,8 @@ void gvm_rma_connected(struct gvm_rma_ep *ep, int status)
 
 static const struct gvm_rma_reg *cell_reg;
 
-static void send_cell(struct gvm_rma_conn *c, const uint8_t *bytes, uint32_t len)
+static void send_cell_with(struct gvm_rma_conn *c, const uint8_t *bytes, uint32_t len,
+			   const struct gvm_rma_reg *reg)
 {
 	struct job *job = calloc(1, sizeof(*job));
 
@@ -273,14 +277,19 @@ static void send_cell(struct gvm_rma_conn *c, const uint8_t *bytes, uint32_t len
 	cells = job;
 	job->work.ep = c->ep;
 	job->work.kind = GVM_RMA_SEND;
-	job->work.buf = (uint8_t *)(uintptr_t)cell_reg->base;
+	job->work.buf = (uint8_t *)(uintptr_t)reg->base;
 	memcpy(job->work.buf, bytes, len);
 	job->work.len = len;
-	job->work.reg = cell_reg;
+	job->work.reg = reg;
 	assert_int_equal(verbs_fabric.post(c->ep, &job->work), 0);
 	c->sent++;
 	/* the one buffer is free again only when the provider has its copy */
 	verbs_fabric.ring(c->ep->rma);
+}
+
+static inline void send_cell(struct gvm_rma_conn *c, const uint8_t *bytes, uint32_t len)
+{
+	send_cell_with(c, bytes, len, cell_reg);
 }
 
 void gvm_rma_cell(struct gvm_rma_ep *ep, const uint8_t *cell, uint32_t len)
@@ -355,6 +364,7 @@ static int teardown(void **state)
 	free(local_at);
 	free(remote_at);
 	cell_reg = NULL;
+	stopped_at = 0;
 	return 0;
 }
 
