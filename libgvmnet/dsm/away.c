@@ -43,9 +43,8 @@ int gvm_dsm_leave(struct gvm_dsm *dsm, unsigned timeout_ms)
 /* What the program's threads wait for goes on. */
 static void go_on(struct gvm_dsm *dsm)
 {
-	if (dsm->ivy)
-		dsm_engine_after(dsm);
-	else if (dsm->memory)
+	dsm_engine_after(dsm);
+	if (!dsm->ivy && dsm->memory)
 		dsm_memory_trim(dsm->memory);
 }
 
@@ -62,7 +61,7 @@ void dsm_away_failed(struct gvm_dsm *dsm)
 
 void dsm_away_back(struct gvm_dsm *dsm)
 {
-	dsm->parting = 0;
+	dsm->parting = dsm->lost = 0;
 	go_on(dsm);
 }
 

@@ -413,15 +413,27 @@ void dsm_engine_after(struct gvm_dsm *dsm)
 {
 	int more;
 
+	dsm_pins_go_on(dsm);
 	if (!dsm->ivy)
 		return;
-	dsm_pins_go_on(dsm);
 	dsm_region_evict_on(dsm);
 	copy_stats(dsm);
 	more = dsm->memory ? dsm_memory_trim(dsm->memory) : 0;
 	if (more && !dsm->trim.place)
 		gvm_timer_set(dsm->node->worker, &dsm->trim, gvm_now() + (more == 1 ? 0 : TRIM_NS));
 	dsm_region_close_on(dsm);
+}
+
+static void on_more(struct gvm_timer *timer)
+{
+	dsm_engine_after(dsm_container(timer, struct gvm_dsm, more));
+}
+
+/* If there is no room for the timer: with the next event, or the next tick. */
+void dsm_engine_more(struct gvm_dsm *dsm)
+{
+	if (!dsm->more.place)
+		gvm_timer_set(dsm->node->worker, &dsm->more, gvm_now());
 }
 
 static void on_trim(struct gvm_timer *timer)
@@ -499,6 +511,7 @@ int dsm_engine_new(struct gvm_dsm *dsm)
 	dsm->tick.fn = on_tick;
 	dsm->trim.fn = on_trim;
 	dsm->keep.fn = on_keep;
+	dsm->more.fn = on_more;
 	dsm->put_off.fn = dsm_link_on_late;
 	err = gvm_timer_set(dsm->node->worker, &dsm->tick, now + TICK_NS);
 	if (!err)
@@ -527,6 +540,7 @@ void dsm_engine_free(struct gvm_dsm *dsm)
 	gvm_timer_clear(worker, &dsm->tick);
 	gvm_timer_clear(worker, &dsm->trim);
 	gvm_timer_clear(worker, &dsm->keep);
+	gvm_timer_clear(worker, &dsm->more);
 	gvm_timer_clear(worker, &dsm->put_off);
 	drop_kept(dsm, -1);
 	if (dsm->ivy) {

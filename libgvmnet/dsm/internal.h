@@ -27,6 +27,7 @@
 
 #define DSM_MS     UINT64_C(1000000)
 #define DSM_CLOSED 16u /* ids of regions that were closed last, whose frames may still come */
+#define DSM_TURN   1024u /* pages that a call looks at before the thread does other work */
 #define DSM_LATE   4u  /* frames without haste that may wait for another one to the same node */
 
 #define dsm_container(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
@@ -123,7 +124,7 @@ struct gvm_dsm {
 	struct dsm_memory *memory;
 	struct dsm_watch watch[DSM_MEMORY_FDS_MAX];
 	unsigned watches;
-	struct gvm_timer tick, trim, keep, put_off;
+	struct gvm_timer tick, trim, keep, put_off, more;
 	struct dsm_frames kept; /* frames that would close a page which was opened a moment ago */
 
 	struct dsm_link **links; /* by node id */
@@ -142,12 +143,13 @@ struct gvm_dsm {
 	enum dsm_making making;
 	uint16_t first;       /* the home of slab 0 */
 	uint64_t again_until; /* homes that do not agree may do so, if they are asked anew */
-	uint64_t cursor;      /* page that is evicted next */
+	struct ivy_walk giving; /* all pages back to their homes */
+	uint64_t rested;      /* ticks since that was over */
 	int parting;     /* leaves for a moment, or has: faults wait */
 	int lost;        /* it could not come back: they fail */
 	uint64_t was;    /* generation, before it left; 0: never */
 	struct ivy_stats before; /* of engines that it had then */
-	LIST_HEAD(, dsm_pin) pins; /* calls that wait for pages */
+	LIST_HEAD(, dsm_pin) pins; /* calls that wait for pages, or have many to go through */
 	LIST_HEAD(, dsm_eviction) evictions; /* ... and for room in the queues */
 
 	/* written by the node's thread, read by any */
@@ -229,6 +231,8 @@ int dsm_engine_take(struct gvm_dsm *dsm, uint16_t from, const struct gvm_hdr *h,
 		    const void *payload, const char **reason);
 /* To be called when the engine has been called: what it leaves to do. */
 void dsm_engine_after(struct gvm_dsm *dsm);
+/* There is more to do that waits for nothing: that is called again soon. */
+void dsm_engine_more(struct gvm_dsm *dsm);
 /* The engine's view of who is there. No-ops without an engine. */
 void dsm_peer_lost(struct gvm_dsm *dsm, uint16_t node);
 void dsm_peer_back(struct gvm_dsm *dsm, uint16_t node);
@@ -238,7 +242,7 @@ int dsm_home_reborn(struct gvm_dsm *dsm, uint16_t node);
 
 /* ---- pin.c ---------------------------------------------------------------------------------- */
 
-/* Calls that pin go on if they can: something has happened. */
+/* Calls that pin, unpin or hint go on if they can: something has happened. */
 void dsm_pins_go_on(struct gvm_dsm *dsm);
 /* The page cannot be had. */
 void dsm_pins_failed(struct gvm_dsm *dsm, uint64_t page, int status);

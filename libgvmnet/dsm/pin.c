@@ -13,28 +13,61 @@ struct dsm_pin {
 	LIST_ENTRY(dsm_pin) in_region;
 	struct gvm_dsm *dsm;
 	struct dsm_wait *wait;
-	uint64_t first, next, end; /* pages; next: the first that is not pinned yet */
+	void (*go_on)(struct dsm_pin *pin); /* a piece, or finish() */
+	uint64_t first, next, end;          /* pages; next: the first that is still to be seen to */
 	uint64_t timeout_ns;
 	enum ivy_access access;
-	int failed; /* why next cannot be had */
+	int failed;           /* why next cannot be had */
+	int status;           /* what the call returns */
+	unsigned room;        /* of a hint: for so many pages */
+	struct ivy_walk walk; /* of what is unpinned */
 	struct gvm_timer deadline;
 };
 
-static void unpin_pages(struct gvm_dsm *dsm, uint64_t page, uint64_t end)
+static void begin(struct dsm_pin *pin, struct dsm_wait *wait, void (*go_on)(struct dsm_pin *pin))
 {
-	for (; page < end && dsm->ivy; page++)
-		ivy_unpin(dsm->ivy, page);
+	pin->wait = wait;
+	pin->go_on = go_on;
+	LIST_INSERT_HEAD(&pin->dsm->pins, pin, in_region);
 }
 
-static void finish(struct dsm_pin *pin, int status)
+static void finish(struct dsm_pin *pin)
 {
-	struct dsm_wait *wait = pin->wait;
-
-	if (status)
-		unpin_pages(pin->dsm, pin->first, pin->next);
-	gvm_timer_clear(pin->dsm->node->worker, &pin->deadline);
 	LIST_REMOVE(pin, in_region);
-	dsm_done(wait, status); /* pin is the waiting thread's */
+	dsm_done(pin->wait, pin->status); /* pin is the waiting thread's */
+}
+
+/* ---- unpinned ------------------------------------------------------------------------------ */
+
+/* A member that has left has no pins. */
+static void unpin_on(struct dsm_pin *pin)
+{
+	struct gvm_dsm *dsm = pin->dsm;
+
+	if (dsm->ivy)
+		ivy_walk_on(dsm->ivy, &pin->walk, IVY_WALK_UNPIN, DSM_TURN);
+	if (!dsm->ivy || pin->walk.over)
+		finish(pin);
+	else
+		dsm_engine_more(dsm);
+}
+
+static void unpin_pages(struct dsm_pin *pin, uint64_t end)
+{
+	if (pin->dsm->ivy)
+		ivy_walk_begin(pin->dsm->ivy, &pin->walk, pin->first, end);
+	pin->go_on = unpin_on;
+}
+
+/* ---- pinned -------------------------------------------------------------------------------- */
+
+/* All or nothing. */
+static void end_pin(struct dsm_pin *pin, int status)
+{
+	gvm_timer_clear(pin->dsm->node->worker, &pin->deadline);
+	pin->status = status;
+	unpin_pages(pin, status ? pin->next : pin->first);
+	unpin_on(pin);
 }
 
 /* More must be able to come and go than what stays. */
@@ -66,25 +99,37 @@ static int pin_next(const struct dsm_pin *pin)
 	return -ENOMEM;
 }
 
-static void go_on(struct dsm_pin *pin)
+/* Why no page can be had at all; 0: not now, or they can. */
+static int is_over(const struct gvm_dsm *dsm)
 {
-	struct ivy *ivy = pin->dsm->ivy;
-	int err = 0;
+	if (dsm->parting)
+		return dsm->lost ? -EHOSTDOWN : 0;
+	return dsm->ivy ? 0 : -EIO; /* it is being closed */
+}
 
-	if (pin->dsm->parting)
+static void pin_on(struct dsm_pin *pin)
+{
+	struct gvm_dsm *dsm = pin->dsm;
+	int err = is_over(dsm);
+
+	if (!err && dsm->parting)
 		return;
-	while (pin->next < pin->end && !err) {
+	for (unsigned n = 0; pin->next < pin->end && !err; n++) {
+		if (n == DSM_TURN) {
+			dsm_engine_more(dsm);
+			return;
+		}
 		err = pin->failed ? pin->failed : pin_next(pin);
 		if (!err) {
 			pin->next++;
 		} else if (err == -EAGAIN) {
-			err = ivy_fault(ivy, pin->next, pin->access);
+			err = ivy_fault(dsm->ivy, pin->next, pin->access);
 			/* 1: it comes. 0: it is here, but others go first. No memory: later */
 			if (err >= 0 || err == -ENOMEM || err == -EAGAIN)
 				return;
 		}
 	}
-	finish(pin, err);
+	end_pin(pin, err);
 }
 
 void dsm_pins_go_on(struct gvm_dsm *dsm)
@@ -93,7 +138,7 @@ void dsm_pins_go_on(struct gvm_dsm *dsm)
 
 	for (pin = LIST_FIRST(&dsm->pins); pin; pin = next) {
 		next = LIST_NEXT(pin, in_region);
-		go_on(pin);
+		pin->go_on(pin);
 	}
 }
 
@@ -109,7 +154,7 @@ void dsm_pins_failed(struct gvm_dsm *dsm, uint64_t page, int status)
 
 static void too_late(struct gvm_timer *timer)
 {
-	finish(dsm_container(timer, struct dsm_pin, deadline), -ETIMEDOUT);
+	end_pin(dsm_container(timer, struct dsm_pin, deadline), -ETIMEDOUT);
 }
 
 static void pin_start(void *arg, struct dsm_wait *wait)
@@ -119,14 +164,13 @@ static void pin_start(void *arg, struct dsm_wait *wait)
 	struct gvm_worker *worker = dsm->node->worker;
 	int err = 0;
 
-	pin->wait = wait;
+	begin(pin, wait, pin_on);
 	pin->deadline.fn = too_late;
-	LIST_INSERT_HEAD(&dsm->pins, pin, in_region);
 	if (pin->timeout_ns)
 		err =
 		    gvm_timer_set(worker, &pin->deadline, gvm_worker_now(worker) + pin->timeout_ns);
 	if (err)
-		finish(pin, err);
+		end_pin(pin, err);
 	dsm_engine_after(dsm);
 }
 
@@ -156,10 +200,11 @@ int gvm_dsm_pin(struct gvm_dsm *dsm, uint64_t offset, uint64_t len, int write, u
 static void unpin(void *arg, struct dsm_wait *wait)
 {
 	struct dsm_pin *pin = arg;
+	struct gvm_dsm *dsm = pin->dsm;
 
-	unpin_pages(pin->dsm, pin->first, pin->end);
-	dsm_engine_after(pin->dsm);
-	dsm_done(wait, 0);
+	begin(pin, wait, unpin_on);
+	unpin_pages(pin, pin->end);
+	dsm_engine_after(dsm);
 }
 
 int gvm_dsm_unpin(struct gvm_dsm *dsm, uint64_t offset, uint64_t len)
@@ -170,22 +215,37 @@ int gvm_dsm_unpin(struct gvm_dsm *dsm, uint64_t offset, uint64_t len)
 	return err ? err : dsm_node_run(dsm->node, unpin, &pin);
 }
 
+/* ---- hints --------------------------------------------------------------------------------- */
+
 /* To the engine it is a fault for which no thread waits. */
+static void prefetch_on(struct dsm_pin *pin)
+{
+	struct gvm_dsm *dsm = pin->dsm;
+
+	for (unsigned n = 0; pin->next < pin->end && pin->room && dsm->ivy && !dsm->parting; n++) {
+		if (n == DSM_TURN) {
+			dsm_engine_more(dsm);
+			return;
+		}
+		if (ivy_page_access(dsm->ivy, pin->next) < pin->access) {
+			if (ivy_fault(dsm->ivy, pin->next, pin->access) < 0)
+				break;
+			pin->room--;
+		}
+		pin->next++;
+	}
+	finish(pin);
+}
+
 static void prefetch(void *arg, struct dsm_wait *wait)
 {
 	struct dsm_pin *pin = arg;
 	struct gvm_dsm *dsm = pin->dsm;
-	uint64_t most = dsm->budget && dsm->budget / 4 < HINT_PAGES ? dsm->budget / 4 : HINT_PAGES;
+	uint64_t quarter = dsm->budget / 4;
 
-	for (; pin->next < pin->end && most && !dsm->parting; pin->next++) {
-		if (ivy_page_access(dsm->ivy, pin->next) >= pin->access)
-			continue;
-		if (ivy_fault(dsm->ivy, pin->next, pin->access) < 0)
-			break;
-		most--;
-	}
+	pin->room = dsm->budget && quarter < HINT_PAGES ? (unsigned)quarter : HINT_PAGES;
+	begin(pin, wait, prefetch_on);
 	dsm_engine_after(dsm);
-	dsm_done(wait, 0);
 }
 
 int gvm_dsm_prefetch(struct gvm_dsm *dsm, uint64_t offset, uint64_t len, int write)

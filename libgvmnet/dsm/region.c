@@ -18,11 +18,13 @@
 #define AGAIN_NS    (100 * DSM_MS)
 #define ODD_NS      (1000 * DSM_MS) /* for which homes may disagree: a region is being deleted */
 #define PAUSE_US    20000u
-#define EVICT_BATCH 256u
 #define EVICT_BYTES (4u << 20) /* that may wait to be sent while a region is closed */
 #define PAGES_MAX   (UINT64_C(0xFFFFFFFF) - 1)
 #define LAYOUT_NS   (1 * DSM_MS) /* at a time: the thread has faults of other regions to serve */
 #define LAYOUT_STEP 256u
+#define WALK_STEP   16u        /* pages, until it is seen whether there is room to send more */
+#define WALK_TICK   (1u << 16) /* pages that a tick may have looked at once more */
+#define WALK_REST   16u        /* ticks, at most */
 
 /* ---- opening: the configuration ------------------------------------------------------------ */
 
@@ -567,23 +569,36 @@ struct dsm_eviction {
 	LIST_ENTRY(dsm_eviction) in_region;
 	struct gvm_dsm *dsm;
 	struct dsm_wait *wait;
-	uint64_t page, end;
+	uint64_t first, end; /* pages */
+	struct ivy_walk walk;
 };
 
-/* No more at a time than may wait to be sent: when that has gone it goes on. */
+static int may_send(const struct gvm_dsm *dsm)
+{
+	return dsm->queued < EVICT_BYTES && dsm->queued <= dsm->node->queue_max / 4;
+}
+
+/* No more at a time than may wait to be sent: when that has gone it goes on. Nor for long. Returns
+ * how many pages have left. */
+static uint32_t walk_on(struct gvm_dsm *dsm, struct ivy_walk *walk, enum ivy_walk_what what)
+{
+	uint64_t until = walk->looked + DSM_TURN;
+	uint32_t gone = 0;
+
+	while (!walk->over && may_send(dsm) && walk->looked < until)
+		gone += ivy_walk_on(dsm->ivy, walk, what, WALK_STEP);
+	if (!walk->over && may_send(dsm))
+		dsm_engine_more(dsm);
+	return gone;
+}
+
 static void evict_on(struct dsm_eviction *e)
 {
 	struct gvm_dsm *dsm = e->dsm;
 
-	for (; e->page < e->end && dsm->ivy && dsm->queued < EVICT_BYTES &&
-	       dsm->queued <= dsm->node->queue_max / 4;
-	     e->page++) {
-		enum ivy_access had = ivy_page_access(dsm->ivy, e->page);
-
-		if (had && ivy_evict(dsm->ivy, e->page) == 0)
-			dsm_count(&dsm->stats.evicted, 1);
-	}
-	if (dsm->ivy && e->page < e->end)
+	if (dsm->ivy)
+		dsm_count(&dsm->stats.evicted, walk_on(dsm, &e->walk, IVY_WALK_EVICT));
+	if (dsm->ivy && !e->walk.over)
 		return;
 	LIST_REMOVE(e, in_region);
 	dsm_done(e->wait, 0);
@@ -606,6 +621,8 @@ static void evict(void *arg, struct dsm_wait *wait)
 
 	e->wait = wait;
 	LIST_INSERT_HEAD(&dsm->evictions, e, in_region);
+	if (dsm->ivy)
+		ivy_walk_begin(dsm->ivy, &e->walk, e->first, e->end);
 	evict_on(e);
 	dsm_engine_after(dsm);
 }
@@ -617,7 +634,7 @@ int gvm_dsm_evict(struct gvm_dsm *dsm, uint64_t offset, uint64_t len)
 
 	if (offset > bytes || len > bytes - offset)
 		return -ERANGE;
-	args.page = (offset + GVM_PAGE_SIZE - 1) / GVM_PAGE_SIZE;
+	args.first = (offset + GVM_PAGE_SIZE - 1) / GVM_PAGE_SIZE;
 	args.end = (offset + len) / GVM_PAGE_SIZE;
 	return dsm_node_run(dsm->node, evict, &args);
 }
@@ -635,6 +652,7 @@ static void finish(struct gvm_timer *timer)
 		dsm_memory_stop(dsm);
 	dsm_engine_free(dsm);
 	dsm_region_evict_on(dsm);
+	dsm_pins_go_on(dsm);
 	while (!LIST_EMPTY(&dsm->all))
 		dsm_link_free(LIST_FIRST(&dsm->all));
 	if (dsm->parting) {
@@ -669,6 +687,12 @@ static void leave(struct gvm_dsm *dsm)
 	dsm_region_left(dsm);
 }
 
+static void begin_to_give_back(struct gvm_dsm *dsm)
+{
+	ivy_walk_begin(dsm->ivy, &dsm->giving, 0, dsm->pages);
+	dsm->rested = 0;
+}
+
 static uint64_t pages_here(const struct gvm_dsm *dsm)
 {
 	struct ivy_stats st;
@@ -692,28 +716,31 @@ static void all_given_back(struct gvm_dsm *dsm)
 
 void dsm_region_close_on(struct gvm_dsm *dsm)
 {
-	unsigned n = 0;
-
 	if (dsm->state != DSM_CLOSING)
 		return;
-	while (dsm->cursor < dsm->pages && n < EVICT_BATCH && dsm->queued < EVICT_BYTES &&
-	       dsm->queued <= dsm->node->queue_max / 4) {
-		uint64_t page = dsm->cursor++;
-
-		if (ivy_page_access(dsm->ivy, page)) {
-			ivy_evict(dsm->ivy, page);
-			n++;
-		}
-	}
+	walk_on(dsm, &dsm->giving, IVY_WALK_LEAVE);
 	if (pages_here(dsm) == 0)
 		all_given_back(dsm);
 }
 
-/* Some may have been on their way elsewhere. */
+/* That are here and wait for nothing. */
+static int some_are_left(const struct gvm_dsm *dsm)
+{
+	struct ivy_stats st;
+
+	ivy_stats(dsm->ivy, &st);
+	return st.pages > st.open;
+}
+
+/* Some may have been on their way elsewhere, or their home not there. All are looked at again, the
+ * less often the more there is to look at. */
 void dsm_region_tick(struct gvm_dsm *dsm)
 {
-	if (dsm->state == DSM_CLOSING && dsm->cursor == dsm->pages)
-		dsm->cursor = 0;
+	if (dsm->state != DSM_CLOSING || !dsm->giving.over || !some_are_left(dsm))
+		return;
+	dsm->rested++;
+	if (dsm->rested >= WALK_REST || dsm->rested * WALK_TICK >= dsm->giving.looked)
+		begin_to_give_back(dsm);
 }
 
 static void close_too_late(struct gvm_timer *timer)
@@ -740,8 +767,7 @@ void dsm_region_close_begin(struct gvm_dsm *dsm, struct dsm_wait *wait, uint64_t
 
 	dsm->wait = wait;
 	dsm->state = DSM_CLOSING;
-	ivy_unpin_all(dsm->ivy);
-	dsm->cursor = 0;
+	begin_to_give_back(dsm);
 	dsm->deadline.fn = close_too_late;
 	gvm_timer_set(worker, &dsm->deadline, gvm_worker_now(worker) + ns);
 	dsm_engine_after(dsm);

@@ -449,6 +449,7 @@ void ivy_stats(const struct ivy *ivy, struct ivy_stats *stats)
 	stats->entries = ivy->dir.count;
 	stats->txns = ivy->txns.count;
 	stats->pages = ivy->pages.count;
+	stats->open = ivy->open_count;
 	stats->relays = ivy->relays.count;
 	stats->old = ivy->old.count;
 	stats->directory_bytes = ivy->dir.bytes;

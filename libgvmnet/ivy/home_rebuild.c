@@ -415,10 +415,13 @@ static void judge(struct ivy *ivy, uint64_t page)
 
 static void drop_claims(struct ivy *ivy)
 {
-	struct ivy_link *link;
+	const struct ivy_table *claims = &ivy->rebuild->claims;
+	struct ivy_link *link = ivy_table_any(claims), *next;
 
-	while ((link = ivy_table_any(&ivy->rebuild->claims)))
+	for (; link; link = next) {
+		next = ivy_table_after(claims, link);
 		claim_free(ivy, (struct ivy_claim *)link);
+	}
 }
 
 /* What is not mapped, and requests. */

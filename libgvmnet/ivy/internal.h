@@ -6,6 +6,7 @@
  *     node.c      a page at a node: faults, what ends them, eviction
  *     node_serve.c  the same page as others see it: what an owner or sharer is told to do
  *     pin.c       pages that are not to be taken from this node for a while
+ *     walk.c      many pages of a node, in pieces
  *     home.c      a page at its home: who is served and who waits
  *     home_write.c  a writer, from its turn to its DONE
  *     home_room.c  pages that are taken back because the directory is full
@@ -368,6 +369,8 @@ void ivy_node_invalidate(struct ivy *ivy, uint64_t page, uint64_t version);
 
 /* ---- pin.c --------------------------------------------------------------------------------- */
 
+/* As ivy_unpin(); all: so often as it is pinned. */
+void ivy_page_unpin(struct ivy *ivy, struct ivy_page *p, int all);
 /* Whether a message that leaves this node that access at most is not to be obeyed now. It comes
  * again: when it is due, or when READY has told the home. */
 int ivy_pin_refuses(struct ivy *ivy, struct ivy_page *p, enum ivy_access left);
@@ -560,6 +563,7 @@ struct ivy {
 	/* node */
 	struct ivy_table pages;
 	struct ivy_page *open;
+	uint32_t open_count;
 	struct ivy_table relays;
 	uint32_t relay_ids; /* that their sets have together */
 	struct ivy_table tallies;

@@ -136,6 +136,7 @@ struct ivy_stats {
 	uint64_t pin_refused;   /* messages that were not obeyed for a pin: they come again */
 	uint64_t delta_unknown; /* deltas that came too late for their base: asked for in full */
 	uint32_t entries, txns, waiters, pages, relays, old, pinned; /* in use now */
+	uint32_t open;            /* of these pages: something has to come before they can go */
 	uint64_t directory_bytes; /* memory of entries, index and sharer sets */
 };
 
@@ -163,7 +164,27 @@ int ivy_evict(struct ivy *ivy, uint64_t page);
  */
 int ivy_pin(struct ivy *ivy, uint64_t page, enum ivy_access access);
 void ivy_unpin(struct ivy *ivy, uint64_t page);
-void ivy_unpin_all(struct ivy *ivy);
+/*
+ * One of these with each page from first to before end, in pieces: a walk. What is not here costs
+ * nothing: looked at are all numbers of the range or all that is here, whichever is less. A page
+ * that is here all the time is met once; one that comes or goes meanwhile once or not at all.
+ */
+enum ivy_walk_what {
+	IVY_WALK_EVICT, /* ivy_evict(), of what a program may use */
+	IVY_WALK_UNPIN, /* ivy_unpin() */
+	IVY_WALK_LEAVE  /* ivy_unpin() for each of its pins, then ivy_evict() */
+};
+struct ivy_walk {
+	uint64_t first, end; /* pages */
+	uint64_t looked;     /* pages, and chains of the table: how much work it has been */
+	uint32_t chain;      /* the next one */
+	uint8_t by_chain, over;
+};
+void ivy_walk_begin(const struct ivy *ivy, struct ivy_walk *walk, uint64_t first, uint64_t end);
+/* A piece: until that many have been looked at, and a chain more, or the walk is over. Returns how
+ * many pages a program could use, and cannot any more. */
+uint32_t ivy_walk_on(struct ivy *ivy, struct ivy_walk *walk, enum ivy_walk_what what,
+		     uint32_t most);
 /*
  * A frame of types GVM_COH_FIRST to GVM_COH_LAST has come, with h->length bytes of payload. 0:
  * taken or without effect. -EPROTO: it breaks the rules, nothing has happened; the connection

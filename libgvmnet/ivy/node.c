@@ -68,6 +68,7 @@ static void unlist(struct ivy *ivy, struct ivy_page *p)
 	if (p->next)
 		p->next->prev = p->prev;
 	p->open = 0;
+	ivy->open_count--;
 }
 
 static void enlist(struct ivy *ivy, struct ivy_page *p)
@@ -77,6 +78,7 @@ static void enlist(struct ivy *ivy, struct ivy_page *p)
 	if (p->open)
 		return;
 	p->open = 1;
+	ivy->open_count++;
 	p->prev = NULL;
 	p->next = ivy->open;
 	if (p->next)
@@ -624,9 +626,10 @@ void ivy_node_home_dead(struct ivy *ivy, uint16_t home)
 
 void ivy_node_fini(struct ivy *ivy)
 {
-	struct ivy_link *link;
+	struct ivy_link *link = ivy_table_any(&ivy->pages), *next;
 
-	while ((link = ivy_table_any(&ivy->pages))) {
+	for (; link; link = next) {
+		next = ivy_table_after(&ivy->pages, link);
 		tally_drop(ivy, (struct ivy_page *)link);
 		page_free(ivy, (struct ivy_page *)link);
 	}

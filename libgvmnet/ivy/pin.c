@@ -47,29 +47,22 @@ static void unpin(struct ivy *ivy, struct ivy_page *p)
 	ivy_say(ivy, ivy_home_of(ivy, p->link.key), GVM_COH_READY, p->link.key, 0, 0);
 }
 
+void ivy_page_unpin(struct ivy *ivy, struct ivy_page *p, int all)
+{
+	if (!p->pins) /* its home has died meanwhile */
+		return;
+	if (p->pins > 1 && !all)
+		p->pins--;
+	else
+		unpin(ivy, p);
+}
+
 void ivy_unpin(struct ivy *ivy, uint64_t page)
 {
 	struct ivy_page *p = ivy_page_find(ivy, page);
 
-	if (!p || !p->pins) /* its home has died meanwhile */
-		return;
-	if (p->pins > 1)
-		p->pins--;
-	else
-		unpin(ivy, p);
-	ivy_drain(ivy);
-}
-
-void ivy_unpin_all(struct ivy *ivy)
-{
-	struct ivy_link *link = ivy_table_any(&ivy->pages);
-
-	for (; link; link = ivy_table_after(&ivy->pages, link)) {
-		struct ivy_page *p = (struct ivy_page *)link;
-
-		if (p->pins)
-			unpin(ivy, p);
-	}
+	if (p)
+		ivy_page_unpin(ivy, p, 0);
 	ivy_drain(ivy);
 }
 

@@ -118,6 +118,10 @@ static void memory_that_nodes_share(void **state)
 	REFUSES(USAGE, "--shared needs the name", "--connect", closed_port, "--shared", "--",
 		"true");
 	REFUSES(USAGE, "--shared needs the name", "--shared", "--local", "1G", "--", "true");
+	REFUSES(USAGE, "--shared needs the name", "--cluster", "shared.conf", "--shared", "", "--",
+		"true");
+	REFUSES(USAGE, "--shared needs the name", "--cluster", "shared.conf", "--shared=", "--",
+		"true");
 	REFUSES(REFUSED, "--shared needs a --cluster file", "--connect", closed_port, "--shared",
 		"job", "--", "true");
 	REFUSES(REFUSED, "has no line with role=compute", "--cluster", "memory.conf", "--shared",
@@ -128,6 +132,41 @@ static void memory_that_nodes_share(void **state)
 		"--shared", "job", "--node", "1", "--", "true");
 	REFUSES(REFUSED, "--shared-local is at least 64K", "--cluster", "shared.conf", "--shared",
 		"job", "--shared-local", "8K", "--", "true");
+}
+
+/* What no object can have for a name would share nothing, without a word. */
+static void names_of_what_nodes_share(void **state)
+{
+	static const char *const wrong[] = { "/job", "a/b",  "a b",  "job,", ",job",
+					     "a,,b", ",",    ".",    "..",   "j\xc3\xb6",
+					     "a*/b", "job;", "a,/b", "*;" };
+	/* which go on to the next thing that is wrong */
+	static const char *const right[] = { "job",     "a.b-c_D9", "*",     "a,b,c",
+					     "gvm-*,x", "[a-c]?",   "[!a]*", "..." };
+	char name[65], list[80];
+
+	for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+		REFUSES(USAGE, "is no name of a shared memory object", "--cluster", "memory.conf",
+			"--shared", wrong[i], "--", "true");
+	for (size_t i = 0; i < sizeof right / sizeof *right; i++)
+		REFUSES(REFUSED, "has no line with role=compute", "--cluster", "memory.conf",
+			"--shared", right[i], "--", "true");
+	memset(name, 'x', sizeof name - 1);
+	name[64] = 0;
+	snprintf(list, sizeof list, "job,%s", name);
+	REFUSES(USAGE, "is no name", "--cluster", "memory.conf", "--shared", name, "--", "true");
+	REFUSES(USAGE, "is no name", "--cluster", "memory.conf", "--shared", list, "--", "true");
+	name[0] = '*';
+	REFUSES(USAGE, "is no name", "--cluster", "memory.conf", "--shared", name, "--", "true");
+	name[63] = 0;
+	REFUSES(REFUSED, "role=compute", "--cluster", "memory.conf", "--shared", name, "--",
+		"true");
+	name[0] = '.'; /* counts as two */
+	name[55] = 0;
+	REFUSES(USAGE, "is no name", "--cluster", "memory.conf", "--shared", name, "--", "true");
+	name[54] = 0;
+	REFUSES(REFUSED, "role=compute", "--cluster", "memory.conf", "--shared", name, "--",
+		"true");
 }
 
 static void the_key(void **state)
@@ -257,6 +296,7 @@ int main(void)
 		cmocka_unit_test(usage),
 		cmocka_unit_test(where_the_memory_is),
 		cmocka_unit_test(memory_that_nodes_share),
+		cmocka_unit_test(names_of_what_nodes_share),
 		cmocka_unit_test(the_key),
 		cmocka_unit_test(a_node_that_is_not_there),
 		cmocka_unit_test(a_node_that_does_not_answer),

@@ -114,13 +114,52 @@ static int gives_local(int argc, char **argv)
 	return getenv("GVM_LOCAL") != NULL;
 }
 
-/* "--shared -- PROGRAM" would take "--" for a name. */
+/* "--shared -- PROGRAM" would take "--" for a name, and an empty one would share nothing. */
 static int check_shared_usage(int argc, char **argv)
 {
 	for (int i = 1; i < argc && strcmp(argv[i], "--"); i++)
-		if (!strcmp(argv[i], "--shared") && (i + 1 == argc || *argv[i + 1] == '-'))
+		if (!strcmp(argv[i], "--shared=") ||
+		    (!strcmp(argv[i], "--shared") &&
+		     (i + 1 == argc || !*argv[i + 1] || *argv[i + 1] == '-')))
 			return run_refuse("--shared needs the name of a shared memory object; "
 					  "anonymous memory is --shared-anonymous");
+	return 0;
+}
+
+#define NAME_CHARS    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
+#define OBJECT_MAX    55u /* a dot counts as two: as OBJECT_NAME_MAX of the preload library */
+#define PATTERN_CHARS NAME_CHARS "*?[]!^"
+#define PATTERN_MAX   63u
+
+/* Can an object have this name, or one that the pattern matches? */
+static int is_shared_name(const char *name, size_t len)
+{
+	size_t dots = 0, chars = strspn(name, NAME_CHARS);
+
+	if (len == 0 || strspn(name, PATTERN_CHARS) < len)
+		return 0;
+	if (chars < len)
+		return len <= PATTERN_MAX;
+	for (size_t i = 0; i < len; i++)
+		dots += name[i] == '.';
+	return len + dots <= OBJECT_MAX && !(dots == len && len <= 2); /* a folder */
+}
+
+static int check_shared_names(void)
+{
+	const char *name = gvm_option_text("GVM_RUN_SHARED");
+
+	for (size_t len; *name; name += len + 1) {
+		len = strcspn(name, ",");
+		if (!is_shared_name(name, len) || (name[len] && !name[len + 1]))
+			return run_refuse(
+			    "--shared: \"%.*s\" is no name of a shared memory object: "
+			    "that has 1 to 55 of [A-Za-z0-9._-], a dot counts as two, "
+			    "and no slash; a pattern has 1 to 63 of these and *?[]",
+			    len && is_shared_name(name, len) ? 0 : (int)len, name);
+		if (!name[len])
+			break;
+	}
 	return 0;
 }
 
@@ -370,7 +409,7 @@ int gvm_cmd_run(int argc, char **argv)
 	if (gvm_options_check() || gvm_options_parse(&argc, argv))
 		return GVM_EXIT_USAGE;
 	int program = find_arguments(argc, argv);
-	if (!program)
+	if (!program || check_shared_names())
 		return GVM_EXIT_USAGE;
 	if (*gvm_option_text("GVM_RUN_SHARED") && !local && put("GVM_RUN_PRIVATE", "0"))
 		return GVM_RUN_REFUSED;

@@ -229,6 +229,10 @@ static void who_leaves_for_a_moment_can_come_back(void **state)
 	assert_int_equal(order(2, (struct order){ .op = DELETE, .name = NAME }).status, 0);
 	assert_int_equal(stay(1), -ENOENT);
 	assert_int_equal(m_load(1, 8, &value), -EFAULT);
+	/* a pin without an end fails like the access; a hint is none */
+	assert_int_equal(order(1, (struct order){ .op = PIN, .value = PAGE }).status, -EHOSTDOWN);
+	assert_int_equal(order(1, (struct order){ .op = PREFETCH, .value = PAGE }).status, 0);
+	assert_int_equal(order(1, (struct order){ .op = UNPIN, .value = PAGE }).status, 0);
 	assert_int_equal(m_close(1), 0);
 }
 

@@ -120,8 +120,11 @@ uint64_t gvm_dsm_bytes(const struct gvm_dsm *dsm);
 unsigned gvm_dsm_node(const struct gvm_dsm *dsm);
 
 /*
- * A hint: this node will not need these bytes soon. Whole pages within go back to their home, in
- * the background, but for those that exceed what may wait for a home (4 MiB). -ERANGE.
+ * A hint: this node will not need these bytes soon. Whole pages within that are here go back to
+ * their home; those that are pinned or wanted stay. Blocks until the last of them are on their way,
+ * so that no more than 4 MiB wait to be sent; that they arrive is not waited for. It takes time in
+ * the number of pages that are here, not of those that could be; faults of other threads, and other
+ * regions, are served meanwhile. -ERANGE.
  */
 int gvm_dsm_evict(struct gvm_dsm *dsm, uint64_t offset, uint64_t len);
 
@@ -166,7 +169,7 @@ int gvm_dsm_close(struct gvm_dsm *dsm);
  * accesses to it wait, and so does gvm_dsm_pin(). gvm_dsm_stay(), if that has failed: it is a
  * member again, and they go on. leave: 0, also if it has left already; -EIO: not in timeout_ms, or a
  * home was lost before or meanwhile, it is a member as before. stay: 0, or why the region cannot be opened, after which
- * each access fails; -ESTALE: it is another one now.
+ * each access fails, and each pin (-EHOSTDOWN); -ESTALE: it is another one now.
  */
 int gvm_dsm_leave(struct gvm_dsm *dsm, unsigned timeout_ms);
 int gvm_dsm_stay(struct gvm_dsm *dsm);
