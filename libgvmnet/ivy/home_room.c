@@ -62,6 +62,8 @@ void ivy_room_keep(struct ivy *ivy)
 {
 	uint32_t most = ivy->config.max_entries;
 
-	if (ivy->dir.count > most - most / SPARE)
+	/* where there is an entry for each page none is taken back: what is only at home dies with
+	 * it */
+	if (most < ivy->config.pages && ivy->dir.count > most - most / SPARE)
 		ivy_room_make(ivy);
 }

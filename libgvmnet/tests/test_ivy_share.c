@@ -181,6 +181,35 @@ static void who_reads_everything_keeps_nobody_out(void **state)
 	end(ivy);
 }
 
+static uint16_t all_at_home(void *user, uint64_t page)
+{
+	return 0;
+}
+
+/* What is only at home dies with it: so nothing is taken back for room that is not needed. */
+static void where_all_have_an_entry_nothing_is_taken_back(void **state)
+{
+	struct ivy_config c = config_of(0);
+	struct ivy_env own = env;
+	struct ivy *ivy;
+	uint64_t page;
+
+	own.home = all_at_home;
+	c.env = &own;
+	c.max_entries = ROOM;
+	c.pages = ROOM;
+	assert_int_equal(ivy_new(&c, &ivy), 0);
+	seen.on_send = note;
+	tells = 0;
+	for (page = 0; page < ROOM; page++) {
+		assert_int_equal(say(ivy, ROGUE, GVM_COH_READ, page, page + 1, 0), 0);
+		assert_int_equal(say(ivy, ROGUE, GVM_COH_DONE, page, page + 1, given.arg), 0);
+	}
+	assert_int_equal(stats_of(ivy).entries, ROOM);
+	assert_int_equal(stats_of(ivy).reclaimed, 0);
+	end(ivy);
+}
+
 /* As long as it does not answer there is no room; when it does, or dies, there is. */
 static void who_does_not_answer_does(void **state)
 {
@@ -389,6 +418,7 @@ int main(void)
 		cmocka_unit_test(who_waits_everywhere_has_its_share),
 		cmocka_unit_test(who_reads_everything_keeps_nobody_out),
 		cmocka_unit_test(who_does_not_answer_does),
+		cmocka_unit_test(where_all_have_an_entry_nothing_is_taken_back),
 		cmocka_unit_test(who_writes_back_riddles_has_its_share),
 		cmocka_unit_test(shares_are_given_back),
 		cmocka_unit_test(without_shares_one_fills_the_home),
