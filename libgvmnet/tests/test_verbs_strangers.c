@@ -9,7 +9,7 @@
 
 #define PROVE_MS 300u
 #define FLOOD    5000u
-#define FEW      257u /* strangers that are answered at a time, and a member */
+#define FEW      1025u /* strangers that are answered at a time, and a member */
 #define MS       1000000ull
 
 /* ---- strangers ----------------------------------------------------------------------------- */
