@@ -148,9 +148,13 @@ struct gvm_hs_out {
 	char why[GVM_REFUSED_MAX + 1]; /* sentence for the log, printable, when refused */
 };
 
-/* Before libcrypto is used for anything: that it outlives exit(). Any thread, as often as one
- * likes. */
+/* crypto.c. Before libcrypto is used for anything: that it outlives exit(). Any thread, as often as
+ * one likes. */
 void gvm_crypto_init(void);
+/* HMAC-SHA-256. 0, or -EIO: libcrypto cannot, or has ended. */
+int gvm_hmac(const void *key, size_t key_len, const void *text, size_t text_len,
+	     uint8_t mac[GVM_WIRE_MAC_LEN]);
+
 void gvm_hs_init(struct gvm_hs *hs, const struct gvm_net *net, int accepting, unsigned to_node,
 		 uint16_t credits, uint16_t max_fetch);
 /* The connecting side's first frame. */

@@ -18,12 +18,7 @@
  */
 #include <errno.h>
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
-#include <pthread.h>
-#include <sched.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <string.h>
 #include "core/core.h"
 
@@ -89,55 +84,6 @@ static void describe_self(struct gvm_hs *hs, struct gvm_hello *m, uint16_t to_no
 	gvm_random(m->nonce, sizeof(m->nonce));
 }
 
-/* ---- libcrypto ----------------------------------------------------------------------------- */
-
-/*
- * A program that ends by exit() may still need a handshake: QEMU's notifiers, which give a shared
- * memory's pages back, run then, and so do the threads of a pager. libcrypto frees what it has at
- * exit(), before all that was registered earlier, and what is called then crashes. So it is asked
- * to leave that to the kernel. Where the program has used it first that comes too late: then it
- * says when it goes, and nobody is proven anything from then on.
- */
-static atomic_int crypto_gone;
-static atomic_uint crypto_users;
-
-static void crypto_goes(void)
-{
-	unsigned tries;
-
-	atomic_store(&crypto_gone, 1);
-	/* not for ever: the child of a fork has no thread that would come out of it */
-	for (tries = 0; tries < 10000 && atomic_load(&crypto_users); tries++)
-		sched_yield();
-}
-
-static void crypto_first(void)
-{
-	OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
-	OPENSSL_atexit(crypto_goes);
-}
-
-void gvm_crypto_init(void)
-{
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-	pthread_once(&once, crypto_first);
-}
-
-static int hmac(const struct gvm_net *net, const uint8_t *text, size_t text_len,
-		uint8_t mac[GVM_WIRE_MAC_LEN])
-{
-	unsigned len = 0;
-	int ok;
-
-	atomic_fetch_add(&crypto_users, 1);
-	ok = !atomic_load(&crypto_gone) &&
-	     HMAC(EVP_sha256(), net->key, (int)net->key_len, text, text_len, mac, &len) &&
-	     len == GVM_WIRE_MAC_LEN;
-	atomic_fetch_sub(&crypto_users, 1);
-	return ok ? 0 : -EIO;
-}
-
 /* ---- the proof ----------------------------------------------------------------------------- */
 
 /* Of text, which begins with a label. Zeros without a key. */
@@ -145,7 +91,7 @@ static int mac_of(const struct gvm_net *net, const uint8_t *text, size_t text_le
 		  uint8_t mac[GVM_WIRE_MAC_LEN])
 {
 	memset(mac, 0, GVM_WIRE_MAC_LEN);
-	return net->key ? hmac(net, text, text_len, mac) : 0;
+	return net->key ? gvm_hmac(net->key, net->key_len, text, text_len, mac) : 0;
 }
 
 static int make_mac(const struct gvm_hs *hs, const char *label, uint8_t mac[GVM_WIRE_MAC_LEN])

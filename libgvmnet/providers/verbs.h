@@ -54,9 +54,10 @@
 #define VERBS_BATCH     32u
 #define VERBS_PROOF     4096u /* the page of verbs_proof: others read from its beginning */
 #define VERBS_SINK      64u   /* where in it is read to */
-#define VERBS_UNPROVEN  1024u /* accepted, and the other side has not proven the key */
-#define VERBS_ASKING    1024u /* asked for by others, while there are so many: no queue pair yet */
-#define VERBS_GRACE_MS  50u   /* that an unproven one has while others wait for its place */
+#define VERBS_UNPROVEN  GVM_HANDSHAKES_MAX /* accepted, and the other side has not proven the key  \
+					    */
+#define VERBS_ASKING   1024u /* asked for by others, while there are so many: no queue pair yet */
+#define VERBS_GRACE_MS 50u   /* that an unproven one has while others wait for its place */
 #define VERBS_CONNECTING                                                                           \
 	64u /* asked for, not yet answered: more would lose datagrams of the manager */
 #define VERBS_BUFS       126u /* receive buffers that are registered together: half a MiB */

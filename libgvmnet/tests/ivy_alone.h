@@ -157,8 +157,8 @@ static struct gvm_hdr message(unsigned type, uint64_t page, uint64_t xid, uint64
 	};
 }
 
-static int say(struct ivy *ivy, uint16_t from, unsigned type, uint64_t page, uint64_t xid,
-	       uint64_t arg)
+static inline int say(struct ivy *ivy, uint16_t from, unsigned type, uint64_t page, uint64_t xid,
+		      uint64_t arg)
 {
 	struct gvm_hdr h = message(type, page, xid, arg);
 

@@ -8,6 +8,7 @@
 #define MEMBERS            1
 #define HOME_ARGS          "--memory", "4G", "--overcommit", "1000"
 #define MEMBER_MAIN(i, fd) take_part(fd)
+#include <semaphore.h>
 #include <stdatomic.h>
 static void take_part(int fd);
 #include "dsm_members.h"
@@ -38,6 +39,7 @@ static struct {
 	atomic_int stop;
 	atomic_uint faults;
 	atomic_ulong worst_ns;
+	sem_t served; /* a post for each fault */
 } other;
 
 static int open_one(const char *name, uint64_t bytes, uint32_t slab, struct gvm_dsm **dsm,
@@ -78,6 +80,7 @@ static void *use_other(void *arg)
 		if (took > atomic_load(&other.worst_ns))
 			atomic_store(&other.worst_ns, took);
 		atomic_fetch_add(&other.faults, 1);
+		sem_post(&other.served);
 	}
 	return NULL;
 }
@@ -87,6 +90,7 @@ static int begin(void)
 	int err = open_one("small", SMALL, 64 << 10, &small, &small_mem);
 
 	err = err ? err : open_one("large", LARGE, 64 << 20, &large, &large_mem);
+	sem_init(&other.served, 0, 0);
 	return err ? err : -pthread_create(&other.thread, NULL, use_other, NULL);
 }
 
@@ -140,10 +144,10 @@ static unsigned faults(void)
 
 static void await_faults(unsigned more)
 {
-	unsigned now = faults();
-
-	while (faults() - now < more)
-		usleep(100);
+	while (sem_trywait(&other.served) == 0)
+		; /* of before */
+	while (more-- > 0)
+		sem_wait(&other.served);
 }
 
 static void take_part(int fd)

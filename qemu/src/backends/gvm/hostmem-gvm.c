@@ -79,10 +79,10 @@ static bool gvm_fill_in(HostMemoryBackendGvm *gvm, Error **errp)
 
 static bool gvm_name_is_legal(const char *name)
 {
-    size_t len = name ? strlen(name) : 1;
+    size_t len = name ? strlen(name) : 0;
 
-    return len >= 1 && len <= GVM_NAME_MAX &&
-           (!name || strspn(name, GVM_NAME_CHARS) == len);
+    return !name || (len >= 1 && len <= GVM_NAME_MAX &&
+                     strspn(name, GVM_NAME_CHARS) == len);
 }
 
 /* What does not go with memory whose pages come and go. */
@@ -458,7 +458,7 @@ static void gvm_set_local(Object *obj, Visitor *v, const char *name,
 {
     HostMemoryBackendGvm *gvm = MEMORY_BACKEND_GVM(obj);
     uint64_t value;
-    int err = 0;
+    int err;
 
     if (!visit_type_size(v, name, &value, errp) ||
         (gvm->dsm && !gvm_may_set(obj, name, errp))) {
@@ -470,13 +470,11 @@ static void gvm_set_local(Object *obj, Visitor *v, const char *name,
     }
     if (gvm->range) {
         err = gvm_pager_set_local(gvm->pager, gvm_budget(gvm, value));
-    }
-    if (err < 0) {
-        error_setg_errno(errp, -err, "local stays at %" PRIu64 " bytes",
-                         gvm->local);
-        return;
-    }
-    if (gvm->range) {
+        if (err < 0) {
+            error_setg_errno(errp, -err, "local stays at %" PRIu64 " bytes",
+                             gvm->local);
+            return;
+        }
         trace_gvm_backend_local(gvm_id(gvm), value);
     }
     gvm->local = value;
