@@ -9,7 +9,8 @@
  *   verbs_recv.c    receive buffers, shared receive queues
  *   verbs_cm.c      connecting: each event of rdma_cm in each state
  *   verbs_listen.c  listening, with the workers of the process at one port
- *   verbs_prove.c   those who have asked for a connection and not yet proven the cluster's key
+ *   verbs_key.c     the cluster's key, proven before there is a queue pair
+ *   verbs_prove.c   those whose connection was accepted and whose handshake is not over
  *   verbs_info.c    which devices there are and what they are, for probe and gvm info
  *   verbs_return.c  a device that goes away, and comes back
  *   verbs_module.c  the table and the module's door
@@ -39,23 +40,27 @@
 #include "providers/rma_table.h"
 #include "providers/tcp_addr.h"
 
-#define VERBS_TIMEOUT   16u
-#define VERBS_RETRIES   6u
-#define VERBS_RNR_TIMER 20u                   /* 10 ms: of a receiver that is not ready */
-#define VERBS_SENDS     (GVM_RMA_WORKS + 32u) /* of the send queue: sends are done with early */
-#define VERBS_ENTRIES   (VERBS_SENDS + GVM_RMA_RECVS) /* of a completion queue, a connection */
-#define VERBS_RING      512u /* a power of two, of which VERBS_SENDS are used */
-#define VERBS_INLINE    92u
-#define VERBS_READS     16u /* RDMA reads of a connection under way in the hardware */
-#define VERBS_LANE      32u /* connections of the first lane */
-#define VERBS_LANE_MAX  2048u
-#define VERBS_GATHER    256u /* requests gathered until ring() */
-#define VERBS_COPIES    63u  /* cells that are copied so that a send is done with at once */
-#define VERBS_BATCH     32u
-#define VERBS_PROOF     4096u /* the page of verbs_proof: others read from its beginning */
-#define VERBS_SINK      64u   /* where in it is read to */
-#define VERBS_UNPROVEN  GVM_HANDSHAKES_MAX /* accepted, and the other side has not proven the key  \
-					    */
+#define VERBS_TIMEOUT       16u
+#define VERBS_RETRIES       6u
+#define VERBS_RNR_TIMER     20u                   /* 10 ms: of a receiver that is not ready */
+#define VERBS_SENDS         (GVM_RMA_WORKS + 32u) /* of the send queue: sends are done with early */
+#define VERBS_ENTRIES       (VERBS_SENDS + GVM_RMA_RECVS) /* of a completion queue, a connection */
+#define VERBS_RING          512u /* a power of two, of which VERBS_SENDS are used */
+#define VERBS_INLINE        92u
+#define VERBS_READS         16u /* RDMA reads of a connection under way in the hardware */
+#define VERBS_LANE          32u /* connections of the first lane */
+#define VERBS_LANE_MAX      2048u
+#define VERBS_GATHER        256u /* requests gathered until ring() */
+#define VERBS_COPIES        63u  /* cells that are copied so that a send is done with at once */
+#define VERBS_BATCH         32u
+#define VERBS_PROOF         4096u /* the page of verbs_proof: others read from its beginning */
+#define VERBS_SINK          64u   /* where in it is read to */
+#define VERBS_HELLO_VERSION 5u
+#define VERBS_NONCE         16u
+#define VERBS_MAC           16u
+#define VERBS_UNPROVEN                                                                             \
+	GVM_HANDSHAKES_MAX   /* accepted, and the other side has not proven the key                \
+			      */
 #define VERBS_ASKING   1024u /* asked for by others, while there are so many: no queue pair yet */
 #define VERBS_GRACE_MS 50u   /* that an unproven one has while others wait for its place */
 #define VERBS_CONNECTING                                                                           \
@@ -188,6 +193,8 @@ struct verbs_conn {
 	struct gvm_addrs *addrs;
 	unsigned addr_next;
 	struct gvm_lookup *lookup;
+	uint8_t nonce[VERBS_NONCE], cookie[VERBS_MAC];
+	uint8_t challenges; /* that came: the last one's cookie is above */
 };
 
 struct verbs_ep {
@@ -212,6 +219,7 @@ struct verbs_request {
 	struct rdma_cm_id *id;
 	struct gvm_listener *listener;
 	struct verbs_proof proof;
+	uint8_t nonce[VERBS_NONCE], cookie[VERBS_MAC];
 	uint8_t mtu;
 	uint8_t reads_in, reads_out;
 };
@@ -427,7 +435,8 @@ int verbs_connect(struct gvm_rma_ep *ep, const char *host, unsigned port);
 /* A connection that was asked for at a port that this worker listens at, and there is a place for
  * it: accept or refuse it. */
 void verbs_answer(struct verbs *v, const struct verbs_request *request);
-void verbs_refuse(struct rdma_cm_id *id);
+/* data: what the other side is told by it. */
+void verbs_refuse(struct rdma_cm_id *id, const void *data, size_t len);
 /* Those that wait for their turn to connect, as far as it has come. */
 void verbs_connect_waiting(struct verbs *v);
 /* Forget that it waits. */
@@ -444,7 +453,7 @@ void verbs_conn_fail(struct verbs_conn *conn, int why, const char *reason);
 /* What both sides say of themselves as they connect; checked in front of everything else. */
 struct verbs_hello {
 	uint8_t magic[4]; /* "GVMR" */
-	uint8_t version;  /* 4 */
+	uint8_t version;  /* VERBS_HELLO_VERSION */
 	uint8_t cells;    /* GVM_RMA_CELLS */
 	uint8_t cell[2];  /* GVM_RMA_CELL, little-endian */
 	/* verbs_proof of who sends this, little-endian; elsewhere than on iWARP nothing */
@@ -453,7 +462,23 @@ struct verbs_hello {
 	/* enum ibv_mtu, 0: any. The connecting side's wish, and what the other makes of it: both
 	 * must have the same, as a packet of another length breaks a queue pair. */
 	uint8_t mtu;
+	uint8_t nonce[VERBS_NONCE]; /* the connecting side's, in both */
+	uint8_t mac[VERBS_MAC];     /* zeros: nothing is proven */
 };
+/* InfiniBand's and RoCE's request: what rdma_cm leaves of it (RDMA_PS_TCP). */
+_Static_assert(sizeof(struct verbs_hello) <= 56, "a hello fits into a request");
+
+/* With a refusal: what a proof is to be of. */
+#define VERBS_CHALLENGE_MAGIC                                                                      \
+	{                                                                                          \
+		'G', 'V', 'M', 'C'                                                                 \
+	}
+struct verbs_challenge {
+	uint8_t magic[4];
+	uint8_t version;
+	uint8_t cookie[VERBS_MAC];
+};
+
 void verbs_hello_make(const struct verbs *v, uint8_t mtu, struct verbs_hello *hello);
 /* Is it one, and what it says of its sender's proof and packets. */
 int verbs_hello_check(const void *data, size_t len, struct verbs_proof *proof, uint8_t *mtu);
@@ -473,6 +498,22 @@ int verbs_take_inbox(struct verbs *v);
 void verbs_ports_leave(struct verbs *v);
 /* It is there: listen again. An error: it is to be tried again. */
 int verbs_ports_return(struct verbs *v);
+
+/* ---- verbs_key.c --------------------------------------------------------------------------- */
+
+/* Has who asks proven the key? 0: yes, with this cookie, or there is none. -EAGAIN: it did not try,
+ * -EACCES: its proof is wrong, or late: refuse it with this challenge. -EIO: libcrypto cannot. */
+int verbs_key_check(const struct verbs *v, struct rdma_cm_id *id, const struct verbs_hello *hello,
+		    struct verbs_challenge *challenge);
+/* This side's proof, for who has proven the key with these two. */
+int verbs_key_answer(const struct verbs *v, const uint8_t nonce[VERBS_NONCE],
+		     const uint8_t cookie[VERBS_MAC], struct verbs_hello *hello);
+/* Nonce and, if there was a challenge, proof for a request. */
+int verbs_key_ask(struct verbs_conn *conn, struct verbs_hello *hello);
+/* What came with a refusal. 1: a challenge, ask again; 0: it was something else; -EACCES. */
+int verbs_key_challenged(struct verbs_conn *conn, const void *data, size_t len);
+/* Has who has accepted proven the key? 0, -EACCES, -EPROTO, -EIO. */
+int verbs_key_accepted(const struct verbs_conn *conn, const struct verbs_hello *hello);
 
 /* ---- verbs_prove.c ------------------------------------------------------------------------- */
 

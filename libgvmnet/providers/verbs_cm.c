@@ -5,6 +5,7 @@
  *   LOOKUP --name--> ADDR --ADDR_RESOLVED--> ROUTE --ROUTE_RESOLVED--> CONNECT --+
  *                    ^  the next address of the name, after a failure            |
  *                    +------------------------------------------------------------+
+ *   CONNECT --REJECTED, with a challenge: the same address again (verbs_key.c)
  *   CONNECT --CONNECT_RESPONSE (InfiniBand, RoCE) or ESTABLISHED (iWARP)--> OPEN
  *   CONNECT_REQUEST --> ACCEPT --ESTABLISHED, or the first cell--> OPEN
  *
@@ -17,12 +18,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HELLO_VERSION 4u
-
 /* ---- hello --------------------------------------------------------------------------------- */
 
 static const struct verbs_hello plain = { .magic = { 'G', 'V', 'M', 'R' },
-					  .version = HELLO_VERSION,
+					  .version = VERBS_HELLO_VERSION,
 					  .cells = GVM_RMA_CELLS,
 					  .cell = { GVM_RMA_CELL & 0xFF, GVM_RMA_CELL >> 8 } };
 
@@ -62,6 +61,8 @@ static int hear_hello(struct verbs_conn *conn, const struct rdma_cm_event *event
 	int err = verbs_hello_check(event->param.conn.private_data,
 				    event->param.conn.private_data_len, &conn->proof, &theirs);
 
+	if (!err)
+		err = verbs_key_accepted(conn, event->param.conn.private_data);
 	if (!err)
 		conn->mtu = verbs_mtu_least(conn->mtu, theirs);
 	return err;
@@ -249,14 +250,17 @@ static void ask(struct verbs_conn *conn)
 	struct verbs *v = conn->v;
 	struct verbs_hello hello;
 	struct rdma_conn_param param;
-	int err = verbs_qp_make(conn);
+	int err;
 
+	conn->mtu = verbs_mtu_own();
+	verbs_hello_make(v, conn->mtu, &hello);
+	err = verbs_key_ask(conn, &hello);
+	if (!err)
+		err = verbs_qp_make(conn);
 	if (err) {
 		attempt_failed(conn, err);
 		return;
 	}
-	conn->mtu = verbs_mtu_own();
-	verbs_hello_make(v, conn->mtu, &hello);
 	param = parameters(conn, &hello);
 	param.responder_resources = least(VERBS_READS, v->attr.max_qp_rd_atom);
 	param.initiator_depth = least(VERBS_READS, v->attr.max_qp_init_rd_atom);
@@ -347,10 +351,19 @@ static void on_refused(struct verbs_conn *conn, const struct rdma_cm_event *even
 {
 	int err = event->status < 0 ? event->status : -ECONNREFUSED;
 
-	if (event->event == RDMA_CM_EVENT_REJECTED || err == -ECONNRESET ||
-	    (err == -EINVAL && conn->v->iwarp))
+	if (err == -ECONNRESET || (err == -EINVAL && conn->v->iwarp))
 		err = -ECONNREFUSED;
 	attempt_failed(conn, err);
+}
+
+static void on_rejected(struct verbs_conn *conn, const struct rdma_cm_event *event)
+{
+	int asked = verbs_key_challenged(conn, event->param.conn.private_data,
+					 event->param.conn.private_data_len);
+
+	if (asked > 0)
+		conn->addr_next--; /* this one again */
+	attempt_failed(conn, asked < 0 ? asked : -ECONNREFUSED);
 }
 
 static void on_unreachable(struct verbs_conn *conn, const struct rdma_cm_event *event)
@@ -375,6 +388,9 @@ static int accept_on(struct verbs_conn *conn, const struct verbs_request *reques
 	if (err)
 		return err;
 	verbs_hello_make(v, conn->mtu, &hello);
+	err = verbs_key_answer(v, request->nonce, request->cookie, &hello);
+	if (err)
+		return err;
 	conn->proof = request->proof;
 	param = parameters(conn, &hello);
 	param.responder_resources = (uint8_t)in;
@@ -382,9 +398,9 @@ static int accept_on(struct verbs_conn *conn, const struct verbs_request *reques
 	return rdma_accept(conn->id, &param) ? -errno : 0;
 }
 
-void verbs_refuse(struct rdma_cm_id *id)
+void verbs_refuse(struct rdma_cm_id *id, const void *data, size_t len)
 {
-	rdma_reject(id, NULL, 0);
+	rdma_reject(id, data, (uint8_t)len);
 	rdma_destroy_id(id);
 }
 
@@ -400,14 +416,14 @@ void verbs_answer(struct verbs *v, const struct verbs_request *request)
 		verbs_drain(v);
 	ep = v->gone || !verbs_is_mine(v, id) ? NULL : gvm_rma_accept(&v->rma);
 	if (!ep) {
-		verbs_refuse(id);
+		verbs_refuse(id, NULL, 0);
 		return;
 	}
 	gvm_addr_print(rdma_get_peer_addr(id), ep->ep.name, sizeof(ep->ep.name));
 	conn = verbs_conn_new(v, verbs_ep_of(ep), VERBS_ROUTE);
 	if (!conn) {
 		gvm_rma_unaccept(ep);
-		verbs_refuse(id);
+		verbs_refuse(id, NULL, 0);
 		return;
 	}
 	conn->id = id;
@@ -500,7 +516,7 @@ static const struct {
 	{ RDMA_CM_EVENT_CONNECT_ERROR, ANY & ~OUTGOING, on_lost },
 	{ RDMA_CM_EVENT_UNREACHABLE, IN(VERBS_CONNECT), on_unreachable },
 	{ RDMA_CM_EVENT_UNREACHABLE, ANY & ~OUTGOING, on_lost },
-	{ RDMA_CM_EVENT_REJECTED, IN(VERBS_CONNECT), on_refused },
+	{ RDMA_CM_EVENT_REJECTED, IN(VERBS_CONNECT), on_rejected },
 	{ RDMA_CM_EVENT_REJECTED, ANY & ~OUTGOING, on_lost },
 	{ RDMA_CM_EVENT_DISCONNECTED, ANY & ~IN(VERBS_ADDR) & ~IN(VERBS_ROUTE), on_disconnected },
 	{ RDMA_CM_EVENT_DEVICE_REMOVAL, ANY, on_removal },
@@ -525,12 +541,12 @@ static void take_event(struct verbs *v, struct rdma_cm_event *from)
 	struct rdma_cm_event event = *from;
 	struct rdma_conn_param *param = &event.param.conn;
 
-	if (param->private_data && param->private_data_len >= sizeof(data)) {
-		memcpy(data, param->private_data, sizeof(data));
-		param->private_data_len = sizeof(data);
-	} else {
+	if (!param->private_data)
 		param->private_data_len = 0;
-	}
+	else if (param->private_data_len > sizeof(data))
+		param->private_data_len = sizeof(data);
+	if (param->private_data_len)
+		memcpy(data, param->private_data, param->private_data_len);
 	param->private_data = data;
 	rdma_ack_cm_event(from);
 	if (event.event == RDMA_CM_EVENT_CONNECT_REQUEST)

@@ -89,29 +89,59 @@ static int hand_over(struct verbs *to, const struct verbs_request *request)
 	return 0;
 }
 
+/* The key of the worker that has the port stands for those of all that share it. */
+static int has_proven(const struct verbs *v, struct rdma_cm_id *id, const struct verbs_hello *hello,
+		      struct verbs_challenge *challenge)
+{
+	static struct gvm_log_limit differ, cannot;
+	char name[64];
+	int err = verbs_key_check(v, id, hello, challenge);
+
+	if (!err)
+		return 1;
+	if (err == -EACCES) {
+		gvm_count(&v->rma.up->stats(v->rma.host)->handshake_refused, 1);
+		gvm_addr_print(rdma_get_peer_addr(id), name, sizeof(name));
+		gvm_log_limited(&differ, GVM_LOG_WARN, "%s: refused: %s", name, GVM_KEYS_DIFFER);
+	}
+	if (err == -EACCES || err == -EAGAIN) {
+		verbs_refuse(id, challenge, sizeof(*challenge));
+		return 0;
+	}
+	gvm_log_limited(&cannot, GVM_LOG_ERROR, "%s: nobody is let in: %s", v->device,
+			strerror(-err));
+	verbs_refuse(id, NULL, 0);
+	return 0;
+}
+
 void verbs_asked(struct verbs *v, struct verbs_port *port, struct rdma_cm_id *id,
 		 const struct rdma_conn_param *param)
 {
 	struct verbs_request request = { .id = id,
 					 .reads_in = param->responder_resources,
 					 .reads_out = param->initiator_depth };
+	const struct verbs_hello *hello = param->private_data;
 	static struct gvm_log_limit strange;
+	struct verbs_challenge challenge;
 	struct member *m;
 
-	if (verbs_hello_check(param->private_data, param->private_data_len, &request.proof,
-			      &request.mtu)) {
+	if (verbs_hello_check(hello, param->private_data_len, &request.proof, &request.mtu)) {
 		gvm_log_limited(&strange, GVM_LOG_WARN,
 				"%s: a connection is refused: the other side is no gvmnet node of "
 				"this version",
 				v->device);
-		verbs_refuse(id);
+		verbs_refuse(id, NULL, 0);
 		return;
 	}
+	if (!has_proven(v, id, hello, &challenge))
+		return;
+	memcpy(request.nonce, hello->nonce, sizeof(request.nonce));
+	memcpy(request.cookie, challenge.cookie, sizeof(request.cookie));
 	pthread_mutex_lock(&lock);
 	m = next_member(port, id);
 	request.listener = m ? m->listener : NULL;
 	if (!m || (m->v != v && hand_over(m->v, &request))) {
-		verbs_refuse(id);
+		verbs_refuse(id, NULL, 0);
 		m = NULL;
 	}
 	pthread_mutex_unlock(&lock);
@@ -443,7 +473,7 @@ void verbs_unlisten(struct gvm_rma *rma, struct gvm_listener *listener)
 	pthread_mutex_unlock(&lock);
 	while ((r = mine)) {
 		mine = r->next;
-		verbs_refuse(r->id);
+		verbs_refuse(r->id, NULL, 0);
 		free(r);
 	}
 	verbs_refuse_asking(v, listener);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Those who have asked for a connection and not yet proven the cluster's key. The handshake that
- * proves it travels in cells, so each must have a queue pair and receive buffers before; and
- * anybody who reaches the port can ask. So there are few at a time (VERBS_UNPROVEN), and each has
+ * Those whose connection was accepted and who are not through core's handshake. That travels in
+ * cells, so each must have a queue pair and receive buffers before; they have proven the cluster's
+ * key (verbs_key.c), but for a replay of that, and where there is none anybody who reaches the port
+ * comes here. So there are few at a time (VERBS_UNPROVEN), and each has
  * its time (GVM_HANDSHAKE_MS): from when it is accepted until core says that the key is proven,
  * also while the other side has not said that the connection is established, and while one that
  * core has refused lingers.
@@ -145,7 +146,7 @@ static void refuse_asking(struct verbs *v, struct verbs_request **at)
 {
 	struct verbs_request *r = take_asking(v, at);
 
-	verbs_refuse(r->id);
+	verbs_refuse(r->id, NULL, 0);
 	free(r);
 }
 
@@ -165,7 +166,7 @@ static void wait_for_place(struct verbs *v, const struct verbs_request *request)
 	struct verbs_request *r = malloc(sizeof(*r));
 
 	if (!r) {
-		verbs_refuse(request->id);
+		verbs_refuse(request->id, NULL, 0);
 		return;
 	}
 	if (v->asking_count == VERBS_ASKING)

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "providers/provider.h"
+#include "fake_key.h"
 
 struct gvm_mem {
 	struct gvm_mem *next;
@@ -54,7 +55,7 @@ struct gvm_host {
 	struct gvm_net_stats stats;
 	struct conn *conns; /* accepted ones */
 	unsigned accepted;
-	const char *key;   /* the cluster's; NULL: none */
+	const char *key; /* the cluster's; NULL: none */
 	unsigned proven, refused;
 	int allow;         /* accepted ones are past the handshake at once */
 	int shut_accepted; /* shut in accepted() */
@@ -275,23 +276,6 @@ static inline void host_wake(struct gvm_host *host)
 static inline struct gvm_net_stats *host_stats(struct gvm_host *host)
 {
 	return &host->stats;
-}
-
-/* The key's, of a text: no secret, but another one for each key and text. */
-static inline void key_mac(const char *key, const void *text, size_t len, uint8_t *mac)
-{
-	const uint8_t *t = text;
-
-	memset(mac, 0, GVM_WIRE_MAC_LEN);
-	for (unsigned n = 0; key && n < GVM_WIRE_MAC_LEN; n++) {
-		uint64_t sum = 0xcbf29ce484222325u + n;
-
-		for (size_t i = 0; key[i]; i++)
-			sum = (sum ^ (uint8_t)key[i]) * 0x100000001b3u;
-		for (size_t i = 0; i < len; i++)
-			sum = (sum ^ t[i]) * 0x100000001b3u;
-		mac[n] = (uint8_t)(sum >> 32);
-	}
 }
 
 static inline int host_has_key(struct gvm_host *host)

@@ -407,14 +407,15 @@ int rdma_establish(struct rdma_cm_id *id)
 }
 
 /* The other side is told once. */
-static int part(struct rdma_cm_id *id, enum rdma_cm_event_type type)
+static int part(struct rdma_cm_id *id, enum rdma_cm_event_type type,
+		const struct rdma_conn_param *param)
 {
 	struct stub_id *s = (struct stub_id *)id;
 
 	lock();
 	if (s->peer) {
 		s->peer->peer = NULL;
-		tell(s->peer, type, 0, NULL, NULL);
+		tell(s->peer, type, 0, param, NULL);
 	}
 	s->peer = NULL;
 	unlock();
@@ -423,12 +424,14 @@ static int part(struct rdma_cm_id *id, enum rdma_cm_event_type type)
 
 int rdma_reject(struct rdma_cm_id *id, const void *data, uint8_t len)
 {
-	return part(id, RDMA_CM_EVENT_REJECTED);
+	struct rdma_conn_param param = { .private_data = data, .private_data_len = len };
+
+	return part(id, RDMA_CM_EVENT_REJECTED, &param);
 }
 
 int rdma_disconnect(struct rdma_cm_id *id)
 {
-	return part(id, RDMA_CM_EVENT_DISCONNECTED);
+	return part(id, RDMA_CM_EVENT_DISCONNECTED, NULL);
 }
 
 int rdma_create_qp(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr *init)

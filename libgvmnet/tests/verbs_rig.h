@@ -7,6 +7,7 @@
 #define GVM_TESTS_VERBS_RIG_H
 
 #include "providers/verbs.h"
+#include "fake_key.h"
 
 #include <stdarg.h>
 #include <stddef.h>
@@ -40,6 +41,8 @@ struct gvm_host {
 	int unproven; /* accepted connections are not allowed anything */
 	unsigned accepted, unaccepted, broken;
 	struct gvm_rma_ep *last; /* that was accepted */
+	const char *key;         /* NULL: none */
+	struct gvm_net_stats stats;
 };
 
 /* What rma.c would know of a connection. */
@@ -92,9 +95,30 @@ static uint64_t host_now(struct gvm_host *host)
 	return stopped_at ? stopped_at : gvm_now();
 }
 
-static const struct gvm_host_ops up = {
-	.watch = host_watch, .unwatch = host_unwatch, .wake = host_wake, .now = host_now
-};
+static int host_has_key(struct gvm_host *host)
+{
+	return host->key != NULL;
+}
+
+static int host_prove(struct gvm_host *host, const void *text, size_t len, uint8_t *mac)
+{
+	assert_true(len <= GVM_PROOF_TEXT_MAX);
+	key_mac(host->key, text, len, mac);
+	return 0;
+}
+
+static struct gvm_net_stats *host_stats(struct gvm_host *host)
+{
+	return &host->stats;
+}
+
+static const struct gvm_host_ops up = { .watch = host_watch,
+					.unwatch = host_unwatch,
+					.wake = host_wake,
+					.now = host_now,
+					.has_key = host_has_key,
+					.prove = host_prove,
+					.stats = host_stats };
 
 static int fabric_open(struct gvm_host *host, const char *args)
 {
