@@ -255,6 +255,7 @@ struct gvm_worker {
 	struct epoll_event *batch; /* events not yet served are [batch_at, batch_count) */
 	int batch_at, batch_count;
 
+	unsigned unpolled;              /* waits since the poll set had its turn */
 	unsigned spin_skip, spin_fails; /* waits that will not spin; how little spinning pays */
 	unsigned spins;                 /* since cpu_lost was looked at */
 	uint64_t cpu_lost; /* 1 + how often the kernel had taken the CPU away; 0: not known */

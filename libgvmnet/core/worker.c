@@ -33,7 +33,9 @@
 #define PEEKS_PER_POLL    4u
 #define TIMERS_UNSEEN_MAX 64u
 #define SPIN_FAILS_MAX    10u /* 1,024 waits between two tries of a spin that never pays */
-#define SPINS_PER_LOOK    64u /* spins between two looks at how often the CPU was taken away */
+#define SERVED_UNPOLLED                                                                            \
+	4u /* waits in a row that find work elsewhere, until the poll set has its turn */
+#define SPINS_PER_LOOK 64u /* spins between two looks at how often the CPU was taken away */
 
 /* ---- the clock and jitter ------------------------------------------------------------------ */
 
@@ -293,6 +295,7 @@ static int waited(int count)
 /* The system call itself: no point of cancellation, and nobody's who has put a name over it. */
 static int sys_epoll_wait(struct gvm_worker *worker, int ms)
 {
+	worker->unpolled = 0;
 	return waited(
 	    (int)syscall(SYS_epoll_pwait, worker->epoll_fd, worker->batch, GVM_BATCH, ms, NULL, 0));
 }
@@ -302,6 +305,14 @@ static int poll_now(struct gvm_worker *worker)
 	int count = sys_epoll_wait(worker, 0);
 
 	return count > 0 ? dispatch(worker, count) : 0;
+}
+
+/* After work that was found without it: it is a system call, which mostly finds nothing. */
+static int poll_sometimes(struct gvm_worker *worker)
+{
+	if (++worker->unpolled < SERVED_UNPOLLED)
+		return 0;
+	return poll_now(worker);
 }
 
 static int progress_all(struct gvm_worker *worker)
@@ -567,7 +578,7 @@ int gvm_worker_wait(struct gvm_worker *worker, uint64_t timeout_ns)
 	    atomic_exchange(&worker->woken, 0))
 		served++;
 	if (served)
-		return end(worker, served + poll_now(worker));
+		return end(worker, served + poll_sometimes(worker));
 	if (timeout_ns != GVM_NEVER) {
 		now = gvm_worker_clock(worker);
 		until = timeout_ns < GVM_NEVER - now ? now + timeout_ns : GVM_NEVER;

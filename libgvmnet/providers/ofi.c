@@ -430,6 +430,10 @@ int ofi_poll(struct gvm_rma *rma)
 		ofi_ports_post(prov);
 	if (prov->paths)
 		ofi_paths_try(prov);
+	if (prov->looked) {
+		prov->looked = 0;
+		return 0;
+	}
 	do {
 		got = take_some(prov);
 		n += got > 0 ? got : 0;
@@ -443,9 +447,14 @@ int ofi_poll(struct gvm_rma *rma)
 
 /* ---- sleeping ------------------------------------------------------------------------------ */
 
+/* Each look is a system call of libfabric's. After this one the next round need not have its own:
+ * nothing is left, and what comes meanwhile ofi_arm() finds, or the next look but one. */
 static void cq_ready(struct gvm_watch *watch, uint32_t events)
 {
-	ofi_poll(&container_of(watch, struct ofi_prov, cq_watch)->rma);
+	struct ofi_prov *prov = container_of(watch, struct ofi_prov, cq_watch);
+
+	prov->looked = 0;
+	prov->looked = ofi_poll(&prov->rma) < BATCH;
 }
 
 static void nap_over(struct gvm_watch *watch, uint32_t events)

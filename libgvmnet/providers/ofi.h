@@ -166,6 +166,7 @@ struct ofi_prov {
 	struct gvm_watch cq_watch; /* fd -1: the provider has none, and nap is used */
 	struct gvm_watch nap;      /* a timer: look again */
 	int again;                 /* something could not be posted, and is tried again */
+	int looked;                /* nothing was left a moment ago */
 	uint64_t busy_at;          /* when something was last found */
 	struct ofi_port *ports;
 	struct rma_table ids;
