@@ -37,7 +37,8 @@ static const struct gvm_option table[] = {
 	/* the transport and who this is */
 	{ "GVM_TRANSPORT", "--transport", "provider", "auto",
 	  "Which provider carries the bytes; several with + between them: the first that "
-	  "connects; auto: verbs, where an RDMA device suits, then tcp.",
+	  "connects; auto: verbs, where an InfiniBand or RoCE device suits, then tcp. "
+	  "verbs:DEVICE[:PORT[:GID]]: that device; ofi:NAME: that provider of libfabric.",
 	  "auto|tcp|verbs|ofi|loop", 0, 0 },
 	TEXT("GVM_CLUSTER", "--cluster", "",
 	     "The cluster file: a line \"ID HOST PORT\" for each node, see cluster.conf(5)."),

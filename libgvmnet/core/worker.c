@@ -33,9 +33,8 @@
 #define PEEKS_PER_POLL    4u
 #define TIMERS_UNSEEN_MAX 64u
 #define SPIN_FAILS_MAX    10u /* 1,024 waits between two tries of a spin that never pays */
-#define SERVED_UNPOLLED                                                                            \
-	4u /* waits in a row that find work elsewhere, until the poll set has its turn */
-#define SPINS_PER_LOOK 64u /* spins between two looks at how often the CPU was taken away */
+#define WAITS_UNPOLLED    4u /* in a row that find work elsewhere, until the poll set has its turn */
+#define SPINS_PER_LOOK    64u /* spins between two looks at how often the CPU was taken away */
 
 /* ---- the clock and jitter ------------------------------------------------------------------ */
 
@@ -307,14 +306,6 @@ static int poll_now(struct gvm_worker *worker)
 	return count > 0 ? dispatch(worker, count) : 0;
 }
 
-/* After work that was found without it: it is a system call, which mostly finds nothing. */
-static int poll_sometimes(struct gvm_worker *worker)
-{
-	if (++worker->unpolled < SERVED_UNPOLLED)
-		return 0;
-	return poll_now(worker);
-}
-
 static int progress_all(struct gvm_worker *worker)
 {
 	int served = 0;
@@ -577,8 +568,11 @@ int gvm_worker_wait(struct gvm_worker *worker, uint64_t timeout_ns)
 	if (atomic_load_explicit(&worker->woken, memory_order_relaxed) &&
 	    atomic_exchange(&worker->woken, 0))
 		served++;
+	/* it is a system call, which mostly finds nothing where there is other work */
+	if (++worker->unpolled >= WAITS_UNPOLLED)
+		served += poll_now(worker);
 	if (served)
-		return end(worker, served + poll_sometimes(worker));
+		return end(worker, served);
 	if (timeout_ns != GVM_NEVER) {
 		now = gvm_worker_clock(worker);
 		until = timeout_ns < GVM_NEVER - now ? now + timeout_ns : GVM_NEVER;

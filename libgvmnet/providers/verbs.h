@@ -167,7 +167,7 @@ struct verbs_conn {
 	uint8_t state;
 	uint8_t failed; /* nothing goes any more */
 	uint8_t in_ring, in_late;
-	uint8_t unproven;         /* of v->unproven: it was asked for by who has no proof yet */
+	uint8_t unproven;         /* of v->unproven: core has not seen its proof yet */
 	uint8_t ready, drained;   /* its queue pair may receive; has taken its last buffer */
 	uint8_t flush;            /* writes are gathered that need a proof (iWARP) */
 	uint8_t silent;           /* ticks until it is nudged, as nothing has come (siw) */
@@ -462,11 +462,14 @@ struct verbs_hello {
 	/* enum ibv_mtu, 0: any. The connecting side's wish, and what the other makes of it: both
 	 * must have the same, as a packet of another length breaks a queue pair. */
 	uint8_t mtu;
+	uint8_t flags;              /* VERBS_KEYED */
 	uint8_t nonce[VERBS_NONCE]; /* the connecting side's, in both */
 	uint8_t mac[VERBS_MAC];     /* zeros: nothing is proven */
 };
 /* InfiniBand's and RoCE's request: what rdma_cm leaves of it (RDMA_PS_TCP). */
 _Static_assert(sizeof(struct verbs_hello) <= 56, "a hello fits into a request");
+
+#define VERBS_KEYED 1u /* who sends it has a key */
 
 /* With a refusal: what a proof is to be of. */
 #define VERBS_CHALLENGE_MAGIC                                                                      \
@@ -501,8 +504,9 @@ int verbs_ports_return(struct verbs *v);
 
 /* ---- verbs_key.c --------------------------------------------------------------------------- */
 
-/* Has who asks proven the key? 0: yes, with this cookie, or there is none. -EAGAIN: it did not try,
- * -EACCES: its proof is wrong, or late: refuse it with this challenge. -EIO: libcrypto cannot. */
+/* Has who asks proven the key? 0: yes, with this cookie, or there is none. Else refuse it with this
+ * challenge: -EAGAIN: it did not try; -EACCES: its proof is wrong, late, or was used before;
+ * -EPERM: it has no key. -EIO: libcrypto cannot. */
 int verbs_key_check(const struct verbs *v, struct rdma_cm_id *id, const struct verbs_hello *hello,
 		    struct verbs_challenge *challenge);
 /* This side's proof, for who has proven the key with these two. */

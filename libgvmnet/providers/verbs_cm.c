@@ -18,6 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define EVENTS 64 /* of rdma_cm in a row, until others have their turn */
+
 /* ---- hello --------------------------------------------------------------------------------- */
 
 static const struct verbs_hello plain = { .magic = { 'G', 'V', 'M', 'R' },
@@ -147,6 +149,7 @@ static int begin_next(struct verbs_conn *conn, int err)
 {
 	while (conn->addr_next < conn->addrs->n) {
 		leave_attempt(conn);
+		conn->challenges = 0;
 		err = begin(conn, conn->addr_next++);
 		if (!err)
 			return 0;
@@ -245,6 +248,8 @@ static void on_address(struct verbs_conn *conn, const struct rdma_cm_event *even
 		attempt_failed(conn, -errno);
 }
 
+/* Also the first request, which only brings a challenge, names a queue pair that there is: of the
+ * other side's connections InfiniBand ends one that has the same number. */
 static void ask(struct verbs_conn *conn)
 {
 	struct verbs *v = conn->v;
@@ -273,12 +278,14 @@ static void on_route(struct verbs_conn *conn, const struct rdma_cm_event *event)
 {
 	struct verbs *v = conn->v;
 
-	if (v->waiting)
-		v->waiting_end->wait_next = conn;
-	else
+	/* who has begun comes to an end before others begin */
+	conn->wait_next = conn->challenges ? v->waiting : NULL;
+	if (!v->waiting)
+		v->waiting = v->waiting_end = conn;
+	else if (conn->challenges)
 		v->waiting = conn;
-	v->waiting_end = conn;
-	conn->wait_next = NULL;
+	else
+		v->waiting_end = v->waiting_end->wait_next = conn;
 }
 
 void verbs_unwait(struct verbs_conn *conn)
@@ -356,14 +363,26 @@ static void on_refused(struct verbs_conn *conn, const struct rdma_cm_event *even
 	attempt_failed(conn, err);
 }
 
+/* The same address again, with what it wants to have answered. */
+static void ask_again(struct verbs_conn *conn)
+{
+	int err;
+
+	leave_attempt(conn);
+	err = begin(conn, conn->addr_next - 1);
+	if (err)
+		attempt_failed(conn, err);
+}
+
 static void on_rejected(struct verbs_conn *conn, const struct rdma_cm_event *event)
 {
 	int asked = verbs_key_challenged(conn, event->param.conn.private_data,
 					 event->param.conn.private_data_len);
 
 	if (asked > 0)
-		conn->addr_next--; /* this one again */
-	attempt_failed(conn, asked < 0 ? asked : -ECONNREFUSED);
+		ask_again(conn);
+	else
+		attempt_failed(conn, asked < 0 ? asked : -ECONNREFUSED);
 }
 
 static void on_unreachable(struct verbs_conn *conn, const struct rdma_cm_event *event)
@@ -563,9 +582,13 @@ int verbs_cm_poll(struct verbs *v)
 	struct gvm_lookup *lookup;
 	int n = 0;
 
-	while (!rdma_get_cm_event(v->events, &event)) {
+	while (n < EVENTS && !rdma_get_cm_event(v->events, &event)) {
 		take_event(v, event);
 		n++;
+	}
+	if (n == EVENTS) {
+		v->event_watch.due = 1;
+		v->noted = 1;
 	}
 	while ((lookup = gvm_resolver_next(v->resolver))) {
 		take_lookup(lookup);

@@ -14,19 +14,22 @@
  * Each MAC is over the letter, the hello with the nonce, and the cookie. The listening side keeps
  * nothing of who has asked: the cookie is itself a MAC, over the nonce and the address that asks,
  * with a secret that this process has drawn and the time in steps of STEP_NS, and is made again
- * when the second request comes. So a proof is worth something for two steps at most, from that
- * address alone; and of the two that may be needed for it, the step before is tried as well.
+ * when the second request comes. So a proof is worth something for two steps at most, and from that
+ * address (which on InfiniBand and RoCE is what the request says that it is); and of the two that
+ * may be needed for it, the step before is tried as well.
  *
- * Whoever sees a proof on its way and can ask from the same address can use it again while it
- * holds. It gets a queue pair by that, without a right to reads and writes, and no further: core's
- * handshake follows, whose nonces are of that connection.
+ * A proof is good once: those that were good are remembered, in a table that has a place for each
+ * USED of them. So who has seen one on its way, as on iWARP it would get a queue pair with a right
+ * to reads and writes by it, comes too late, as long as not so many others have come since that its
+ * place is another's. Core's handshake follows in any case, whose nonces are of that connection.
  *
  * Without a key all MACs are zeros and prove nothing, and no cookie is asked for.
  *
  * A MAC is HMAC-SHA-256's first VERBS_MAC bytes (RFC 2104, 5): no more fit into a request, of which
  * InfiniBand leaves 56 bytes to programs.
  *
- * Shared by the process: the secret, drawn once. The rest is the worker's.
+ * Shared by the process: the secret, drawn once, and the proofs that were used, under a lock. The
+ * rest is the worker's.
  */
 #include "providers/verbs.h"
 
@@ -36,10 +39,14 @@
 #include <sys/random.h>
 
 #define STEP_NS    30000000000ull
+#define USED       16384u /* a power of two */
 #define CHALLENGES 3u /* of one connecting: its proof was late, or the other side has restarted */
 
 static uint8_t secret[32];
 static int drawn; /* 0, or -EIO */
+
+static pthread_mutex_t used_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint8_t used[USED][VERBS_MAC]; /* by its first bytes */
 
 static void draw_secret(void)
 {
@@ -130,6 +137,19 @@ static int cookie_of(const struct verbs *v, struct rdma_cm_id *id, const uint8_t
 	return drawn ? drawn : mac_of(v, &text, sizeof(text), cookie);
 }
 
+/* A proof that is good: it is none the second time. */
+static int use(const uint8_t mac[VERBS_MAC])
+{
+	uint8_t *place = used[(mac[0] | (unsigned)mac[1] << 8) & (USED - 1)];
+	int err;
+
+	pthread_mutex_lock(&used_lock);
+	err = is_same(place, mac) ? -EACCES : 0;
+	memcpy(place, mac, VERBS_MAC);
+	pthread_mutex_unlock(&used_lock);
+	return err;
+}
+
 int verbs_key_check(const struct verbs *v, struct rdma_cm_id *id, const struct verbs_hello *hello,
 		    struct verbs_challenge *challenge)
 {
@@ -141,20 +161,26 @@ int verbs_key_check(const struct verbs *v, struct rdma_cm_id *id, const struct v
 	if (!is_keyed(v))
 		return 0;
 	/* the present one last: it is what is asked for if neither is right */
-	err = cookie_of(v, id, hello->nonce, step - 1, challenge->cookie);
-	if (!err && is_signed(hello))
-		err = check(v, 'C', hello, challenge->cookie);
-	if (err != -EACCES && (err || is_signed(hello)))
-		return err;
-	err = cookie_of(v, id, hello->nonce, step, challenge->cookie);
-	if (!err)
-		err = is_signed(hello) ? check(v, 'C', hello, challenge->cookie) : -EAGAIN;
-	return err;
+	err = -EACCES;
+	if (is_signed(hello)) {
+		err = cookie_of(v, id, hello->nonce, step - 1, challenge->cookie);
+		if (!err)
+			err = check(v, 'C', hello, challenge->cookie);
+	}
+	if (err == -EACCES) {
+		err = cookie_of(v, id, hello->nonce, step, challenge->cookie);
+		if (!err && is_signed(hello))
+			err = check(v, 'C', hello, challenge->cookie);
+		else if (!err)
+			err = hello->flags & VERBS_KEYED ? -EAGAIN : -EPERM;
+	}
+	return err ? err : use(hello->mac);
 }
 
 int verbs_key_answer(const struct verbs *v, const uint8_t nonce[VERBS_NONCE],
 		     const uint8_t cookie[VERBS_MAC], struct verbs_hello *hello)
 {
+	hello->flags = is_keyed(v) ? VERBS_KEYED : 0;
 	memcpy(hello->nonce, nonce, sizeof(hello->nonce));
 	return hello_mac(v, 'A', hello, cookie, hello->mac);
 }
@@ -166,6 +192,7 @@ int verbs_key_ask(struct verbs_conn *conn, struct verbs_hello *hello)
 	if (!conn->challenges &&
 	    getrandom(conn->nonce, sizeof(conn->nonce), 0) != sizeof(conn->nonce))
 		return -EIO;
+	hello->flags = is_keyed(conn->v) ? VERBS_KEYED : 0;
 	memcpy(hello->nonce, conn->nonce, sizeof(hello->nonce));
 	return conn->challenges ? hello_mac(conn->v, 'C', hello, conn->cookie, hello->mac) : 0;
 }
@@ -173,7 +200,10 @@ int verbs_key_ask(struct verbs_conn *conn, struct verbs_hello *hello)
 static int refuse(const struct verbs_conn *conn, const char *why)
 {
 	static struct gvm_log_limit limit;
+	const struct gvm_rma *rma = &conn->v->rma;
 
+	conn->ep->rma.ep.why = why;
+	gvm_count(&rma->up->stats(rma->host)->handshake_refused, 1);
 	gvm_log_limited(&limit, GVM_LOG_WARN, "%s: refused: %s", conn->ep->rma.ep.name, why);
 	return -EACCES;
 }

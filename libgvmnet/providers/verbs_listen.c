@@ -93,18 +93,21 @@ static int hand_over(struct verbs *to, const struct verbs_request *request)
 static int has_proven(const struct verbs *v, struct rdma_cm_id *id, const struct verbs_hello *hello,
 		      struct verbs_challenge *challenge)
 {
-	static struct gvm_log_limit differ, cannot;
+	static struct gvm_log_limit wrong, cannot;
 	char name[64];
 	int err = verbs_key_check(v, id, hello, challenge);
 
 	if (!err)
 		return 1;
-	if (err == -EACCES) {
+	if (err == -EACCES || err == -EPERM) {
 		gvm_count(&v->rma.up->stats(v->rma.host)->handshake_refused, 1);
 		gvm_addr_print(rdma_get_peer_addr(id), name, sizeof(name));
-		gvm_log_limited(&differ, GVM_LOG_WARN, "%s: refused: %s", name, GVM_KEYS_DIFFER);
+		gvm_log_limited(&wrong, GVM_LOG_WARN, "%s: refused: %s", name,
+				err == -EPERM ? GVM_KEY_OF_ONE
+					      : "its proof of the cluster's key is wrong (compare "
+						"the key files), or came late");
 	}
-	if (err == -EACCES || err == -EAGAIN) {
+	if (err == -EACCES || err == -EPERM || err == -EAGAIN) {
 		verbs_refuse(id, challenge, sizeof(*challenge));
 		return 0;
 	}

@@ -196,11 +196,10 @@ static void make_place(struct verbs *v)
 
 	if (v->unproven_count < VERBS_UNPROVEN)
 		return;
-	gvm_log_limited(
-	    &many, GVM_LOG_WARN,
-	    "%s: too many connections have not proven the cluster's key; the oldest are "
-	    "ended",
-	    v->device);
+	gvm_log_limited(&many, GVM_LOG_WARN,
+			"%s: too many connections are in their handshake; the oldest are "
+			"ended",
+			v->device);
 	end_oldest(v, "too many connections are in their handshake");
 }
 

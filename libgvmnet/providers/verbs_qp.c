@@ -65,8 +65,8 @@ static int create(struct verbs_conn *conn)
 	return 0;
 }
 
-/* What a queue pair serves of what is asked for by key. Of those who have proven the cluster's key;
- * but on iWARP, where one nudges the other before that (tick()), from the beginning. */
+/* What a queue pair serves of what is asked for by key, when core has seen the proof; but on iWARP,
+ * where one nudges the other before that (tick()), from the beginning. */
 #define REMOTE_ACCESS (IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE)
 
 uint8_t verbs_mtu_least(uint8_t a, uint8_t b)

@@ -150,6 +150,7 @@ static struct verbs_hello first_hello(uint8_t nonce)
 	struct verbs_hello hello;
 
 	verbs_hello_make(verbs_of(client.rma), 0, &hello);
+	hello.flags = VERBS_KEYED;
 	memset(hello.nonce, nonce, sizeof(hello.nonce));
 	return hello;
 }
@@ -174,14 +175,14 @@ static void keys_that_differ(void **state)
 		unsigned refused;
 	} cases[] = {
 		{ "secret", "another", GVM_KEYS_DIFFER, 1 },
-		{ "secret", NULL, GVM_KEY_OF_ONE, 0 },
+		{ "secret", NULL, GVM_KEY_OF_ONE, 1 },
 	};
 
 	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		struct gvm_rma_conn *c;
 
 		said[0] = 0;
-		server.stats.handshake_refused = 0;
+		server.stats.handshake_refused = client.stats.handshake_refused = 0;
 		server.key = cases[i].server;
 		client.key = cases[i].client;
 		c = dial_at(here, server.port);
@@ -189,6 +190,7 @@ static void keys_that_differ(void **state)
 		assert_int_equal(c->connected, -EACCES);
 		assert_non_null(strstr(said, cases[i].say));
 		assert_int_equal(server.stats.handshake_refused, cases[i].refused);
+		assert_int_equal(client.stats.handshake_refused, 1);
 		settle();
 		assert_int_equal(stub_use.qps, before.qps);
 	}
@@ -271,9 +273,13 @@ static void a_proof_of_something_else(void **state)
 	sign('C', &changed, challenge.cookie, "another");
 	ask_with(&changed, sizeof(changed));
 	challenged();
-	/* and it is one */
+	/* and it is one, once */
 	ask_with(&hello, sizeof(hello));
 	assert_int_equal(hear().type, RDMA_CM_EVENT_CONNECT_RESPONSE);
+	hand_close();
+	hand_open();
+	ask_with(&hello, sizeof(hello));
+	challenged();
 	hand_close();
 }
 
@@ -303,8 +309,6 @@ static void noise(void **state)
 /* A proof is of use for the step of time in which its challenge was made, and the one after it. */
 static void a_proof_grows_old(void **state)
 {
-	struct verbs_hello hello = first_hello(7);
-	struct verbs_challenge challenge;
 	const uint64_t step = (gvm_now() / STEP_NS + 10) * STEP_NS;
 	const struct {
 		uint64_t at;
@@ -316,15 +320,16 @@ static void a_proof_grows_old(void **state)
 		      { step + 2 * STEP_NS, 0 },
 		      { step - 1, 0 } };
 
-	stopped_at = step;
-	hand_open();
-	ask_with(&hello, sizeof(hello));
-	challenge = challenged();
-	sign('C', &hello, challenge.cookie, "secret");
-	hand_close();
 	for (unsigned i = 0; i < sizeof(times) / sizeof(times[0]); i++) {
-		stopped_at = times[i].at;
+		struct verbs_hello hello = first_hello((uint8_t)(10 + i));
+		struct verbs_challenge challenge;
+
+		stopped_at = step;
 		hand_open();
+		ask_with(&hello, sizeof(hello));
+		challenge = challenged();
+		sign('C', &hello, challenge.cookie, "secret");
+		stopped_at = times[i].at;
 		ask_with(&hello, sizeof(hello));
 		if (times[i].holds)
 			assert_int_equal(hear().type, RDMA_CM_EVENT_CONNECT_RESPONSE);
@@ -340,7 +345,6 @@ static void hand_listen(void)
 {
 	struct sockaddr_in at = { .sin_family = AF_INET };
 
-	fabric_unlisten(&server);
 	hand_open();
 	inet_pton(AF_INET, here, &at.sin_addr);
 	assert_int_equal(rdma_create_id(hand.events, &hand.id, NULL, RDMA_PS_TCP), 0);
@@ -414,6 +418,35 @@ static void who_accepts_without_it(void **state)
 	}
 }
 
+/* What the first address has asked for is nothing to the next one: a name with two. */
+static void the_next_address_is_asked_anew(void **state)
+{
+	struct verbs_challenge challenge = { .magic = VERBS_CHALLENGE_MAGIC,
+					     .version = VERBS_HELLO_VERSION };
+	struct gvm_addrs *addrs;
+	struct gvm_rma_conn *c;
+	struct told told;
+
+	hand_listen();
+	c = dial_at(here, ntohs(rdma_get_src_port(hand.id)));
+	addrs = verbs_ep_of(c->ep)->conn->addrs;
+	addrs->at[1] = addrs->at[0];
+	((struct sockaddr_in *)&addrs->at[1].sa)->sin_port = htons((uint16_t)server.port);
+	addrs->n = 2;
+	for (unsigned i = 0; i < 3; i++) {
+		told = hear();
+		assert_int_equal(told.type, RDMA_CM_EVENT_CONNECT_REQUEST);
+		challenge.cookie[0] = (uint8_t)i;
+		rdma_reject(told.id, i < 2 ? &challenge : NULL, i < 2 ? sizeof(challenge) : 0);
+		rdma_destroy_id(told.id);
+	}
+	until(c->connected);
+	assert_int_equal(c->connected, 1);
+	assert_int_equal(server.stats.handshake_refused, 0);
+	assert_string_equal(said, "");
+	hand_close();
+}
+
 #define KEYS(test) cmocka_unit_test_setup_teardown(test, setup_keys, teardown_keys)
 
 int main(void)
@@ -429,6 +462,7 @@ int main(void)
 		KEYS(a_proof_grows_old),
 		KEYS(challenges_without_end),
 		KEYS(who_accepts_without_it),
+		KEYS(the_next_address_is_asked_anew),
 	};
 
 	snprintf(here, sizeof(here), "127.0.0.1");
