@@ -18,7 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EVENTS 64 /* of rdma_cm in a row, until others have their turn */
+#define EVENTS       64 /* of rdma_cm in a row, until others have their turn */
+#define SIW_CONNECTS 4u /* likewise */
 
 /* ---- hello --------------------------------------------------------------------------------- */
 
@@ -303,12 +304,14 @@ void verbs_unwait(struct verbs_conn *conn)
 }
 
 /* Each takes a few datagrams of the connection manager, and what is lost of a flood of them is sent
- * again only after seconds. */
+ * again only after seconds. siw makes a TCP connection in rdma_connect(), and waits for it: with
+ * many of those in a row the handshakes of the last ones would not come to their end in time. */
 void verbs_connect_waiting(struct verbs *v)
 {
+	unsigned most = v->siw ? SIW_CONNECTS : VERBS_CONNECTING;
 	struct verbs_conn *conn;
 
-	while (v->waiting && v->connecting < VERBS_CONNECTING) {
+	while (v->waiting && v->connecting < VERBS_CONNECTING && most--) {
 		if (v->reused)
 			verbs_drain(v);
 		conn = v->waiting;

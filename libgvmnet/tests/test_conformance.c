@@ -408,16 +408,16 @@ static void closing_a_worker_completes_all(void **state)
 	free(buf);
 }
 
-/* Over siw a worker sleeps where the first packet of a connection is lost, for a second each, and
- * the other side counts those for gone that it does not serve meanwhile. Whoever is told so asks
- * again. */
+/* Over siw a worker sleeps while it connects, twice for each connection, and for a second more
+ * where the first packet of one is lost; the other side counts those for gone that it does not
+ * serve meanwhile. Whoever is told so asks again. */
 static unsigned ask_again(struct job *jobs, struct gvm_peer **peers, unsigned n, uint64_t key,
 			  uint8_t *buf)
 {
 	unsigned again = 0;
 
 	for (unsigned i = 0; i < n; i++) {
-		if (jobs[i].status != -ECONNRESET || !cable_is_bad())
+		if (jobs[i].status != -ECONNRESET || !(cable_is_bad() || dialling_sleeps()))
 			continue;
 		assert_int_equal(jobs[i].calls, 1);
 		job_init(&jobs[i], 0);
@@ -466,7 +466,8 @@ static void a_thousand_peers(void **state)
 			assert_memory_equal(buf + i * 4096, want, 4096);
 		}
 	}
-	assert_true(client.ready == N || (client.ready > N && cable_is_bad()));
+	assert_true(client.ready == N ||
+		    (client.ready > N && (cable_is_bad() || dialling_sleeps())));
 	offer_close(&o);
 	free(peers);
 	free(jobs);
