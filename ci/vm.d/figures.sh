@@ -24,6 +24,12 @@ ratio_of() {
 	fi
 }
 
+# fabric_ratio LINE FILE: the number before "times fi_..." in the line that begins so, in what bench/fabric has said; once
+fabric_ratio() {
+	awk -v begin="$1" 'index($0, begin) == 1 && match($0, /[0-9.]+ times fi_/) { n++; r = substr($0, RSTART) + 0 }
+		END { if (n == 1 && r > 0) print r; else exit 1 }' "$2"
+}
+
 # keeps_to UNIT BOUND RATIO...: the median of three or more; ns: is at most BOUND, else at least
 keeps_to() {
 	local unit=$1 bound=$2

@@ -23,7 +23,6 @@ suite() {
 	in_machine 0 || address=$VM_PEER
 	[ -n "$dev" ] || over=$3
 	words="GVM_CONFORMANCE_HOST=$address GVM_KEY_FILE=$VM_SHARED/suite.key"
-	[[ $dev != siw* || $3 != verbs ]] || words+=" GVM_CONFORMANCE_DIALLING=sleeps"
 	ulimit -n 4096 # a flood of connections is one of the cases
 	[ -z "$suite_harm" ] || cases="GVM_CONFORMANCE_HARM=${suite_harm@Q}"
 	pair "$over, between two machines: $1${suite_what:+ $suite_what}" "$2" "listens_tcp $suite_port" \

@@ -448,7 +448,7 @@ int ofi_poll(struct gvm_rma *rma)
 /* ---- sleeping ------------------------------------------------------------------------------ */
 
 /* Each look is a system call of libfabric's. After this one the next round need not have its own:
- * nothing is left, and what comes meanwhile ofi_arm() finds, or the next look but one. */
+ * what is left (behind an error), or comes meanwhile, ofi_arm() finds, or the next look but one. */
 static void cq_ready(struct gvm_watch *watch, uint32_t events)
 {
 	struct ofi_prov *prov = container_of(watch, struct ofi_prov, cq_watch);

@@ -40,29 +40,26 @@
 #include "providers/rma_table.h"
 #include "providers/tcp_addr.h"
 
-#define VERBS_TIMEOUT       16u
-#define VERBS_RETRIES       6u
-#define VERBS_RNR_TIMER     20u                   /* 10 ms: of a receiver that is not ready */
-#define VERBS_SENDS         (GVM_RMA_WORKS + 32u) /* of the send queue: sends are done with early */
-#define VERBS_ENTRIES       (VERBS_SENDS + GVM_RMA_RECVS) /* of a completion queue, a connection */
-#define VERBS_RING          512u /* a power of two, of which VERBS_SENDS are used */
-#define VERBS_INLINE        92u
-#define VERBS_READS         16u /* RDMA reads of a connection under way in the hardware */
-#define VERBS_LANE          32u /* connections of the first lane */
-#define VERBS_LANE_MAX      2048u
-#define VERBS_GATHER        256u /* requests gathered until ring() */
-#define VERBS_COPIES        63u  /* cells that are copied so that a send is done with at once */
-#define VERBS_BATCH         32u
-#define VERBS_PROOF         4096u /* the page of verbs_proof: others read from its beginning */
-#define VERBS_SINK          64u   /* where in it is read to */
-#define VERBS_HELLO_VERSION 5u
-#define VERBS_NONCE         16u
-#define VERBS_MAC           16u
-#define VERBS_UNPROVEN                                                                             \
-	GVM_HANDSHAKES_MAX   /* accepted, and the other side has not proven the key                \
-			      */
-#define VERBS_ASKING   1024u /* asked for by others, while there are so many: no queue pair yet */
-#define VERBS_GRACE_MS 50u   /* that an unproven one has while others wait for its place */
+#define VERBS_TIMEOUT   16u
+#define VERBS_RETRIES   6u
+#define VERBS_RNR_TIMER 20u                   /* 10 ms: of a receiver that is not ready */
+#define VERBS_SENDS     (GVM_RMA_WORKS + 32u) /* of the send queue: sends are done with early */
+#define VERBS_ENTRIES   (VERBS_SENDS + GVM_RMA_RECVS) /* of a completion queue, a connection */
+#define VERBS_RING      512u /* a power of two, of which VERBS_SENDS are used */
+#define VERBS_INLINE    92u
+#define VERBS_READS     16u /* RDMA reads of a connection under way in the hardware */
+#define VERBS_LANE      32u /* connections of the first lane */
+#define VERBS_LANE_MAX  2048u
+#define VERBS_GATHER    256u /* requests gathered until ring() */
+#define VERBS_COPIES    63u  /* cells that are copied so that a send is done with at once */
+#define VERBS_BATCH     32u
+#define VERBS_PROOF     4096u /* the page of verbs_proof: others read from its beginning */
+#define VERBS_SINK      64u   /* where in it is read to */
+#define VERBS_UNPROVEN  GVM_HANDSHAKES_MAX /* accepted, and core has not seen the proof */
+#define VERBS_NONCE     16u                /* bytes; of a MAC, and of a cookie, which is one */
+#define VERBS_MAC       16u
+#define VERBS_ASKING    1024u /* asked for by others, while there are so many: no queue pair yet */
+#define VERBS_GRACE_MS  50u   /* that an unproven one has while others wait for its place */
 #define VERBS_CONNECTING                                                                           \
 	64u /* asked for, not yet answered: more would lose datagrams of the manager */
 #define VERBS_BUFS       126u /* receive buffers that are registered together: half a MiB */
@@ -449,6 +446,8 @@ int verbs_cm_poll(struct verbs *v);
 int verbs_is_mine(const struct verbs *v, const struct rdma_cm_id *id);
 /* The connection is over, in whatever state: whoever waits for it is told. */
 void verbs_conn_fail(struct verbs_conn *conn, int why, const char *reason);
+
+#define VERBS_HELLO_VERSION 5u
 
 /* What both sides say of themselves as they connect; checked in front of everything else. */
 struct verbs_hello {

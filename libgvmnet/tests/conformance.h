@@ -58,12 +58,6 @@ static inline int cable_is_bad(void)
 	return getenv("GVM_CONFORMANCE_CABLE") != NULL;
 }
 
-/* siw: a worker sleeps while a connection is made. */
-static inline int dialling_sleeps(void)
-{
-	return getenv("GVM_CONFORMANCE_DIALLING") != NULL;
-}
-
 /* Ten seconds are for ever, where the machine is a real one and nobody watches each access: the
  * endpoint that libfabric makes for tcp has 70 MiB. */
 static inline uint64_t patience(void)
