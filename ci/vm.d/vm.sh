@@ -22,12 +22,6 @@ unit_test() {
 	fail "$name (exit status $status after $((SECONDS - begun)) s)" "$name.short"
 }
 
-# In a machine with one emulated CPU a process for each look at a condition would disturb what is measured.
-if [ "${VM_MACHINES:-1}" != 1 ]; then
-	mkfifo "$scratch/never"
-	pause() { read -rt "$1" <>"$scratch/never" || true; }
-fi
-
 # part NAME: say what begins, and how long the machine has run
 part() { in_machine 1 || say "# $1 begins at $(cut -d' ' -f1 /proc/uptime) s"; }
 
