@@ -527,6 +527,8 @@ static int poll_all(struct gvm_rma *rma)
 		n += serve_noted(v);
 	if (__atomic_load_n(&v->inbox_due, __ATOMIC_ACQUIRE))
 		n += verbs_take_inbox(v);
+	if (__atomic_load_n(&v->dials_due, __ATOMIC_ACQUIRE))
+		n += verbs_take_dials(v);
 	if (v->asking)
 		verbs_admit(v);
 	if (v->waiting)
@@ -544,7 +546,8 @@ static int arm(struct gvm_rma *rma)
 	    v->stash_count || v->completion_watch.due || v->event_watch.due ||
 	    v->resolver_watch.due || v->async_watch.due || v->tick_watch.due ||
 	    v->return_watch.due || v->uevent_watch.due || v->prove_watch.due ||
-	    (v->asking && verbs_may_admit(v)) || __atomic_load_n(&v->inbox_due, __ATOMIC_ACQUIRE))
+	    (v->asking && verbs_may_admit(v)) || __atomic_load_n(&v->inbox_due, __ATOMIC_ACQUIRE) ||
+	    __atomic_load_n(&v->dials_due, __ATOMIC_ACQUIRE))
 		return 1;
 	for (struct verbs_lane *lane = v->lanes; lane; lane = lane->next) {
 		if (!lane->armed && !ibv_req_notify_cq(lane->cq, 0)) {

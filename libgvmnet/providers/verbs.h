@@ -8,6 +8,7 @@
  *   verbs_post.c    ending them, posting, what completions say
  *   verbs_recv.c    receive buffers, shared receive queues
  *   verbs_cm.c      connecting: each event of rdma_cm in each state
+ *   verbs_dial.c    rdma_connect() in a thread of its own, where it waits
  *   verbs_listen.c  listening, with the workers of the process at one port
  *   verbs_key.c     the cluster's key, proven before there is a queue pair
  *   verbs_prove.c   those whose connection was accepted and whose handshake is not over
@@ -191,7 +192,8 @@ struct verbs_conn {
 	unsigned addr_next;
 	struct gvm_lookup *lookup;
 	uint8_t nonce[VERBS_NONCE], cookie[VERBS_MAC];
-	uint8_t challenges; /* that came: the last one's cookie is above */
+	uint8_t challenges;      /* that came: the last one's cookie is above */
+	struct verbs_dial *dial; /* siw: a thread calls rdma_connect(), or has done so */
 };
 
 struct verbs_ep {
@@ -300,6 +302,7 @@ struct verbs {
 
 	struct verbs_request *inbox; /* the lock of verbs_listen.c */
 	int inbox_due;
+	int dials_due;  /* atomic: one of them has failed */
 	int told_limit; /* that memory cannot be pinned has been said */
 };
 
@@ -440,12 +443,27 @@ void verbs_connect_waiting(struct verbs *v);
 void verbs_unwait(struct verbs_conn *conn);
 /* It is established, as its first cell or rdma_cm says. */
 void verbs_established(struct verbs_conn *conn);
+/* Of those that are dialled for: who has failed is told so. Returns how many. */
+int verbs_take_dials(struct verbs *v);
 /* Events of rdma_cm, answers of the resolver. */
 int verbs_cm_poll(struct verbs *v);
 /* Is this the worker's device? rdma_cm has opened it for itself. */
 int verbs_is_mine(const struct verbs *v, const struct rdma_cm_id *id);
 /* The connection is over, in whatever state: whoever waits for it is told. */
 void verbs_conn_fail(struct verbs_conn *conn, int why, const char *reason);
+
+/* ---- verbs_dial.c -------------------------------------------------------------------------- */
+
+/* rdma_connect() for it by a thread; param's private data are the hello. Negative errno: there is
+ * no thread to be had. */
+struct verbs_hello;
+int verbs_dial(struct verbs_conn *conn, const struct rdma_conn_param *param,
+	       const struct verbs_hello *hello);
+/* There is no thread of its any more, whatever has become of it: before its id is destroyed, or
+ * when an event says that it is over. */
+void verbs_dial_end(struct verbs_conn *conn);
+/* One whose thread has failed, with the reason, or NULL. */
+struct verbs_conn *verbs_dial_failed(struct verbs *v, int *err);
 
 #define VERBS_HELLO_VERSION 5u
 

@@ -18,8 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EVENTS       64 /* of rdma_cm in a row, until others have their turn */
-#define SIW_CONNECTS 4u /* likewise */
+#define EVENTS 64 /* of rdma_cm in a row, until others have their turn */
 
 /* ---- hello --------------------------------------------------------------------------------- */
 
@@ -113,6 +112,7 @@ int verbs_is_mine(const struct verbs *v, const struct rdma_cm_id *id)
 
 static void leave_attempt(struct verbs_conn *conn)
 {
+	verbs_dial_end(conn);
 	verbs_qp_end(conn);
 	if (conn->id)
 		rdma_destroy_id(conn->id);
@@ -271,8 +271,24 @@ static void ask(struct verbs_conn *conn)
 	param.responder_resources = least(VERBS_READS, v->attr.max_qp_rd_atom);
 	param.initiator_depth = least(VERBS_READS, v->attr.max_qp_init_rd_atom);
 	verbs_enter(conn, VERBS_CONNECT);
-	if (rdma_connect(conn->id, &param))
-		attempt_failed(conn, -errno);
+	if (v->siw)
+		err = verbs_dial(conn, &param, &hello);
+	else if (rdma_connect(conn->id, &param))
+		err = -errno;
+	if (err)
+		attempt_failed(conn, err);
+}
+
+int verbs_take_dials(struct verbs *v)
+{
+	struct verbs_conn *conn;
+	int err, n = 0;
+
+	for (; (conn = verbs_dial_failed(v, &err)); n++) {
+		verbs_dial_end(conn);
+		attempt_failed(conn, err);
+	}
+	return n;
 }
 
 static void on_route(struct verbs_conn *conn, const struct rdma_cm_event *event)
@@ -304,14 +320,12 @@ void verbs_unwait(struct verbs_conn *conn)
 }
 
 /* Each takes a few datagrams of the connection manager, and what is lost of a flood of them is sent
- * again only after seconds. siw makes a TCP connection in rdma_connect(), and waits for it: with
- * many of those in a row the handshakes of the last ones would not come to their end in time. */
+ * again only after seconds. */
 void verbs_connect_waiting(struct verbs *v)
 {
-	unsigned most = v->siw ? SIW_CONNECTS : VERBS_CONNECTING;
 	struct verbs_conn *conn;
 
-	while (v->waiting && v->connecting < VERBS_CONNECTING && most--) {
+	while (v->waiting && v->connecting < VERBS_CONNECTING) {
 		if (v->reused)
 			verbs_drain(v);
 		conn = v->waiting;
@@ -327,6 +341,7 @@ static void on_response(struct verbs_conn *conn, const struct rdma_cm_event *eve
 {
 	int err = hear_hello(conn, event);
 
+	verbs_dial_end(conn);
 	if (!err)
 		err = verbs_qp_ready(conn, 0, 0);
 	if (!err && rdma_establish(conn->id))
@@ -343,6 +358,7 @@ static void on_connected(struct verbs_conn *conn, const struct rdma_cm_event *ev
 {
 	int err = hear_hello(conn, event);
 
+	verbs_dial_end(conn);
 	if (err) {
 		attempt_failed(conn, err);
 		return;

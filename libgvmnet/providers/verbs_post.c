@@ -182,6 +182,7 @@ static void unlink_conn(struct verbs_conn *conn)
  */
 static void leave_hardware(struct verbs_conn *conn)
 {
+	verbs_dial_end(conn);
 	if (conn->id && conn->state >= VERBS_ACCEPT)
 		rdma_disconnect(conn->id);
 	verbs_qp_end(conn);

@@ -356,7 +356,13 @@ int rdma_connect(struct rdma_cm_id *id, struct rdma_conn_param *param)
 {
 	struct stub_id *s = (struct stub_id *)id, *l, *child;
 	struct rdma_conn_param none = { 0 };
+	uint64_t one;
 
+	if (stub.connect_waits && read(stub.connect_waits, &one, sizeof(one)) < 0)
+		abort();
+	errno = stub.connect_errno;
+	if (stub.connect_errno)
+		return -1;
 	param = param ? param : &none;
 	lock();
 	s->qp_num = id->qp ? id->qp->qp_num : param->qp_num;

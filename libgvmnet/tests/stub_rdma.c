@@ -263,7 +263,8 @@ int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *attr)
 					  .max_srq_wr = stub.max_srq_wr,
 					  .max_qp_rd_atom = stub.max_rd_atom,
 					  .max_qp_init_rd_atom = stub.max_rd_atom,
-					  .phys_port_cnt = (uint8_t)stub.ports };
+					  .phys_port_cnt = (uint8_t)stub.ports,
+					  .vendor_id = stub.vendor };
 	return 0;
 }
 

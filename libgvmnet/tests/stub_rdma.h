@@ -16,6 +16,7 @@ struct stub_device {
 	int ports;     /* of each */
 	int way;       /* the device that rdma_cm finds each address to belong to */
 	int transport; /* IBV_TRANSPORT_* */
+	uint32_t vendor;
 	int max_qp_wr, max_cqe, max_rd_atom;
 	int max_srq_wr;        /* 0: no shared receive queues */
 	int on_demand;         /* 1: it has on-demand paging; 2: says so, and refuses */
@@ -31,9 +32,12 @@ struct stub_device {
 	int no_open, no_manager; /* the files below /dev/infiniband cannot be opened */
 	int listen_errno;        /* rdma_listen() fails with it */
 	int no_migrate;          /* rdma_migrate_id() fails */
-	int removed;             /* the kernel has forgotten it, and lists it no more */
-	unsigned mute;           /* 1 << RDMA_CM_EVENT_*: these never come by themselves */
-	int fail;                /* the next send, read or write ends with this IBV_WC_* */
+	int connect_waits; /* an eventfd (EFD_SEMAPHORE) that rdma_connect() takes one of first; 0:
+			      none */
+	int connect_errno; /* and then it fails with this */
+	int removed;       /* the kernel has forgotten it, and lists it no more */
+	unsigned mute;     /* 1 << RDMA_CM_EVENT_*: these never come by themselves */
+	int fail;          /* the next send, read or write ends with this IBV_WC_* */
 };
 extern STUB_API struct stub_device stub;
 
