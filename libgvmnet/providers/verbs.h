@@ -375,6 +375,8 @@ void verbs_look(struct verbs *v);
 /* ---- verbs_post.c -------------------------------------------------------------------------- */
 
 struct verbs_conn *verbs_conn_new(struct verbs *v, struct verbs_ep *ep, enum verbs_state state);
+/* What its requests are named by from now on; those of before are nobody's. */
+void verbs_conn_rename(struct verbs_conn *conn);
 /* conn->state, and the counters that go with it. */
 void verbs_enter(struct verbs_conn *conn, enum verbs_state state);
 /* Take it out of a list that is linked by the member at offset. */

@@ -114,6 +114,7 @@ static void leave_attempt(struct verbs_conn *conn)
 {
 	verbs_dial_end(conn);
 	verbs_qp_end(conn);
+	verbs_conn_rename(conn);
 	if (conn->id)
 		rdma_destroy_id(conn->id);
 	conn->id = NULL;

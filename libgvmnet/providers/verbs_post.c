@@ -16,7 +16,8 @@
  * arrived: nobody's memory but the provider's is in it.
  *
  * A completion names its connection by slot and generation, and none is found for those of a
- * connection that has ended: nothing that is left in a completion queue is taken for a later one's.
+ * connection that has ended, or of its earlier attempts to connect: nothing that is left in a
+ * completion queue is taken for a later one's.
  */
 #include "providers/verbs.h"
 
@@ -74,6 +75,16 @@ static int more_slots(struct verbs *v)
 	return 0;
 }
 
+void verbs_conn_rename(struct verbs_conn *conn)
+{
+	uint32_t *generation = &conn->v->generations[conn->slot];
+
+	*generation = (*generation + 1) & ((1u << GENERATION_BITS) - 1);
+	conn->generation = *generation;
+	conn->tag = (uint64_t)conn->generation << (SLOT_BITS + NUMBER_BITS) | (uint64_t)conn->slot
+										  << NUMBER_BITS;
+}
+
 /* In turn, so that a slot rests before it is used again. */
 static int slot_get(struct verbs *v, struct verbs_conn *conn)
 {
@@ -84,11 +95,8 @@ static int slot_get(struct verbs *v, struct verbs_conn *conn)
 			continue;
 		v->slot_next = slot + 1;
 		v->slots[slot] = conn;
-		v->generations[slot] = (v->generations[slot] + 1) & ((1u << GENERATION_BITS) - 1);
 		conn->slot = slot;
-		conn->generation = v->generations[slot];
-		conn->tag = (uint64_t)conn->generation << (SLOT_BITS + NUMBER_BITS) |
-			    (uint64_t)slot << NUMBER_BITS;
+		verbs_conn_rename(conn);
 		return 0;
 	}
 	return more_slots(v) ? -ENOMEM : slot_get(v, conn);
@@ -102,6 +110,7 @@ struct verbs_conn *verbs_conn_new(struct verbs *v, struct verbs_ep *ep, enum ver
 
 	if (!conn)
 		return NULL;
+	conn->v = v;
 	conn->sent = calloc(VERBS_RING, sizeof(*conn->sent));
 	if (!conn->sent || slot_get(v, conn)) {
 		free(conn->sent);
@@ -109,7 +118,6 @@ struct verbs_conn *verbs_conn_new(struct verbs *v, struct verbs_ep *ep, enum ver
 		return NULL;
 	}
 	conn->kind = VERBS_CONN;
-	conn->v = v;
 	conn->ep = ep;
 	conn->state = (uint8_t)state;
 	conn->next = v->conns;

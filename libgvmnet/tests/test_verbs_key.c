@@ -418,6 +418,44 @@ static void who_accepts_without_it(void **state)
 	}
 }
 
+/* What is left in the completion queue of the request that was refused is not the second one's. */
+static void what_the_first_request_leaves(void **state)
+{
+	struct verbs_challenge challenge = { .magic = VERBS_CHALLENGE_MAGIC,
+					     .version = VERBS_HELLO_VERSION };
+	struct rdma_conn_param param = { 0 };
+	struct ibv_wc late = { .status = IBV_WC_WR_FLUSH_ERR };
+	struct verbs_hello hello;
+	struct verbs_conn *conn;
+	struct gvm_rma_conn *c;
+	struct ibv_cq *cq;
+	struct told told;
+
+	hand_listen();
+	c = dial_at(here, ntohs(rdma_get_src_port(hand.id)));
+	told = hear();
+	conn = verbs_ep_of(c->ep)->conn;
+	late.wr_id = verbs_receive_id(conn, 0);
+	cq = conn->lane->cq;
+	rdma_reject(told.id, &challenge, sizeof(challenge));
+	rdma_destroy_id(told.id);
+	told = hear();
+	memcpy(&hello, told.data, sizeof(hello));
+	sign('A', &hello, challenge.cookie, "secret");
+	param.qp_num = hand.qp->qp_num;
+	param.private_data = &hello;
+	param.private_data_len = sizeof(hello);
+	assert_int_equal(rdma_accept(told.id, &param), 0);
+	until(c->connected);
+	assert_int_equal(c->connected, 1);
+	stub_complete(cq, late);
+	settle();
+	assert_int_equal(c->broken, 0);
+	end(c, 0);
+	rdma_destroy_id(told.id);
+	hand_close();
+}
+
 /* What the first address has asked for is nothing to the next one: a name with two. */
 static void the_next_address_is_asked_anew(void **state)
 {
@@ -462,6 +500,7 @@ int main(void)
 		KEYS(a_proof_grows_old),
 		KEYS(challenges_without_end),
 		KEYS(who_accepts_without_it),
+		KEYS(what_the_first_request_leaves),
 		KEYS(the_next_address_is_asked_anew),
 	};
 
