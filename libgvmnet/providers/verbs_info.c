@@ -50,10 +50,8 @@ static const char *lacks(const struct ibv_context *context, const struct ibv_dev
 }
 
 /*
- * What keeps "auto" from it besides. The kernel's iWARP in software keeps a worker in
- * rdma_connect() for as long as TCP tries to reach a machine that does not answer; no other iWARP
- * was there to be tried. And siw's ports are TCP's: a node could not listen with tcp at the same
- * one.
+ * What keeps "auto" from it besides. No iWARP but the kernel's own in software was there to be
+ * tried, and its ports are TCP's: a node could not listen with tcp at the same one.
  */
 static const char *not_for_auto(const struct ibv_context *context)
 {
