@@ -416,7 +416,7 @@ static struct gvm_rma_conn *dial_at(const char *host, unsigned port)
 	return c;
 }
 
-static struct gvm_rma_conn *dialled(void)
+static inline struct gvm_rma_conn *dialled(void)
 {
 	unsigned before = server.accepted + other.accepted;
 	struct gvm_rma_conn *c = dial_at(here, server.port);
