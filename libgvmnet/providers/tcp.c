@@ -188,6 +188,24 @@ static void tell_later(struct tcp_ep *ep)
 	ep->ep.prov->late = ep;
 }
 
+/*
+ * EFAULT: memory of this process that is to be sent, or received into, cannot be had. That is no
+ * fault of the connection, which would only be made again, and again. Whoever touches such memory
+ * is told by a signal, as send_joined() is, and the program may have something to say to that: a
+ * memory node knows that its image was cut short, or that its disk fails.
+ */
+static void touch(const struct iovec *iov, int n)
+{
+	for (; n > 0; n--, iov++) {
+		const volatile uint8_t *at = iov->iov_base;
+
+		for (size_t i = 0; i < iov->iov_len; i += GVM_PAGE_SIZE)
+			(void)at[i];
+		if (iov->iov_len)
+			(void)at[iov->iov_len - 1];
+	}
+}
+
 /* A header and a page leave sooner as one piece than as two. */
 static ssize_t send_joined(struct tcp_ep *ep, const struct iovec *iov)
 {
@@ -222,8 +240,13 @@ static int send_some(struct tcp_ep *ep)
 	do
 		sent = n ? send_iov(ep, iov, n) : 0;
 	while (sent < 0 && errno == EINTR);
-	if (sent < 0)
-		return errno == EAGAIN ? 1 : -errno;
+	if (sent < 0) {
+		int err = errno;
+
+		if (err == EFAULT)
+			touch(iov, n);
+		return err == EAGAIN ? 1 : -err;
+	}
 	gvm_stream_sent(&ep->s, (size_t)sent);
 	return 0;
 }
@@ -306,6 +329,8 @@ static ssize_t recv_direct(struct tcp_ep *ep, size_t *room, uint32_t *placed)
 	*room = ep->s.rx_left + RX_BYTES;
 	if (got > 0)
 		*placed = (size_t)got < ep->s.rx_left ? (uint32_t)got : ep->s.rx_left;
+	else if (got < 0 && errno == EFAULT)
+		touch(iov, 1);
 	return got;
 }
 
