@@ -461,8 +461,8 @@ void verbs_conn_fail(struct verbs_conn *conn, int why, const char *reason);
 struct verbs_hello;
 int verbs_dial(struct verbs_conn *conn, const struct rdma_conn_param *param,
 	       const struct verbs_hello *hello);
-/* There is no thread of its any more, whatever has become of it: before its id is destroyed, or
- * when an event says that it is over. */
+/* There is no thread of its any more, whatever has become of it: before its id is destroyed, and
+ * when it is established. */
 void verbs_dial_end(struct verbs_conn *conn);
 /* One whose thread has failed, with the reason, or NULL. */
 struct verbs_conn *verbs_dial_failed(struct verbs *v, int *err);

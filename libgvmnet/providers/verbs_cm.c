@@ -95,6 +95,7 @@ void verbs_established(struct verbs_conn *conn)
 {
 	int accepted = conn->state == VERBS_ACCEPT;
 
+	verbs_dial_end(conn);
 	verbs_enter(conn, VERBS_OPEN);
 	if (accepted)
 		gvm_rma_accepted(conn->listener, &conn->ep->rma);
@@ -342,7 +343,6 @@ static void on_response(struct verbs_conn *conn, const struct rdma_cm_event *eve
 {
 	int err = hear_hello(conn, event);
 
-	verbs_dial_end(conn);
 	if (!err)
 		err = verbs_qp_ready(conn, 0, 0);
 	if (!err && rdma_establish(conn->id))
@@ -359,7 +359,6 @@ static void on_connected(struct verbs_conn *conn, const struct rdma_cm_event *ev
 {
 	int err = hear_hello(conn, event);
 
-	verbs_dial_end(conn);
 	if (err) {
 		attempt_failed(conn, err);
 		return;

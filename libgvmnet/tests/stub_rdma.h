@@ -32,8 +32,7 @@ struct stub_device {
 	int no_open, no_manager; /* the files below /dev/infiniband cannot be opened */
 	int listen_errno;        /* rdma_listen() fails with it */
 	int no_migrate;          /* rdma_migrate_id() fails */
-	int connect_waits; /* an eventfd (EFD_SEMAPHORE) that rdma_connect() takes one of first; 0:
-			      none */
+	int connect_waits; /* an eventfd (EFD_SEMAPHORE): rdma_connect() takes one of it first */
 	int connect_errno; /* and then it fails with this */
 	int removed;       /* the kernel has forgotten it, and lists it no more */
 	unsigned mute;     /* 1 << RDMA_CM_EVENT_*: these never come by themselves */
