@@ -4,23 +4,18 @@
  */
 #include "ivy_world.h"
 
-#define WORDS_MAX 4096
+#define WORDS_MAX  4096
+#define VALUES_MAX 512 /* different ids; different counts */
 
 struct words {
 	uint64_t at[WORDS_MAX];
 	unsigned count;
+	/* which of them are ids, and counts */
+	uint16_t id[WORDS_MAX], number[WORDS_MAX];
+	unsigned ids, numbers;
 };
 
-static void put(void *to, uint64_t word)
-{
-	struct words *w = to;
-
-	if (w->count == WORDS_MAX)
-		abort();
-	w->at[w->count++] = word;
-}
-
-/* A random id, or a version or round: the counter began with a quarter of one. */
+/* A random id; a version or round: the counter began with a quarter of one. */
 static int is_id(uint64_t word)
 {
 	return word >> 56 >= 0xA0 && word >> 56 < 0xA0 + NODES_MAX;
@@ -28,50 +23,90 @@ static int is_id(uint64_t word)
 
 static int is_count(uint64_t word)
 {
-	return word >> 56 >= 0x28 && word >> 56 < 0x28 + 1;
+	return word >> 56 == 0x28;
+}
+
+static void put(void *to, uint64_t word)
+{
+	struct words *w = to;
+
+	if (w->count == WORDS_MAX)
+		abort();
+	if (is_id(word))
+		w->id[w->ids++] = (uint16_t)w->count;
+	else if (is_count(word))
+		w->number[w->numbers++] = (uint16_t)w->count;
+	w->at[w->count++] = word;
 }
 
 /* Of ids only matters which are equal: number them as they appear. */
 static void rename_ids(struct words *w)
 {
-	uint64_t ids[256];
-	unsigned known = 0, i, k;
+	uint64_t known[VALUES_MAX];
+	unsigned n = 0, i, k;
 
-	for (i = 0; i < w->count; i++) {
-		if (!is_id(w->at[i]))
-			continue;
-		for (k = 0; k < known && ids[k] != w->at[i]; k++)
+	for (i = 0; i < w->ids; i++) {
+		uint64_t *word = &w->at[w->id[i]];
+
+		for (k = 0; k < n && known[k] != *word; k++)
 			;
-		if (k == known && known < 256)
-			ids[known++] = w->at[i];
-		w->at[i] = 0xABull << 56 | k;
+		if (k == VALUES_MAX)
+			abort();
+		if (k == n)
+			known[n++] = *word;
+		*word = 0xABull << 56 | k;
 	}
-}
-
-static int compare(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
 }
 
 /* Of versions only matters which is greater: number them by rank. */
 static void rename_counts(struct words *w)
 {
-	uint64_t all[512];
-	unsigned n = 0, i, k, rank;
+	uint64_t known[VALUES_MAX]; /* in their order */
+	unsigned n = 0, i, k;
 
-	for (i = 0; i < w->count && n < 512; i++)
-		if (is_count(w->at[i]))
-			all[n++] = w->at[i];
-	qsort(all, n, sizeof(all[0]), compare);
-	for (i = 0; i < w->count; i++) {
-		if (!is_count(w->at[i]))
+	for (i = 0; i < w->numbers; i++) {
+		uint64_t word = w->at[w->number[i]];
+
+		for (k = n; k > 0 && known[k - 1] > word; k--)
+			;
+		if (k > 0 && known[k - 1] == word)
 			continue;
-		for (k = 0, rank = 0; k < n && all[k] != w->at[i]; k++)
-			rank += k == 0 || all[k] != all[k - 1];
-		w->at[i] = 0xACull << 56 | rank;
+		if (n == VALUES_MAX)
+			abort();
+		memmove(&known[k + 1], &known[k], (n++ - k) * sizeof(known[0]));
+		known[k] = word;
 	}
+	for (i = 0; i < w->numbers; i++) {
+		uint64_t *word = &w->at[w->number[i]];
+
+		for (k = 0; known[k] != *word; k++)
+			;
+		*word = 0xACull << 56 | k;
+	}
+}
+
+static uint64_t mixed(uint64_t h, uint64_t word)
+{
+	h = (h ^ word) * 0xff51afd7ed558ccdull;
+	return h ^ h >> 32;
+}
+
+/* Four at a time, so that none of the four waits for the product of another. */
+static uint64_t hash_of(struct words *w)
+{
+	uint64_t a = 0x9e3779b97f4a7c15ull, b = a, c = a, d = w->count;
+	unsigned i;
+
+	while (w->count % 4 != 0)
+		put(w, 0);
+	for (i = 0; i < w->count; i += 4) {
+		a = mixed(a, w->at[i]);
+		b = mixed(b, w->at[i + 1]);
+		c = mixed(c, w->at[i + 2]);
+		d = mixed(d, w->at[i + 3]);
+	}
+	a = mixed(mixed(mixed(a, b), c), d);
+	return a ? a : 1;
 }
 
 static void put_packets(struct words *w)
@@ -135,10 +170,9 @@ static void put_node(struct words *w, const struct world_node *n)
 uint64_t world_hash(void)
 {
 	static struct words w;
-	uint64_t h = 0x9e3779b97f4a7c15ull;
 	unsigned i;
 
-	w.count = 0;
+	w.count = w.ids = w.numbers = 0;
 	put(&w, (uint64_t)W.left.evicts | (uint64_t)W.left.stores << 8 |
 		    (uint64_t)W.left.resets << 16 | (uint64_t)W.left.crashes << 24 |
 		    (uint64_t)W.left.restarts << 32 | (uint64_t)W.left.burials << 40 |
@@ -151,9 +185,5 @@ uint64_t world_hash(void)
 	put_packets(&w);
 	rename_ids(&w);
 	rename_counts(&w);
-	for (i = 0; i < w.count; i++) {
-		h = (h ^ w.at[i]) * 0xff51afd7ed558ccdull;
-		h ^= h >> 32;
-	}
-	return h ? h : 1;
+	return hash_of(&w);
 }
