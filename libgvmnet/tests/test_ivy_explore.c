@@ -591,7 +591,7 @@ static const struct scenario scenarios[] = {
 static uint64_t *seen;
 static size_t seen_size, seen_count;
 
-/* Each look is at another place: with small pages the translation would be missed each time, too. */
+/* Each look is at another place: with small pages its translation would be missed, too. */
 static uint64_t *seen_alloc(size_t size)
 {
 	uint64_t *table = aligned_alloc(HUGE_PAGE, size * sizeof(*table));

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include "input.h"
 #include "providers/rma.h"
 
 #define MEM   20000u
@@ -295,19 +296,6 @@ static void cell_comes(const uint8_t *bytes, uint32_t len)
 	memcpy(cell, bytes, len);
 	gvm_rma_cell(&end->rma, cell, len);
 	free(cell);
-}
-
-struct input {
-	const uint8_t *at;
-	size_t left;
-};
-
-static uint8_t byte(struct input *in)
-{
-	if (!in->left)
-		return 0;
-	in->left--;
-	return *in->at++;
 }
 
 /* So many bytes, or what is left of them. */

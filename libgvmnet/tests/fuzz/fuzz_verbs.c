@@ -6,25 +6,13 @@
  * the key gets no queue pair, nobody is believed that has not, and in the end all is given back.
  */
 #include "verbs_rig.h" /* first: cmocka's fail() is a macro */
+#include "input.h"
 #include "stub_rdma.h"
 #include "verbs_hand.h"
 
 #define PRIVATE 56u /* what a request may bring */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
-
-struct input {
-	const uint8_t *at;
-	size_t left;
-};
-
-static uint8_t byte(struct input *in)
-{
-	if (!in->left)
-		return 0;
-	in->left--;
-	return *in->at++;
-}
 
 static void check(int good)
 {
