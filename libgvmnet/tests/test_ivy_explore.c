@@ -801,8 +801,8 @@ static struct scenario widened(const struct scenario *s)
 #ifdef __SANITIZE_THREAD__ /* there is one thread; it only has to run */
 	w.limit = 3000;
 #elif defined(__SANITIZE_ADDRESS__) /* what it finds is of the code, not of the order */
-	if (w.limit > 50000)
-		w.limit = 50000;
+	if (w.limit > 20000)
+		w.limit = 20000;
 #endif
 	if (!wide)
 		return w;
