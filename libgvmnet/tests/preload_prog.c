@@ -159,7 +159,9 @@ static void mallocs(void)
 	static size_t bytes[64];
 	unsigned seed = 1;
 
-	for (int round = 0; round < 2000; round++) {
+	const int rounds = (int)(size / MIB) * 100;
+
+	for (int round = 0; round < rounds; round++) {
 		int i = rand_r(&seed) % 64;
 		size_t want = (size_t)(rand_r(&seed) % (round % 7 ? 100000 : 6000000)) + 8;
 		if (block[i])
@@ -345,7 +347,7 @@ static void signals(void)
 
 	CHECK(!sigaction(SIGALRM, &action, NULL));
 	next_signal();
-	for (int i = 0; i < 3000 || handled < 5; i++) {
+	for (int i = 0; i < 1000 || handled < 20; i++) {
 		char *p = map(size);
 		*p = 1;
 		CHECK(!munmap(p, size));
