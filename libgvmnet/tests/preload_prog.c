@@ -158,7 +158,6 @@ static void mallocs(void)
 	static char *block[64];
 	static size_t bytes[64];
 	unsigned seed = 1;
-
 	const int rounds = (int)(size / MIB) * 100;
 
 	for (int round = 0; round < rounds; round++) {

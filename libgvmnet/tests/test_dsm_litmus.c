@@ -3,8 +3,8 @@
  * Memory that nodes share is sequentially consistent: litmus tests, and histories of loads and
  * stores, over engines and memories in this process. That these tests can fail is shown too: by
  * hardware that does what is forbidden to shared memory, by nodes that close a page too late, and
- * by histories that are wrong. LITMUS: iterations of each test (2,000,
- * with the thread sanitizer 1,000).
+ * by histories that are wrong. LITMUS: iterations of each test (2,000, with the thread sanitizer
+ * 1,000).
  */
 #include "dsm_rig.h"
 #include "history.h"
@@ -16,7 +16,7 @@ static uint64_t iterations(void)
 	uint64_t otherwise = 2000;
 
 #ifdef __SANITIZE_THREAD__
-	otherwise = 1000; /* each takes five times as long */
+	otherwise = 1000; /* each takes longer */
 #endif
 	return text ? strtoull(text, NULL, 10) : otherwise;
 }

@@ -3,8 +3,8 @@
  * Memory that processes share by gvm-memsrv nodes is sequentially consistent: litmus tests, and
  * histories of loads and stores, also while a memory node stands still for a while, while
  * connections are cut, when a member is killed, and when memory nodes are killed and come back. The
- * argument is the transport (tcp). LITMUS: iterations of each test (500, with the
- * thread sanitizer 200).
+ * argument is the transport (tcp). LITMUS: iterations of each test (500, with the thread sanitizer
+ * 200).
  */
 #include <poll.h>
 #include <stdbool.h>
@@ -135,7 +135,7 @@ static int begin(void **state)
 	memset(control, 0, sizeof(*control));
 	control->iterations = 500;
 #ifdef __SANITIZE_THREAD__
-	control->iterations = 200; /* each takes three times as long */
+	control->iterations = 200; /* each takes longer */
 #endif
 	if (text)
 		control->iterations = strtoull(text, NULL, 10);
