@@ -575,14 +575,19 @@ bool shard_evict(struct shard *shard)
 {
 	struct gvm_pager *pager = shard->pager;
 	uint64_t budget = frames_budget(pager);
+	bool all = budget_holds_all(pager);
 	int64_t room = prefetch_room(shard, budget);
+	int64_t low = all ? 0 : gvm_policy_low(budget) + room;
+	int64_t high = all ? 0 : gvm_policy_high(budget) + room;
 	uint32_t want, coming;
 	int done = 0;
 	bool more = true;
 
-	if (!shard->evicting && frames_left(shard) >= gvm_policy_low(budget) + room)
+	if (!shard->evicting && frames_left(shard) >= low)
 		return false;
 	shard->evicting = true;
+	if (shard->huge_ready)
+		huge_forget(shard);
 	if (!mine_to_give(shard)) {
 		shard_poke_others(shard);
 		shard->evicting = false;
@@ -590,7 +595,7 @@ bool shard_evict(struct shard *shard)
 	}
 	shard_try_aside(shard);
 	for (unsigned i = 0; i < ROUND && more; i += done > 0 ? (unsigned)done : 1) {
-		if (frames_left(shard) >= gvm_policy_high(budget) + room) {
+		if (frames_left(shard) >= high) {
 			shard->evicting = false;
 			break;
 		}

@@ -311,7 +311,12 @@ static void fault_none(struct view *view, uint64_t page, const struct fault *fau
 			return;
 		}
 		STAT_ADD(shard, faults_remote, 1);
-		prefetch_note(view, page, true);
+		prefetch_note(view, page, true, write);
+		return;
+	}
+	if (huge_fill(view, page)) {
+		STAT_ADD(shard, faults_zero, 1);
+		latency(&shard->latency.zero, fault->start_ns);
 		return;
 	}
 	err = page_install_zero(view, page, write);
@@ -324,7 +329,7 @@ static void fault_none(struct view *view, uint64_t page, const struct fault *fau
 	page_set_mapped(view, page, (view->table[page] & PAGE_KEEP) | PAGE_DIRTY);
 	STAT_ADD(shard, faults_zero, 1);
 	latency(&shard->latency.zero, fault->start_ns);
-	prefetch_note(view, page, true);
+	prefetch_note(view, page, true, write);
 }
 
 static void fault_mapped(struct view *view, uint64_t page, const struct fault *fault)
@@ -365,23 +370,44 @@ static void fault_mapped(struct view *view, uint64_t page, const struct fault *f
 		mem_wake(shard->uffd, fault->addr, PAGE);
 }
 
+/* A victim is in the mapping now, and leaves its slot. */
+static void came_back(struct view *view, uint64_t page, uint64_t flags, const struct digest *digest)
+{
+	struct shard *shard = view->shard;
+	page_word w = view->table[page];
+
+	page_forget(view, page, PAGE_NONE);
+	frames_force(shard, 1);
+	page_set_mapped(view, page, (w & PAGE_KEEP) | flags);
+	shard->frames[page_index(view->table[page])].digest = *digest;
+}
+
+/*
+ * Can a victim come back by being moved? A moved page is writable, so one that is clean needs a
+ * digest, but for write; and while the region is being told of its contents they stay where they
+ * are.
+ */
+static bool moves_back(const struct view *view, page_word w, bool write)
+{
+	const struct gvm_pager *pager = view->shard->pager;
+
+	return pager->move && view->anon && ((w & PAGE_DIRTY) || write || pager->digests) &&
+	       !(w & PAGE_WRITING);
+}
+
 /* A victim comes back: by moving it where that keeps the truth about it, else by copying. */
 void victim_back(struct view *view, uint64_t page, bool write)
 {
 	struct shard *shard = view->shard;
 	page_word w = view->table[page];
 	uint32_t i = page_index(w);
-	struct slot *slot = &shard->slots[i];
 	struct digest digest = { 0 };
-	bool dirty = w & PAGE_DIRTY, writing = w & PAGE_WRITING, moved = false;
+	bool dirty = w & PAGE_DIRTY, moved = false;
 	uint64_t addr = view_addr(view, page), done;
 	int err = -EAGAIN;
 
 	write |= w & PAGE_HELD; /* a sync has had it: it was writable, and is to be */
-	/* a moved page is writable, so one that is clean needs a digest; and while the region is
-	 * being told of its contents they must stay where they are */
-	if (shard->pager->move && view->anon && (dirty || write || shard->pager->digests) &&
-	    !writing && addr) {
+	if (addr && moves_back(view, w, write)) {
 		if (!dirty && !write)
 			digest_page(shard->pager->digests, slot_mem(shard, i), &digest);
 		err = mem_move(shard->uffd, addr, (uintptr_t)slot_mem(shard, i), PAGE, &done);
@@ -394,27 +420,81 @@ void victim_back(struct view *view, uint64_t page, bool write)
 		return;
 	}
 	if (moved)
-		slot->flags &= (uint16_t)~SLOT_FULL;
-	w = view->table[page];
-	page_forget(view, page, PAGE_NONE);
-	frames_force(shard, 1);
-	page_set_mapped(view, page,
-			(w & PAGE_KEEP) | (dirty || write || err == -EEXIST ? PAGE_DIRTY
-					   : moved                          ? PAGE_UNSURE
-									    : 0));
-	shard->frames[page_index(view->table[page])].digest = digest;
+		shard->slots[i].flags &= (uint16_t)~SLOT_FULL;
+	came_back(view, page,
+		  dirty || write || err == -EEXIST ? PAGE_DIRTY
+		  : moved                          ? PAGE_UNSURE
+						   : 0,
+		  &digest);
+}
+
+/* How many victims, from page on in steps of 1 or -1, lie beside each other where they are, too. */
+static uint32_t victims_beside(const struct view *view, uint64_t page, uint32_t most, int64_t step)
+{
+	uint32_t first = page_index(view->table[page]), n = 0;
+
+	while (n < most && n < RUN_MAX) {
+		uint64_t at = page + (uint64_t)(n * step);
+		page_word w = view->table[at];
+
+		if (page_state(w) != PAGE_VICTIM || (w & (PAGE_RETURN | PAGE_HELD)) ||
+		    !moves_back(view, w, false) || page_index(w) != first + (uint32_t)(n * step) ||
+		    slot_mem(view->shard, page_index(w)) !=
+			slot_mem(view->shard, first) + (int64_t)n * step * PAGE)
+			break;
+		n++;
+	}
+	return n;
+}
+
+uint32_t victims_back(struct view *view, uint64_t page, uint32_t most, int64_t step)
+{
+	struct shard *shard = view->shard;
+	struct digest digest[RUN_MAX] = { 0 };
+	unsigned char left[RUN_MAX] = { 0 };
+	uint32_t n = victims_beside(view, page, most, step), back = 0;
+	uint64_t first, addr, done, ahead;
+	uint32_t slot;
+
+	if (n == 0 || !view->whole)
+		return 0;
+	first = step < 0 ? page - (n - 1) : page;
+	slot = page_index(view->table[first]);
+	addr = view_addr(view, first);
+	for (uint32_t k = 0; k < n; k++)
+		if (!(view->table[first + k] & PAGE_DIRTY))
+			digest_page(shard->pager->digests, slot_mem(shard, slot + k), &digest[k]);
+	if (mem_move(shard->uffd, addr, (uintptr_t)slot_mem(shard, slot), (uint64_t)n * PAGE,
+		     &done))
+		/* the number that the kernel gives may be too small */
+		mem_present(slot_mem(shard, slot), n, left);
+	for (uint32_t k = 0; k < n; k++) {
+		if (left[k] & 1)
+			continue;
+		shard->slots[slot + k].flags &= (uint16_t)~SLOT_FULL;
+		/* a marker that is not wanted as one any more: what becomes of it is still to be
+		 * seen */
+		ahead = view->table[first + k] & PAGE_AHEAD;
+		view->table[first + k] &= ~ahead;
+		came_back(view, first + k,
+			  ahead | (view->table[first + k] & PAGE_DIRTY ? PAGE_DIRTY : PAGE_UNSURE),
+			  &digest[k]);
+		back++;
+	}
+	return back;
 }
 
 static void fault_victim(struct view *view, uint64_t page, const struct fault *fault)
 {
 	struct shard *shard = view->shard;
+	bool write = fault->flags & UFFD_PAGEFAULT_FLAG_WRITE;
 
 	/* reaching the marker is what tells prefetch that its guess was right */
-	prefetch_note(view, page, false);
+	prefetch_note(view, page, false, write);
 	if (view->table[page] & PAGE_AHEAD)
 		prefetch_outcome(view, page, true);
 	view->table[page] &= ~(page_word)PAGE_AHEAD;
-	victim_back(view, page, fault->flags & UFFD_PAGEFAULT_FLAG_WRITE);
+	victim_back(view, page, write);
 	STAT_ADD(shard, faults_victim, 1);
 	latency(&shard->latency.victim, fault->start_ns);
 }
@@ -430,7 +510,7 @@ static void fault_fetching(struct view *view, uint64_t page, const struct fault 
 	view->table[page] |= PAGE_WANTED | (write ? PAGE_WANTED_W : 0);
 	if (fetch->start_ns == 0)
 		fetch->start_ns = fault->start_ns;
-	prefetch_note(view, page, false);
+	prefetch_note(view, page, false, write);
 }
 
 /*

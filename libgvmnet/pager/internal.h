@@ -45,14 +45,16 @@
 #define DISCARDS   32u
 #define JOBS       64u /* what the helper thread has to do, per shard */
 #define DEMANDS_NODE                                                                               \
-	(DEMANDS / 2)   /* of them for all memory nodes that are away, where there are several */
-#define PARKED    4096u /* faults that wait for their node to answer others, per shard */
-#define FAULTS    128u  /* faults read and not served yet, per shard; a power of two */
-#define TRACKERS  64u   /* slabs whose faults are followed, per shard; a power of two */
-#define RECHECKS  8u    /* what comes when all are taken makes one of them wider */
-#define ROUND     64u   /* pages that eviction takes or drops between two looks at the faults */
-#define ZAP_BATCH 64u   /* free slots that are emptied together */
-#define POOL_MAX  256u  /* free slots that keep their memory, for pages that arrive */
+	(DEMANDS / 2)    /* of them for all memory nodes that are away, where there are several */
+#define PARKED     4096u /* faults that wait for their node to answer others, per shard */
+#define FAULTS     128u  /* faults read and not served yet, per shard; a power of two */
+#define TRACKERS   64u   /* slabs whose faults are followed, per shard; a power of two */
+#define RECHECKS   8u    /* what comes when all are taken makes one of them wider */
+#define ROUND      64u   /* pages that eviction takes or drops between two looks at the faults */
+#define ZAP_BATCH  64u   /* free slots that are emptied together */
+#define POOL_MAX   256u  /* free slots that keep their memory, for pages that arrive */
+#define HUGE_PAGES 512u  /* of a huge page */
+#define HUGE_BYTES ((uint64_t)HUGE_PAGES * PAGE)
 
 /* ---- a page's word ------------------------------------------------------------------------- */
 
@@ -306,6 +308,7 @@ struct recheck {
 struct tracker {
 	struct gvm_trend trend;
 	uint32_t range, slab, used;
+	bool writes;  /* its last fault was a write */
 	bool gathers; /* the fault at stands_at waits for room for more than its page */
 	uint32_t stands_at, taken_before;
 };
@@ -399,8 +402,12 @@ struct shard {
 	bool spare;                    /* frames are had beyond the budget, see nothing_to_evict */
 	uint32_t stuck;                /* attempts to take a page since the last that succeeded */
 	uint64_t used;                 /* frames that this shard holds; atomic for readers */
-	char *zero;                    /* a page of zeros */
-	char *scratch;                 /* RUN_MAX pages */
+	char *zero;                    /* RUN_MAX pages of zeros */
+	char *huge;                /* where a huge page is made, before it is moved; NULL: never */
+	bool huge_ready;           /* it is there */
+	bool huge_wanted;          /* it has been used: the next one is made when there is time */
+	uint64_t huge_at, huge_ns; /* not tried before; for how long it was not last time */
+	char *scratch;             /* RUN_MAX pages */
 
 	/* shard to helper: ring of job numbers, futex on job_posted */
 	uint16_t ring[JOBS];
@@ -507,6 +514,8 @@ bool frames_reserve(struct shard *shard, uint32_t n);
 void frames_force(struct shard *shard, uint32_t n);
 void frames_release(struct shard *shard, uint32_t n);
 int64_t frames_left(const struct shard *shard);
+/* Nothing has to leave. */
+bool budget_holds_all(const struct gvm_pager *pager);
 
 /* ---- table.c: pages, pieces, frames, slots -------------------------------------------------- */
 
@@ -567,6 +576,9 @@ bool zeros_for_lost(const struct shard *shard); /* is that the policy? */
 /* The region has lost what it held of the page, or what was written to it. */
 void page_lose(struct view *view, uint64_t page);
 void victim_back(struct view *view, uint64_t page, bool write);
+/* Victims beside each other, page first, in steps of 1 or -1, that nobody has asked for yet: up to
+ * most of them, as far as one request to the kernel goes. How many. */
+uint32_t victims_back(struct view *view, uint64_t page, uint32_t most, int64_t step);
 
 /* -EAGAIN: there is no place; -EBUSY: its node has all of those that it may have. */
 int fetch_demand(struct view *view, uint64_t page, bool write, uint64_t start_ns);
@@ -607,7 +619,7 @@ void call_sync(struct call *call);
 
 bool prefetch_gathers(struct view *view, uint64_t page);
 void prefetch_outcome(struct view *view, uint64_t page, bool used);
-void prefetch_note(struct view *view, uint64_t page, bool stands);
+void prefetch_note(struct view *view, uint64_t page, bool stands, bool write);
 void prefetch_run(struct shard *shard, bool patient);
 /* Frames that eviction shall keep free beyond the policy's water marks. */
 uint32_t prefetch_room(const struct shard *shard, uint64_t budget);
@@ -633,6 +645,21 @@ void shard_heal(struct shard *shard);
 
 void view_idle(struct view *view); /* busy or jobs has become 0 */
 void discard_pages(struct view *view, uint64_t from, uint64_t to);
+
+/* ---- huge.c -------------------------------------------------------------------------------- */
+
+/* What the kernel is told of a range's memory. */
+int huge_advice(const struct gvm_range *range);
+/* Is the page in a block that its first touch fills? */
+bool huge_awaits(struct view *view, uint64_t page);
+/* Fill the block of a page that has been touched, for which the caller has a frame. False: it is
+ * not here, and the frame is still to be used. */
+bool huge_fill(struct view *view, uint64_t page);
+/* What the next block will need, when there is nothing else to do. */
+void huge_prepare(struct shard *shard);
+/* What was made for it goes back: there is no room, or, in a forked child, the parent has it too.
+ */
+void huge_forget(struct shard *shard);
 
 /* ---- range.c ------------------------------------------------------------------------------- */
 

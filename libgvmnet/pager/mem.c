@@ -4,6 +4,7 @@
  * here knows of pages' states. Any thread.
  */
 #include <fcntl.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -226,6 +227,13 @@ void mem_wake(int uffd, uint64_t addr, uint64_t len)
 	struct uffdio_range r = { addr, len };
 
 	request(uffd, UFFDIO_WAKE, &r);
+}
+
+void mem_present(const void *base, uint32_t pages, unsigned char *present)
+{
+	while (mincore((void *)(uintptr_t)base, (uint64_t)pages * PAGE, present) < 0 &&
+	       errno == EAGAIN)
+		sched_yield(); /* the kernel is short of memory for the answer */
 }
 
 bool mem_is_zero(const void *page)

@@ -64,6 +64,8 @@ int mem_protect(int uffd, uint64_t addr, uint64_t len, bool on);
 int mem_poison(int uffd, uint64_t addr, uint64_t len);
 void mem_wake(int uffd, uint64_t addr, uint64_t len);
 bool mem_is_zero(const void *page);
+/* Which of so many pages from base on are there: bit 0 of each byte. */
+void mem_present(const void *base, uint32_t pages, unsigned char *present);
 bool mem_has_move(uint64_t features);
 bool mem_has_poison(uint64_t features);
 /* Pages that a file in memory has, at their place in a mapping of it. wp: write-protected; before

@@ -90,7 +90,7 @@ static struct ahead *place_of(struct shard *shard, const struct tracker *tracker
  * A fault came to page; if the stream stands there, it was not fetched ahead. What it asks for is
  * posted by prefetch_run, after all demands.
  */
-void prefetch_note(struct view *view, uint64_t page, bool stands)
+void prefetch_note(struct view *view, uint64_t page, bool stands, bool write)
 {
 	struct shard *shard = view->shard;
 	struct tracker *tracker = tracker_of(view, page);
@@ -106,6 +106,7 @@ void prefetch_note(struct view *view, uint64_t page, bool stands)
 		tracker->slab = (uint32_t)(page / view->slab_pages);
 		tracker->trend.marker = GVM_TREND_NONE;
 	}
+	tracker->writes = write;
 	if (tracker->trend.stride)
 		count_used(view, &tracker->trend, page);
 	ahead = place_of(shard, tracker);
@@ -175,7 +176,12 @@ static uint32_t zeros_ahead(struct view *view, uint64_t page, uint32_t count)
 
 	if (!addr || !view->whole)
 		return 0;
-	mem_zero(shard->uffd, addr, (uint64_t)count * PAGE, &done);
+	/* what is about to be written would fault once more, in the kernel, if the shared page of
+	 * zeros were put there */
+	if (tracker_of(view, page)->writes && view->anon)
+		mem_copy(shard->uffd, addr, shard->zero, (uint64_t)count * PAGE, false, &done);
+	else
+		mem_zero(shard->uffd, addr, (uint64_t)count * PAGE, &done);
 	n = (uint32_t)(done / PAGE);
 	for (uint32_t k = 0; k < n; k++)
 		page_set_mapped(view, page + k,
@@ -208,6 +214,26 @@ static uint32_t run_of(struct view *view, uint64_t at, uint32_t most, int64_t st
 	return n;
 }
 
+/* How many pages there are from page to the end of what a huge page would cover, where there may be
+ * any. */
+static uint32_t to_block_end(struct view *view, uint64_t page, int64_t step)
+{
+	uint32_t into;
+
+	if (!(view->range->flags & GVM_ATTACH_HUGE) || !view->whole)
+		return UINT32_MAX;
+	into = (uint32_t)(view_addr(view, page) % HUGE_BYTES / PAGE);
+	return step < 0 ? into + 1 : HUGE_PAGES - into;
+}
+
+/* How many of the pages from at on come before the marker. */
+static uint32_t until(uint64_t at, uint32_t marker, uint32_t most, int64_t step)
+{
+	int64_t n = ((int64_t)marker - (int64_t)at) * step;
+
+	return n > 0 && n < most ? (uint32_t)n : most;
+}
+
 /* Post count neighbours, the nearest, page, first. Returns how many there was room for. */
 static uint32_t post_stretch(struct view *view, uint64_t page, uint32_t count, int64_t step,
 			     uint32_t marker)
@@ -217,10 +243,18 @@ static uint32_t post_stretch(struct view *view, uint64_t page, uint32_t count, i
 
 	while (i < count) {
 		uint64_t at = page + (uint64_t)(i * step), first;
-		uint32_t n = run_of(view, at, count - i, step, marker), got;
+		uint32_t rest = count - i, block = to_block_end(view, at, step), n, got;
 
-		if (n == 0) { /* here already */
-			i++;
+		if (huge_awaits(view, at)) { /* left to its first touch */
+			i += block < rest ? block : rest;
+			continue;
+		}
+		n = run_of(view, at, block < rest ? block : rest, step, marker);
+		if (n == 0) { /* here already, if perhaps among the victims */
+			n = at == marker
+				? 0
+				: victims_back(view, at, until(at, marker, rest, step), step);
+			i += n ? n : 1;
 			continue;
 		}
 		if (!frames_reserve(shard, n))

@@ -397,8 +397,7 @@ static int prepare_memory(struct gvm_range *range, void *base)
 		range->own_mapping = true;
 	}
 	range->base = (uintptr_t)p;
-	/* a huge page would come and go as 512 pages at a time */
-	sys_madvise(p, range->bytes, MADV_NOHUGEPAGE);
+	sys_madvise(p, range->bytes, huge_advice(range));
 	sys_madvise(p, range->bytes, MADV_UNMERGEABLE);
 	err = empty_range(range);
 	if (err)
@@ -472,9 +471,11 @@ static int check_attach(const char *name, void *base, uint64_t bytes, int memfd,
 		return -EINVAL;
 	if (bytes / PAGE >= GVM_NIL || (uintptr_t)base + bytes < (uintptr_t)base)
 		return -ERANGE;
-	if (flags & ~(GVM_ATTACH_KEEP | GVM_ATTACH_SAVE | GVM_ATTACH_ANON))
+	if (flags & ~(GVM_ATTACH_KEEP | GVM_ATTACH_SAVE | GVM_ATTACH_ANON | GVM_ATTACH_HUGE))
 		return -EINVAL;
 	if (!!(flags & GVM_ATTACH_ANON) == (memfd >= 0) || (memfd >= 0 && !base))
+		return -EINVAL;
+	if ((flags & GVM_ATTACH_HUGE) && memfd >= 0)
 		return -EINVAL;
 	return 0;
 }

@@ -238,7 +238,7 @@ static int map_tail(struct gvm_range *range, uint64_t at, uint64_t first, uint64
 		sys_munmap(p, pages * PAGE);
 		return -EEXIST;
 	}
-	sys_madvise(p, pages * PAGE, MADV_NOHUGEPAGE);
+	sys_madvise(p, pages * PAGE, huge_advice(range));
 	if (!range->anon)
 		range_punch(range, first * PAGE, pages * PAGE);
 	return 0;

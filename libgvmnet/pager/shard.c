@@ -26,6 +26,12 @@ int64_t frames_left(const struct shard *shard)
 	return (int64_t)(frames_budget(pager) - __atomic_load_n(&pager->used, __ATOMIC_RELAXED));
 }
 
+bool budget_holds_all(const struct gvm_pager *pager)
+{
+	return __atomic_load_n(&pager->attached, __ATOMIC_RELAXED) <=
+	       __atomic_load_n(&pager->budget, __ATOMIC_RELAXED);
+}
+
 static void account(struct shard *shard, int64_t n)
 {
 	__atomic_store_n(&shard->used, shard->used + (uint64_t)n, __ATOMIC_RELAXED);
@@ -283,10 +289,12 @@ static void *shard_main(void *arg)
 		helper_kick(shard);
 		if (pager_observer)
 			pager_observer();
-		if (more)
+		if (more) {
 			gvm_worker_progress(shard->worker);
-		else
+		} else {
+			huge_prepare(shard);
 			gvm_worker_wait(shard->worker, GVM_NEVER);
+		}
 	}
 	return NULL;
 }
@@ -370,7 +378,7 @@ static int alloc_records(struct shard *shard, uint64_t budget)
 	shard->waits = mem_map(FAULTS * sizeof(*shard->waits));
 	shard->parked = mem_map(PARKED * sizeof(*shard->parked));
 	shard->trackers = mem_map(TRACKERS * sizeof(*shard->trackers));
-	shard->zero = mem_map(PAGE);
+	shard->zero = mem_map(RUN_MAX * PAGE);
 	buf = mem_map(buffers_bytes(shard));
 	if (!shard->views || !shard->pieces || !shard->fetches || !shard->puts || !shard->outlets ||
 	    !shard->purges || !shard->jobs || !shard->faults || !shard->waits || !shard->parked ||
@@ -496,6 +504,7 @@ int shard_renew(struct shard *shard)
 	shard->recheck_timer.place = shard->retry_timer.place = shard->hold_timer.place = 0;
 	shard->sync_timer.place = 0;
 	shard_aside_reset(shard);
+	huge_forget(shard);
 	shard->poked = 0;
 	shard->evicting = shard->dirty > 0;
 	outlets_reset(shard);
@@ -540,5 +549,6 @@ void shard_close(struct shard *shard)
 	mem_unmap(shard->waits, FAULTS * sizeof(*shard->waits));
 	mem_unmap(shard->parked, PARKED * sizeof(*shard->parked));
 	mem_unmap(shard->trackers, TRACKERS * sizeof(*shard->trackers));
-	mem_unmap(shard->zero, PAGE);
+	mem_unmap(shard->zero, RUN_MAX * PAGE);
+	mem_unmap(shard->huge, HUGE_BYTES);
 }

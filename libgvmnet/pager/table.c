@@ -187,6 +187,12 @@ static void *regrow(void *old, uint64_t old_bytes, uint64_t bytes)
 
 	if (!old)
 		return mem_map(bytes);
+#ifdef __SANITIZE_THREAD__
+	/* it is not told of a mapping that moves, and would take what comes to lie in the old
+	 * place, of another thread perhaps, for what was there */
+	p = mem_map(bytes);
+	return p ? memcpy(p, old, old_bytes) : NULL;
+#endif
 	p = sys_mremap(old, old_bytes, bytes, MREMAP_MAYMOVE, NULL);
 	return p == MAP_FAILED ? NULL : p;
 }

@@ -7,11 +7,14 @@
 #define PAGER_RIG_H
 
 #include <fcntl.h>
+#include <linux/io_uring.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #include <cmocka.h>
 #include "each_alone.h"
@@ -212,6 +215,40 @@ static inline void assert_page(const char *mem, uint64_t page, uint64_t seed)
 			 (unsigned long long)page, (unsigned long long)seed,
 			 *(unsigned long long *)(mem + page * PAGE));
 }
+
+/* ---- pinning ------------------------------------------------------------------------------- */
+
+static inline int ring_open(void)
+{
+	struct io_uring_params params = { 0 };
+
+	return (int)syscall(SYS_io_uring_setup, 2, &params);
+}
+
+/* The pages become buffers of a ring's; they are let go when it is closed. -1: it cannot be done
+ * here. */
+static inline int pin(char *mem, uint64_t pages)
+{
+	struct iovec iov = { mem, pages * PAGE };
+	int ring = ring_open();
+
+	if (ring < 0)
+		return -1;
+	if (syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &iov, 1) < 0) {
+		close(ring);
+		return -1;
+	}
+	return ring;
+}
+
+static inline void unpin(int ring)
+{
+	syscall(SYS_io_uring_register, ring, IORING_UNREGISTER_BUFFERS, NULL, 0);
+	close(ring);
+}
+
+/* ---- what is tried -----------------------------------------------------------------------------
+ */
 
 /* Thread sanitizer is for what threads do with each other, which is the same on any kernel. */
 static inline bool is_tried(const struct kind *kind)

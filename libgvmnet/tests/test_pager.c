@@ -3,6 +3,7 @@
  * The pager over a store inside the process: contents hold far over the budget, in private and
  * shared memory, with and without what newer kernels offer; what they cost, and what is prefetched.
  */
+#include <sys/resource.h>
 #include "pager_rig.h"
 
 /* Written and read back in order and at random, eight times the budget. */
@@ -414,6 +415,83 @@ static void streams_find_room(void **state)
 	}
 }
 
+#define WIDE (8 * BUDGET / PAGE) /* frames */
+
+static void open_wide(struct bed *bed, const struct kind *kind)
+{
+	gvm_pager_config_init(&bed->config);
+	bed->config.local_bytes = WIDE * PAGE;
+	bed->config.slab_bytes = 16 * MIB;
+	open_bed(bed, kind, 2 * WIDE * PAGE);
+}
+
+/* On the shard, whose the table is. a: where they are written to, in order; status: how many. */
+static void call_victims(struct call *call)
+{
+	const struct view *view = &call->shard->views[call->range->id];
+	uint64_t *to = (uint64_t *)call->a;
+	int n = 0;
+
+	for (uint64_t p = 0; p < view->pages; p++)
+		if (page_state(view->table[p]) == PAGE_VICTIM)
+			to[n++] = p;
+	call_done(call, n);
+}
+
+static uint64_t victims_of(struct bed *bed, uint64_t *victims)
+{
+	struct call call = { .range = bed->range, .a = (uintptr_t)victims };
+
+	return (uint64_t)pager_call(&bed->pager->shard[0], call_victims, &call);
+}
+
+/* What a stream meets among the victims comes back ahead of it, whichever way it goes. */
+static void victims_come_back_ahead(void **state)
+{
+	for (int way = -1; way <= 1; way += 2) {
+		struct bed bed = { 0 };
+		uint64_t faults, n, victims[WIDE] = { 0 };
+
+		open_wide(&bed, &kinds[0]);
+		/* to the end of the slab, so that nothing is brought in vain */
+		for (uint64_t p = 0; p < 2 * WIDE; p++)
+			fill_page(bed.mem, p, 1);
+		assert_int_equal(gvm_pager_sync(bed.range), 0);
+		n = victims_of(&bed, victims);
+		assert_true(n >= WIDE / 8);
+		faults = stats_of(&bed).faults;
+		for (uint64_t i = 0; i < n; i++)
+			assert_page(bed.mem, victims[way < 0 ? n - 1 - i : i], 1);
+		faults = stats_of(&bed).faults - faults;
+		if (faults > n / 8)
+			fail_msg("%llu faults for %llu victims", (unsigned long long)faults,
+				 (unsigned long long)n);
+		for (uint64_t p = 0; p < 2 * WIDE; p++)
+			assert_page(bed.mem, p, 1);
+		close_bed(&bed);
+	}
+}
+
+/* A stream that writes has pages of its own put there, so that it does not fault for each of them
+ * once more, in the kernel. */
+static void zeros_are_there_to_be_written(void **state)
+{
+	struct bed bed = { 0 };
+	struct rusage before, after;
+
+#ifdef __SANITIZE_THREAD__
+	print_message("the thread sanitizer has faults of its own\n");
+	skip();
+#endif
+	open_wide(&bed, &kinds[0]);
+	getrusage(RUSAGE_THREAD, &before);
+	for (uint64_t p = 0; p < WIDE / 2; p++)
+		fill_page(bed.mem, p, 1);
+	getrusage(RUSAGE_THREAD, &after);
+	assert_true(after.ru_minflt - before.ru_minflt < (long)WIDE / 2 / 2);
+	close_bed(&bed);
+}
+
 /* What makes no sense is refused. */
 static void nonsense_is_refused(void **state)
 {
@@ -447,6 +525,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(bookkeeping_is_small),
 		cmocka_unit_test(reading_is_not_writing),
 		cmocka_unit_test(streams_find_room),
+		cmocka_unit_test(victims_come_back_ahead),
+		cmocka_unit_test(zeros_are_there_to_be_written),
 		cmocka_unit_test(nonsense_is_refused),
 	};
 

@@ -5,45 +5,14 @@
  * go again leaves.
  */
 #include <fcntl.h>
-#include <linux/io_uring.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include "pager_rig.h"
 
 static uint64_t local = 2 * MIB; /* what may be here; each case is a process, with its own */
 #define LOCAL_N (local / PAGE)
 #define PAGES   (4 * LOCAL_N)
 
-/* ---- pinning ------------------------------------------------------------------------------- */
-
-static int ring_open(void)
-{
-	struct io_uring_params params = { 0 };
-
-	return (int)syscall(SYS_io_uring_setup, 2, &params);
-}
-
-/* The pages become buffers of a ring's; they are let go when it is closed. -1: it cannot be done
- * here. */
-static int pin(char *mem, uint64_t pages)
-{
-	struct iovec iov = { mem, pages * PAGE };
-	int ring = ring_open();
-
-	if (ring < 0)
-		return -1;
-	if (syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &iov, 1) < 0) {
-		close(ring);
-		return -1;
-	}
-	return ring;
-}
-
-static void unpin(int ring)
-{
-	syscall(SYS_io_uring_register, ring, IORING_UNREGISTER_BUFFERS, NULL, 0);
-	close(ring);
-}
+/* ---- locking ------------------------------------------------------------------------------- */
 
 /* The system calls themselves: for the sanitizers' C library these do nothing. */
 static bool lock(char *mem, uint64_t bytes)

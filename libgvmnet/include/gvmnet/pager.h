@@ -55,6 +55,12 @@ void gvm_pager_close(struct gvm_pager *pager);
 #define GVM_ATTACH_KEEP 1u /* the region exists already: its contents appear in the range */
 #define GVM_ATTACH_SAVE 2u /* the region outlives the pager (default: it is ephemeral) */
 #define GVM_ATTACH_ANON 4u /* private anonymous memory that the caller has mapped at base */
+/* With GVM_ATTACH_ANON: huge pages. While the budget (local_bytes) holds all that is attached, or a
+ * quarter of it is free beside, the first touch of 2 MiB, aligned in the address space, that were
+ * never touched brings all of them, as one huge page of zeros, if the kernel has one to give. It
+ * takes Linux 6.8 (UFFDIO_MOVE), and transparent huge pages at "madvise" or "always"; else it has
+ * no effect. */
+#define GVM_ATTACH_HUGE 8u
 /*
  * Put [base, base + bytes) under the pager, as region name.
  *   memfd >= 0: the range is a MAP_SHARED mapping of this descriptor at offset (memfd or tmpfs; the
