@@ -235,14 +235,16 @@ static bool gvm_attach(HostMemoryBackendGvm *gvm, Error **errp)
     int err;
 
     gvm->base = base;
-    /* ram_block_add() has asked for all of these, or may have */
+    /*
+     * ram_block_add() has asked for all of these, or may have. What it asked
+     * for in huge pages is the pager's to say.
+     */
     qemu_madvise(base, backend->size, QEMU_MADV_UNMERGEABLE);
-    qemu_madvise(base, backend->size, QEMU_MADV_NOHUGEPAGE);
     qemu_madvise(base, backend->size, QEMU_MADV_DONTFORK);
     gvm_name_region(gvm);
     gvm_reason_expect(gvm->region);
     err = gvm_pager_attach(gvm->pager, gvm->region, base, backend->size, -1, 0,
-                           GVM_ATTACH_ANON, &gvm->range);
+                           GVM_ATTACH_ANON | GVM_ATTACH_HUGE, &gvm->range);
     if (err == -EBUSY || err == -EEXIST) {
         error_setg(errp, "region %s is in use by another client, or by one "
                    "that ended less than half a minute ago without saying so",
