@@ -227,7 +227,9 @@ static void a_sync_waits_at_rest(void **state)
 	cpu = cpu_ns(&bed);
 	nanosleep(&look, NULL);
 	assert_false(synced);
-	assert_true(cpu_ns(&bed) - cpu < (uint64_t)look.tv_nsec / 20);
+	/* one that looks all the time takes all of it, or half where another program has the other
+	 */
+	assert_true(cpu_ns(&bed) - cpu < (uint64_t)look.tv_nsec / 4);
 	fill_page(bed.mem, 5, 4);
 	unpin(ring);
 	pthread_join(thread, NULL);

@@ -165,6 +165,18 @@ static void test_open_late(void **state)
 	assert_int_equal(opening.status, 0);
 }
 
+/* Of a region whose opening was cancelled nothing is left, of another nobody has it. */
+static int nodes_let_go(int status)
+{
+	for (unsigned i = 0; i < NODES; i++) {
+		const struct fake_region *r = fake_find(&node[i], gvm_region_id_of("vm1"));
+
+		if (r && (status == -ECANCELED || r->holder))
+			return 0;
+	}
+	return 1;
+}
+
 /* Closed while it is opened: called back once, and nothing is left at the nodes. */
 static void test_close_while_opening(void **state)
 {
@@ -190,14 +202,7 @@ static void test_close_while_opening(void **state)
 		assert_int_equal(opening.called, 1);
 		run_for(3 * MS);
 		assert_int_equal(opening.called, 1);
-		for (unsigned i = 0; i < NODES; i++) {
-			struct fake_region *r = fake_find(&node[i], gvm_region_id_of("vm1"));
-
-			if (opening.status == -ECANCELED)
-				assert_null(r);
-			else if (r)
-				assert_int_equal(r->holder, 0);
-		}
+		UNTIL(nodes_let_go(opening.status));
 	}
 }
 
