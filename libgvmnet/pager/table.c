@@ -192,9 +192,10 @@ static void *regrow(void *old, uint64_t old_bytes, uint64_t bytes)
 	 * place, of another thread perhaps, for what was there */
 	p = mem_map(bytes);
 	return p ? memcpy(p, old, old_bytes) : NULL;
-#endif
+#else
 	p = sys_mremap(old, old_bytes, bytes, MREMAP_MAYMOVE, NULL);
 	return p == MAP_FAILED ? NULL : p;
+#endif
 }
 
 /* A shard may come to hold the whole budget, and more for a moment (see frames_force). */

@@ -247,8 +247,7 @@ static inline void unpin(int ring)
 	close(ring);
 }
 
-/* ---- what is tried -----------------------------------------------------------------------------
- */
+/* ---- what is tried ------------------------------------------------------------------------- */
 
 /* Thread sanitizer is for what threads do with each other, which is the same on any kernel. */
 static inline bool is_tried(const struct kind *kind)
